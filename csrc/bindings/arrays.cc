@@ -1,0 +1,241 @@
+#include "bindings/arrays.h"
+
+#include <cstdio>
+#include <cstring>
+
+#include "core/memory.h"
+#include "bindings/raise.h"
+
+namespace tw::bindings {
+namespace {
+
+using py::detail::array_descriptor_proxy;
+using py::detail::array_proxy;
+using py::detail::npy_api;
+
+constexpr int kAligned = 0x0100, kWriteable = 0x0400;
+constexpr size_t kPoolBytes = 4096;          // smaller results come from numpy's own small-block cache
+constexpr int64_t kMaxElements = int64_t{1} << 40;
+
+PyObject* g_dtypes[kDTypes];                  // numpy.dtype objects; bfloat16 only once ml_dtypes was seen
+int g_type_num[kDTypes];
+
+int type_num(PyObject* dtype) { return array_descriptor_proxy(dtype)->type_num; }
+
+bool load_bfloat16() {
+    constexpr int k = static_cast<int>(DType::bf16);
+    if (g_dtypes[k]) return true;
+    PyObject* module = PyImport_ImportModule("ml_dtypes");
+    if (!module) return false;
+    PyObject* scalar = PyObject_GetAttrString(module, "bfloat16");
+    Py_DECREF(module);
+    if (!scalar) return false;
+    PyObject* numpy = PyImport_ImportModule("numpy");
+    PyObject* dtype = numpy ? PyObject_CallMethod(numpy, "dtype", "O", scalar) : nullptr;
+    Py_XDECREF(numpy);
+    Py_DECREF(scalar);
+    if (!dtype) return false;
+    g_dtypes[k] = dtype;
+    g_type_num[k] = type_num(dtype);
+    return true;
+}
+
+DType dtype_of_descriptor(PyObject* dtype) {
+    const auto* proxy = array_descriptor_proxy(dtype);
+    if (proxy->byteorder == '>') return DType::none;
+    const int num = proxy->type_num;
+    switch (num) {
+        case 0: return DType::boolean;
+        case 1: return DType::i8;
+        case 2: return DType::u8;
+        case 5: return DType::i32;
+        case 11: return DType::f32;
+        case 12: return DType::f64;
+        case 23: return DType::f16;
+        default: break;
+    }
+    if (num == 7 || num == 9) return sizeof(long) == 8 || num == 9 ? DType::i64 : DType::i32;
+    // ml_dtypes registers its types at run time: the number is known once one was met.
+    constexpr int k = static_cast<int>(DType::bf16);
+    if (g_dtypes[k]) return num == g_type_num[k] ? DType::bf16 : DType::none;
+    if (num >= 256 && proxy->kind != 'M' && std::strstr(reinterpret_cast<PyTypeObject*>(proxy->typeobj)->tp_name, "bfloat16") && load_bfloat16())
+        return num == g_type_num[k] ? DType::bf16 : DType::none;
+    return DType::none;
+}
+
+// A block of the pool that a numpy array keeps alive.
+struct Block {
+    PyObject_HEAD void* data;
+    size_t bytes;
+};
+
+void block_dealloc(PyObject* self) {
+    auto* block = reinterpret_cast<Block*>(self);
+    pool_give(block->data, block->bytes);
+    Py_TYPE(self)->tp_free(self);
+}
+
+PyTypeObject g_block_type = {};
+
+}  // namespace
+
+bool init_arrays() {
+    g_block_type.tp_name = "tilework._core.Block";
+    g_block_type.tp_basicsize = sizeof(Block);
+    g_block_type.tp_dealloc = block_dealloc;
+    g_block_type.tp_flags = Py_TPFLAGS_DEFAULT;
+    g_block_type.tp_doc = "A block of tilework's memory pool, given back when the last array on it goes.";
+    Py_SET_REFCNT(reinterpret_cast<PyObject*>(&g_block_type), 1);
+    if (PyType_Ready(&g_block_type) < 0) return false;
+    PyObject* numpy = PyImport_ImportModule("numpy");
+    if (!numpy) return false;
+    for (int k = 0; k < kDTypes; ++k) {
+        if (k == static_cast<int>(DType::bf16)) continue;
+        g_dtypes[k] = PyObject_CallMethod(numpy, "dtype", "s", kDTypeName[k]);
+        if (!g_dtypes[k]) return false;
+        g_type_num[k] = type_num(g_dtypes[k]);
+    }
+    Py_DECREF(numpy);
+    return true;
+}
+
+DType dtype_of(PyObject* array) { return dtype_of_descriptor(array_proxy(array)->descr); }
+
+DType dtype_from(PyObject* anything) {
+    if (PyUnicode_Check(anything) && PyUnicode_CompareWithASCIIString(anything, "bfloat16") == 0)
+        return load_bfloat16() ? DType::bf16 : DType::none;
+    PyObject* numpy = PyImport_ImportModule("numpy");
+    PyObject* dtype = numpy ? PyObject_CallMethod(numpy, "dtype", "O", anything) : nullptr;
+    Py_XDECREF(numpy);
+    if (!dtype) return DType::none;
+    const DType found = dtype_of_descriptor(dtype);
+    if (found == DType::none) PyErr_Format(PyExc_TypeError, "%S is not an element type of tilework", dtype);
+    Py_DECREF(dtype);
+    return found;
+}
+
+PyObject* dtype_object(DType dtype) {
+    if (dtype == DType::bf16 && !load_bfloat16()) return nullptr;
+    return Py_NewRef(g_dtypes[static_cast<int>(dtype)]);
+}
+
+bool is_writeable(PyObject* array) { return array_proxy(array)->flags & kWriteable; }
+
+ShapeText shape_text(const View& view) {
+    ShapeText s;
+    int n = std::snprintf(s.text, sizeof s.text, "(");
+    for (int d = 0; d < view.ndim && n < 230; ++d)
+        n += std::snprintf(s.text + n, sizeof s.text - static_cast<size_t>(n), d ? ", %lld" : "%lld",
+                           static_cast<long long>(view.shape[d]));
+    std::snprintf(s.text + n, sizeof s.text - static_cast<size_t>(n), view.ndim == 1 ? ",)" : ")");
+    return s;
+}
+
+Extent extent_of(const View& view) {
+    const int64_t size = item_size(view.dtype);
+    const char* low = static_cast<const char*>(view.data);
+    const char* high = low;
+    for (int d = 0; d < view.ndim; ++d) {
+        if (view.shape[d] == 0) return {low, low};
+        const int64_t reach = (view.shape[d] - 1) * view.stride[d] * size;
+        (reach < 0 ? low : high) += reach;
+    }
+    return {low, high + size};
+}
+
+bool view_of(PyObject* array, View& view, const char* op, const char* argument, PyObject** copy) {
+    const auto* a = array_proxy(array);
+    view.dtype = dtype_of_descriptor(a->descr);
+    if (view.dtype == DType::none) {
+        PyObject* text = PyObject_Str(a->descr);
+        raise("DTypeError", op, argument,
+              array_descriptor_proxy(a->descr)->byteorder == '>'
+                  ? "%s has dtype %s; want native byte order, as %s.astype(%s.dtype.newbyteorder('=')) gives"
+                  : "%s has dtype %s; want float32, float64, float16, bfloat16, int8, uint8, int32, int64 or bool",
+              argument, text ? PyUnicode_AsUTF8(text) : "?", argument, argument);
+        Py_XDECREF(text);
+        return false;
+    }
+    if (a->nd > kMaxDims) {
+        raise("ShapeError", op, argument, "%s has %d dimensions; want at most %d", argument, a->nd, kMaxDims);
+        return false;
+    }
+    view.ndim = a->nd;
+    view.data = a->data;
+    const int64_t size = item_size(view.dtype);
+    bool whole = (a->flags & kAligned) || a->nd == 0 || size == 1;
+    if (a->nd == 0 && !(a->flags & kAligned)) whole = false;
+    int64_t elements = 1;
+    for (int d = 0; d < view.ndim; ++d) {
+        view.shape[d] = a->dimensions[d];
+        if (a->strides[d] % size) whole = false;
+        view.stride[d] = a->strides[d] / size;
+        if (__builtin_mul_overflow(elements, view.shape[d] ? view.shape[d] : 1, &elements) || elements > kMaxElements) {
+            raise("ShapeError", op, argument, "%s has shape %s, more than 2^40 elements; want fewer", argument,
+                  shape_text(view).text);
+            return false;
+        }
+    }
+    if (whole) return true;
+    if (!copy) {
+        raise("ShapeError", op, argument, "%s is not aligned to its %lld-byte elements; want an aligned array", argument,
+              static_cast<long long>(size));
+        return false;
+    }
+    *copy = PyObject_CallMethod(array, "copy", nullptr);
+    return *copy && view_of(*copy, view, op, argument, nullptr);
+}
+
+PyObject* allocate(View& view, const char* op) {
+    int64_t elements = 1;
+    bool empty = false;
+    for (int d = 0; d < view.ndim; ++d) {
+        if (view.shape[d] == 0) empty = true;
+        if (__builtin_mul_overflow(elements, view.shape[d] ? view.shape[d] : 1, &elements) || elements > kMaxElements) {
+            raise("ShapeError", op, "", "the result would have shape %s, more than 2^40 elements; want fewer",
+                  shape_text(view).text);
+            return nullptr;
+        }
+    }
+    set_contiguous(view);
+    const size_t bytes = empty ? 0 : static_cast<size_t>(elements * item_size(view.dtype));
+    if (bytes < kPoolBytes) {
+        PyObject* dtype = dtype_object(view.dtype);
+        if (!dtype) return nullptr;
+        auto& api = npy_api::get();
+        PyObject* array = api.PyArray_NewFromDescr_(api.PyArray_Type_, dtype, view.ndim,
+                                                    reinterpret_cast<Py_intptr_t*>(view.shape), nullptr, nullptr, 0, nullptr);
+        if (array) view.data = array_proxy(array)->data;
+        return array;
+    }
+    void* data = pool_take(bytes);
+    if (!data) {
+        raise("AllocationError", op, "", "no memory for a result of shape %s, %zu bytes; want a smaller one, or a larger "
+              "TILEWORK_MAX_ALLOC", shape_text(view).text, bytes);
+        return nullptr;
+    }
+    auto* block = PyObject_New(Block, &g_block_type);
+    if (!block) return pool_give(data, bytes), nullptr;
+    block->data = data;
+    block->bytes = bytes;
+    view.data = data;
+    return wrap(view, reinterpret_cast<PyObject*>(block), true);
+}
+
+PyObject* wrap(const View& view, PyObject* owner, bool writeable) {
+    PyObject* dtype = dtype_object(view.dtype);
+    if (!dtype) return Py_XDECREF(owner), nullptr;
+    auto& api = npy_api::get();
+    Py_intptr_t shape[kMaxDims], strides[kMaxDims];
+    for (int d = 0; d < view.ndim; ++d) {
+        shape[d] = view.shape[d];
+        strides[d] = view.stride[d] * item_size(view.dtype);
+    }
+    PyObject* array = api.PyArray_NewFromDescr_(api.PyArray_Type_, dtype, view.ndim, shape, strides, view.data,
+                                                writeable ? kWriteable : 0, nullptr);
+    if (!array) return Py_XDECREF(owner), nullptr;
+    if (owner && api.PyArray_SetBaseObject_(array, owner) < 0) return Py_DECREF(array), nullptr;
+    return array;
+}
+
+}  // namespace tw::bindings

@@ -1,0 +1,15 @@
+// Python values as Attrs and back, by kind.
+#pragma once
+#include <Python.h>
+
+#include "core/attrs.h"
+
+namespace tw::bindings {
+
+// Fills `attr` from a Python value; false with AttrTypeError (wrong type) or AttrError (wrong value) set.
+bool attribute_from(PyObject* value, const AttrSpec& spec, Attr& attr, const char* op);
+
+// A new reference: numbers, tuples, tuples of pairs, strings, numpy dtypes or None.
+PyObject* attribute_object(const Attr& attr, const AttrSpec& spec);
+
+}  // namespace tw::bindings

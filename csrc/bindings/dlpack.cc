@@ -1,0 +1,217 @@
+#include "bindings/dlpack.h"
+
+#include <cstdlib>
+#include <cstring>
+
+#include "include/tilework/dlpack_abi.h"
+#include "bindings/arrays.h"
+#include "bindings/raise.h"
+
+namespace tw::bindings {
+namespace {
+
+constexpr const char* kName = "dltensor";
+constexpr const char* kUsedName = "used_dltensor";
+constexpr const char* kVersionedName = "dltensor_versioned";
+constexpr const char* kUsedVersionedName = "used_dltensor_versioned";
+
+DType dtype_of(const DLDataType& t) {
+    if (t.lanes != 1) return DType::none;
+    const int key = t.code * 256 + t.bits;
+    switch (key) {
+        case kDLFloat * 256 + 32: return DType::f32;
+        case kDLFloat * 256 + 64: return DType::f64;
+        case kDLFloat * 256 + 16: return DType::f16;
+        case kDLBfloat * 256 + 16: return DType::bf16;
+        case kDLInt * 256 + 8: return DType::i8;
+        case kDLInt * 256 + 32: return DType::i32;
+        case kDLInt * 256 + 64: return DType::i64;
+        case kDLUInt * 256 + 8: return DType::u8;
+        case kDLBool * 256 + 8: return DType::boolean;
+        default: return DType::none;
+    }
+}
+
+DLDataType data_type_of(DType t) {
+    const auto bits = static_cast<uint8_t>(8 * item_size(t));
+    switch (t) {
+        case DType::bf16: return {kDLBfloat, bits, 1};
+        case DType::boolean: return {kDLBool, bits, 1};
+        case DType::u8: return {kDLUInt, bits, 1};
+        case DType::i8:
+        case DType::i32:
+        case DType::i64: return {kDLInt, bits, 1};
+        default: return {kDLFloat, bits, 1};
+    }
+}
+
+bool view_from(const DLTensor& t, View& v, const char* op, const char* a) {
+    if (t.device.device_type != kDLCPU)
+        return raise("DTypeError", op, a, "%s is on DLPack device type %d; want a CPU array (type 1), or a pyopencl array for a device",
+                     a, t.device.device_type), false;
+    v.dtype = dtype_of(t.dtype);
+    if (v.dtype == DType::none)
+        return raise("DTypeError", op, a, "%s has DLPack dtype code %d, %d bits, %d lanes; want a float, int or bool of 8 to 64 bits", a,
+                     t.dtype.code, t.dtype.bits, t.dtype.lanes), false;
+    if (t.ndim < 0 || t.ndim > kMaxDims)
+        return raise("ShapeError", op, a, "%s has %d dimensions; want 0 to %d", a, t.ndim, kMaxDims), false;
+    if (t.ndim > 0 && !t.shape) return raise("ShapeError", op, a, "%s has no shape; want one size per dimension", a), false;
+    v.ndim = t.ndim;
+    const int64_t size = item_size(v.dtype);
+    int64_t elements = 1, low = 0, high = 0;
+    bool empty = false;
+    for (int d = 0; d < v.ndim; ++d) {
+        v.shape[d] = t.shape[d];
+        if (v.shape[d] < 0)
+            return raise("ShapeError", op, a, "%s has a dimension of %lld; want sizes of at least 0", a, static_cast<long long>(v.shape[d])), false;
+        empty = empty || v.shape[d] == 0;
+        if (__builtin_mul_overflow(elements, v.shape[d] ? v.shape[d] : 1, &elements) || elements > (int64_t{1} << 40))
+            return raise("ShapeError", op, a, "%s has more than 2^40 elements; want fewer", a), false;
+    }
+    set_contiguous(v);
+    for (int d = 0; d < v.ndim && t.strides; ++d) {
+        v.stride[d] = t.strides[d];
+        int64_t reach;
+        if (v.shape[d] > 1 && (__builtin_mul_overflow(v.shape[d] - 1, v.stride[d], &reach) ||
+                               __builtin_mul_overflow(reach, size, &reach) ||
+                               __builtin_add_overflow(reach < 0 ? low : high, reach, reach < 0 ? &low : &high)))
+            return raise("ShapeError", op, a, "%s has a stride of %lld, which leaves the address space", a, static_cast<long long>(v.stride[d])), false;
+        if (v.shape[d] <= 1) v.stride[d] = 0;
+    }
+    const auto base = reinterpret_cast<uintptr_t>(t.data);
+    uintptr_t first;
+    if (__builtin_add_overflow(base, static_cast<uintptr_t>(t.byte_offset), &first) ||
+        (high > 0 && first + static_cast<uintptr_t>(high) < first) || (low < 0 && first < static_cast<uintptr_t>(-low)))
+        return raise("ShapeError", op, a, "%s spans more than the address space", a), false;
+    if (!t.data && !empty) return raise("ShapeError", op, a, "%s has a null data pointer and %lld elements", a, static_cast<long long>(elements)), false;
+    if (!empty && first % static_cast<uintptr_t>(size))
+        return raise("ShapeError", op, a, "%s is not aligned to its %lld-byte elements; want an aligned array", a, static_cast<long long>(size)), false;
+    v.data = reinterpret_cast<void*>(first);
+    return true;
+}
+
+template <class Managed>
+void release_managed(PyObject* owner) {
+    auto* managed = static_cast<Managed*>(PyCapsule_GetPointer(owner, nullptr));
+    if (managed && managed->deleter) managed->deleter(managed);
+}
+
+PyObject* capsule_of(PyObject* producer, const char* op, const char* a) {
+    PyObject* method = PyObject_GetAttrString(producer, "__dlpack__");
+    if (!method) return nullptr;
+    PyObject* kwargs = Py_BuildValue("{s:(ii)}", "max_version", 1, 0);
+    PyObject* none = PyTuple_New(0);
+    PyObject* capsule = PyObject_Call(method, none, kwargs);
+    if (!capsule && PyErr_ExceptionMatches(PyExc_TypeError)) {
+        PyErr_Clear();
+        capsule = PyObject_Call(method, none, nullptr);
+    }
+    Py_DECREF(method);
+    Py_DECREF(kwargs);
+    Py_DECREF(none);
+    if (!capsule && PyErr_ExceptionMatches(PyExc_Exception)) {
+        PyObject *type, *value, *trace;
+        PyErr_Fetch(&type, &value, &trace);
+        PyObject* text = value ? PyObject_Str(value) : nullptr;
+        PyErr_Clear();
+        raise("DTypeError", op, a, "%s.__dlpack__() failed: %.200s; want an array it can export", a, text ? PyUnicode_AsUTF8(text) : "");
+        Py_XDECREF(text);
+        Py_XDECREF(type);
+        Py_XDECREF(value);
+        Py_XDECREF(trace);
+    }
+    if (capsule && !PyCapsule_CheckExact(capsule)) {
+        raise("DTypeError", op, a, "%s.__dlpack__() gave a %s; want a DLPack capsule", a, Py_TYPE(capsule)->tp_name);
+        Py_CLEAR(capsule);
+    }
+    return capsule;
+}
+
+// Takes the managed tensor out of its capsule; the returned array's owner calls the deleter once.
+template <class Managed>
+PyObject* adopt(PyObject* capsule, const char* name, const char* used, const char* op, const char* a, bool writeable) {
+    auto* managed = static_cast<Managed*>(PyCapsule_GetPointer(capsule, name));
+    View view;
+    if (!managed || !view_from(managed->dl_tensor, view, op, a)) return nullptr;
+    PyObject* owner = PyCapsule_New(managed, nullptr, release_managed<Managed>);
+    if (!owner) return nullptr;
+    PyCapsule_SetName(capsule, used);
+    return wrap(view, owner, writeable);
+}
+
+// What to_dlpack hands out: the tensor, its shape and strides, and the array that owns the memory.
+struct Export {
+    DLManagedTensorVersioned managed;
+    int64_t shape[kMaxDims];
+    int64_t stride[kMaxDims];
+    PyObject* array;
+};
+
+void delete_export(DLManagedTensorVersioned* managed) {
+    auto* e = static_cast<Export*>(managed->manager_ctx);
+    const PyGILState_STATE gil = PyGILState_Ensure();
+    Py_DECREF(e->array);
+    PyGILState_Release(gil);
+    std::free(e);
+}
+
+void drop_capsule(PyObject* capsule) {
+    if (!PyCapsule_IsValid(capsule, kVersionedName)) return;  // consumed: the consumer deletes
+    auto* managed = static_cast<DLManagedTensorVersioned*>(PyCapsule_GetPointer(capsule, kVersionedName));
+    managed->deleter(managed);
+}
+
+}  // namespace
+
+PyObject* from_dlpack(PyObject* producer, const char* op, const char* a) {
+    PyObject* device = PyObject_CallMethod(producer, "__dlpack_device__", nullptr);
+    if (!device) {
+        PyErr_Clear();
+        return raise("DTypeError", op, a, "%s is a %s without a working __dlpack_device__; want an array", a, Py_TYPE(producer)->tp_name), nullptr;
+    }
+    int type = 0, id = 0;
+    const bool pair = PyTuple_Check(device) && PyArg_ParseTuple(device, "ii", &type, &id);
+    Py_DECREF(device);
+    if (!pair || type != kDLCPU) {
+        PyErr_Clear();
+        return raise("DTypeError", op, a, "%s is on DLPack device type %d; want a CPU array (type 1), or a pyopencl array for a device", a, type), nullptr;
+    }
+    PyObject* capsule = capsule_of(producer, op, a);
+    if (!capsule) return nullptr;
+    PyObject* array = nullptr;
+    if (PyCapsule_IsValid(capsule, kVersionedName)) {
+        auto* managed = static_cast<DLManagedTensorVersioned*>(PyCapsule_GetPointer(capsule, kVersionedName));
+        if (managed->version.major > 1)
+            raise("DTypeError", op, a, "%s uses DLPack %u.%u; want 1.x", a, managed->version.major, managed->version.minor);
+        else
+            array = adopt<DLManagedTensorVersioned>(capsule, kVersionedName, kUsedVersionedName, op, a, !(managed->flags & kDLFlagReadOnly));
+    } else if (PyCapsule_IsValid(capsule, kName)) {
+        array = adopt<DLManagedTensor>(capsule, kName, kUsedName, op, a, true);
+    } else {
+        const char* name = PyCapsule_GetName(capsule);
+        raise("DTypeError", op, a, "%s gave a capsule named '%.40s'; want an unused DLPack capsule", a, name ? name : "");
+    }
+    Py_DECREF(capsule);
+    return array;
+}
+
+PyObject* to_dlpack(PyObject* array) {
+    if (!is_numpy(array)) return raise("DTypeError", "to_dlpack", "array", "array is a %s; want a numpy.ndarray", Py_TYPE(array)->tp_name), nullptr;
+    View view;
+    if (!view_of(array, view, "to_dlpack", "array", nullptr)) return nullptr;
+    auto* e = static_cast<Export*>(std::calloc(1, sizeof(Export)));
+    if (!e) return PyErr_NoMemory();
+    std::memcpy(e->shape, view.shape, sizeof e->shape);
+    std::memcpy(e->stride, view.stride, sizeof e->stride);
+    e->array = Py_NewRef(array);
+    e->managed.version = {1, 0};
+    e->managed.manager_ctx = e;
+    e->managed.deleter = delete_export;
+    e->managed.flags = is_writeable(array) ? 0 : kDLFlagReadOnly;
+    e->managed.dl_tensor = {view.data, {kDLCPU, 0}, view.ndim, data_type_of(view.dtype), e->shape, e->stride, 0};
+    PyObject* capsule = PyCapsule_New(&e->managed, kVersionedName, drop_capsule);
+    if (!capsule) delete_export(&e->managed);
+    return capsule;
+}
+
+}  // namespace tw::bindings

@@ -1,0 +1,235 @@
+// Tiers. What the CPU has comes from cpuid, what the operating system saves of it from xgetbv: a tier needs both.
+// TILEWORK_ISA is read once; a wrong value never picks a tier in silence, it leaves a text to raise.
+#include "core/isa.h"
+
+#include <pthread.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <string_view>
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+namespace tw {
+
+#define TW_DECLARE_TABLE(name)                \
+    namespace name {                          \
+    extern const OpDef* const kOpTable[];     \
+    extern const PeakLoops kPeakLoops;        \
+    }
+TW_TIERS(TW_DECLARE_TABLE)
+#undef TW_DECLARE_TABLE
+
+namespace {
+
+#define TW_TABLE(name) name::kOpTable,
+constexpr const OpDef* const* kTables[kTiers] = {TW_TIERS(TW_TABLE)};
+#undef TW_TABLE
+
+#define TW_PEAKS(name) &name::kPeakLoops,
+constexpr const PeakLoops* kPeaks[kTiers] = {TW_TIERS(TW_PEAKS)};
+#undef TW_PEAKS
+
+#define TW_NAME(name) #name,
+constexpr const char* kTierNames[kTiers] = {TW_TIERS(TW_NAME)};
+#undef TW_NAME
+
+struct OpName {
+    std::string_view name;
+    OpId id;
+};
+
+constexpr auto kSortedOps = [] {
+#define TW_OP(name) OpName{#name, OpId::name},
+    std::array<OpName, kOps> ops{
+#include "ops/ops.def"
+    };
+#undef TW_OP
+    std::sort(ops.begin(), ops.end(), [](const OpName& a, const OpName& b) { return a.name < b.name; });
+    return ops;
+}();
+
+struct Machine {
+    bool runs[kTiers];
+    Tier best;
+    CacheSizes caches;
+    char error[256];  // "" when TILEWORK_ISA is unset or right
+};
+
+constinit Machine g_machine{};
+constinit std::atomic<Tier> g_active{Tier::base};
+
+#if defined(__x86_64__)
+struct Registers {
+    unsigned a, b, c, d;
+};
+
+Registers cpuid(unsigned leaf, unsigned subleaf) {
+    Registers r{};
+    __get_cpuid_count(leaf, subleaf, &r.a, &r.b, &r.c, &r.d);
+    return r;
+}
+
+bool has(unsigned word, unsigned bits) { return (word & bits) == bits; }
+
+void detect_tiers(bool* runs) {
+    const Registers one = cpuid(1, 0), seven = cpuid(7, 0), extended = cpuid(0x80000001u, 0);
+    const Registers seven1 = seven.a >= 1 ? cpuid(7, 1) : Registers{};
+    unsigned saved = 0;
+    if (has(one.c, bit_OSXSAVE)) {
+        unsigned high;
+        __asm__("xgetbv" : "=a"(saved), "=d"(high) : "c"(0));
+    }
+    const bool ymm = has(saved, 0x06), zmm = has(saved, 0xE6);
+
+    const bool v2 = has(one.c, bit_SSE3 | bit_SSSE3 | bit_SSE4_1 | bit_SSE4_2 | bit_POPCNT | bit_CMPXCHG16B);
+    const bool v3 = v2 && ymm && has(one.c, bit_AVX | bit_FMA | bit_F16C | bit_MOVBE) &&
+                    has(seven.b, bit_AVX2 | bit_BMI | bit_BMI2) && has(extended.c, bit_ABM);
+    const bool v4 = v3 && zmm && has(seven.b, bit_AVX512F | bit_AVX512BW | bit_AVX512CD | bit_AVX512DQ | bit_AVX512VL);
+    runs[static_cast<int>(Tier::base)] = v2;
+    runs[static_cast<int>(Tier::avx2)] = v3;
+    runs[static_cast<int>(Tier::avx512)] = v4;
+    runs[static_cast<int>(Tier::avx512vnni)] = v4 && has(seven.c, bit_AVX512VNNI) && has(seven1.a, bit_AVX512BF16);
+}
+#else
+void detect_tiers(bool* runs) { runs[static_cast<int>(Tier::base)] = true; }
+#endif
+
+// The size of one cache of cpu0 from /sys/devices/system/cpu; 0 if it is not told. `level` 1 means data.
+int64_t cache_in_sysfs(int level) {
+    for (int index = 0; index < 8; ++index) {
+        char text[3][32] = {};
+        const char* const files[3] = {"level", "type", "size"};
+        for (int f = 0; f < 3; ++f) {
+            char path[96];
+            snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu0/cache/index%d/%s", index, files[f]);
+            FILE* file = fopen(path, "re");
+            if (!file) return 0;
+            if (!fgets(text[f], sizeof text[f], file)) text[f][0] = '\0';
+            fclose(file);
+        }
+        if (atoi(text[0]) != level || text[1][0] == 'I') continue;
+        char* unit = nullptr;
+        const int64_t size = strtoll(text[2], &unit, 10);
+        return *unit == 'K' ? size << 10 : *unit == 'M' ? size << 20 : size;
+    }
+    return 0;
+}
+
+// sysconf adds up the L3 of a whole socket, so sysfs is asked first; values out of all proportion are not believed.
+int64_t cache_size(int level, [[maybe_unused]] int sysconf_name, int64_t least, int64_t most, int64_t otherwise) {
+    int64_t size = cache_in_sysfs(level);
+    if (size >= least && size <= most) return size;
+#if defined(_SC_LEVEL1_DCACHE_SIZE)
+    size = sysconf(sysconf_name);
+    if (size >= least && size <= most) return size;
+#endif
+    return otherwise;
+}
+
+CacheSizes detect_caches() {
+#if defined(_SC_LEVEL1_DCACHE_SIZE)
+    constexpr int kNames[3] = {_SC_LEVEL1_DCACHE_SIZE, _SC_LEVEL2_CACHE_SIZE, _SC_LEVEL3_CACHE_SIZE};
+#else
+    constexpr int kNames[3] = {0, 0, 0};
+#endif
+    CacheSizes sizes;
+    sizes.l1d = cache_size(1, kNames[0], 8 << 10, 1 << 20, 32 << 10);
+    sizes.l2 = cache_size(2, kNames[1], 64 << 10, 256 << 20, 512 << 10);
+    sizes.l3 = cache_size(3, kNames[2], sizes.l2, int64_t{4} << 30, std::max<int64_t>(sizes.l2, 4 << 20));
+    return sizes;
+}
+
+int find_tier(const char* name) {
+    for (int t = 0; t < kTiers; ++t) {
+        if (strcmp(name, kTierNames[t]) == 0) return t;
+    }
+    return kTiers;
+}
+
+// Names a tier, or the best one for "auto"; Tier::count and a text if there is no such tier or this CPU lacks it.
+Tier choose(const char* name, const char* variable, char* text, size_t room) {
+    if (strcmp(name, "auto") == 0) return g_machine.best;
+    const int tier = find_tier(name);
+    if (tier < kTiers && g_machine.runs[tier]) return static_cast<Tier>(tier);
+    char list[96] = "";
+    for (int t = 0; t < kTiers; ++t) {
+        if (tier < kTiers && !g_machine.runs[t]) continue;
+        const size_t used = strlen(list);
+        snprintf(list + used, sizeof list - used, "%s%s", used ? ", " : "", kTierNames[t]);
+    }
+    const char* format = tier < kTiers ? "%s='%.64s' does not run on this CPU; want one of %s"
+                                       : "%s='%.64s' is not a tier; want one of %s";
+    snprintf(text, room, format, variable, name, *list ? list : "none");
+    return Tier::count;
+}
+
+void detect() {
+    detect_tiers(g_machine.runs);
+    for (int t = 0; t < kTiers; ++t) {
+        if (g_machine.runs[t]) g_machine.best = static_cast<Tier>(t);
+    }
+    g_machine.caches = detect_caches();
+    Tier first = g_machine.best;
+    if (const char* wanted = getenv("TILEWORK_ISA")) {
+        const Tier tier = choose(wanted, "TILEWORK_ISA", g_machine.error, sizeof g_machine.error);
+        if (tier != Tier::count) first = tier;
+    }
+    g_active.store(first);
+}
+
+const Machine& machine() {
+    static constinit pthread_once_t once = PTHREAD_ONCE_INIT;  // unlike a guard variable, survives fork half way
+    pthread_once(&once, detect);
+    return g_machine;
+}
+
+}  // namespace
+
+const char* tier_name(Tier tier) {
+    const auto t = static_cast<int>(tier);
+    return t >= 0 && t < kTiers ? kTierNames[t] : "none";
+}
+
+bool tier_runs(Tier tier) {
+    const auto t = static_cast<int>(tier);
+    return t >= 0 && t < kTiers && machine().runs[t];
+}
+
+Tier active_tier() {
+    machine();
+    return g_active.load(std::memory_order_relaxed);
+}
+
+Status set_tier(const char* name) {
+    machine();
+    char text[256];
+    const Tier tier = choose(name ? name : "auto", "isa", text, sizeof text);
+    if (tier == Tier::count) return fail(Status::attr, "isa", "%s", text);
+    g_active.store(tier, std::memory_order_relaxed);
+    return Status::ok;
+}
+
+const char* tier_error() { return machine().error[0] ? g_machine.error : nullptr; }
+
+const OpDef* op_table(Tier tier, OpId op) { return kTables[static_cast<int>(tier)][static_cast<int>(op)]; }
+
+const PeakLoops& peak_loops(Tier tier) { return *kPeaks[static_cast<int>(tier)]; }
+
+OpId find_op(const char* name) {
+    if (!name) return OpId::count;
+    const auto at = std::lower_bound(kSortedOps.begin(), kSortedOps.end(), std::string_view(name),
+                                     [](const OpName& op, std::string_view key) { return op.name < key; });
+    return at != kSortedOps.end() && at->name == name ? at->id : OpId::count;
+}
+
+CacheSizes cache_sizes() { return machine().caches; }
+
+}  // namespace tw

@@ -1,0 +1,58 @@
+// Tiers: which were built, which this CPU runs, which one is active, and their op tables.
+#pragma once
+#include "core/opdef.h"
+
+namespace tw {
+
+// One line per tier, worst first; a tier is named by capability.
+#if defined(__x86_64__)
+#define TW_TIERS(X) X(base) X(avx2) X(avx512) X(avx512vnni)
+#else
+#define TW_TIERS(X) X(base)
+#endif
+
+enum class Tier : int {
+#define TW_TIER_ENUM(name) name,
+    TW_TIERS(TW_TIER_ENUM)
+#undef TW_TIER_ENUM
+        count
+};
+constexpr int kTiers = static_cast<int>(Tier::count);
+
+// The ops, in the order of ops/ops.def.
+enum class OpId : int {
+#define TW_OP(name) name,
+#include "ops/ops.def"
+#undef TW_OP
+    count
+};
+constexpr int kOps = static_cast<int>(OpId::count);
+
+// What the bench measures kernels against (ops/peak.cc). Each loop returns the operations, or the bytes read and written,
+// that it did; buffers are 64-byte aligned, `sink` takes kPeakSink bytes.
+constexpr int kPeakSink = 1024;
+struct PeakLoops {
+    double (*fma_f32)(int64_t rounds, void* sink);
+    double (*fma_f64)(int64_t rounds, void* sink);
+    double (*dot_bf16)(int64_t rounds, void* sink);
+    double (*dot_i8)(int64_t rounds, void* sink);
+    double (*read)(const void* from, int64_t bytes, void* sink);
+    double (*copy)(void* to, const void* from, int64_t bytes);
+    double (*copy_streamed)(void* to, const void* from, int64_t bytes);
+};
+
+struct CacheSizes {
+    int64_t l1d, l2, l3;  // bytes, per core / per core / shared
+};
+
+const char* tier_name(Tier tier);
+bool tier_runs(Tier tier);                     // the CPU and the OS can run it
+Tier active_tier();                            // TILEWORK_ISA at first use, else the best
+Status set_tier(const char* name);             // nullptr or "auto" = the best; else an error that lists the valid names
+const char* tier_error();                      // non-null if TILEWORK_ISA was wrong: the text to raise
+const OpDef* op_table(Tier tier, OpId op);     // the op as compiled for that tier
+const PeakLoops& peak_loops(Tier tier);
+OpId find_op(const char* name);                // OpId::count if unknown
+CacheSizes cache_sizes();
+
+}  // namespace tw

@@ -1,0 +1,460 @@
+// The thread pool. One region runs at a time: its chunks are handed out by counting `remaining` down, and whoever won a
+// chunk may read the region's fields, since the region cannot end before that chunk has. So nobody ever waits for a
+// worker that has not started anything: it comes late, finds nothing left and goes back to sleep. Workers are detached
+// and started on demand; the whole state is static words without destructors, so exit needs no clean-up and a forked
+// child only zeroes them.
+#include "core/parallel.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+
+#include <algorithm>
+#include <atomic>
+
+#if defined(__linux__)
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+#include "core/cpus.h"
+#include "core/profile.h"
+
+namespace tw {
+namespace {
+
+constexpr int64_t kWorkerSpinNs = 75'000;      // an idle worker stays awake this long, then sleeps
+constexpr int64_t kCallerSpinNs = 20'000;      // a caller waits for started chunks spinning,
+constexpr int64_t kCallerYieldNs = 1'000'000;  // then yielding, then asleep
+constexpr int64_t kPreemptedNs = 20'000;       // a hole in the clock: somebody else wants this core
+constexpr int64_t kPollNs = 50'000'000;
+
+using Body = void (*)(void* context, int64_t i);
+
+// ---- the machine ---------------------------------------------------------------------------------------------------
+
+void relax() {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("isb");  // waits some ten cycles; yield is a no-op on most cores
+#endif
+}
+
+// Rounding and denormal mode of this thread: workers take over the caller's, so that bits do not depend on who runs.
+uint64_t float_mode() {
+#if defined(__x86_64__)
+    return __builtin_ia32_stmxcsr() & ~0x3Fu;
+#elif defined(__aarch64__)
+    uint64_t mode;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(mode));
+    return mode;
+#else
+    return 0;
+#endif
+}
+
+void set_float_mode([[maybe_unused]] uint64_t mode) {
+#if defined(__x86_64__)
+    __builtin_ia32_ldmxcsr(static_cast<unsigned>(mode));
+#elif defined(__aarch64__)
+    __asm__ volatile("msr fpcr, %0" : : "r"(mode));
+#endif
+}
+
+#if defined(__linux__)
+static_assert(sizeof(std::atomic<int32_t>) == 4);
+void sleep_while(std::atomic<int32_t>& word, int32_t value) {
+    syscall(SYS_futex, &word, FUTEX_WAIT_PRIVATE, value, nullptr, nullptr, 0);
+}
+void wake(std::atomic<int32_t>& word, int threads) {
+    syscall(SYS_futex, &word, FUTEX_WAKE_PRIVATE, threads, nullptr, nullptr, 0);
+}
+#else
+void sleep_while(std::atomic<int32_t>& word, int32_t value) { word.wait(value); }
+void wake(std::atomic<int32_t>& word, int threads) { threads == 1 ? word.notify_one() : word.notify_all(); }
+#endif
+
+// ---- state ---------------------------------------------------------------------------------------------------------
+
+struct Pool {
+    alignas(128) std::atomic<int32_t> openings{0};  // workers that may still join
+    std::atomic<int32_t> sleepers{0};
+
+    alignas(128) std::atomic<int64_t> remaining{0};  // chunks nobody has claimed; 0 or less: none
+    int64_t chunks = 0;                              // these four are valid for the holder of a chunk
+    Body body = nullptr;
+    void* context = nullptr;
+    uint64_t float_mode = 0;
+
+    alignas(128) std::atomic<int64_t> done{0};  // chunks that workers have finished
+    std::atomic<int32_t> caller_sleeps{0};
+
+    alignas(128) std::atomic<bool> busy{false};  // the caller that set it owns the fields below
+    std::atomic<bool> stopped{false};
+    int workers = 0;
+    uint64_t forks = 0;  // changes in a forked child, whose workers are gone
+};
+constinit Pool g_pool;
+
+struct Worker {
+    std::atomic<int32_t> asleep{0};
+    std::atomic<bool> moved{false};  // by its waker; the worker then sets its mask back
+    pid_t tid = 0;
+#if defined(__linux__)
+    cpu_set_t mask{};
+#endif
+};
+constinit Worker g_workers[kMaxThreads];
+
+constinit std::atomic<int> g_threads{0};  // 0: not known yet
+constinit std::atomic<const char*> g_reason{nullptr};
+constinit std::atomic<bool> g_refused{false};  // the system gave no more threads
+constinit ThreadDefault g_default{};
+
+struct ThreadState {
+    int depth = 0;  // regions this thread is inside of
+    int limit = 0;
+    int used = 1;
+    bool is_worker = false;
+    bool interrupted = false;
+    int64_t next_poll = 0;
+};
+constinit thread_local ThreadState t_state;
+
+constinit std::atomic<bool (*)()> g_poll{nullptr};
+
+// ---- how many threads ----------------------------------------------------------------------------------------------
+
+int process_threads() {
+    static constinit pthread_once_t once = PTHREAD_ONCE_INIT;  // unlike a guard variable, survives fork half way
+    const int known = g_threads.load(std::memory_order_acquire);
+    if (known) return known;
+    pthread_once(&once, [] {
+        g_default = thread_default();
+        g_reason.store(g_default.reason);
+        g_threads.store(g_default.threads);
+    });
+    return g_threads.load(std::memory_order_acquire);
+}
+
+// More threads than CPUs: whoever spins holds up the one it waits for.
+bool may_spin() { return process_threads() <= g_default.cpus; }
+
+// ---- where workers wake --------------------------------------------------------------------------------------------
+
+// In a virtual machine an idle CPU can look taken to the kernel, which then queues a woken worker behind its busy waker
+// for milliseconds. So the waker first forbids the worker its own CPU; the worker takes its mask back when it runs.
+#if defined(__linux__)
+bool without_this_cpu(const cpu_set_t& mask, cpu_set_t& others) {
+    const int cpu = sched_getcpu();
+    others = mask;
+    if (cpu < 0 || cpu >= CPU_SETSIZE) return false;
+    CPU_CLR(static_cast<size_t>(cpu), &others);
+    return CPU_COUNT(&others) > 0;
+}
+
+void move_away(Worker& worker) {
+    if (!worker.moved.load(std::memory_order_acquire)) {
+        if (sched_getaffinity(worker.tid, sizeof worker.mask, &worker.mask) != 0) return;
+        worker.moved.store(true, std::memory_order_release);
+    }
+    cpu_set_t others;
+    if (without_this_cpu(worker.mask, others)) sched_setaffinity(worker.tid, sizeof others, &others);
+}
+
+void start_away(Worker& worker, pthread_attr_t& attributes) {
+    if (sched_getaffinity(0, sizeof worker.mask, &worker.mask) != 0) return;
+    cpu_set_t others;
+    if (!without_this_cpu(worker.mask, others)) return;
+    worker.moved.store(true, std::memory_order_release);
+    pthread_attr_setaffinity_np(&attributes, sizeof others, &others);
+}
+
+void move_back(Worker& self) {
+    if (!self.moved.load(std::memory_order_acquire)) return;
+    sched_setaffinity(0, sizeof self.mask, &self.mask);
+    self.moved.store(false, std::memory_order_release);
+}
+#else
+void move_away(Worker&) {}
+void start_away(Worker&, pthread_attr_t&) {}
+void move_back(Worker&) {}
+#endif
+
+// ---- workers -------------------------------------------------------------------------------------------------------
+
+// The number of chunks that were left, this one included, or <= 0. The look before saves the line from idle writes.
+int64_t claim() {
+    if (g_pool.remaining.load(std::memory_order_relaxed) <= 0) return 0;
+    return g_pool.remaining.fetch_sub(1, std::memory_order_acq_rel);
+}
+
+bool join_region() {
+    int32_t open = g_pool.openings.load(std::memory_order_acquire);
+    while (open > 0) {
+        if (g_pool.openings.compare_exchange_weak(open, open - 1, std::memory_order_acq_rel)) return true;
+    }
+    return false;
+}
+
+// Returns when this worker has taken an opening.
+void wait_for_region(Worker& self) {
+    for (;;) {
+        move_back(self);
+        const int64_t start = monotonic_ns();
+        int64_t last = start;
+        for (int turn = 1;; ++turn) {
+            if (join_region()) return;
+            relax();
+            if (turn % 64) continue;
+            const int64_t now = monotonic_ns();
+            if (!may_spin() || now - start > kWorkerSpinNs || now - last > kPreemptedNs) break;
+            last = now;
+        }
+        self.asleep.store(1);
+        g_pool.sleepers.fetch_add(1);
+        while (g_pool.openings.load() == 0 && self.asleep.load()) sleep_while(self.asleep, 1);
+        g_pool.sleepers.fetch_sub(1);
+        self.asleep.store(0);
+    }
+}
+
+// Wakes up to `count` workers that sleep.
+void wake_workers(int count) {
+    for (int w = 0; w < g_pool.workers && count > 0; ++w) {
+        Worker& worker = g_workers[w];
+        if (!worker.asleep.load()) continue;
+        if (may_spin()) move_away(worker);
+        worker.asleep.store(0);
+        wake(worker.asleep, 1);
+        --count;
+    }
+}
+
+void run_as_worker() {
+    int64_t ran = 0;
+    for (int64_t left; (left = claim()) > 0; ++ran) {
+        if (ran == 0 && float_mode() != g_pool.float_mode) set_float_mode(g_pool.float_mode);
+        g_pool.body(g_pool.context, g_pool.chunks - left);
+    }
+    if (ran == 0) return;
+    g_pool.done.fetch_add(ran);
+    if (g_pool.caller_sleeps.load()) {
+        g_pool.caller_sleeps.store(0);
+        wake(g_pool.caller_sleeps, 1);
+    }
+}
+
+// A live object of this kind makes the loader keep the library mapped, so that dlclose cannot pull it from under us.
+struct KeepsLibrary {
+    ~KeepsLibrary() { t_state.is_worker = false; }
+};
+thread_local KeepsLibrary t_keeps_library;
+
+void* worker_main(void* arg) {
+    Worker& self = *static_cast<Worker*>(arg);
+    [[maybe_unused]] volatile void* registered = &t_keeps_library;
+    t_state.is_worker = true;
+    t_state.depth = 1;
+#if defined(__linux__)
+    self.tid = static_cast<pid_t>(syscall(SYS_gettid));
+    pthread_setname_np(pthread_self(), "tilework");
+#elif defined(__APPLE__)
+    pthread_setname_np("tilework");
+#endif
+    for (;;) {
+        wait_for_region(self);
+        run_as_worker();
+    }
+    return nullptr;
+}
+
+// In the child only the forking thread is left. If it is inside a region (it forked in a body or in the poll), that
+// region is told by `forks` that its workers and their chunks are gone.
+void after_fork_in_child() {
+    for (int w = 0; w < g_pool.workers; ++w) {
+        g_workers[w].asleep.store(0);
+        g_workers[w].moved.store(false);
+    }
+    g_pool.openings.store(0);
+    g_pool.sleepers.store(0);
+    g_pool.remaining.store(0);
+    g_pool.done.store(0);
+    g_pool.caller_sleeps.store(0);
+    g_pool.workers = 0;
+    ++g_pool.forks;
+    g_refused.store(false);
+    g_pool.busy.store(false);
+}
+
+void start_workers(int wanted) {
+    if (g_pool.workers >= wanted || g_refused.load(std::memory_order_relaxed)) return;
+    static constinit pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, [] { pthread_atfork(nullptr, nullptr, after_fork_in_child); });
+
+    sigset_t all, former;  // a worker inherits the mask: no signal handler ever runs on it
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &former);
+    while (g_pool.workers < wanted && !g_refused.load(std::memory_order_relaxed)) {
+        Worker& worker = g_workers[g_pool.workers];
+        pthread_attr_t attributes;
+        pthread_attr_init(&attributes);
+        pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+        if (may_spin()) start_away(worker, attributes);
+        pthread_t thread;
+        if (pthread_create(&thread, &attributes, worker_main, &worker) == 0) {
+            ++g_pool.workers;
+        } else {
+            worker.moved.store(false);
+            g_refused.store(true);
+        }
+        pthread_attr_destroy(&attributes);
+    }
+    pthread_sigmask(SIG_SETMASK, &former, nullptr);
+}
+
+// ---- callers -------------------------------------------------------------------------------------------------------
+
+void wait_for_workers(int64_t chunks) {
+    const auto finished = [chunks] { return g_pool.done.load() == chunks; };
+    const bool spin = may_spin();
+    for (int turn = 0; turn < 256; ++turn) {
+        if (finished()) return;
+        relax();
+    }
+    const int64_t start = monotonic_ns();
+    for (int64_t waited = 0; waited < kCallerYieldNs; waited = monotonic_ns() - start) {
+        if (finished()) return;
+        if (spin && waited < kCallerSpinNs) {
+            relax();
+        } else {
+            sched_yield();
+        }
+    }
+    while (!finished()) {
+        g_pool.caller_sleeps.store(1);
+        if (finished()) break;
+        sleep_while(g_pool.caller_sleeps, 1);
+    }
+    g_pool.caller_sleeps.store(0);
+}
+
+bool run_serially(int64_t chunks, Body body, void* context) {
+    for (int64_t i = 0; i < chunks; ++i) {
+        if (i > 0 && interrupted()) return false;
+        body(context, i);
+    }
+    return !t_state.interrupted;
+}
+
+bool run_with_workers(int64_t chunks, Body body, void* context, int wanted) {
+    const uint64_t forks = g_pool.forks;
+    start_workers(wanted);
+    const int helpers = std::min(wanted, g_pool.workers);
+    g_pool.chunks = chunks;
+    g_pool.body = body;
+    g_pool.context = context;
+    g_pool.float_mode = float_mode();
+    g_pool.done.store(0, std::memory_order_relaxed);
+    g_pool.stopped.store(false, std::memory_order_relaxed);
+    g_pool.remaining.store(chunks, std::memory_order_release);
+    g_pool.openings.store(helpers);
+    const int awake = g_pool.workers - g_pool.sleepers.load();
+    if (helpers > awake) wake_workers(helpers - awake);
+    t_state.used = std::max(t_state.used, helpers + 1);
+
+    int64_t mine = 0, dropped = 0;
+    for (int64_t left; (left = claim()) > 0;) {
+        body(context, chunks - left);
+        ++mine;
+        if (left > 1 && interrupted() && g_pool.forks == forks) {
+            g_pool.stopped.store(true, std::memory_order_relaxed);
+            dropped = std::max<int64_t>(0, g_pool.remaining.exchange(0));
+            break;
+        }
+    }
+    if (g_pool.forks != forks) {
+        t_state.interrupted = true;
+        return false;
+    }
+    g_pool.openings.store(0, std::memory_order_relaxed);
+    wait_for_workers(chunks - mine - dropped);
+    g_pool.busy.store(false, std::memory_order_release);
+    return !t_state.interrupted;
+}
+
+}  // namespace
+
+bool parallel_chunks(int64_t chunks, void (*body)(void* context, int64_t i), void* context) {
+    if (chunks <= 0) return true;
+    ThreadState& state = t_state;
+    if (state.depth == 0) state.interrupted = false;
+    const auto threads = static_cast<int>(std::min<int64_t>(num_threads(), chunks));
+    const bool owner = threads > 1 && !g_pool.busy.load(std::memory_order_relaxed) &&
+                       !g_pool.busy.exchange(true, std::memory_order_acquire);
+    ++state.depth;
+    const bool whole = owner ? run_with_workers(chunks, body, context, threads - 1)
+                             : run_serially(chunks, body, context);
+    --state.depth;
+    return whole;
+}
+
+int num_threads() {
+    const ThreadState& state = t_state;
+    if (state.depth > 0) return 1;
+    const int threads = process_threads();
+    return state.limit > 0 ? std::min(state.limit, threads) : threads;
+}
+
+void set_num_threads(int n) {
+    process_threads();
+    g_reason.store("set_num_threads");
+    g_refused.store(false);
+    g_threads.store(std::clamp(n, 1, kMaxThreads));
+}
+
+int set_thread_limit(int n) {
+    const int former = t_state.limit;
+    t_state.limit = std::max(n, 0);
+    return former;
+}
+
+const char* thread_count_reason() {
+    const int threads = process_threads();
+    if (t_state.depth > 0) return "inside a parallel region";
+    if (t_state.limit > 0 && t_state.limit < threads) return "limit of the calling thread";
+    return g_reason.load();
+}
+
+const char* thread_count_error() {
+    process_threads();
+    return g_default.error[0] ? g_default.error : nullptr;
+}
+
+int take_threads_used() {
+    const int used = t_state.used;
+    t_state.used = 1;
+    return used;
+}
+
+void set_interrupt_poll(bool (*poll)()) { g_poll.store(poll); }
+
+bool interrupted() {
+    ThreadState& state = t_state;
+    if (state.is_worker) return g_pool.stopped.load(std::memory_order_relaxed);
+    if (state.interrupted) return true;
+    bool (*const poll)() = g_poll.load(std::memory_order_acquire);
+    if (!poll) return false;
+    const int64_t now = monotonic_ns();
+    if (now < state.next_poll) return false;
+    state.next_poll = now + kPollNs;  // before the poll too: it may run code that comes back here
+    const bool stop = poll();
+    state.next_poll = monotonic_ns() + kPollNs;
+    if (stop) state.interrupted = true;
+    return state.interrupted;
+}
+
+void clear_interrupted() { t_state.interrupted = false; }
+
+}  // namespace tw

@@ -1,0 +1,70 @@
+// C = activation(bias + sum_k A[:, k] B[k, :]) for strided operands, packed operands and operands made by a packer.
+//
+// Method    GotoBLAS loops around a register tile (Goto and van de Geijn, 2008); B and A are read in place where they
+//           stay in L2, else packed once per block; a packer callback replaces B for convolution, so no unfolded copy exists.
+// Numerics  each C element is one running sum over k with FMA where the tier has it, cut every KC terms.
+// Threads   tiles of C are independent; k is never split between threads, so bits do not depend on their number.
+#pragma once
+#include "gemm/blocking.h"
+
+namespace tw::TW_ISA {
+
+enum class Activation : int { none, relu, sigmoid, tanh, gelu };
+
+// Element (i, j) at data[i * row + j * col].
+template <class T>
+struct Matrix {
+    const T* data;
+    int64_t row, col;
+};
+
+template <class T>
+struct Gemm {
+    int64_t m, n, k;
+    Matrix<T> a, b;
+    T* c;
+    int64_t c_row, c_col;
+    bool accumulate = false;        // add to C instead of overwriting it
+    const T* bias_row = nullptr;    // one number per row of C
+    const T* bias_col = nullptr;    // one number per column of C
+    Activation activation = Activation::none;
+    const T* packed_b = nullptr;    // all of B as pack_all wrote it
+    // Instead of b: writes rows [k0, k0 + kc) of columns [n0, n0 + n) as [kc][NR], the columns from n on zero.
+    void (*pack_b)(const void* context, int64_t k0, int64_t kc, int64_t n0, int64_t n, T* panel) = nullptr;
+    const void* context = nullptr;
+};
+
+bool gemm(const Gemm<float>& g);  // false: no memory for panels
+bool gemm(const Gemm<double>& g);
+
+// B packed ahead of time, for every block the gemm will ask for.
+template <class T>
+int64_t packed_elements(int64_t k, int64_t n) {
+    constexpr int NR = Blocking<T>::NR;
+    return (n + NR - 1) / NR * NR * (k ? k : 1);
+}
+void pack_all(const Matrix<float>& b, int64_t k, int64_t n, float* packed);
+void pack_all(const Matrix<double>& b, int64_t k, int64_t n, double* packed);
+
+// The register tile itself, for callers with their own loops: sums over `outer` x `kc` terms.
+template <class T>
+struct Tile {
+    int64_t kc;
+    const T* a;
+    int64_t a_row, a_k;  // a_row == 1: the rows of a term are neighbours
+    const T* b;
+    int64_t b_k;
+    int64_t outer = 1, a_outer = 0, b_outer = 0;
+    T* c;
+    int64_t c_row;
+    const T* bias_row = nullptr;
+    const T* bias_col = nullptr;
+    bool load_c = false;
+    Activation activation = Activation::none;
+    int64_t tiles = 1, a_tile = 0;  // how many tiles below each other, and how far apart they are in a
+};
+// m in 1..kMR rows, n in 1..NR columns.
+void run_tile(const Tile<float>& t, int m, int n);
+void run_tile(const Tile<double>& t, int m, int n);
+
+}  // namespace tw::TW_ISA

@@ -1,0 +1,211 @@
+// Elementwise ops: y[i] = f(x[i]) and y[i] = f(a[i], b[i]) with numpy broadcasting, and the gradients of the unary ones.
+//
+// Method    one pass over merged axes, whole vectors with an exact tail; strided and broadcast operands in place.
+// Numerics  + - * / and relu are exact to one rounding; the functions are those of simd/math.h with their stated ULP.
+// Threads   rows are cut into pieces of kChunkElements; elements are independent, so bits never depend on the split.
+#include "core/check.h"
+#include "core/walk.h"
+#include "ops/ops.h"
+
+namespace tw::TW_ISA {
+namespace {
+
+// ---- functions of vectors -------------------------------------------------------------------------------------------
+
+struct Add {
+    template <class V> TW_INLINE V of(V a, V b) { return a + b; }
+};
+struct Sub {
+    template <class V> TW_INLINE V of(V a, V b) { return a - b; }
+};
+struct Mul {
+    template <class V> TW_INLINE V of(V a, V b) { return a * b; }
+};
+struct Div {
+    template <class V> TW_INLINE V of(V a, V b) { return a / b; }
+};
+struct Relu {
+    template <class V> TW_INLINE V of(V x) { return select(x <= V{}, V{}, x); }  // NaN stays NaN
+};
+struct Sigmoid {
+    template <class V> TW_INLINE V of(V x) { return sigmoid(x); }
+};
+struct Tanh {
+    template <class V> TW_INLINE V of(V x) { return tanh(x); }
+};
+struct Gelu {
+    template <class V> TW_INLINE V of(V x) { return gelu(x); }
+};
+struct GeluTanh {
+    template <class V> TW_INLINE V of(V x) { return gelu_tanh(x); }
+};
+struct Exp {
+    template <class V> TW_INLINE V of(V x) { return exp(x); }
+};
+struct Log {
+    template <class V> TW_INLINE V of(V x) { return log(x); }
+};
+struct Erf {
+    template <class V> TW_INLINE V of(V x) { return erf(x); }
+};
+struct ReluDx {
+    template <class V> TW_INLINE V of(V dy, V x) { return select(x <= V{}, V{}, dy); }
+};
+struct SigmoidDx {
+    template <class V> TW_INLINE V of(V dy, V y) { return dy * (y * (1 - y)); }
+};
+struct TanhDx {
+    template <class V> TW_INLINE V of(V dy, V y) { return dy * (1 - y * y); }
+};
+struct GeluDx {
+    template <class V> TW_INLINE V of(V dy, V x) { return dy * gelu_grad(x); }
+};
+struct GeluTanhDx {
+    template <class V> TW_INLINE V of(V dy, V x) { return dy * gelu_tanh_grad(x); }
+};
+
+// ---- loops ------------------------------------------------------------------------------------------------------------
+
+// The i-th vector of a row, whatever its stride; n lanes are wanted.
+template <class T>
+TW_INLINE Vec<T> take(const T* p, int64_t stride, int64_t i, int64_t n) {
+    if (stride == 1) return n == kLanes<T> ? load(p + i) : load_n(p + i, n);
+    if (stride == 0) return splat<T>(*p);
+    return load_strided(p + i * stride, stride, n);
+}
+
+template <class T>
+TW_INLINE void put(T* p, int64_t stride, int64_t i, int64_t n, Vec<T> v) {
+    if (stride == 1) {
+        if (n == kLanes<T>)
+            store(p + i, v);
+        else
+            store_n(p + i, v, n);
+    } else {
+        for (int64_t k = 0; k < n; ++k) p[(i + k) * stride] = v[k];
+    }
+}
+
+template <class T, class F>
+TW_INLINE void row_unary(T* y, int64_t sy, const T* x, int64_t sx, int64_t count) {
+    int64_t i = 0;
+    if (sy == 1 && sx == 1)
+        for (; i + kLanes<T> <= count; i += kLanes<T>) store(y + i, F::of(load(x + i)));
+    for (; i < count; i += kLanes<T>) {
+        const int64_t n = min_of(count - i, kLanes<T>);
+        put(y, sy, i, n, F::of(take(x, sx, i, n)));
+    }
+}
+
+template <class T, class F>
+TW_INLINE void row_binary(T* y, int64_t sy, const T* a, int64_t sa, const T* b, int64_t sb, int64_t count) {
+    int64_t i = 0;
+    if (sy == 1 && sa == 1 && sb == 1) {
+        for (; i + kLanes<T> <= count; i += kLanes<T>) store(y + i, F::of(load(a + i), load(b + i)));
+    } else if (sy == 1 && sa == 1 && sb == 0) {
+        const Vec<T> c = splat<T>(*b);
+        for (; i + kLanes<T> <= count; i += kLanes<T>) store(y + i, F::of(load(a + i), c));
+    }
+    for (; i < count; i += kLanes<T>) {
+        const int64_t n = min_of(count - i, kLanes<T>);
+        put(y, sy, i, n, F::of(take(a, sa, i, n), take(b, sb, i, n)));
+    }
+}
+
+template <class T, class F>
+void unary(const Call& c) {
+    const View* views[] = {&c.out[0], &c.in[0]};
+    const Walk w = walk_over(views, 2, c.out[0].ndim, c.out[0].shape);
+    for_each_row(w, kChunkElements, [&](char* const* at, int64_t count) {
+        row_unary<T, F>(reinterpret_cast<T*>(at[0]), w.stride[0], reinterpret_cast<const T*>(at[1]), w.stride[1], count);
+    });
+}
+
+template <class T, class F>
+void binary(const Call& c) {
+    const View* views[] = {&c.out[0], &c.in[0], &c.in[1]};
+    const Walk w = walk_over(views, 3, c.out[0].ndim, c.out[0].shape);
+    for_each_row(w, kChunkElements, [&](char* const* at, int64_t count) {
+        row_binary<T, F>(reinterpret_cast<T*>(at[0]), w.stride[0], reinterpret_cast<const T*>(at[1]), w.stride[1],
+                         reinterpret_cast<const T*>(at[2]), w.stride[2], count);
+    });
+}
+
+template <class F>
+Status run_unary(const Call& c) {
+    c.in[0].dtype == DType::f32 ? unary<float, F>(c) : unary<double, F>(c);
+    return Status::ok;
+}
+
+template <class F>
+Status run_binary(const Call& c) {
+    c.in[0].dtype == DType::f32 ? binary<float, F>(c) : binary<double, F>(c);
+    return Status::ok;
+}
+
+// ---- shape rules --------------------------------------------------------------------------------------------------------
+
+Status infer_unary(Call& c, Inferred& r) {
+    TW_TRY(want_real(c.in[0], c.op->operands[0].name));
+    r.n_out = 1;
+    r.out[0] = result(c.in[0].dtype, c.in[0].ndim, c.in[0].shape);
+    r.flops = 10.0 * static_cast<double>(numel(c.in[0]));
+    return Status::ok;
+}
+
+Status infer_binary(Call& c, Inferred& r) {
+    const View &a = c.in[0], &b = c.in[1];
+    TW_TRY(want_real(a, "a"));
+    TW_TRY(want_dtype_of(b, "b", a, "a"));
+    View y{};
+    y.dtype = a.dtype;
+    y.ndim = a.ndim > b.ndim ? a.ndim : b.ndim;
+    for (int d = 1; d <= y.ndim; ++d) {
+        const int64_t m = d <= a.ndim ? a.shape[a.ndim - d] : 1, n = d <= b.ndim ? b.shape[b.ndim - d] : 1;
+        if (m != n && m != 1 && n != 1)
+            return fail(Status::shape, "b", "a has shape %s and b has %s; want shapes that broadcast", shape_text(a).text,
+                        shape_text(b).text);
+        y.shape[y.ndim - d] = m == 1 ? n : m;
+    }
+    r.n_out = 1;
+    r.out[0] = y;
+    return Status::ok;
+}
+
+Status infer_gradient(Call& c, Inferred& r) {
+    TW_TRY(want_real(c.in[0], "dy"));
+    TW_TRY(want_dtype_of(c.in[1], c.op->operands[1].name, c.in[0], "dy"));
+    TW_TRY(want_shape_of(c.in[1], c.op->operands[1].name, c.in[0], "dy"));
+    r.n_out = 1;
+    r.out[0] = result(c.in[0].dtype, c.in[0].ndim, c.in[0].shape);
+    return Status::ok;
+}
+
+Status run_gelu(const Call& c) { return c.attr[0].choice ? run_unary<GeluTanh>(c) : run_unary<Gelu>(c); }
+Status run_gelu_dx(const Call& c) { return c.attr[0].choice ? run_binary<GeluTanhDx>(c) : run_binary<GeluDx>(c); }
+
+constexpr Operand kX[] = {{"x"}};
+constexpr Operand kAB[] = {{"a"}, {"b"}};
+constexpr Operand kDyX[] = {{"dy"}, {"x"}};
+constexpr Operand kDyY[] = {{"dy"}, {"y"}};
+constexpr AttrSpec kApproximate[] = {{.name = "approximate", .kind = AttrKind::choice, .choices = "none|tanh"}};
+
+}  // namespace
+
+const OpDef op_add = {"add", kAB, 2, nullptr, 0, infer_binary, run_binary<Add>, kElementwise | kWeakScalars};
+const OpDef op_sub = {"sub", kAB, 2, nullptr, 0, infer_binary, run_binary<Sub>, kElementwise | kWeakScalars};
+const OpDef op_mul = {"mul", kAB, 2, nullptr, 0, infer_binary, run_binary<Mul>, kElementwise | kWeakScalars};
+const OpDef op_div = {"div", kAB, 2, nullptr, 0, infer_binary, run_binary<Div>, kElementwise | kWeakScalars};
+const OpDef op_relu = {"relu", kX, 1, nullptr, 0, infer_unary, run_unary<Relu>, kElementwise};
+const OpDef op_sigmoid = {"sigmoid", kX, 1, nullptr, 0, infer_unary, run_unary<Sigmoid>, kElementwise};
+const OpDef op_tanh = {"tanh", kX, 1, nullptr, 0, infer_unary, run_unary<Tanh>, kElementwise};
+const OpDef op_gelu = {"gelu", kX, 1, kApproximate, 1, infer_unary, run_gelu, kElementwise};
+const OpDef op_exp = {"exp", kX, 1, nullptr, 0, infer_unary, run_unary<Exp>, kElementwise};
+const OpDef op_log = {"log", kX, 1, nullptr, 0, infer_unary, run_unary<Log>, kElementwise};
+const OpDef op_erf = {"erf", kX, 1, nullptr, 0, infer_unary, run_unary<Erf>, kElementwise};
+const OpDef op_relu_dx = {"relu_dx", kDyX, 2, nullptr, 0, infer_gradient, run_binary<ReluDx>, kElementwise};
+const OpDef op_sigmoid_dx = {"sigmoid_dx", kDyY, 2, nullptr, 0, infer_gradient, run_binary<SigmoidDx>, kElementwise};
+const OpDef op_tanh_dx = {"tanh_dx", kDyY, 2, nullptr, 0, infer_gradient, run_binary<TanhDx>, kElementwise};
+const OpDef op_gelu_dx = {"gelu_dx", kDyX, 2, kApproximate, 1, infer_gradient, run_gelu_dx, kElementwise};
+
+}  // namespace tw::TW_ISA

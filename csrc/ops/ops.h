@@ -1,0 +1,28 @@
+// What every op file starts from: the vectors of this tier, the call types and the checks that shape rules share.
+#pragma once
+#include "core/isa.h"
+#include "core/memory.h"
+#include "core/opdef.h"
+#include "core/parallel.h"
+#include "core/profile.h"
+#include "simd/convert.h"
+#include "simd/math.h"
+#include "simd/vec.h"
+
+namespace tw::TW_ISA {
+
+// One OpDef per line of ops.def, defined in the op's own file.
+#define TW_OP(name) extern const OpDef op_##name;
+#include "ops/ops.def"
+#undef TW_OP
+
+#define TW_COUNT(table) static_cast<int>(sizeof(table) / sizeof(table[0]))
+
+TW_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+TW_INLINE int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
+TW_INLINE int64_t max_of(int64_t a, int64_t b) { return a > b ? a : b; }
+
+// Elements per chunk of a parallel elementwise or row loop: a function of shape alone.
+constexpr int64_t kChunkElements = 1 << 15;
+
+}  // namespace tw::TW_ISA

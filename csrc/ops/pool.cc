@@ -1,0 +1,430 @@
+// Maximum and mean over windows of x (N, C, spatial), rank 1 to 3:  y[o] = max or mean of x[o stride - padding + t dilation]
+// over the taps t that fall inside x; the gradients are in pool_dx.cc.
+//
+// Method    a row of outputs: the window's input rows are joined vertically into a padded buffer, whole vectors at a time;
+//           then taps along it horizontally, stride 2 by even/odd shuffles. A window as wide as x merges its axis into
+//           the one before, so that global pooling folds one row. With indices each tap is compared, lanes are outputs.
+// Numerics  max: the first maximum wins, NaN wins over numbers; kernels that do not watch for NaN run first and a sum
+//           tells whether one was met. mean: rows first, then taps; one division.
+// Threads   by rows of outputs; every output is computed by itself.
+#include "core/check.h"
+#include "core/pooling.h"
+#include "core/walk.h"
+#include "ops/ops.h"
+#include "simd/rows.h"
+
+namespace tw::TW_ISA {
+namespace {
+
+constexpr int64_t kSpan = 8192;  // elements of a buffered row
+
+Status no_memory() { return fail(Status::memory, "", "no memory for a row of the window; want a smaller kernel or x"); }
+
+// A maximum that may lose a NaN, at a third of the price.
+struct NumberMax : Max {
+    template <class V> TW_INLINE V of(V a, V b) { return max_any(a, b); }
+};
+
+// Parts of rows of outputs, of bounded span.
+RowGrid grid_of(const Windows& w) {
+    const PoolAxis& a = w.axis[2];
+    const int64_t part = min_of(a.out, max_of(64, (kSpan - reach_of(a)) / a.stride));
+    const int64_t work = part * min_of(a.stride, a.kernel) * w.axis[0].kernel * w.axis[1].kernel;
+    return {w.planes, w.axis[0].out, w.axis[1].out, a.out, part, max_of(1, kChunkElements / work)};
+}
+
+// The columns of x that a part reads: [first, first + size), of which n from before on lie inside.
+struct Span {
+    int64_t first, before, n;
+};
+Span span_of(const PoolAxis& a, const RowPart& p) {
+    const int64_t first = start_of(a, p.first), size = (p.n - 1) * a.stride + reach_of(a) + 1;
+    const int64_t low = max_of(first, 0);
+    return {first, low - first, min_of(first + size, a.size) - low};
+}
+// Elements of a buffered span: whole vectors, and two more that stride-2 loads may touch.
+template <class T>
+int64_t room_of(const PoolAxis& a, const RowGrid& g) {
+    return (ceil_div((g.part - 1) * a.stride + reach_of(a) + 1, kLanes<T>) + 3) * kLanes<T>;
+}
+
+template <class T>
+TW_INLINE void fill(T* p, int64_t n, T value) {
+    for (int64_t i = 0; i < n; ++i) p[i] = value;
+}
+
+// Calls row(address, offset in the plane) for the rows of a window that lie inside x, both at column 0.
+template <class T, class Row>
+TW_INLINE void each_window_row(const Windows& w, const RowPart& p, const T* x, const Row& row) {
+    const PoolAxis &d = w.axis[0], &h = w.axis[1];
+    const Taps td = taps_of(d, p.outer), th = taps_of(h, p.inner);
+    for (int64_t i = td.first; i < td.last; ++i)
+        for (int64_t j = th.first; j < th.last; ++j) {
+            const int64_t z = start_of(d, p.outer) + i * d.dilation, y = start_of(h, p.inner) + j * h.dilation;
+            row(x + p.wide + z * d.wide_step + y * h.wide_step, (z * h.size + y) * w.axis[2].size);
+        }
+}
+
+template <class T>
+T* small_row(const Windows& w, const RowPart& p, T* y) {
+    return y + p.small + p.outer * w.axis[0].small_step + p.inner * w.axis[1].small_step + p.first * w.axis[2].small_step;
+}
+
+// ---- vertical -------------------------------------------------------------------------------------------------------------
+
+constexpr int kRowsAtOnce = 16;
+
+// Answers whether a NumberMax may have lost a NaN: any NaN makes the sum of what was read NaN.
+template <class Op, int kRows, class T>
+TW_INLINE bool join_fixed(T* to, const T* const* row, int rows, int64_t stride, int64_t n, bool more) {
+    Vec<T> sum{};
+    for (int64_t i = 0; i < n; i += kLanes<T>) {
+        const int64_t m = min_of(n - i, kLanes<T>);
+        Vec<T> v = take(row[0], stride, i, m);
+        sum += v;
+        for (int r = 1; r < (kRows ? kRows : rows); ++r) {
+            const Vec<T> next = take(row[r], stride, i, m);
+            v = Op::of(v, next);
+            sum += next;
+        }
+        store(to + i, more ? Op::of(load(to + i), v) : v);  // `to` has room for whole vectors
+    }
+    return __is_same(Op, NumberMax) && any(sum != sum);
+}
+
+template <class Op, class T>
+bool join_rows(T* to, const T* const* row, int rows, int64_t stride, int64_t n, bool more) {
+    if (stride != 1 || more) return join_fixed<Op, 0>(to, row, rows, stride, n, more);
+    switch (rows) {
+        case 1: return join_fixed<Op, 1>(to, row, rows, 1, n, false);
+        case 2: return join_fixed<Op, 2>(to, row, rows, 1, n, false);
+        case 3: return join_fixed<Op, 3>(to, row, rows, 1, n, false);
+        default: return join_fixed<Op, 0>(to, row, rows, 1, n, false);
+    }
+}
+
+// buffer[i] = the window's rows joined at column span.first + i, the identity outside x. Answers as join_fixed.
+template <class Op, class T>
+bool join_window(const Windows& w, const RowPart& p, const Span& s, const T* x, T* buffer, int64_t room) {
+    const int64_t step = w.axis[2].wide_step;
+    const T* row[kRowsAtOnce];
+    int rows = 0;
+    bool more = false, lost = false;
+    each_window_row(w, p, x + (s.first + s.before) * step, [&](const T* at, int64_t) __attribute__((always_inline)) {
+        if (rows == kRowsAtOnce) {
+            lost |= join_rows<Op>(buffer + s.before, row, rows, step, s.n, more);
+            more = true;
+            rows = 0;
+        }
+        row[rows++] = at;
+    });
+    lost |= join_rows<Op>(buffer + s.before, row, rows, step, s.n, more);
+    const T outside = Op::template identity<T>()[0];
+    fill(buffer, s.before, outside);
+    fill(buffer + s.before + s.n, room - s.before - s.n, outside);
+    return lost;
+}
+
+// ---- horizontal -----------------------------------------------------------------------------------------------------------
+
+// Calls put(i, n, v) with the windows of outputs i .. i+n, joined along the buffered row.
+template <class Op, class T, class Put>
+TW_INLINE void join_along(const PoolAxis& a, int64_t outputs, const T* buffer, T* every, const Put& put) {
+    constexpr int64_t lanes = kLanes<T>;
+    const int64_t s = a.stride, d = a.dilation, k = a.kernel;
+    if (k >= 2 * lanes && d == 1) {
+        alignas(kVecBytes) T lane[lanes] = {};
+        for (int64_t i = 0; i < outputs; i += lanes) {
+            const int64_t n = min_of(outputs - i, lanes);
+            for (int64_t o = 0; o < n; ++o) lane[o] = Op::lanes(fold_row<Op>(buffer + (i + o) * s, k));
+            put(i, n, load_aligned(lane));
+        }
+    } else if (s == 2) {
+        for (int64_t i = 0; i < outputs; i += lanes) {
+            Vec<T> v = load_stride2(buffer + 2 * i);
+            for (int64_t j = 1; j < k; ++j) v = Op::of(v, load_stride2(buffer + 2 * i + j * d));
+            put(i, min_of(outputs - i, lanes), v);
+        }
+    } else {
+        // Every position by vectors; beyond stride 1, each s-th of them.
+        for (int64_t i = 0; i < (outputs - 1) * s + 1; i += lanes) {
+            Vec<T> v = load(buffer + i);
+            for (int64_t j = 1; j < k; ++j) v = Op::of(v, load(buffer + i + j * d));
+            if (s == 1)
+                put(i, min_of(outputs - i, lanes), v);
+            else
+                store(every + i, v);
+        }
+        for (int64_t i = 0; s != 1 && i < outputs; i += lanes) {
+            const int64_t n = min_of(outputs - i, lanes);
+            put(i, n, load_strided(every + i * s, s, n));
+        }
+    }
+}
+
+// ---- without indices --------------------------------------------------------------------------------------------------------
+
+// The whole plane is one window and one contiguous row: planes are the lanes.
+template <class Op, class T>
+void pool_planes(const Windows& w, const T* x, T* y, T divisor) {
+    constexpr int64_t lanes = kLanes<T>;
+    const int64_t n = w.axis[2].size, rows = max_of(1, kChunkElements / n);
+    const int64_t group = rows < lanes ? rows : rows / lanes * lanes;
+    parallel(ceil_div(w.planes, group), [&](int64_t chunk) {
+        alignas(kVecBytes) T folded[lanes * lanes];
+        const int64_t last = min_of(chunk * group + group, w.planes);
+        for (int64_t i = chunk * group; i < last; i += lanes) {
+            const int64_t m = min_of(last - i, lanes);
+            for (int64_t k = 0; k < lanes; ++k)
+                store(folded + k * lanes, k < m ? fold_row<Op>(x + wide_plane(w, i + k), n) : Vec<T>{});
+            const Vec<T> v = fold_lanes_of<Op>(folded) / divisor;
+            for (int64_t k = 0; k < m; ++k) y[small_plane(w, i + k)] = v[k];
+        }
+    });
+}
+
+bool is_global(const Windows& w) {
+    const PoolAxis &d = w.axis[0], &h = w.axis[1], &a = w.axis[2];
+    return spans(a) && d.size == 1 && h.size == 1 && d.out == 1 && h.out == 1 && (a.wide_step == 1 || a.size == 1);
+}
+
+template <class T>
+Status max_forward(const Windows& w, const T* x, T* y) {
+    if (is_global(w)) return note_kernel("planes"), pool_planes<Max>(w, x, y, T{1}), Status::ok;
+    note_kernel(w.axis[2].stride == 2 ? "rows stride 2" : "rows");
+    const PoolAxis& a = w.axis[2];
+    const RowGrid grid = grid_of(w);
+    const int64_t room = room_of<T>(a, grid);
+    const bool enough = for_each_part(w, grid, 2 * room * static_cast<int64_t>(sizeof(T)), [&](const RowPart& p, char* scratch) {
+        T* const buffer = reinterpret_cast<T*>(scratch);
+        T* const to = small_row(w, p, y);
+        const auto keep = [&](int64_t i, int64_t n, Vec<T> v) __attribute__((always_inline)) { put(to, a.small_step, i, n, v); };
+        const Span span = span_of(a, p);
+        if (!join_window<NumberMax>(w, p, span, x, buffer, room))
+            return join_along<NumberMax>(a, p.n, buffer, buffer + room, keep);
+        join_window<Max>(w, p, span, x, buffer, room);
+        join_along<Max>(a, p.n, buffer, buffer + room, keep);
+    });
+    return enough ? Status::ok : no_memory();
+}
+
+template <class T>
+Status mean_forward(const Windows& w, const T* x, T* y, bool include_padding) {
+    const PoolAxis& a = w.axis[2];
+    if (is_global(w)) return note_kernel("planes"), pool_planes<Sum>(w, x, y, static_cast<T>(a.size)), Status::ok;
+    note_kernel(a.stride == 2 ? "rows stride 2" : "rows");
+    const RowGrid grid = grid_of(w);
+    const int64_t room = room_of<T>(a, grid);
+    Scratch counts(static_cast<size_t>(a.out + kLanes<T>) * sizeof(T));
+    T* const cells = counts.as<T>();
+    if (!cells) return no_memory();
+    for (int64_t o = 0; o < a.out; ++o) cells[o] = static_cast<T>(cells_of(a, o, include_padding));
+    const bool enough = for_each_part(w, grid, 2 * room * static_cast<int64_t>(sizeof(T)), [&](const RowPart& p, char* scratch) {
+        T* const buffer = reinterpret_cast<T*>(scratch);
+        join_window<Sum>(w, p, span_of(a, p), x, buffer, room);
+        const T above = static_cast<T>(cells_of(w.axis[0], p.outer, include_padding) * cells_of(w.axis[1], p.inner, include_padding));
+        T* const to = small_row(w, p, y);
+        join_along<Sum>(a, p.n, buffer, buffer + room, [&](int64_t i, int64_t n, Vec<T> v) __attribute__((always_inline)) {
+            put(to, a.small_step, i, n, v / (above * load(cells + p.first + i)));
+        });
+    });
+    return enough ? Status::ok : no_memory();
+}
+
+// ---- maxima with their positions --------------------------------------------------------------------------------------------
+
+template <class T>
+struct Found {
+    typedef Elem<Mask<T>> Int;
+    T *buffer, *best;
+    Int* where;  // distance in the plane from the window's first tap
+};
+
+// Takes one input row into a part's maxima. Answers whether a NaN may have been overlooked.
+template <bool kWatch, class T>
+TW_INLINE bool compare_row(const PoolAxis& a, int64_t n, const Found<T>& f, int64_t distance) {
+    typedef typename Found<T>::Int Int;
+    constexpr int64_t lanes = kLanes<T>;
+    Vec<T> sum{};
+    for (int64_t i = 0; i < n; i += lanes) {
+        Vec<T> m = load(f.best + i);
+        Vec<Int> at = load(f.where + i);
+        for (int64_t j = 0; j < a.kernel; ++j) {
+            const T* from = f.buffer + i * a.stride + j * a.dilation;
+            const Vec<T> v = a.stride == 1   ? load(from)
+                             : a.stride == 2 ? load_stride2(from)
+                                             : load_strided(from, a.stride, min_of(n - i, lanes));
+            const Vec<Int> here = splat<Int>(static_cast<Int>(distance + j * a.dilation));
+            if constexpr (kWatch) {
+                const auto better = ~(v <= m) & (m == m);
+                at = bitcast<Vec<Int>>(select(better, bitcast<Mask<T>>(here), bitcast<Mask<T>>(at)));
+                m = select(better, v, m);
+            } else {
+                at = bitcast<Vec<Int>>(select(v > m, bitcast<Mask<T>>(here), bitcast<Mask<T>>(at)));
+                m = max_any(v, m);
+                sum += v;
+            }
+        }
+        store(f.best + i, m);
+        store(f.where + i, at);
+    }
+    return any(sum != sum);
+}
+
+template <bool kWatch, class T>
+bool find_part(const Windows& w, const RowPart& p, const Span& s, const T* x, const Found<T>& f, int64_t wide, int64_t room,
+               int64_t origin) {
+    typedef typename Found<T>::Int Int;
+    const PoolAxis& a = w.axis[2];
+    const T lowest = Max::identity<T>()[0];
+    bool started = false, lost = false;
+    fill(f.buffer, room, lowest);
+    fill(f.best, wide, lowest);
+    each_window_row(w, p, x + (s.first + s.before) * a.wide_step, [&](const T* row, int64_t offset) {
+        const int64_t distance = offset + s.first - origin;
+        copy_row(f.buffer + s.before, 1, row, a.wide_step, s.n);
+        if (!started) {
+            started = true;
+            fill(f.where, wide, static_cast<Int>(distance));
+            for (int64_t o = 0; o < p.n && start_of(a, p.first + o) < 0; ++o)
+                f.where[o] += static_cast<Int>(taps_of(a, p.first + o).first * a.dilation);
+        }
+        lost |= compare_row<kWatch>(a, p.n, f, distance);
+    });
+    return lost;
+}
+
+template <class T>
+Status max_with_indices(const Windows& w, const T* x, T* y, int64_t* indices, const Windows& wi) {
+    constexpr int64_t lanes = kLanes<T>;
+    const PoolAxis& a = w.axis[2];
+    const RowGrid grid = grid_of(w);
+    const int64_t room = room_of<T>(a, grid), wide = ceil_div(grid.part, lanes) * lanes;
+    note_kernel("rows with indices");
+    const bool enough = for_each_part(w, grid, (room + 2 * wide) * static_cast<int64_t>(sizeof(T)), [&](const RowPart& p, char* scratch) {
+        T* const buffer = reinterpret_cast<T*>(scratch);
+        const Found<T> found = {buffer, buffer + room, reinterpret_cast<typename Found<T>::Int*>(buffer + room + wide)};
+        const Span span = span_of(a, p);
+        const int64_t origin = (start_of(w.axis[0], p.outer) * w.axis[1].size + start_of(w.axis[1], p.inner)) * a.size + span.first;
+        if (find_part<false>(w, p, span, x, found, wide, room, origin)) find_part<true>(w, p, span, x, found, wide, room, origin);
+        copy_row(small_row(w, p, y), a.small_step, found.best, 1, p.n);
+        RowPart pi = p;
+        pi.small = small_plane(wi, p.plane);
+        int64_t* const index = small_row(wi, pi, indices);
+        const int64_t step = wi.axis[2].small_step;
+        if (step == 1)
+            for (int64_t o = 0; o < p.n; ++o) index[o] = origin + o * a.stride + found.where[o];
+        else
+            for (int64_t o = 0; o < p.n; ++o) index[o * step] = origin + o * a.stride + found.where[o];
+    });
+    return enough ? Status::ok : no_memory();
+}
+
+// ---- the ops --------------------------------------------------------------------------------------------------------------------
+
+enum MaxAttr { kKernel, kStride, kPadding, kDilation, kMaxCeil, kReturnIndices };
+enum MeanAttr { kMeanCeil = 3, kIncludePadding };
+
+// Calls body(windows, data of x) with spanned axes merged; an x that does not lie for it is copied.
+template <class T, class Body>
+Status with_merged(const View& x, const View& y, const WindowAttrs& a, const Body& body) {
+    Windows w = windows_over(x, y, a);
+    if (merge_spanned(w)) return body(w, x.as<const T>());
+    Scratch scratch(static_cast<size_t>(numel(x)) * sizeof(T));
+    View dense = x;
+    set_contiguous(dense);
+    dense.data = scratch.as<void>();
+    if (!dense.data) return no_memory();
+    const View* views[] = {&dense, &x};
+    const Walk walk = walk_over(views, 2, x.ndim, x.shape);
+    for_each_row(walk, kChunkElements, [&](char* const* at, int64_t count) {
+        copy_row(reinterpret_cast<T*>(at[0]), walk.stride[0], reinterpret_cast<const T*>(at[1]), walk.stride[1], count);
+    });
+    w = windows_over(dense, y, a);
+    merge_spanned(w);
+    return body(w, dense.as<const T>());
+}
+
+template <class T>
+Status max_pool(const Call& c) {
+    const View &x = c.in[0], &y = c.out[0];
+    const WindowAttrs a = {c.attr[kKernel].list, c.attr[kStride].list, c.attr[kDilation].list, c.attr[kPadding].list};
+    if (c.attr[kReturnIndices].i)
+        return max_with_indices<T>(windows_over(x, y, a), x.as<const T>(), y.as<T>(), c.out[1].as<int64_t>(),
+                                   windows_over(x, c.out[1], a));
+    return with_merged<T>(x, y, a, [&](const Windows& w, const T* data) { return max_forward<T>(w, data, y.as<T>()); });
+}
+
+template <class T>
+Status avg_pool(const Call& c) {
+    const View &x = c.in[0], &y = c.out[0];
+    const WindowAttrs a = {c.attr[kKernel].list, c.attr[kStride].list, nullptr, c.attr[kPadding].list};
+    return with_merged<T>(x, y, a, [&](const Windows& w, const T* data) {
+        return mean_forward<T>(w, data, y.as<T>(), c.attr[kIncludePadding].i != 0);
+    });
+}
+
+Status run_max(const Call& c) {
+    if (numel(c.out[0]) == 0) return Status::ok;
+    return c.in[0].dtype == DType::f32 ? max_pool<float>(c) : max_pool<double>(c);
+}
+Status run_mean(const Call& c) {
+    if (numel(c.out[0]) == 0) return Status::ok;
+    return c.in[0].dtype == DType::f32 ? avg_pool<float>(c) : avg_pool<double>(c);
+}
+
+Status infer_max(Call& c, Inferred& r) {
+    const View& x = c.in[0];
+    TW_TRY(want_planes(x, "x"));
+    Attr* a = c.attr;
+    const int rank = x.ndim - 2;
+    int64_t out[3];
+    TW_TRY(resolve_pooling(rank, x.shape + 2, a[kKernel], a[kStride], a[kPadding], &a[kDilation], a[kMaxCeil].i != 0, out));
+    r.out[0] = planes_like(x, rank, out);
+    r.n_out = 1;
+    if (!a[kReturnIndices].i) return Status::ok;
+    r.out[r.n_out++] = r.out[0];
+    r.out[1].dtype = DType::i64;
+    int64_t reach = 0;
+    for (int d = 0; d < rank; ++d)
+        if (__builtin_mul_overflow(reach, x.shape[2 + d], &reach) ||
+            (reach += (a[kKernel].list[d] - 1) * a[kDilation].list[d]) > INT32_MAX)
+            return fail(Status::unsupported, "kernel", "kernel=%s spans more than 2^31 elements of x; want a smaller one with "
+                        "return_indices", attr_text(a[kKernel]).text);
+    return Status::ok;
+}
+
+Status infer_mean(Call& c, Inferred& r) {
+    const View& x = c.in[0];
+    TW_TRY(want_planes(x, "x"));
+    Attr* a = c.attr;
+    int64_t out[3];
+    TW_TRY(resolve_pooling(x.ndim - 2, x.shape + 2, a[kKernel], a[kStride], a[kPadding], nullptr, a[kMeanCeil].i != 0, out));
+    r.n_out = 1;
+    r.out[0] = planes_like(x, x.ndim - 2, out);
+    return Status::ok;
+}
+
+constexpr Operand kX[] = {{"x"}};
+constexpr AttrSpec kMaxAttrs[] = {
+    {.name = "kernel", .kind = AttrKind::integers, .required = true},
+    {.name = "stride", .kind = AttrKind::integers, .none_ok = true},
+    {.name = "padding", .kind = AttrKind::padding},
+    {.name = "dilation", .kind = AttrKind::integers, .i = 1},
+    {.name = "ceil_mode", .kind = AttrKind::boolean},
+    {.name = "return_indices", .kind = AttrKind::boolean},
+};
+constexpr AttrSpec kMeanAttrs[] = {
+    {.name = "kernel", .kind = AttrKind::integers, .required = true},
+    {.name = "stride", .kind = AttrKind::integers, .none_ok = true},
+    {.name = "padding", .kind = AttrKind::padding},
+    {.name = "ceil_mode", .kind = AttrKind::boolean},
+    {.name = "count_include_pad", .kind = AttrKind::boolean, .i = 1},
+};
+
+}  // namespace
+
+const OpDef op_max_pool = {"max_pool", kX, 1, kMaxAttrs, TW_COUNT(kMaxAttrs), infer_max, run_max};
+const OpDef op_avg_pool = {"avg_pool", kX, 1, kMeanAttrs, TW_COUNT(kMeanAttrs), infer_mean, run_mean};
+
+}  // namespace tw::TW_ISA

@@ -1,0 +1,250 @@
+// y = exp(x - max x) / sum exp(x - max x) and y = x - max x - log(sum exp(x - max x)) along one axis, and the gradients
+// dx = y (dy - sum dy y) and dx = dy - exp(y) sum dy from the results y.
+//
+// Method    last axis: a row stays in cache for its passes (maximum, exponentials and their sum, scaling). Other axes:
+//           a tile of columns is gathered into scratch, and its columns are the lanes. Strided rows pass through scratch.
+//           x - max x is never rounded before the exponential (simd/exp_under.h).
+// Numerics  row sums are joined in double, column sums in blocks of 256 rows; a row of -Inf or with +Inf or NaN is NaN.
+// Threads   by rows or column tiles; each line is computed by itself, so bits never depend on the split.
+#include "core/check.h"
+#include "core/walk.h"
+#include "ops/ops.h"
+#include "simd/exp_under.h"
+#include "simd/rows.h"
+
+namespace tw::TW_ISA {
+namespace {
+
+// Tiles of columns hold about so many elements, in rows of 8 cache lines while that is at most 16 times as many.
+constexpr int64_t kTileElements = 1 << 16;
+constexpr int64_t kTileBytes = 512;
+
+// ---- kernels: row(y, in, n) on contiguous rows, tile(y, in, n, columns, scratch) on columns -------------------------------
+
+template <bool kLog>
+struct Softmax {
+    static constexpr int kInputs = 1;
+
+    // The same in registers.
+    template <class T>
+    TW_INLINE void short_row(T* y, const T* x, int64_t n) {
+        const Vec<T> v = load_n(x, n), top = splat<T>(Max::lanes(first_lanes<T>(v, Max::identity<T>(), n)));
+        const Shift<T> shift = shift_to(top);
+        const Vec<T> e = first_lanes<T>(exp_under(v, shift), Vec<T>{}, n);
+        const Vec<T> total = splat<T>(reduce_add(e));
+        if constexpr (kLog)
+            store_n(y, v - top - (log(total) + log_lack(shift)), n);
+        else
+            store_n(y, e / total, n);
+    }
+
+    template <class T>
+    TW_INLINE void row(T* y, const T* const* in, int64_t n) {
+        const T* x = in[0];
+        if (n <= kLanes<T>) return short_row(y, x, n);
+        const Vec<T> top = splat<T>(Max::lanes(fold_row<Max>(x, n)));
+        const Shift<T> shift = shift_to(top);
+        const double total = sum_over<T>(n, [&](int64_t i, int64_t k) __attribute__((always_inline)) {
+            const Vec<T> e = exp_under(take(x, 1, i, k), shift);
+            if constexpr (!kLog) put(y, 1, i, k, e);
+            return k == kLanes<T> ? e : first_lanes<T>(e, Vec<T>{}, k);
+        });
+        if constexpr (kLog) {
+            const Vec<T> below = splat<T>(static_cast<T>(__builtin_log(total) + static_cast<double>(log_lack(shift)[0])));
+            each_vector<T>(n, [&](int64_t i, int64_t k) __attribute__((always_inline)) {
+                put(y, 1, i, k, take(x, 1, i, k) - top - below);
+            });
+        } else {
+            const Vec<T> scale = splat<T>(static_cast<T>(1 / total));
+            each_vector<T>(n, [&](int64_t i, int64_t k) __attribute__((always_inline)) {
+                put<T>(y, 1, i, k, take(y, 1, i, k) * scale);
+            });
+        }
+    }
+
+    template <class T>
+    TW_INLINE void tile(const Side<T>& y, const Side<T>* in, int64_t n, int64_t columns, int64_t width, T* scratch) {
+        T *e = scratch, *top = scratch + n * width, *sum = top + width;
+        copy_tile(e, in[0], n, columns, width);
+        for (int64_t j = 0; j < width; j += kLanes<T>) {
+            Vec<T> m = load(e + j);
+            for (int64_t r = 1; r < n; ++r) m = max_nan(m, load(e + r * width + j));
+            store(top + j, m);
+        }
+        sum_rows(sum, n, width, [&](int64_t j) __attribute__((always_inline)) {
+            return [=, shift = shift_to(load(top + j))](int64_t r) __attribute__((always_inline)) {
+                T* at = e + r * width + j;
+                const Vec<T> power = exp_under(load(at), shift);
+                if constexpr (!kLog) store(at, power);
+                return power;
+            };
+        });
+        for (int64_t j = 0; j < width; j += kLanes<T>) {
+            if constexpr (kLog)
+                store(sum + j, log(load(sum + j)) + log_lack(shift_to(load(top + j))));
+            else
+                store(sum + j, 1 / load(sum + j));
+        }
+        put_rows(y, n, columns, [&](int64_t r, int64_t j) __attribute__((always_inline)) {
+            const Vec<T> v = load(e + r * width + j), s = load(sum + j);
+            if constexpr (kLog) return v - load(top + j) - s;
+            else return v * s;
+        });
+    }
+};
+
+template <bool kLog>
+struct SoftmaxDx {
+    static constexpr int kInputs = 2;
+
+    template <class V>
+    TW_INLINE V term(V dy, V y) {
+        if constexpr (kLog) return dy;
+        else return dy * y;
+    }
+    template <class V>
+    TW_INLINE V gradient(V dy, V y, V sum) {
+        if constexpr (kLog) return dy - exp(y) * sum;
+        else return y * (dy - sum);
+    }
+
+    template <class T>
+    TW_INLINE void row(T* dx, const T* const* in, int64_t n) {
+        const T *dy = in[0], *y = in[1];
+        const double total = sum_over<T>(n, [&](int64_t i, int64_t k) __attribute__((always_inline)) {
+            return term<Vec<T>>(take(dy, 1, i, k), take(y, 1, i, k));
+        });
+        const Vec<T> sum = splat<T>(static_cast<T>(total));
+        each_vector<T>(n, [&](int64_t i, int64_t k) __attribute__((always_inline)) {
+            put(dx, 1, i, k, gradient<Vec<T>>(take(dy, 1, i, k), take(y, 1, i, k), sum));
+        });
+    }
+
+    template <class T>
+    TW_INLINE void tile(const Side<T>& dx, const Side<T>* in, int64_t n, int64_t columns, int64_t width, T* scratch) {
+        T *dy = scratch, *y = dy + n * width, *sum = y + n * width;
+        copy_tile(dy, in[0], n, columns, width);
+        copy_tile(y, in[1], n, columns, width);
+        sum_rows(sum, n, width, [&](int64_t j) __attribute__((always_inline)) {
+            return [=](int64_t r) __attribute__((always_inline)) {
+                return term<Vec<T>>(load(dy + r * width + j), load(y + r * width + j));
+            };
+        });
+        put_rows(dx, n, columns, [&](int64_t r, int64_t j) __attribute__((always_inline)) {
+            return gradient<Vec<T>>(load(dy + r * width + j), load(y + r * width + j), load(sum + j));
+        });
+    }
+};
+
+// ---- walking the lines ------------------------------------------------------------------------------------------------------
+
+struct Lines {
+    Walk walk;                    // over everything but the axis; the result first
+    int64_t n;                    // length of a line
+    int64_t along[kMaxWalked];    // strides along the axis
+};
+
+template <class Kernel, class T>
+bool run_rows(const Lines& lines) {
+    constexpr int sides = Kernel::kInputs + 1;
+    const int64_t n = lines.n;
+    bool strided = false, enough = true;
+    for (int k = 0; k < sides; ++k) strided |= lines.along[k] != 1 && n > 1;
+    note_kernel(strided ? "strided rows" : "rows");
+    for_each_row(lines.walk, max_of(1, kChunkElements / n), [&](char* const* at, int64_t count) {
+        Scratch scratch(strided ? static_cast<size_t>(sides * n) * sizeof(T) : 0);
+        T* const buffer = scratch.as<T>();
+        if (!buffer) return __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
+        for (int64_t i = 0; i < count; ++i) {
+            T* line[sides];
+            for (int k = 0; k < sides; ++k) {
+                line[k] = reinterpret_cast<T*>(at[k]) + i * lines.walk.stride[k];
+                if (strided && k > 0) {
+                    copy_row(buffer + k * n, 1, line[k], lines.along[k], n);
+                    line[k] = buffer + k * n;
+                }
+            }
+            const T* in[2] = {line[1], line[sides - 1]};
+            Kernel::template row<T>(strided ? buffer : line[0], in, n);
+            if (strided) copy_row(line[0], lines.along[0], buffer, 1, n);
+        }
+    });
+    return enough;
+}
+
+template <class Kernel, class T>
+bool run_columns(const Lines& lines) {
+    constexpr int64_t lanes = kLanes<T>;
+    const int64_t n = lines.n;
+    const int64_t least = kTileBytes / static_cast<int64_t>(sizeof(T));
+    const int64_t fitting = kTileElements / Kernel::kInputs / n;
+    const int64_t widest = max_of(1, min_of(512, n * least <= 16 * kTileElements ? max_of(fitting, least) : fitting) / lanes) * lanes;
+    bool enough = true;
+    note_kernel("columns");
+    for_each_row(lines.walk, widest, [&](char* const* at, int64_t count) {
+        const int64_t width = ceil_div(count, lanes) * lanes;
+        Scratch scratch(static_cast<size_t>((Kernel::kInputs * n + 2) * width) * sizeof(T));
+        if (!scratch.as<T>()) return __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
+        Side<T> side[Kernel::kInputs + 1];
+        for (int k = 0; k <= Kernel::kInputs; ++k)
+            side[k] = {reinterpret_cast<T*>(at[k]), lines.along[k], lines.walk.stride[k]};
+        Kernel::template tile<T>(side[0], side + 1, n, count, width, scratch.as<T>());
+    });
+    return enough;
+}
+
+template <class Kernel>
+Status run(const Call& c) {
+    const View& y = c.out[0];
+    const int axis = static_cast<int>(c.attr[0].i);
+    if (numel(y) == 0) return Status::ok;
+    View flat[kMaxWalked];
+    const View* views[kMaxWalked];
+    Lines lines;
+    for (int k = 0; k <= Kernel::kInputs; ++k) {
+        const View& v = k == 0 ? y : c.in[k - 1];
+        flat[k] = without_axis(v, axis);
+        views[k] = &flat[k];
+        lines.along[k] = v.stride[axis];
+    }
+    lines.walk = walk_over(views, Kernel::kInputs + 1, flat[0].ndim, flat[0].shape);
+    lines.n = y.shape[axis];
+    int64_t inner = 1;
+    for (int d = axis + 1; d < y.ndim; ++d) inner *= y.shape[d];
+    const bool single = y.dtype == DType::f32;
+    const bool enough = inner == 1 ? (single ? run_rows<Kernel, float>(lines) : run_rows<Kernel, double>(lines))
+                                   : (single ? run_columns<Kernel, float>(lines) : run_columns<Kernel, double>(lines));
+    return enough ? Status::ok : fail(Status::memory, "", "no memory for a line of %lld elements; want a smaller axis",
+                                      static_cast<long long>(lines.n));
+}
+
+// ---- shape rules ------------------------------------------------------------------------------------------------------------
+
+Status infer_any(Call& c, Inferred& r) {
+    const View& first = c.in[0];
+    const char* name = c.op->operands[0].name;
+    TW_TRY(want_real(first, name));
+    for (int k = 1; k < c.n_in; ++k) {
+        TW_TRY(want_dtype_of(c.in[k], c.op->operands[k].name, first, name));
+        TW_TRY(want_shape_of(c.in[k], c.op->operands[k].name, first, name));
+    }
+    if (first.ndim == 0) return fail(Status::shape, name, "%s has shape (); want at least one dimension", name);
+    TW_TRY(resolve_axis(c.attr[0], "axis", first.ndim));
+    r.n_out = 1;
+    r.out[0] = result(first.dtype, first.ndim, first.shape);
+    r.flops = 12.0 * static_cast<double>(numel(first));
+    return Status::ok;
+}
+
+constexpr Operand kX[] = {{"x"}};
+constexpr Operand kDyY[] = {{"dy"}, {"y"}};
+constexpr AttrSpec kAxis[] = {{.name = "axis", .kind = AttrKind::integer, .i = -1}};
+
+}  // namespace
+
+const OpDef op_softmax = {"softmax", kX, 1, kAxis, 1, infer_any, run<Softmax<false>>};
+const OpDef op_log_softmax = {"log_softmax", kX, 1, kAxis, 1, infer_any, run<Softmax<true>>};
+const OpDef op_softmax_dx = {"softmax_dx", kDyY, 2, kAxis, 1, infer_any, run<SoftmaxDx<false>>};
+const OpDef op_log_softmax_dx = {"log_softmax_dx", kDyY, 2, kAxis, 1, infer_any, run<SoftmaxDx<true>>};
+
+}  // namespace tw::TW_ISA

@@ -1,0 +1,13 @@
+// The first index outside [0, limit) that is not `allowed`: first[0] = its position, untouched if there is none.
+//
+// Method    one item per index; positions meet in an integer minimum, so the answer does not depend on the order.
+#include "types.clh"
+
+__kernel void find_bad(IN(T, indices), OUT(int, first), const long count, const long limit, const long allowed) {
+    START(indices);
+    START(first);
+    const INDEX i = get_global_id(0);
+    if (i >= (INDEX)count) return;
+    const long index = indices[i];
+    if ((index < 0 || index >= limit) && index != allowed) atomic_min(first, (int)(i < INT_MAX ? i : INT_MAX - 1));
+}

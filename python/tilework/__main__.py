@@ -1,0 +1,7 @@
+"""``python -m tilework``."""
+
+import sys
+
+from tilework.cli import main
+
+sys.exit(main())

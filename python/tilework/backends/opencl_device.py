@@ -1,0 +1,244 @@
+"""Finding OpenCL devices, and what tilework keeps per (context, device): kernels, queues, memory pools, abilities."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import tempfile
+import threading
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+from tilework.backends.opencl_programs import Programs
+from tilework.backends.opencl_queue import Queue
+from tilework.errors import DeviceError
+
+NVIDIA_LIBRARY = "libnvidia-opencl.so.1"
+NVIDIA_FOLDERS = ("/usr/local/nvidia/lib64", "/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64")
+ICD_FOLDER = "/etc/OpenCL/vendors"
+KEPT_CONTEXTS = 16
+
+_lock = threading.RLock()
+_devices: OrderedDict[tuple[int, int], Device] = OrderedDict()
+_default: Device | None = None
+_found: tuple[list[Any], str] | None = None
+_found_in = 0
+
+
+class Device:
+    """One OpenCL device in one context. ``queue()`` launches on it; ``name``, ``kind`` and sizes describe it."""
+
+    def __init__(self, context: Any, device: Any) -> None:
+        import pyopencl as cl
+
+        self.context = context
+        self.cl = device
+        self.name: str = device.name.strip()
+        self.platform: str = device.platform.name.strip()
+        self.is_cpu = bool(device.type & cl.device_type.CPU)
+        self.kind = "cpu" if self.is_cpu else "gpu" if device.type & cl.device_type.GPU else "accelerator"
+        self.has_float64 = bool(device.double_fp_config)
+        self.memory_limit: int = device.global_mem_size
+        self.max_buffer: int = device.max_mem_alloc_size
+        self.core = _wanted_core() or ("P" if self.is_cpu else "S")
+        self.synchronous = os.environ.get("TILEWORK_CL_SYNC", "0") not in ("", "0")
+        self.always_wide = os.environ.get("TILEWORK_CL_INDEX") == "long"
+        self.launching = threading.Lock()  # a cl.Kernel keeps its arguments between set and enqueue
+        options = ["-cl-std=CL1.2", "-cl-mad-enable"]
+        if device.single_fp_config & cl.device_fp_config.CORRECTLY_ROUNDED_DIVIDE_SQRT:
+            options.append("-cl-fp32-correctly-rounded-divide-sqrt")
+        if self.is_cpu:
+            options.append("-DON_CPU")
+        self.programs = Programs(context, device, tuple(options))
+        self._process = os.getpid()
+        self._queues: OrderedDict[int, Queue] = OrderedDict()
+        self._queue: Queue | None = None
+
+    def __repr__(self) -> str:
+        return f"<tilework opencl device {self.name!r} ({self.kind}, {self.platform})>"
+
+    def check_process(self) -> None:
+        """OpenCL does not survive fork: in the child this raises instead of hanging."""
+        if os.getpid() != self._process:
+            raise DeviceError(
+                f"OpenCL on {self.name!r} was used before this process was forked, and does not work in the child; "
+                "start workers with multiprocessing's 'spawn', or fork before the first use"
+            )
+
+    def queue(self, command_queue: Any = None) -> Queue:
+        """The Queue around a pyopencl command queue, or around this device's own in-order one."""
+        import pyopencl as cl
+
+        self.check_process()
+        with _lock:
+            if command_queue is None:
+                if self._queue is None:
+                    self._queue = Queue(self, cl.CommandQueue(self.context, self.cl))
+                    self._queues[self._queue.cl.int_ptr] = self._queue
+                return self._queue
+            found = self._queues.get(command_queue.int_ptr)
+            if found is None:
+                found = self._queues[command_queue.int_ptr] = Queue(self, command_queue)
+            return found
+
+    def finish(self) -> None:
+        """Waits for everything tilework enqueued on this device."""
+        self.check_process()
+        for queue in list(self._queues.values()):
+            queue.finish()
+
+
+def device_of(array: Any) -> Device:
+    """The Device on which an array of any context lies."""
+    device = array.queue.device if array.queue is not None else array.context.devices[0]
+    return device_in(array.context, device)
+
+
+def device_in(context: Any, device: Any) -> Device:
+    """The Device of a pyopencl (context, device); the least recently used of many contexts is forgotten."""
+    key = (context.int_ptr, device.int_ptr)
+    found = _devices.get(key)
+    if found is None:
+        with _lock:
+            found = _devices.get(key) or Device(context, device)
+            _devices[key] = found
+            while len(_devices) > KEPT_CONTEXTS:
+                _devices.popitem(last=False)
+    return found
+
+
+def devices_in_use() -> list[Device]:
+    """Every Device that tilework has touched."""
+    return list(_devices.values())
+
+
+def default_device() -> Device:
+    """The device that TILEWORK_CL_DEVICE names, else the first GPU, else the first CPU."""
+    global _default
+    if _default is None:
+        with _lock:
+            if _default is None:
+                _default = open_device(os.environ.get("TILEWORK_CL_DEVICE", ""))
+    _default.check_process()
+    return _default
+
+
+def open_device(text: str) -> Device:
+    """The device ``text`` names: part of a platform's or device's name and a number, as in "nvidia:0"."""
+    import pyopencl as cl
+
+    wanted = select(text)
+    with _lock:
+        for device in _devices.values():
+            if device.cl.int_ptr == wanted.int_ptr and len(device.context.devices) == 1:
+                return device
+        try:
+            return device_in(cl.Context([wanted]), wanted)
+        except cl.Error as error:
+            raise DeviceError(f"{wanted.name.strip()!r} does not open: {error}") from error
+
+
+def select(text: str) -> Any:
+    """The pyopencl device that ``text`` names ("" or "opencl": the default one)."""
+    import pyopencl as cl
+
+    devices, reason = found_devices()
+    if not devices:
+        raise DeviceError(f"no OpenCL device: {reason}")
+    part, _, number = text.rpartition(":") if text.rpartition(":")[2].isdigit() else (text, "", "0")
+    part = "" if part.lower() == "opencl" else part.lower()
+    by_kind = {"gpu": cl.device_type.GPU, "cpu": cl.device_type.CPU}
+    if part in by_kind:
+        matching = [d for d in devices if d.type & by_kind[part]]
+    else:
+        matching = [d for d in devices if part in d.platform.name.lower() or part in d.name.lower()]
+    if int(number) >= len(matching):
+        have = ", ".join(f"{d.name.strip()!r} of {d.platform.name.strip()!r}" for d in devices)
+        raise DeviceError(f"no OpenCL device matches {text!r}; there are: {have}")
+    return matching[int(number)]
+
+
+def found_devices() -> tuple[list[Any], str]:
+    """All pyopencl devices, GPUs first and CPUs last, and why there are none."""
+    global _found, _found_in
+    if _found is None:
+        with _lock:
+            if _found is None:
+                _found_in = os.getpid()
+                _found = _find()
+    if _found[0] and _found_in != os.getpid():
+        return [], "OpenCL was in use before this process was forked; start workers with multiprocessing's 'spawn'"
+    return _found
+
+
+def _find() -> tuple[list[Any], str]:
+    if importlib.util.find_spec("pyopencl") is None:
+        return [], "pyopencl is not installed; want pip install 'tilework[opencl]'"
+    try:
+        with _NvidiaMadeVisible():
+            import pyopencl as cl
+
+            platforms = cl.get_platforms()
+    except Exception as error:  # an import of a broken driver may raise anything
+        text = " ".join(str(error).split()) or type(error).__name__
+        if "PLATFORM_NOT_FOUND" in text:
+            text = f"no driver is registered (no .icd file in {ICD_FOLDER}); PoCL comes with tilework[opencl]"
+        return [], text
+    devices = []
+    problems = []
+    for platform in platforms:
+        try:
+            devices += platform.get_devices()
+        except cl.Error as error:
+            problems.append(f"{platform.name.strip()}: {' '.join(str(error).split())}")
+    order = {cl.device_type.GPU: 0, cl.device_type.CPU: 2}
+    devices.sort(key=lambda d: min((rank for bit, rank in order.items() if d.type & bit), default=1))
+    return devices, "" if devices else "; ".join(problems) or "the drivers offer no device"
+
+
+class _NvidiaMadeVisible:
+    """Shows the loader an NVIDIA driver that has no .icd file, as in many containers, while platforms are listed.
+
+    The loader reads OPENCL_VENDOR_PATH once; the variable and the folder are gone again afterwards.
+    """
+
+    def __enter__(self) -> None:
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        if os.environ.get("OPENCL_VENDOR_PATH") or os.environ.get("OCL_ICD_VENDORS"):
+            return
+        library = None if _has_icd() else _nvidia_library()
+        if library is not None:
+            self._folder = tempfile.TemporaryDirectory(prefix="tilework-icd-")
+            Path(self._folder.name, "nvidia.icd").write_text(library + "\n")
+            for other in Path(ICD_FOLDER).glob("*.icd"):
+                Path(self._folder.name, other.name).write_bytes(other.read_bytes())
+            os.environ["OPENCL_VENDOR_PATH"] = self._folder.name
+
+    def __exit__(self, *exception: object) -> None:
+        if self._folder is not None:
+            del os.environ["OPENCL_VENDOR_PATH"]
+            self._folder.cleanup()
+
+
+def _has_icd() -> bool:
+    folder = Path(ICD_FOLDER)
+    return folder.is_dir() and any("nvidia" in f.name for f in folder.glob("*.icd"))
+
+
+def _nvidia_library() -> str | None:
+    for path in (NVIDIA_LIBRARY, *(f"{folder}/{NVIDIA_LIBRARY}" for folder in NVIDIA_FOLDERS)):
+        try:
+            ctypes.CDLL(path)
+        except OSError:
+            continue
+        return path
+    return None
+
+
+def _wanted_core() -> str:
+    core = os.environ.get("TILEWORK_CL_CORE", "")
+    if core not in ("", "P", "S"):
+        raise DeviceError(f"TILEWORK_CL_CORE={core!r}; want P (portable) or S (tiles in local memory)")
+    return core

@@ -1,0 +1,264 @@
+"""What an ``@opencl`` rule talks to: launches on one in-order command queue, and memory that belongs to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tilework.errors import AllocationError, DeviceError, IndexContentError
+
+if TYPE_CHECKING:
+    from tilework.backends.opencl_device import Device
+
+# Arrays that span more elements than this are indexed in 64 bits; half of 2^31, so that sums of two indices fit.
+WIDE_ELEMENTS = 1 << 30
+GROUP_SIZE = 256
+
+
+class Strided:
+    """Marks a launch argument whose kernel walks the array's own strides: it is passed as it lies, never copied."""
+
+    __slots__ = ("array",)
+
+    def __init__(self, array: Any) -> None:
+        self.array = array
+
+
+class Queue:
+    """Launches kernels in order on one OpenCL command queue; results come from its memory pool.
+
+    Arrays are passed to kernels as a buffer and the number of their first element, Python integers as long, Python
+    floats in the DTYPE of the launch, and structs as int64 vectors.
+    """
+
+    def __init__(self, device: Device, command_queue: Any) -> None:
+        import pyopencl as cl
+        from pyopencl.tools import ImmediateAllocator, MemoryPool
+
+        self.device = device
+        self.cl = command_queue
+        self.pool = MemoryPool(ImmediateAllocator(command_queue))
+        self._out_of_order = bool(command_queue.properties & cl.command_queue_properties.OUT_OF_ORDER_EXEC_MODE_ENABLE)
+
+    # ------------------------------------------------------------------------------------------------ memory
+
+    def empty(self, shape: Sequence[int], dtype: Any) -> Any:
+        """A new contiguous array, also for workspace: freed arrays return to the pool at once, in queue order."""
+        from pyopencl.array import Array
+
+        dtype = np.dtype(dtype)
+        count = 1
+        for n in shape:
+            count *= n
+        data = self._allocate(count * dtype.itemsize) if count else None
+        return Array(self.cl, tuple(shape), dtype, data=data, allocator=self.pool)
+
+    def _allocate(self, nbytes: int) -> Any:
+        import pyopencl as cl
+
+        limit = self.device.memory_limit
+        if self.pool.managed_bytes + nbytes > limit:
+            self.pool.free_held()
+        reason = "that is more than the device has"
+        if self.pool.managed_bytes + nbytes <= limit:
+            try:
+                return self.pool.allocate(nbytes)
+            except cl.Error:
+                self.pool.free_held()
+            try:
+                return self.pool.allocate(nbytes)
+            except cl.Error as error:
+                reason = str(error)
+        raise AllocationError(
+            f"{nbytes} bytes asked for on {self.device.name!r}, where tilework holds {self.pool.managed_bytes} of "
+            f"{limit} and one buffer may have {self.device.max_buffer}: {reason}"
+        )
+
+    def number(self, value: float, dtype: Any) -> Any:
+        """A 0-d array holding ``value``, written on the device."""
+        array = self.empty((), dtype)
+        self.fill(array, value)
+        return array
+
+    def fill(self, array: Any, value: float) -> None:
+        """Sets every element of a contiguous array."""
+        import pyopencl as cl
+
+        if array.size:
+            with ErrorsIn("fill"):
+                pattern = np.asarray(value, array.dtype)
+                cl.enqueue_fill_buffer(self.cl, array.base_data, pattern, array.offset, array.nbytes)
+            self._ordered("fill")
+
+    def contiguous(self, array: Any) -> Any:
+        """The array itself if it is C-contiguous, else a copy made on the device."""
+        if array.flags.c_contiguous:
+            return array
+        copy = self.empty(array.shape, array.dtype)
+        self.copy(array, copy)
+        return copy
+
+    def copy(self, source: Any, target: Any) -> None:
+        """Copies between arrays of one dtype, broadcasting ``source`` to the shape of ``target``."""
+        self.each("movement.cl", "copy", (source, target), BITS=bits_of(source))
+
+    # ---------------------------------------------------------------------------------------------- launching
+
+    def launch(self, file: str, kernel: str, items: int, group: int, args: Sequence[Any], **define: Any) -> None:
+        """Enqueues ``items`` work items (rounded up to whole groups) of a kernel specialised by ``define``.
+
+        Arrays that are not contiguous are copied first, on the device, unless they are marked :class:`Strided`.
+        A launch of no items is no launch.
+        """
+        import pyopencl as cl
+
+        if items == 0:
+            return
+        self.device.check_process()
+        flat: list[Any] = []
+        wide = self.device.always_wide
+        for arg in args:
+            if isinstance(arg, (int, float, np.ndarray)):
+                flat.append(arg)
+                continue
+            array = arg.array if isinstance(arg, Strided) else self.contiguous(arg)
+            flat += (array.base_data, array.offset // array.dtype.itemsize)
+            wide = wide or span(array) >= WIDE_ELEMENTS
+        define["INDEX"] = "long" if wide else "int"
+        made = self.device.programs.kernel(file, kernel, define, flat)
+        groups = -(-items // group)
+        with self.device.launching, ErrorsIn(f"kernel {kernel} of {file}"):
+            made(self.cl, (groups * group,), (group,), *flat)
+        self._ordered(f"kernel {kernel} of {file}")
+
+    def each(self, file: str, kernel: str, arrays: Sequence[Any], *scalars: float, **define: Any) -> None:
+        """Launches an each.clh kernel over the elements of the last array; the others broadcast to its shape."""
+        shape = arrays[-1].shape
+        count = arrays[-1].size
+        if all(a.shape == shape and a.flags.c_contiguous for a in arrays):
+            walk = np.array([count], np.int64)
+        else:
+            dims, strides = merged(shape, [broadcast_strides(a, shape) for a in arrays])
+            walk = np.array([count, *dims, *(s for row in strides for s in row)], np.int64)
+            define |= {"RANK": len(dims), "ARRAYS": len(arrays)}
+        per_item = define["ITEMS"] = 1 if self.device.is_cpu else 4
+        items = -(-count // per_item)
+        self.launch(file, kernel, items, GROUP_SIZE, (*map(Strided, arrays), *scalars, walk), **define)
+
+    def check_indices(self, name: str, indices: Any, limit: int, allowed: int = 0) -> None:
+        """Raises IndexContentError unless every index is in [0, limit) or ``allowed``. Waits for the device."""
+        none = np.iinfo(np.int32).max
+        first = self.empty((), np.int32)
+        self.fill(first, none)
+        args = (indices, first, indices.size, limit, allowed)
+        self.launch("check.cl", "find_bad", indices.size, GROUP_SIZE, args, DTYPE=indices.dtype)
+        where = int(self.read(first))
+        if where != none:
+            value = self.read(self.contiguous(indices).reshape(-1)[where : where + 1])[0]
+            raise IndexContentError(f"{name} has {value} at {where}; want 0 to {limit - 1}", argument=name)
+
+    def read(self, array: Any) -> Any:
+        """A contiguous array's content as numpy. Waits."""
+        import pyopencl as cl
+
+        host = np.empty(array.shape, array.dtype)
+        if array.size:
+            with ErrorsIn("copy to the host"):
+                cl.enqueue_copy(self.cl, host, array.base_data, src_offset=array.offset, is_blocking=True)
+        return host
+
+    def write(self, host: Any, array: Any) -> None:
+        """Fills a contiguous array from contiguous numpy memory. Waits, so that the memory may be reused."""
+        import pyopencl as cl
+
+        if array.size:
+            with ErrorsIn("copy to the device"):
+                cl.enqueue_copy(self.cl, array.base_data, host, dst_offset=array.offset, is_blocking=True)
+
+    def finish(self) -> None:
+        """Waits for everything enqueued."""
+        self.device.check_process()
+        with ErrorsIn("waiting for the device"):
+            self.cl.finish()
+
+    def wait_for(self, other: Queue) -> None:
+        """Orders what is enqueued here from now on after what ``other`` was given so far."""
+        import pyopencl as cl
+
+        with ErrorsIn("ordering two queues"):
+            event = cl.enqueue_marker(other.cl)
+            other.cl.flush()
+            cl.enqueue_barrier(self.cl, wait_for=[event])
+
+    def _ordered(self, what: str) -> None:
+        import pyopencl as cl
+
+        if self._out_of_order:
+            cl.enqueue_barrier(self.cl)
+        if self.device.synchronous:
+            with ErrorsIn(what):
+                self.cl.finish()
+
+
+class ErrorsIn:
+    """Turns an OpenCL error inside the block into a DeviceError (AllocationError if memory ran out) naming ``what``."""
+
+    __slots__ = ("_what",)
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        import pyopencl as cl
+
+        if isinstance(error, cl.Error):
+            out_of_memory = isinstance(error, cl.MemoryError)
+            raise (AllocationError if out_of_memory else DeviceError)(f"{self._what} failed: {error}") from error
+
+
+# ---------------------------------------------------------------------------------------------------- strides
+
+
+def bits_of(array: Any) -> str:
+    """The unsigned OpenCL type of an element's size, for kernels that only move elements."""
+    return {1: "uchar", 2: "ushort", 4: "uint", 8: "ulong"}[array.dtype.itemsize]
+
+
+def strides_of(array: Any) -> tuple[int, ...]:
+    """Strides in elements."""
+    size = array.dtype.itemsize
+    return tuple(s // size for s in array.strides)
+
+
+def span(array: Any) -> int:
+    """Elements between the first and the last that the array touches."""
+    return 1 + sum(abs(s) * (n - 1) for s, n in zip(strides_of(array), array.shape, strict=True) if n > 1)
+
+
+def broadcast_strides(array: Any, shape: Sequence[int]) -> list[int]:
+    """Strides in elements of ``array`` broadcast to ``shape``: 0 along the stretched axes."""
+    own = [0 if n == 1 else s for s, n in zip(strides_of(array), array.shape, strict=True)]
+    return [0] * (len(shape) - len(own)) + own
+
+
+def merged(shape: Sequence[int], strides: Sequence[Sequence[int]]) -> tuple[list[int], list[list[int]]]:
+    """Neighbouring axes that every array walks as one are joined; axes of size 1 go. At least one axis remains."""
+    dims: list[int] = []
+    kept: list[list[int]] = [[] for _ in strides]
+    for axis, n in enumerate(shape):
+        if n == 1:
+            continue
+        if dims and all(k[-1] == s[axis] * n for k, s in zip(kept, strides, strict=True)):
+            dims[-1] *= n
+            for k, s in zip(kept, strides, strict=True):
+                k[-1] = s[axis]
+        else:
+            dims.append(n)
+            for k, s in zip(kept, strides, strict=True):
+                k.append(s[axis])
+    return (dims, kept) if dims else ([1], [[0] for _ in strides])

@@ -1,0 +1,100 @@
+"""Correct before fast: results against the float64 reference, gradients against a directional difference of it."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tilework import registry, testing
+from tilework.backends import reference
+from tilework.bench.problems import Problem
+
+_PEER_TOLERANCE = 1e-3  # relative to element plus root mean square: peers may sum in another order, or less exactly
+_GRADIENT_TOLERANCE = 2e-4  # of the norm of the terms of the directional derivative
+_STEP = 2.0**-27
+
+
+def expected(problem: Problem, operands: tuple[Any, ...]) -> tuple[list[Any], list[Any], list[Any]]:
+    """Reference results in float64, the bound of each element's error, and the dtypes of the results."""
+    wide, dtypes = testing.expected(problem.target, operands, problem.attrs)
+    if problem.target.is_view:
+        return list(wide), [np.zeros(w.shape) for w in wide], dtypes
+    return list(wide), testing.bounds(problem.target, operands, problem.attrs, wide, dtypes), dtypes
+
+
+def mismatch(got: list[Any], want: tuple[list[Any], list[Any], list[Any]]) -> str:
+    """``""`` if every result is within its bound of what :func:`expected` said, else one line on the worst element."""
+    if len(got) != len(want[0]):
+        return f"{len(got)} results; want {len(want[0])}"
+    try:
+        for g, wide, bound, dtype in zip(got, *want, strict=True):
+            testing.assert_close(np.asarray(g), wide, bound, dtype)
+    except AssertionError as error:
+        return str(error).splitlines()[0]
+    return ""
+
+
+def peer_mismatch(got: list[Any], want: list[Any]) -> str:
+    """Whether a peer computed the same thing at all; ``want`` is what :func:`load` returned."""
+    if len(got) < len(want):
+        return f"{len(got)} results; want {len(want)}"
+    for g, w in zip(got, want, strict=False):
+        if g.shape != w.shape and g.squeeze().shape != w.squeeze().shape:
+            return f"result has shape {g.shape}; want {w.shape}"
+        error = np.abs(g.astype(np.float64).reshape(w.shape) - w)
+        finite = np.where(np.isfinite(w), w, 0.0)
+        scale = math.sqrt(float(np.mean(np.square(finite)))) if w.size else 0.0
+        wrong = np.isfinite(w) & ~(error <= _PEER_TOLERANCE * (np.abs(finite) + scale))
+        if wrong.any():
+            return f"{np.count_nonzero(wrong)} of {w.size} elements differ by more than {_PEER_TOLERANCE}"
+    return ""
+
+
+def gradient_mismatch(problem: Problem, operands: tuple[Any, ...], dy: Any, gradients: dict[str, Any]) -> str:
+    """``""`` if the gradients' inner product with a random direction is the reference's central difference along it."""
+    fill = np.random.default_rng(7)
+    named = dict(zip(problem.target.operands, operands, strict=True))
+    wide: dict[str, Any] = {n: reference.widen(o) for n, o in named.items()}
+    ahead, behind = dict(wide), dict(wide)
+    analytic, square = 0.0, 0.0
+    for name, gradient in gradients.items():
+        shapes = [np.shape(g) for g in gradient] if isinstance(gradient, list) else np.shape(gradient)
+        if shapes != ([w.shape for w in wide[name]] if isinstance(gradient, list) else wide[name].shape):
+            return f"gradient of {name} has shape {shapes}"
+        many = isinstance(gradient, list)
+        directions = [fill.standard_normal(np.shape(g)) for g in (gradient if many else [gradient])]
+        for g, d in zip(gradient if many else [gradient], directions, strict=True):
+            terms = np.asarray(g, np.float64) * d
+            analytic += float(terms.sum())
+            square += float(np.square(terms).sum())
+        steps = [_STEP * d for d in directions]
+        ahead[name], behind[name] = _moved(wide[name], steps), _moved(wide[name], [-s for s in steps])
+    attrs = registry.resolve(problem.target, operands, dict(problem.attrs))
+    rule = problem.target.rules["reference"]
+    with np.errstate(all="ignore"):
+        results = [rule(*(side[n] for n in problem.target.operands), **attrs) for side in (ahead, behind)]
+    firsts = [r[0] if isinstance(r, tuple) else r for r in results]
+    numeric = float(np.sum(np.asarray(dy, np.float64) * (firsts[0] - firsts[1]))) / (2 * _STEP)
+    if abs(numeric - analytic) <= _GRADIENT_TOLERANCE * math.sqrt(square) + 1e-12:
+        return ""
+    return f"gradient along a random direction is {analytic:.9g}; want {numeric:.9g}"
+
+
+def _moved(value: Any, steps: list[Any]) -> Any:
+    return [v + s for v, s in zip(value, steps, strict=True)] if isinstance(value, list) else value + steps[0]
+
+
+def save(path: str, results: list[Any]) -> None:
+    """Writes what peers are compared with."""
+    np.savez(path, *[np.asarray(r, np.float32 if np.asarray(r).dtype.kind == "f" else None) for r in results])
+
+
+def load(path: str) -> list[Any]:
+    """Reads what :func:`save` wrote."""
+    if not Path(path).exists():
+        return []
+    with np.load(path) as stored:
+        return [stored[k].astype(np.float64) for k in stored.files]

@@ -1,0 +1,156 @@
+"""Interleaved rounds and what follows from them: medians, paired ratios with their intervals, verdicts."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import math
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tilework.bench.problems import BenchError
+from tilework.bench.protocol import CLEAN, WorkerLostError
+
+Sample = dict[str, float]
+Asker = Callable[[], dict[str, Any]]
+
+MARGIN = 0.02  # a difference within it is no difference
+_FEWEST_PAIRS = 5
+
+
+@dataclass(frozen=True)
+class Plan:
+    """When a row has been measured enough."""
+
+    least: int = 7  # rounds, unless they take four times the budget
+    clean: int = 15  # rounds in which nobody waited for a CPU
+    budget: float = 2.5  # seconds
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Their time over ours, round by round: above 1 we are faster. ``low`` to ``high`` holds the median with 95 %."""
+
+    ratio: float
+    low: float
+    high: float
+    verdict: str
+    pairs: int
+    clean: bool
+
+
+def interleave(
+    askers: dict[str, Asker], plan: Plan, pause: float, seed: int = 0
+) -> tuple[dict[str, list[Any]], dict[str, str]]:
+    """Rounds in which every contestant runs one block, in random order: samples by contestant, and who was lost, why.
+
+    ``pause`` seconds before each block let the threads of the one before fall asleep.
+    """
+    shuffle = random.Random(seed)
+    samples: dict[str, list[Any]] = {name: [] for name in askers}
+    lost: dict[str, str] = {}
+    begin, rounds, clean = time.monotonic(), 0, 0
+    while True:
+        order = [n for n in askers if n not in lost]
+        if not order:
+            break
+        shuffle.shuffle(order)
+        quiet = True
+        for name in order:
+            time.sleep(pause)
+            try:
+                answer = askers[name]()
+            except WorkerLostError as error:
+                answer = {"error": str(error)}
+            if "error" in answer:
+                lost[name] = str(answer["error"])
+                continue
+            samples[name].append(answer)
+            quiet = quiet and answer["waited"] < CLEAN
+        rounds, clean = rounds + 1, clean + quiet
+        took = time.monotonic() - begin
+        if rounds >= plan.least and (clean >= plan.clean or took > plan.budget):
+            break
+        if rounds >= 3 and took > 4 * plan.budget:
+            break
+    return samples, lost
+
+
+def clean_of(samples: list[Sample]) -> list[Sample]:
+    """The samples that nobody disturbed; all of them where fewer than three are such."""
+    clean = [s for s in samples if s["waited"] < CLEAN]
+    return clean if len(clean) >= 3 else samples
+
+
+def summary(samples: list[Sample]) -> dict[str, Any]:
+    """Median, 10th and 90th percentile of seconds, the median of kernel seconds, and whether the machine was busy."""
+    used = clean_of(samples)
+    seconds = [s["seconds"] for s in used]
+    p10, median, p90 = (float(v) for v in np.percentile(seconds, (10, 50, 90)))
+    kernel = [s["kernel"] for s in used if "kernel" in s]
+    quiet = sum(s["waited"] < CLEAN for s in samples)
+    return {
+        "median": median,
+        "p10": p10,
+        "p90": p90,
+        "kernel": float(np.median(kernel)) if kernel else None,
+        "rounds": len(samples),
+        "clean_rounds": quiet,
+        "busy": quiet < min(3, len(samples)),
+    }
+
+
+def paired(ours: list[Sample], theirs: list[Sample]) -> Ratio:
+    """The ratio of two contestants of the same rounds."""
+    pairs = list(zip(ours, theirs, strict=False))
+    quiet = [(a, b) for a, b in pairs if a["waited"] < CLEAN and b["waited"] < CLEAN]
+    used = quiet if len(quiet) >= _FEWEST_PAIRS else pairs
+    logs = [math.log(b["seconds"] / a["seconds"]) for a, b in used]
+    low, high = interval(logs)
+    middle = float(np.median(logs))
+    return Ratio(math.exp(middle), math.exp(low), math.exp(high), verdict(low, high), len(used), used is quiet)
+
+
+def interval(logs: list[float], others: list[float] | None = None) -> tuple[float, float]:
+    """The 95 % bootstrap interval of a median, or of the difference of two samples' medians."""
+    if len(logs) < 3 or (others is not None and len(others) < 3):
+        return -math.inf, math.inf
+    if np.ptp(logs) == 0 and (others is None or np.ptp(others) == 0):
+        middle = logs[0] - (others[0] if others else 0.0)
+        return middle, middle
+    stats: Any = statistics_library()
+
+    def difference(a: Any, b: Any, axis: int = -1) -> Any:
+        return np.median(a, axis=axis) - np.median(b, axis=axis)
+
+    statistic: Any = np.median if others is None else difference
+    data = (logs,) if others is None else (logs, others)
+    found = stats.bootstrap(data, statistic, n_resamples=2000, method="percentile", vectorized=True)
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+
+
+def statistics_library() -> Any:
+    """scipy.stats, or an error that says how to get it."""
+    if importlib.util.find_spec("scipy") is None:
+        raise BenchError("scipy is not installed; want pip install 'tilework[bench]'")
+    return importlib.import_module("scipy.stats")
+
+
+def verdict(low: float, high: float) -> str:
+    """faster, slower, same or undecided, from the interval of the logarithm of a ratio."""
+    edge = math.log1p(MARGIN)
+    if low > edge:
+        return "faster"
+    if high < -edge:
+        return "slower"
+    return "same" if -edge <= low and high <= edge else "undecided"
+
+
+def geometric_mean(values: list[float]) -> float:
+    """The geometric mean of ratios."""
+    return math.exp(sum(map(math.log, values)) / len(values)) if values else math.nan

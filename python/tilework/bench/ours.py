@@ -1,0 +1,87 @@
+"""tilework's own contestants: the call as users write it, on the CPU or an OpenCL device, and with prepared weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tilework import registry, testing
+from tilework.bench import check
+from tilework.bench.peers import Contestant
+from tilework.bench.problems import Problem
+from tilework.devices import synchronize, to_device, to_host
+
+
+def calls(problem: Problem, operands: tuple[Any, ...], device: str = "cpu") -> dict[str, Contestant]:
+    """``tilework``, and ``tilework prepared`` where the op has weights that can be handed over beforehand."""
+    op, attrs = problem.target, dict(problem.attrs)
+    finish = None
+    if device != "cpu":
+        operands = tuple(_to_device(o, device) for o in operands)
+        finish = synchronize
+    if problem.direction != "fwd":
+        return {"tilework": _gradient(problem, operands, finish)}
+    if problem.out_given:
+        out = op(*operands, **attrs)
+        return {"tilework": _called(problem, operands, {**attrs, "out": out}, finish)}
+    found = {"tilework": _called(problem, operands, attrs, finish)}
+    names = op.operands
+    if "w" in names and "x" in names and "flops" in op.rules and device == "cpu":
+        weights = {n: o for n, o in zip(names, operands, strict=True) if n != "x" and o is not None}
+        prepared, x = op.prepare(**weights, **attrs), operands[names.index("x")]
+        found["tilework prepared"] = Contestant(lambda: prepared(x), prepacked=True)
+    return found
+
+
+def _called(problem: Problem, operands: tuple[Any, ...], attrs: dict[str, Any], finish: Any) -> Contestant:
+    op, given = problem.target, operands
+    while given and given[-1] is None:
+        given = given[:-1]
+
+    def answer() -> list[Any]:
+        results = testing.results_of(op, list(given), attrs)
+        return [np.asarray(to_host(r)) for r in results]
+
+    return Contestant(lambda: op(*given, **attrs), finish=finish, answer=answer)
+
+
+def _gradient(problem: Problem, operands: tuple[Any, ...], finish: Any) -> Contestant:
+    op, attrs = problem.target, dict(problem.attrs)
+    y, saved = op.forward(*operands, **attrs)
+    dy = problem.upstream(tuple(y.shape))
+    if finish:
+        dy = to_device(dy, like=y)
+
+    def backward() -> Any:
+        return op.backward(dy, *operands, saved=saved, **attrs)
+
+    def step() -> Any:
+        return op.backward(dy, *operands, saved=op.forward(*operands, **attrs)[1], **attrs)
+
+    return Contestant(backward if problem.direction == "bwd" else step, finish=finish)
+
+
+def _to_device(value: Any, device: str) -> Any:
+    if isinstance(value, list):
+        return [_to_device(v, device) for v in value]
+    return value if value is None else to_device(value, device)
+
+
+def check_answer(
+    problem: Problem, operands: tuple[Any, ...], contestant: Contestant, want: Any
+) -> tuple[str, list[Any]]:
+    """(what is wrong, ``""`` if nothing; the results peers are compared with)."""
+    if problem.direction == "fwd":
+        return check.mismatch(contestant.results(), want), list(want[0])
+    gradients = contestant.call()
+    named = dict(zip(problem.target.operands, gradients if len(operands) > 1 else (gradients,), strict=True))
+    host = {n: [_host(g) for g in v] if isinstance(v, list) else _host(v) for n, v in named.items() if v is not None}
+    y = registry.ops()[problem.op].reference(*operands, **problem.attrs)
+    first = y[0] if isinstance(y, tuple) else y
+    wrong = check.gradient_mismatch(problem, operands, problem.upstream(np.shape(first)), host)
+    return wrong, [g for v in host.values() for g in (v if isinstance(v, list) else [v])]
+
+
+def _host(gradient: Any) -> Any:
+    return np.asarray(to_host(gradient))

@@ -1,0 +1,102 @@
+"""The machine's peaks, and the least time a problem can take under them."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Any
+
+from tilework.bench.problems import Facts
+from tilework.bench.remote import Remote
+
+COMPUTE = {"float32": "fma_f32", "float64": "fma_f64", "bfloat16": "dot_bf16", "int8": "dot_i8"}
+MEMORY = ("read", "copy", "copy_streamed")
+_SECONDS = 0.01
+_ROUNDS = 5
+
+
+@dataclass(frozen=True)
+class Level:
+    """A level of memory: what fits in it, and how much a loop of one thread moves to measure it."""
+
+    name: str
+    capacity: float
+    loop_bytes: int
+
+
+def levels(caches: list[int], threads: int) -> list[Level]:
+    """L1, L2, L3 and DRAM for this many threads; L3 is shared."""
+    l1, l2, l3 = caches
+    dram = min(max(2 * l3, 64 << 20), 512 << 20)
+    return [
+        Level("L1", l1 * threads, l1 // 2),
+        Level("L2", l2 * threads, l2 // 2),
+        Level("L3", l3, max(l3 // 4 // threads, l2 * 2)),
+        Level("DRAM", float("inf"), max(dram // threads, 4096)),
+    ]
+
+
+def level_of(facts: Facts, found: list[Level]) -> Level:
+    """Where the operands and results of a problem live between calls."""
+    return next(level for level in found if facts.read + facts.written <= level.capacity)
+
+
+def measure(worker: Remote, threads: int) -> list[dict[str, Any]]:
+    """Every peak of every tier that runs here, interleaved: the second best of a few rounds, and all rounds."""
+    jobs: list[dict[str, Any]] = [
+        {"tier": tier, "kind": kind, "level": "", "bytes": 0}
+        for tier in worker.facts["tiers"]
+        for kind in COMPUTE.values()
+    ]
+    for level in levels(worker.facts["caches"], threads):
+        jobs += [
+            {"tier": worker.facts["tier"], "kind": kind, "level": level.name, "bytes": level.loop_bytes}
+            for kind in MEMORY
+            if kind != "copy_streamed" or level.name == "DRAM"
+        ]
+    rates: list[list[float]] = [[] for _ in jobs]
+    order, shuffle = list(range(len(jobs))), random.Random(0)
+    for _ in range(_ROUNDS):
+        shuffle.shuffle(order)
+        for i in order:
+            job = jobs[i]
+            answer = worker.ask("peak", kind=job["kind"], seconds=_SECONDS, bytes=job["bytes"], tier=job["tier"])
+            rates[i].append(answer["rate"])
+    # The second best: one reading of a clock may be off.
+    return [
+        {**job, "threads": threads, "rate": sorted(r)[-2], "samples": r} for job, r in zip(jobs, rates, strict=True)
+    ]
+
+
+def rate_of(found: list[dict[str, Any]], tier: str, kind: str, level: str = "") -> float:
+    """One measured peak, per second."""
+    return next(float(p["rate"]) for p in found if (p["tier"], p["kind"], p["level"]) == (tier, kind, level))
+
+
+def loops_of(facts: Facts, dtype: str, tier: str, found: list[dict[str, Any]], level: Level) -> dict[str, Any]:
+    """The loops that bound a problem: what it is bound by, and the kinds to measure beside it.
+
+    Equal amounts read and written go at the rate of a copy, the rest at the rate of a read.
+    """
+    copy = "copy"
+    if level.name == "DRAM" and rate_of(found, tier, "copy_streamed", "DRAM") > rate_of(found, tier, "copy", "DRAM"):
+        copy = "copy_streamed"
+    rates = {k: rate_of(found, tier, k, level.name) for k in (copy, "read")}
+    compute = COMPUTE.get(dtype, "fma_f32")
+    arithmetic = (facts.flops or 0.0) / rate_of(found, tier, compute)
+    if arithmetic >= memory_seconds(facts, rates[copy], rates["read"]):
+        return {"by": "FMA" if compute.startswith("fma") else "dot", "kinds": [compute]}
+    return {"by": level.name, "kinds": [copy, "read"] if facts.read > facts.written else [copy]}
+
+
+def memory_seconds(facts: Facts, copy: float, read: float) -> float:
+    """The least time to move what a problem must read and write."""
+    both = min(facts.read, facts.written)
+    return 2 * both / copy + (facts.read - both) / read + (facts.written - both) / copy
+
+
+def bound_seconds(facts: Facts, kinds: list[str], rates: dict[str, float]) -> float:
+    """The least time of a problem, from the rates of the loops that ran beside it."""
+    if kinds[0] in MEMORY:
+        return memory_seconds(facts, rates[kinds[0]], rates[kinds[-1]])
+    return (facts.flops or 0.0) / rates[kinds[0]]

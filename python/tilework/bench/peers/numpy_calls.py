@@ -1,0 +1,147 @@
+"""numpy, with OpenBLAS or whatever it was built with. Compositions are what a numpy user writes."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tilework.bench.peers import Contestant
+from tilework.bench.problems import BenchError, Problem
+
+
+def set_threads(count: int) -> int:
+    """Limits the BLAS under numpy; without threadpoolctl this cannot be done, nor known."""
+    if importlib.util.find_spec("threadpoolctl") is None:
+        raise BenchError("threadpoolctl not installed: numpy's thread count cannot be set (pip install threadpoolctl)")
+    control = importlib.import_module("threadpoolctl").ThreadpoolController().select(user_api="blas")
+    control.limit(limits=count)
+    return max((int(lib["num_threads"]) for lib in control.info()), default=1)
+
+
+def _gelu_tanh(x: Any) -> Any:
+    return 0.5 * x * (1 + np.tanh(np.float32(0.7978845608) * (x + np.float32(0.044715) * x * x * x)))
+
+
+def _softmax(x: Any, axis: int) -> Any:
+    powers = np.exp(x - x.max(axis=axis, keepdims=True))
+    return powers / powers.sum(axis=axis, keepdims=True)
+
+
+def _log_softmax(x: Any, axis: int) -> Any:
+    below = x - x.max(axis=axis, keepdims=True)
+    return below - np.log(np.exp(below).sum(axis=axis, keepdims=True))
+
+
+def _linear(x: Any, w: Any, b: Any, activation: str | None) -> Any:
+    y = x @ w.T if b is None else x @ w.T + b
+    if activation is None:
+        return y
+    return np.maximum(y, 0) if activation == "relu" else np.tanh(y)
+
+
+def _axes(a: dict[str, Any]) -> dict[str, Any]:
+    axes = a.get("axes")
+    return {"axis": tuple(axes) if isinstance(axes, (tuple, list)) else axes, "keepdims": a.get("keepdims", False)}
+
+
+def _sgd(w: Any, g: Any, v: Any, a: dict[str, Any]) -> Any:
+    if set(a) - {"lr", "momentum"}:
+        return None
+    lr, momentum = np.asarray(a["lr"], w.dtype), np.asarray(a.get("momentum", 0.0), w.dtype)
+
+    def step() -> None:
+        if v is not None:
+            np.multiply(v, momentum, out=v)
+            np.add(v, g, out=v)
+        np.subtract(w, lr * (g if v is None else v), out=w)
+
+    return step
+
+
+def _adam(w: Any, g: Any, m: Any, v: Any, a: dict[str, Any]) -> Any:
+    if set(a) - {"step", "lr"}:
+        return None
+    kind, step = w.dtype.type, a["step"]
+    rate, root = kind(a.get("lr", 1e-3) / (1 - 0.9**step)), kind(1 / (1 - 0.999**step))
+
+    def run() -> None:
+        np.add(kind(0.9) * m, kind(0.1) * g, out=m)
+        np.add(kind(0.999) * v, kind(0.001) * g * g, out=v)
+        np.subtract(w, rate * m / (np.sqrt(root * v) + kind(1e-8)), out=w)
+
+    return run
+
+
+_UFUNCS = {
+    "add": np.add,
+    "sub": np.subtract,
+    "mul": np.multiply,
+    "div": np.divide,
+    "matmul": np.matmul,
+    "tanh": np.tanh,
+    "exp": np.exp,
+    "log": np.log,
+}
+
+_CALLS: dict[str, Callable[..., Callable[[], Any] | None]] = {
+    "relu": lambda a, x: lambda: np.maximum(x, 0),
+    "sigmoid": lambda a, x: lambda: 1 / (1 + np.exp(-x)),
+    "gelu": lambda a, x: (lambda: _gelu_tanh(x)) if a.get("approximate") == "tanh" else None,
+    "relu_dx": lambda a, dy, x: lambda: dy * (x > 0),
+    "sigmoid_dx": lambda a, dy, y: lambda: dy * y * (1 - y),
+    "tanh_dx": lambda a, dy, y: lambda: dy * (1 - y * y),
+    "linear": lambda a, x, w, b: (
+        (lambda: _linear(x, w, b, a.get("activation"))) if a.get("activation") in (None, "relu", "tanh") else None
+    ),
+    "reduce_sum": lambda a, x: lambda: x.sum(**_axes(a)),
+    "reduce_mean": lambda a, x: lambda: x.mean(**_axes(a)),
+    "reduce_max": lambda a, x: lambda: x.max(**_axes(a)),
+    "softmax": lambda a, x: lambda: _softmax(x, a.get("axis", -1)),
+    "log_softmax": lambda a, x: lambda: _log_softmax(x, a.get("axis", -1)),
+    "concat": lambda a, arrays: lambda: np.concatenate(arrays, axis=a.get("axis", 0)),
+    "pad": lambda a, x: lambda: np.pad(x, a["pads"], constant_values=a.get("value", 0.0)),
+    "expand": lambda a, x: lambda: np.broadcast_to(x, a["shape"]).copy(),
+    "cast": lambda a, x: lambda: x.astype(a["dtype"]),
+    "transpose": lambda a, x: lambda: np.transpose(x, a.get("axes")),
+    "reshape": lambda a, x: lambda: np.reshape(x, a["shape"]),
+    "sgd_step": lambda a, w, g, v: _sgd(w, g, v, a),
+    "adam_step": lambda a, w, g, m, v: _adam(w, g, m, v, a),
+}
+
+
+def calls(problem: Problem, operands: tuple[Any, ...], threads: int) -> dict[str, Contestant]:
+    """numpy's ufunc, method or composition for the forward op."""
+    if problem.direction != "fwd":
+        return {}
+    ufunc = _UFUNCS.get(problem.op)
+    if problem.op == "cast" and problem.attrs["dtype"] == "bfloat16":
+        importlib.import_module("ml_dtypes")
+    if problem.out_given:
+        ufunc = np.maximum if problem.op == "relu" else ufunc
+        if ufunc is None:
+            return {}
+        inputs = (*operands, 0) if problem.op == "relu" else operands
+        out = ufunc(*inputs)
+        return {"numpy": Contestant(lambda: ufunc(*inputs, out=out))}
+    if ufunc is not None:
+        return {"numpy": Contestant(lambda: ufunc(*operands))}
+    if problem.op not in _CALLS:
+        return {}
+    call = _CALLS[problem.op](problem.attrs, *operands)
+    return {} if call is None else {"numpy": in_place(problem, operands, call)}
+
+
+def in_place(problem: Problem, operands: tuple[Any, ...], call: Callable[[], Any]) -> Contestant:
+    """A contestant whose results are the operands it updates, where the op works in place."""
+    if not problem.op.endswith("_step"):
+        return Contestant(call)
+
+    def answer() -> list[Any]:
+        call()
+        return [o.copy() for i, o in enumerate(operands) if i != 1 and o is not None]
+
+    return Contestant(call, answer=answer)

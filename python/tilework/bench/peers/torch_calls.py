@@ -1,0 +1,251 @@
+"""PyTorch, eager, on tensors that exist beforehand; gradients by its own kernels or by autograd over a kept graph."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tilework import registry
+from tilework.bench.peers import Contestant
+from tilework.bench.problems import Problem
+
+Call = Callable[..., Any]
+
+
+def set_threads(count: int) -> int:
+    """torch's intra-op threads."""
+    torch: Any = importlib.import_module("torch")
+    torch.set_num_threads(count)
+    return int(torch.get_num_threads())
+
+
+def _activated(torch: Any, y: Any, name: str | None) -> Any:
+    if name is None:
+        return y
+    return torch.nn.functional.gelu(y) if name == "gelu" else getattr(torch, name)(y)
+
+
+def _even(padding: Any) -> list[int] | None:
+    """One number per axis, where both sides are padded alike."""
+    return [before for before, _ in padding] if all(b == a for b, a in padding) else None
+
+
+def _conv(torch: Any, a: dict[str, Any]) -> Call | None:
+    padding, rank = _even(a["padding"]), len(a["stride"])
+    if padding is None:
+        return None
+    conv = getattr(torch.nn.functional, f"conv{rank}d")
+    rest = (a["stride"], padding, a["dilation"], a["groups"])
+    return lambda x, w, b=None: _activated(torch, conv(x, w, b, *rest), a["activation"])
+
+
+def _conv_gradient(torch: Any, a: dict[str, Any], of_x: bool) -> Call | None:
+    padding, rank = _even(a["padding"]), len(a["stride"])
+    if padding is None:
+        return None
+    mask, stride, dilation, groups = [of_x, not of_x, False], a["stride"], a["dilation"], a["groups"]
+    gradient, none = torch.ops.aten.convolution_backward, [0] * rank
+
+    def dx(dy: Any, w: Any) -> Any:
+        x = torch.empty(1).expand(dy.shape[0], w.shape[1] * groups, *a["shape"])
+        return gradient(dy, x, w, None, stride, padding, dilation, False, none, groups, mask)[0]
+
+    def dw(dy: Any, x: Any) -> Any:
+        w = torch.empty(1).expand(dy.shape[1], x.shape[1] // groups, *a["kernel"])
+        return gradient(dy, x, w, None, stride, padding, dilation, False, none, groups, mask)[1]
+
+    return dx if of_x else dw
+
+
+def _pool(torch: Any, a: dict[str, Any], maximum: bool) -> Call | None:
+    padding, rank = _even(a["padding"]), len(a["kernel"])
+    if padding is None or a.get("return_indices"):
+        return None
+    if maximum:
+        pool = getattr(torch.nn.functional, f"max_pool{rank}d")
+        return lambda x: pool(x, a["kernel"], a["stride"], padding, a["dilation"], a["ceil_mode"])
+    pool, counts = getattr(torch.nn.functional, f"avg_pool{rank}d"), a["count_include_pad"]
+    return lambda x: pool(x, a["kernel"], a["stride"], padding, a["ceil_mode"], counts)
+
+
+def _axes(a: dict[str, Any]) -> dict[str, Any]:
+    return {"dim": tuple(a["axes"]), "keepdim": a["keepdims"]}
+
+
+def _forward(torch: Any, op: str, a: dict[str, Any]) -> Call | None:
+    """The function of tensors that computes an op with resolved attributes."""
+    functional, aten = torch.nn.functional, torch.ops.aten
+    plain = {
+        "add": torch.add,
+        "sub": torch.sub,
+        "mul": torch.mul,
+        "div": torch.div,
+        "matmul": torch.matmul,
+        "relu": torch.relu,
+        "sigmoid": torch.sigmoid,
+        "tanh": torch.tanh,
+        "exp": torch.exp,
+        "log": torch.log,
+        "erf": torch.erf,
+        "sigmoid_dx": aten.sigmoid_backward,
+        "tanh_dx": aten.tanh_backward,
+    }
+    if op in plain:
+        return plain[op]  # type: ignore[no-any-return]
+    made: dict[str, Callable[[], Call | None]] = {
+        "gelu": lambda: lambda x: functional.gelu(x, approximate=a["approximate"]),
+        "gelu_dx": lambda: lambda dy, x: aten.gelu_backward(dy, x, approximate=a["approximate"]),
+        "relu_dx": lambda: lambda dy, x: aten.threshold_backward(dy, x, 0),
+        "linear": lambda: lambda x, w, b=None: _activated(torch, functional.linear(x, w, b), a["activation"]),
+        "conv": lambda: _conv(torch, a),
+        "conv_dx": lambda: _conv_gradient(torch, a, True),
+        "conv_dw": lambda: _conv_gradient(torch, a, False),
+        "max_pool": lambda: _pool(torch, a, True),
+        "avg_pool": lambda: _pool(torch, a, False),
+        "reduce_sum": lambda: lambda x: torch.sum(x, **_axes(a)),
+        "reduce_mean": lambda: lambda x: torch.mean(x, **_axes(a)),
+        "reduce_max": lambda: lambda x: torch.amax(x, **_axes(a)),
+        "softmax": lambda: lambda x: torch.softmax(x, a["axis"]),
+        "log_softmax": lambda: lambda x: torch.log_softmax(x, a["axis"]),
+        "softmax_dx": lambda: lambda dy, y: aten._softmax_backward_data(dy, y, a["axis"], y.dtype),
+        "log_softmax_dx": lambda: lambda dy, y: aten._log_softmax_backward_data(dy, y, a["axis"], y.dtype),
+        "softmax_cross_entropy": lambda: (
+            lambda x, labels, weight=None: functional.cross_entropy(
+                x,
+                labels,
+                weight,
+                reduction=a["reduction"],
+                label_smoothing=a["label_smoothing"],
+                ignore_index=a["ignore_index"],
+            )
+        ),
+        "concat": lambda: lambda *arrays: torch.cat(arrays, a["axis"]),
+        "pad": lambda: lambda x: functional.pad(x, [n for p in reversed(a["pads"]) for n in p], value=a["value"]),
+        "expand": lambda: lambda x: x.expand(a["shape"]).contiguous(),
+        "cast": lambda: lambda x: x.to(getattr(torch, np.dtype(a["dtype"]).name)),
+        "transpose": lambda: lambda x: x.permute(a["axes"] or tuple(range(x.ndim))[::-1]),
+        "reshape": lambda: lambda x: x.view(a["shape"]),
+    }
+    return made[op]() if op in made else None
+
+
+def _stepper(torch: Any, problem: Problem, tensors: list[Any]) -> Contestant | None:
+    """torch.optim's fused step on the same tensors, started from the same state."""
+    w, a = torch.nn.Parameter(tensors[0]), problem.attrs
+    w.grad = tensors[1]
+    if problem.op == "sgd_step":
+        step = torch.optim.SGD([w], fused=True, **a)
+        state = [tensors[2]] if tensors[2] is not None else []
+        if state:
+            step.state[w]["momentum_buffer"] = state[0]
+    elif problem.op == "adam_step":
+        rest = {k: v for k, v in a.items() if k in ("lr", "eps", "weight_decay")}
+        betas = (a.get("beta1", 0.9), a.get("beta2", 0.999))
+        step, state = torch.optim.Adam([w], fused=True, betas=betas, **rest), tensors[2:]
+        step.state[w].update(step=torch.tensor(float(a["step"] - 1)), exp_avg=state[0], exp_avg_sq=state[1])
+    else:
+        return None
+
+    def answer() -> list[Any]:
+        step.step()
+        return [t.detach().numpy().copy() for t in (w, *state)]
+
+    return Contestant(step.step, answer=answer, keep=w)
+
+
+def _gradient_by_autograd(torch: Any, problem: Problem, tensors: list[Any], a: dict[str, Any]) -> Contestant | None:
+    """Ops that are the gradient of another one: autograd over a graph made once."""
+    if problem.op == "softmax_cross_entropy_dx":
+        forward, dy, leaf, rest = _forward(torch, "softmax_cross_entropy", a), tensors[0], tensors[1], tensors[2:]
+    elif problem.op == "reduce_max_dx":
+        forward, dy, leaf, rest = _forward(torch, "reduce_max", a), tensors[0], tensors[1], []
+    else:
+        return None
+    assert forward is not None
+    leaf = leaf.clone().requires_grad_(True)
+    y = forward(leaf, *rest)
+    return Contestant(lambda: torch.autograd.grad(y, leaf, dy, retain_graph=True), keep=y)
+
+
+def _pool_gradient(torch: Any, problem: Problem, tensors: list[Any], a: dict[str, Any]) -> Contestant | None:
+    """torch's pool gradients need the pool's geometry, which the op's indices or attributes hold."""
+    dy, shape = tensors[0], a["shape"]
+    if problem.op == "avg_pool_dx":
+        padding = _even(a["padding"])
+        if padding is None or len(shape) != 2:
+            return None
+        x, gradient = torch.empty(*dy.shape[:2], *shape, dtype=dy.dtype), torch.ops.aten.avg_pool2d_backward
+        rest = (a["kernel"], a["stride"], padding, a["ceil_mode"], a["count_include_pad"], None)
+        return Contestant(lambda: gradient(dy, x, *rest))
+    kernel = [n // o for n, o in zip(shape, dy.shape[2:], strict=True)]
+    if len(shape) != 2 or any(k * o != n for k, o, n in zip(kernel, dy.shape[2:], shape, strict=True)):
+        return None
+    x, back = torch.empty(*dy.shape[:2], *shape, dtype=dy.dtype), torch.ops.aten.max_pool2d_with_indices_backward
+    return Contestant(lambda: back(dy, x, kernel, kernel, [0, 0], [1, 1], False, tensors[1]))
+
+
+def calls(problem: Problem, operands: tuple[Any, ...], threads: int) -> dict[str, Contestant]:
+    """torch's function, its gradient, or both."""
+    torch: Any = importlib.import_module("torch")
+    torch.set_grad_enabled(True)
+    flat = [a for o in operands for a in (o if isinstance(o, list) else [o])]
+    tensors = [None if a is None else torch.from_numpy(a) for a in flat]
+    a = registry.resolve(problem.target, operands, dict(problem.attrs))
+    made = _contestant(torch, problem, tensors, a)
+    return {"torch": made} if made else {}
+
+
+def _contestant(torch: Any, problem: Problem, tensors: list[Any], a: dict[str, Any]) -> Contestant | None:
+    if problem.direction == "fwd":
+        if problem.op.endswith("_step"):
+            return _stepper(torch, problem, tensors)
+        if problem.op.endswith("_pool_dx"):
+            return _pool_gradient(torch, problem, tensors, a)
+        if made := _gradient_by_autograd(torch, problem, tensors, a):
+            return made
+    forward = _forward(torch, problem.op, a)
+    if forward is None:
+        return None
+    if problem.direction == "fwd":
+        with torch.no_grad():
+            y = forward(*tensors)
+        if problem.out_given:
+            return _into(torch, problem, tensors, y)
+        torch.set_grad_enabled(False)  # for this process, which nothing else lives in
+        return Contestant(lambda: forward(*tensors), answer=lambda: [_to_numpy(torch, forward(*tensors))])
+    leaves = [t.clone().requires_grad_(True) if t is not None and t.is_floating_point() else t for t in tensors]
+    wanted = [t for t in leaves if t is not None and t.requires_grad]
+    y = forward(*leaves)
+    dy = torch.from_numpy(np.ascontiguousarray(problem.upstream(tuple(y.shape))))
+
+    def backward() -> Any:
+        return torch.autograd.grad(y, wanted, dy, retain_graph=True)
+
+    def step() -> Any:
+        return torch.autograd.grad(forward(*leaves), wanted, dy)
+
+    return Contestant(backward if problem.direction == "bwd" else step, keep=y)
+
+
+def _into(torch: Any, problem: Problem, tensors: list[Any], out: Any) -> Contestant | None:
+    functions = {
+        "add": torch.add,
+        "sub": torch.sub,
+        "mul": torch.mul,
+        "div": torch.div,
+        "matmul": torch.matmul,
+        "exp": torch.exp,
+        "tanh": torch.tanh,
+        "sigmoid": torch.sigmoid,
+    }
+    function = functions.get(problem.op)
+    if problem.op == "relu":
+        return Contestant(lambda: torch.clamp_min(tensors[0], 0, out=out))
+    return Contestant(lambda: function(*tensors, out=out)) if function else None
+
+
+def _to_numpy(torch: Any, tensor: Any) -> Any:
+    return tensor.float().numpy() if tensor.dtype == torch.bfloat16 else tensor.numpy()

@@ -1,0 +1,111 @@
+"""The file of a run: JSON with raw samples, checked when it is read."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+from tilework.bench.problems import BenchError
+
+SCHEMA = "tilework-bench/1"
+_KEYS = (
+    "schema",
+    "started",
+    "finished",
+    "interrupted",
+    "command",
+    "machine",
+    "build",
+    "peers",
+    "settings",
+    "peaks",
+    "rows",
+)
+_ROW_KEYS = (
+    "problem",
+    "op",
+    "family",
+    "name",
+    "dtype",
+    "direction",
+    "threads",
+    "device",
+    "status",
+    "message",
+    "contestants",
+    "ratios",
+    "bound",
+)
+
+
+def check_writable(path: str, *, force: bool) -> None:
+    """Fails before an hour of measuring, not after."""
+    target = Path(path)
+    if target.exists() and not force:
+        raise BenchError(f"{path} exists; want another name, or --force")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("ab"):
+            pass
+        if target.stat().st_size == 0:
+            target.unlink()
+    except OSError as error:
+        raise BenchError(f"cannot write {path}: {error.strerror}") from None
+
+
+def _rounded(value: Any) -> Any:
+    """Numbers to five digits: more are noise, and the file is kept."""
+    if isinstance(value, float):
+        return float(f"{value:.5g}")
+    if isinstance(value, dict):
+        return {k: _rounded(v) for k, v in value.items()}
+    return [_rounded(v) for v in value] if isinstance(value, list) else value
+
+
+def save(path: str, document: dict[str, Any]) -> None:
+    """Writes a run, one row a line; compressed if the name ends in .gz."""
+    head = {k: v for k, v in document.items() if k != "rows"}
+    text = json.dumps(_rounded(head), indent=1)[:-2] + ',\n "rows": [\n'
+    text += ",\n".join("  " + json.dumps(_rounded(r), separators=(",", ":")) for r in document["rows"]) + "\n ]\n}\n"
+    try:
+        Path(path).write_bytes(gzip.compress(text.encode(), mtime=0) if path.endswith(".gz") else text.encode())
+    except OSError as error:
+        raise BenchError(f"cannot write {path}: {error.strerror}") from None
+
+
+def load(path: str) -> dict[str, Any]:
+    """Reads a run, or says what is wrong with the file."""
+    try:
+        raw = Path(path).read_bytes()
+        document = json.loads(gzip.decompress(raw) if path.endswith(".gz") else raw)
+    except OSError as error:
+        raise BenchError(f"cannot read {path}: {error.strerror or error}") from None
+    except (ValueError, EOFError) as error:
+        raise BenchError(f"{path} is not JSON: {str(error)[:120]}") from None
+    schema = document.get("schema") if isinstance(document, dict) else None
+    if schema != SCHEMA:
+        raise BenchError(f"{path} has schema {schema!r:.60}; want {SCHEMA!r}")
+    missing = [k for k in _KEYS if k not in document]
+    if missing:
+        raise BenchError(f"{path} lacks {', '.join(missing)}")
+    for row in document["rows"]:
+        if not isinstance(row, dict) or any(k not in row for k in _ROW_KEYS):
+            raise BenchError(f"{path} has a row without all of {', '.join(_ROW_KEYS)}")
+    return dict(document)
+
+
+def key(row: dict[str, Any]) -> tuple[str, int, str]:
+    """What makes two rows the same measurement."""
+    return row["problem"], row["threads"], row["device"]
+
+
+def samples(row: dict[str, Any], name: str) -> list[dict[str, float]]:
+    """The raw samples of a contestant, as measured."""
+    told = row["contestants"].get(name, {})
+    kernels = told.get("kernel_samples") or [None] * len(told.get("samples", []))
+    return [
+        {"seconds": s, "waited": w, **({"kernel": k} if k is not None else {})}
+        for (s, w), k in zip(told.get("samples", []), kernels, strict=False)
+    ]

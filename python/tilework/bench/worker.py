@@ -1,0 +1,227 @@
+"""One process of the bench: it holds one library's contestants and times blocks of calls when told to.
+
+Libraries do not share a process, so neither their thread pools nor their crashes meet. A request is one line of JSON on
+standard input, its answer one line on what was standard output; ``python -m tilework.bench.worker`` serves them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import itertools
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tilework import _core
+from tilework.bench import check, ours, peers
+from tilework.bench.problems import Problem, parse
+from tilework.bench.protocol import CLEAN, PROTOCOL
+from tilework.errors import UnsupportedError
+
+_BLOCK_SECONDS = 1.5e-3
+_PROFILED_CALLS = 256
+
+
+def threads_waited() -> float:
+    """Seconds that threads of this process were ready to run and had no CPU."""
+    total = 0
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(OSError, IndexError, ValueError):  # the thread has ended
+            total += int((task / "schedstat").read_text().split()[1])
+    return total * 1e-9
+
+
+def _in_turn(calls: list[Callable[[], Any]]) -> Callable[[], Any]:
+    turns = itertools.cycle(calls)
+    return lambda: next(turns)()
+
+
+class Worker:
+    """Serves requests for one library: ``tilework`` itself or a peer by name."""
+
+    def __init__(self, library: str) -> None:
+        self.library = library
+        self.threads = 1
+        self._contestants: dict[str, peers.Contestant] = {}
+        self._calls: dict[str, int] = {}
+        self._next: dict[str, Callable[[], Any]] = {}
+        self._keep: list[Any] = []
+
+    def handle(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The answer to one request; an exception becomes ``{"error": text}``."""
+        arguments = {k: v for k, v in request.items() if k != "do"}
+        try:
+            answer: dict[str, Any] = getattr(self, f"do_{request['do']}")(**arguments)
+        except UnsupportedError as error:
+            return {"error": str(error), "unsupported": True}
+        except Exception as error:
+            text = " ".join(str(error).split())[:300]
+            return {"error": text if isinstance(error, ValueError) else f"{type(error).__name__}: {text}"}
+        return answer
+
+    def do_hello(self) -> dict[str, Any]:
+        """What this process runs."""
+        import tilework
+
+        tiers = [name for name, runs in _core.tiers() if runs]
+        return {
+            "protocol": PROTOCOL,
+            "library": self.library,
+            "tilework": tilework.__version__,
+            "where": str(Path(tilework.__file__).parent),
+            "tier": _core.isa(),
+            "tiers": tiers,
+            "caches": list(_core.cache_sizes()),
+            "compiler": getattr(_core, "compiler", ""),
+        }
+
+    def do_load(self, module: str) -> dict[str, Any]:
+        """Imports a module of the user's, whose ops then take part."""
+        importlib.import_module(module)
+        return {}
+
+    def do_threads(self, count: int) -> dict[str, Any]:
+        """Sets the library's thread count by its own call, and says what the library then reports."""
+        if self.library == "tilework":
+            _core.set_num_threads(count)
+            self.threads = _core.num_threads()
+        else:
+            self.threads = peers.load(self.library).set_threads(count)
+        if self.threads != count:
+            return {"error": f"{self.library} runs on {self.threads} threads; want {count}"}
+        return {"threads": self.threads}
+
+    def do_build(
+        self, problem: str, answers: str, device: str = "cpu", copies: int = 1, cold: str = "none", timed: bool = True
+    ) -> dict[str, Any]:
+        """Makes the contestants of a problem and checks what they compute; ``answers`` is where results are kept.
+
+        ``copies`` of the operands (of the weights alone, if ``cold`` says so) take turns.
+        """
+        self.do_drop()
+        stated = parse(problem)
+        first = stated.operands()
+        made = [self._make(stated, first, device)]
+        for _ in range(1, copies):
+            again = stated.operands()
+            if cold == "weights":
+                names = stated.target.operands
+                again = tuple(b if n in ("w", "b") else a for n, a, b in zip(names, first, again, strict=False))
+            made.append(self._make(stated, again, device))
+        told: dict[str, Any] = {}
+        self._keep = made
+        for name, contestant in made[0].items():
+            status = self._checked(stated, contestant, answers)
+            told[name] = {"prepacked": contestant.prepacked, "wrong": status}
+            if status:
+                continue
+            self._contestants[name] = contestant
+            self._next[name] = contestant.call if copies == 1 else _in_turn([m[name].call for m in made])
+            if timed:
+                told[name]["calls"] = self._calls[name] = self._calibrated(name)
+        return {"contestants": told}
+
+    def _make(self, problem: Problem, operands: tuple[Any, ...], device: str) -> dict[str, peers.Contestant]:
+        if self.library == "tilework":
+            return ours.calls(problem, operands, device)
+        made: dict[str, peers.Contestant] = peers.load(self.library).calls(problem, operands, self.threads)
+        return made
+
+    def _checked(self, problem: Problem, contestant: peers.Contestant, answers: str) -> str:
+        if self.library != "tilework":
+            return check.peer_mismatch(contestant.results(), check.load(answers))
+        operands = problem.operands()
+        want = check.expected(problem, operands) if problem.direction == "fwd" else None
+        wrong, results = ours.check_answer(problem, operands, contestant, want)
+        if not wrong:
+            check.save(answers, results)
+        return wrong
+
+    def _calibrated(self, name: str) -> int:
+        """How many calls make a block."""
+        once = min(self._timed(name, 1)[0] for _ in range(3))
+        return max(1, min(100_000, int(_BLOCK_SECONDS / max(once, 1e-8))))
+
+    def _timed(self, name: str, count: int) -> tuple[float, float]:
+        call, finish = self._next[name], self._contestants[name].finish
+        cpu, begin = time.process_time(), time.perf_counter()
+        for _ in itertools.repeat(None, count):
+            call()
+        if finish:
+            finish()
+        return time.perf_counter() - begin, time.process_time() - cpu
+
+    def do_block(self, name: str) -> dict[str, Any]:
+        """One untimed call, then one block: seconds per call, the share spent waiting for a CPU, kernel seconds."""
+        count = self._calls[name]
+        self._timed(name, 1)
+        waited = threads_waited()
+        wall, cpu = self._timed(name, count)
+        waited = (threads_waited() - waited) / wall
+        on_device = self._contestants[name].finish is not None
+        # On one thread the CPU clock leaves out the time in which others had the core.
+        seconds = min(wall, cpu) if self.threads == 1 and not on_device else wall
+        answer = {"seconds": seconds / count, "waited": waited}
+        if self.library == "tilework" and not on_device:
+            kernel, kernel_waited = self._kernel_seconds(name, min(count, _PROFILED_CALLS))
+            if kernel and (kernel_waited < CLEAN or self.threads > 1):
+                answer["kernel"] = kernel
+        return answer
+
+    def _kernel_seconds(self, name: str, count: int) -> tuple[float, float]:
+        waited, begin = threads_waited(), time.perf_counter()
+        first = _core.profile_begin()
+        try:
+            for _ in range(count):
+                self._next[name]()
+            records = _core.profile_records(first)
+        finally:
+            _core.profile_end()
+        waited = (threads_waited() - waited) / (time.perf_counter() - begin)
+        return sum(seconds for *_, seconds in records) / count, waited
+
+    def do_peak(self, kind: str, seconds: float, bytes: int = 0, tier: str | None = None) -> dict[str, Any]:
+        """Operations, or bytes read and written, per second of a peak loop on the current number of threads."""
+        waited, begin = threads_waited(), time.perf_counter()
+        operations, took = _core.peak(kind, seconds, self.threads, bytes, tier)
+        return {"rate": operations / took, "waited": (threads_waited() - waited) / (time.perf_counter() - begin)}
+
+    def do_device_peaks(self, device: str) -> dict[str, Any]:
+        """Peaks of an OpenCL device."""
+        from tilework.bench import device_peaks
+
+        return device_peaks.measure(device)
+
+    def do_drop(self) -> dict[str, Any]:
+        """Forgets the contestants and gives their memory back."""
+        for kept in (self._contestants, self._calls, self._next):
+            kept.clear()
+        self._keep = []
+        _core.trim()
+        return {}
+
+
+def _lines() -> Iterator[str]:
+    while line := sys.stdin.readline():
+        yield line
+
+
+def main() -> int:
+    """Serves until the input ends. What libraries print goes to standard error."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    worker = Worker(sys.argv[1])
+    for line in _lines():
+        print(json.dumps(worker.handle(json.loads(line))), file=answers, flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

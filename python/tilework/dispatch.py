@@ -1,0 +1,97 @@
+"""Picks the backend from the arrays: numpy -> C++, pyopencl -> OpenCL, other CPU arrays are borrowed through DLPack.
+
+Compiled ops handle calls on numpy arrays alone without entering Python; every other call lands in :func:`call`.
+Nothing is moved between devices here, ever.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tilework import _core
+from tilework.errors import DTypeError
+
+if TYPE_CHECKING:
+    from tilework.registry import Op
+
+
+def is_device_array(value: Any) -> bool:
+    """Whether ``value`` is a pyopencl array; pyopencl is never imported to find out."""
+    module = sys.modules.get("pyopencl.array")
+    return module is not None and isinstance(value, module.Array)
+
+
+def backend_of(op: str, name: str, value: Any) -> str:
+    """``"cpu"`` or ``"opencl"``; ``""`` for what lives nowhere (None, Python numbers)."""
+    if value is None or isinstance(value, (bool, int, float)):
+        return ""
+    if isinstance(value, np.ndarray):
+        return "cpu"
+    if is_device_array(value):
+        return "opencl"
+    if hasattr(value, "__dlpack__") and not isinstance(value, np.generic):
+        return "cpu"
+    raise DTypeError(
+        f"{op}: {name} is a {type(value).__name__}; want a numpy.ndarray, a pyopencl array or an array with __dlpack__",
+        op=op,
+        argument=name,
+    )
+
+
+def borrow(op: str, name: str, value: Any) -> Any:
+    """A numpy view of a foreign CPU array, without a copy; numpy arrays and numbers pass through."""
+    if value is None or isinstance(value, (np.ndarray, bool, int, float)):
+        return value
+    return _core.from_dlpack(value, op, name)
+
+
+def call(op: Op[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Runs ``op`` on whatever the C++ call path did not recognise."""
+    from tilework.registry import bind_operands
+
+    attrs = dict(kwargs)
+    out = attrs.pop("out", None)
+    operands = bind_operands(op, args, attrs)
+    flat = list(_flatten(op, operands))
+    outs = [("out", o) for o in (out if isinstance(out, tuple) else (out,)) if o is not None]
+    where = {n: backend_of(op.name, n, v) for n, v in [*flat, *outs]}
+    on_device = [n for n, b in where.items() if b == "opencl"]
+    on_host = [n for n, b in where.items() if b == "cpu"]
+    if on_device and on_host:
+        device = next(v for n, v in [*flat, *outs] if n == on_device[0])
+        raise DTypeError(
+            f"{op.name}: {on_host[0]} is on the CPU but {on_device[0]} is on {_device_name(device)}; "
+            f"move it with tilework.to_device({on_host[0]}, like={on_device[0]})",
+            op=op.name,
+            argument=on_host[0],
+        )
+    if on_device:
+        from tilework.backends import opencl
+
+        return opencl.run(op, operands, attrs, out)
+    borrowed = [borrow_operand(op.name, n, v) for n, v in zip(op.operands, operands, strict=True)]
+    if out is not None:
+        attrs["out"] = tuple(borrow(op.name, "out", o) for o in out) if isinstance(out, tuple) else borrow(op.name, "out", out)
+    return _core.call(op.name, borrowed, attrs)
+
+
+def borrow_operand(op: str, name: str, value: Any) -> Any:
+    """:func:`borrow`, also for the list operand of a variadic op."""
+    if isinstance(value, (list, tuple)):
+        return [borrow(op, f"{name}[{i}]", v) for i, v in enumerate(value)]
+    return borrow(op, name, value)
+
+
+def _flatten(op: Op[..., Any], operands: tuple[Any, ...]) -> Any:
+    for name, value in zip(op.operands, operands, strict=True):
+        if isinstance(value, (list, tuple)) and op.is_variadic:
+            yield from ((f"{name}[{i}]", v) for i, v in enumerate(value))
+        else:
+            yield name, value
+
+
+def _device_name(array: Any) -> str:
+    return repr(array.context.devices[0].name.strip())

@@ -1,0 +1,445 @@
+"""Convolution over 1, 2 or 3 spatial axes, and its two gradients."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from tilework import ops
+from tilework.arrays import Activation, Array, Ints, Padding, Pairs, Sizes, Wanted
+from tilework.backends import opencl_conv
+from tilework.backends.opencl_queue import Queue
+from tilework.errors import AttrError, AttrTypeError, DTypeError, ShapeError
+from tilework.ops.elementwise import activated, activation_dx, forward_activated
+from tilework.registry import (
+    ErrorCase,
+    Sample,
+    Workload,
+    backward,
+    depth,
+    errors,
+    flops,
+    forward,
+    op,
+    opencl,
+    reference,
+    sample,
+    samples,
+    workloads,
+)
+
+if TYPE_CHECKING:
+    from tilework.testing import Fill
+
+
+@op
+def conv(
+    x: Array,
+    w: Array,
+    b: Array | None = None,
+    *,
+    stride: Ints = 1,
+    padding: Padding = 0,
+    dilation: Ints = 1,
+    groups: int = 1,
+    activation: Activation = None,
+    layout: Literal["NCHW"] = "NCHW",
+    out: Array | None = None,
+) -> Array:
+    """Convolves x (N, C, *spatial) with w (K, C/groups, *kernel), adds b (K,) and applies the activation.
+
+    The rank, 1 to 3, follows x. The result is (N, K, *out) with out = (size + padding - dilation (kernel - 1) - 1) //
+    stride + 1 along each axis. Padding is zeros: one number for all axes, one per axis, one (before, after) pair per
+    axis, "valid" for none, or "same" for out = ceil(size / stride), the odd zero behind. As in PyTorch, the kernel is
+    not flipped.
+    """
+    ...
+
+
+@op
+def conv_dx(
+    dy: Array,
+    w: Array,
+    *,
+    shape: Ints,
+    stride: Ints = 1,
+    padding: Padding = 0,
+    dilation: Ints = 1,
+    groups: int = 1,
+    out: Array | None = None,
+) -> Array:
+    """Computes the gradient of conv in x, (N, C, *shape), from dy (N, K, *out) and w (K, C/groups, *kernel).
+
+    ``shape`` holds the spatial sizes of x, which dy and the attributes alone do not determine.
+    """
+    ...
+
+
+@op
+def conv_dw(
+    dy: Array,
+    x: Array,
+    *,
+    kernel: Ints,
+    stride: Ints = 1,
+    padding: Padding = 0,
+    dilation: Ints = 1,
+    groups: int = 1,
+    out: Array | None = None,
+) -> Array:
+    """Computes the gradient of conv in w, (K, C/groups, *kernel), from dy (N, K, *out) and x (N, C, *spatial).
+
+    ``kernel`` holds the spatial sizes of w, which dy and the attributes alone do not determine.
+    """
+    ...
+
+
+# ------------------------------------------------------------------------------------------------- references
+
+
+def _windows(x: Any, kernel: Sizes, stride: Sizes, padding: Pairs, dilation: Sizes) -> Any:
+    """The windows of the zero-padded x that the kernel meets: (N, C, *out, *kernel)."""
+    rank = len(kernel)
+    padded = np.pad(x, ((0, 0), (0, 0), *padding))
+    reach = tuple(d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, reach, axis=tuple(range(2, 2 + rank)))
+    steps = tuple(slice(None, None, s) for s in (*stride, *dilation))
+    return windows[(slice(None), slice(None), *steps)]
+
+
+# Labels of numpy's einsum in its list form: sample, group, channel within the group of x and of y.
+_N, _G, _C, _K = range(4)
+
+
+def _labels(rank: int) -> tuple[list[int], list[int]]:
+    return list(range(4, 4 + rank)), list(range(4 + rank, 4 + 2 * rank))
+
+
+@reference(conv)
+def _(
+    x: Any,
+    w: Any,
+    b: Any,
+    *,
+    stride: Sizes,
+    padding: Pairs,
+    dilation: Sizes,
+    groups: int,
+    activation: Activation,
+    layout: str,
+) -> Any:
+    n, c, *_ = x.shape
+    k, _, *kernel = w.shape
+    windows = _windows(x, tuple(kernel), stride, padding, dilation)
+    sizes = windows.shape[2 : 2 + len(kernel)]
+    out, taps = _labels(len(kernel))
+    y = np.einsum(
+        windows.reshape(n, groups, c // groups, *sizes, *kernel),
+        [_N, _G, _C, *out, *taps],
+        w.reshape(groups, k // groups, c // groups, *kernel),
+        [_G, _K, _C, *taps],
+        [_N, _G, _K, *out],
+    ).reshape(n, k, *sizes)
+    if b is not None:
+        y = y + b.reshape(k, *(1 for _ in kernel))
+    return activated(y, activation)
+
+
+@reference(conv_dx)
+def _(dy: Any, w: Any, *, shape: Sizes, stride: Sizes, padding: Pairs, dilation: Sizes, groups: int) -> Any:
+    n, k, *sizes = dy.shape
+    _, per_group, *kernel = w.shape
+    padded = np.zeros((n, groups * per_group, *(s + sum(p) for s, p in zip(shape, padding, strict=True))))
+    for tap in np.ndindex(*kernel):
+        at_tap = np.einsum(
+            "ngk...,gkc->ngc...",
+            dy.reshape(n, groups, k // groups, *sizes),
+            w[(slice(None), slice(None), *tap)].reshape(groups, k // groups, per_group),
+        )
+        first = [t * d for t, d in zip(tap, dilation, strict=True)]
+        met = tuple(slice(f, f + s * m, s) for f, s, m in zip(first, stride, sizes, strict=True))
+        padded[(slice(None), slice(None), *met)] += at_tap.reshape(n, groups * per_group, *sizes)
+    inside = tuple(slice(before, before + s) for s, (before, _) in zip(shape, padding, strict=True))
+    return padded[(slice(None), slice(None), *inside)]
+
+
+@reference(conv_dw)
+def _(dy: Any, x: Any, *, kernel: Sizes, stride: Sizes, padding: Pairs, dilation: Sizes, groups: int) -> Any:
+    n, c, *shape = x.shape
+    _, k, *sizes = dy.shape
+    by_group = dy.reshape(n, groups, k // groups, *sizes)
+    dw = np.zeros((k, c // groups, *kernel))
+    for tap in np.ndindex(*kernel):
+        met, seen = [], []  # the windows whose tap falls inside x, and where
+        for t, size, m, s, (before, _), d in zip(tap, shape, sizes, stride, padding, dilation, strict=True):
+            at = np.arange(m) * s - before + t * d
+            met.append(np.flatnonzero((at >= 0) & (at < size)))
+            seen.append(at[met[-1]])
+        dy_met = by_group[(..., *np.ix_(*met))]
+        x_seen = x.reshape(n, groups, c // groups, *shape)[(..., *np.ix_(*seen))]
+        out, _ = _labels(len(kernel))
+        products = np.einsum(dy_met, [_N, _G, _K, *out], x_seen, [_N, _G, _C, *out], [_G, _K, _C])
+        dw[(..., *tap)] = products.reshape(k, c // groups)
+    return dw
+
+
+# A tap that falls outside dy meets a zero there, and 0 NaN is NaN: one in w may reach further than the sums need.
+conv_dx.rules["spreading"] = ("w",)
+
+
+@depth(conv)
+def _(x: Any, w: Any, b: Any, **attrs: Any) -> int:
+    return int(np.prod(w.shape[1:])) + 1
+
+
+@depth(conv_dx)
+def _(dy: Any, w: Any, *, groups: int, **attrs: Any) -> int:
+    return int(np.prod(w.shape) // (groups * max(w.shape[1], 1)))
+
+
+@depth(conv_dw)
+def _(dy: Any, x: Any, **attrs: Any) -> int:
+    return int(dy.shape[0] * np.prod(dy.shape[2:]))
+
+
+# -------------------------------------------------------------------------------------------------- gradients
+
+
+@forward(conv)
+def _(x: Array, w: Array, b: Array, *, activation: Activation, **attrs: Any) -> tuple[Array, Array | None]:
+    return forward_activated(lambda last: conv(x, w, b, activation=last, **attrs), activation)
+
+
+@backward(conv, of=("x", "w", "b"))
+def _(
+    dy: Array,
+    x: Array,
+    w: Array,
+    b: Array,
+    *,
+    saved: Array | None,
+    wanted: Wanted,
+    activation: Activation,
+    layout: Literal["NCHW"],
+    **attrs: Any,
+) -> Any:
+    if activation and saved is None:
+        saved = forward_activated(lambda last: conv(x, w, b, activation=last, layout=layout, **attrs), activation)[1]
+    dy = activation_dx(dy, saved, activation)
+    dx = conv_dx(dy, w, shape=x.shape[2:], **attrs) if "x" in wanted else None
+    dw = conv_dw(dy, x, kernel=w.shape[2:], **attrs) if "w" in wanted else None
+    db = ops.reduce_sum(dy, axes=(0, *range(2, dy.ndim))) if "b" in wanted else None
+    return dx, dw, db
+
+
+@backward(conv_dx, of=("dy", "w"))
+def _(g: Array, dy: Array, w: Array, *, saved: None, wanted: Wanted, shape: Sizes, **attrs: Any) -> Any:
+    d_dy = conv(g, w, **attrs) if "dy" in wanted else None
+    d_w = conv_dw(dy, g, kernel=w.shape[2:], **attrs) if "w" in wanted else None
+    return d_dy, d_w
+
+
+@backward(conv_dw, of=("dy", "x"))
+def _(g: Array, dy: Array, x: Array, *, saved: None, wanted: Wanted, kernel: Sizes, **attrs: Any) -> Any:
+    d_dy = conv(x, g, **attrs) if "dy" in wanted else None
+    d_x = conv_dx(dy, g, shape=x.shape[2:], **attrs) if "x" in wanted else None
+    return d_dy, d_x
+
+
+# ---------------------------------------------------------------------------------------------------- samples
+
+
+# x, w and the attributes of problems that the three ops share; the sizes of dy follow from them.
+_PROBLEMS: tuple[tuple[Sizes, Sizes, dict[str, Any]], ...] = (
+    ((1, 1, 1), (1, 1, 1), {}),
+    ((2, 3, 17), (4, 3, 3), {"padding": 1}),
+    ((1, 4, 20), (6, 2, 5), {"stride": 2, "padding": ((1, 3),), "groups": 2}),
+    ((2, 5, 9), (5, 1, 3), {"dilation": 2, "padding": 2, "groups": 5}),
+    ((1, 3, 5, 6), (2, 3, 1, 1), {}),
+    ((2, 3, 8, 7), (17, 3, 3, 3), {"padding": 1}),
+    ((1, 8, 9, 33), (9, 8, 3, 3), {"padding": "same"}),
+    ((1, 3, 13, 12), (5, 3, 3, 2), {"stride": (2, 3), "padding": "same"}),
+    ((2, 4, 9, 10), (8, 4, 3, 3), {"padding": "valid", "dilation": (2, 1)}),
+    ((1, 3, 15, 14), (4, 3, 7, 7), {"stride": 2, "padding": 3}),
+    ((1, 2, 6, 5), (3, 2, 2, 3), {"padding": ((2, 0), (1, 3))}),
+    ((2, 6, 7, 7), (6, 1, 3, 3), {"padding": 1, "groups": 6}),
+    ((1, 4, 7, 9), (8, 1, 3, 3), {"padding": 1, "groups": 4, "stride": 2}),
+    ((1, 16, 4, 5), (32, 16, 1, 1), {"stride": 2}),
+    ((1, 2, 3, 4), (2, 2, 5, 6), {"padding": 3}),
+    ((1, 2, 5, 4, 6), (3, 2, 3, 2, 3), {"padding": 1, "stride": (1, 2, 1)}),
+    ((2, 4, 4, 4, 4), (4, 2, 1, 3, 2), {"groups": 2, "dilation": (1, 1, 2), "padding": ((0, 0), (1, 1), (0, 1))}),
+)
+
+
+def _out_sizes(x: Sizes, w: Sizes, attrs: dict[str, Any]) -> Sizes:
+    """The spatial sizes of conv's result, by the docstring's formula."""
+    rank = len(x) - 2
+    stride, dilation = (
+        a if isinstance(a, tuple) else (a,) * rank for a in (attrs.get("stride", 1), attrs.get("dilation", 1))
+    )
+    padding = attrs.get("padding", 0)
+    if padding == "same":
+        return tuple(-(-n // s) for n, s in zip(x[2:], stride, strict=True))
+    if isinstance(padding, tuple):
+        both = [sum(p) for p in padding]
+    else:
+        both = [0 if padding == "valid" else 2 * padding] * rank
+    return tuple(
+        (n + p - d * (k - 1) - 1) // s + 1 for n, k, p, d, s in zip(x[2:], w[2:], both, dilation, stride, strict=True)
+    )
+
+
+@samples(conv)
+def _(fill: Fill) -> Iterator[Sample]:
+    for x, w, attrs in _PROBLEMS:
+        yield Sample((fill(*x), fill(*w), fill(w[0])), attrs)
+    yield sample(fill(1, 3, 6, 6), fill(4, 3, 3, 3))
+    yield sample(fill(4, 3, 6, 2).transpose(3, 1, 0, 2), fill(3, 3, 3, 4).T, fill(4), padding=1)
+    for activation in ("relu", "sigmoid", "tanh", "gelu"):
+        yield sample(fill(1, 3, 5, 6), fill(4, 3, 3, 3), fill(4), padding=1, activation=activation)
+    yield sample(fill(1, 3, 9), fill(4, 3, 3), activation="gelu", stride=2)
+    yield sample(fill(0, 3, 5, 5), fill(4, 3, 3, 3), fill(4))
+    yield sample(fill(1, 0, 3, 3), fill(2, 0, 3, 3), fill(2), padding=1)
+
+
+@samples(conv_dx)
+def _(fill: Fill) -> Iterator[Sample]:
+    for x, w, attrs in _PROBLEMS:
+        yield Sample((fill(x[0], w[0], *_out_sizes(x, w, attrs)), fill(*w)), {"shape": x[2:], **attrs})
+    yield sample(fill(0, 4, 3, 3), fill(4, 3, 3, 3), shape=(5, 5))
+
+
+@samples(conv_dw)
+def _(fill: Fill) -> Iterator[Sample]:
+    for x, w, attrs in _PROBLEMS:
+        yield Sample((fill(x[0], w[0], *_out_sizes(x, w, attrs)), fill(*x)), {"kernel": w[2:], **attrs})
+    yield sample(fill(0, 4, 3, 3), fill(0, 3, 5, 5), kernel=(3, 3))
+
+
+# ----------------------------------------------------------------------------------------------------- errors
+
+
+@errors(conv)
+def _(fill: Fill) -> Iterator[ErrorCase]:
+    x, w, b = fill(1, 4, 6, 6), fill(6, 4, 3, 3), fill(6)
+    yield ErrorCase(sample(fill(1, 3, 6, 6), w), ShapeError, "x has C=3 but w has C/groups=4 with groups=1; want C=4")
+    yield ErrorCase(sample(x, w, groups=2), ShapeError, "x has C=4 but w has C/groups=4 with groups=2; want C=8")
+    yield ErrorCase(sample(x, fill(5, 2, 3, 3), groups=2), AttrError, "groups=2 does not divide C=4 and K=5")
+    yield ErrorCase(sample(x, fill(6, 4, 3)), ShapeError, "w has shape (6, 4, 3)")
+    yield ErrorCase(sample(fill(4, 6), fill(6, 4)), ShapeError, "x has 2 dimensions; want 3 to 5")
+    yield ErrorCase(sample(x, w, fill(5)), ShapeError, "b has shape (5,) but w has K=6; want (6,)")
+    yield ErrorCase(sample(x, fill(6, 4, 7, 3)), ShapeError, "kernel")
+    yield ErrorCase(sample(x, fill(6, 4, 0, 3)), ShapeError, "kernel")
+    for name in ("stride", "dilation", "groups"):
+        yield ErrorCase(sample(x, w, b, **{name: 0}), AttrError, f"{name}=0")
+        yield ErrorCase(sample(x, w, b, **{name: -1}), AttrError, f"{name}=-1")
+        yield ErrorCase(sample(x, w, b, **{name: 1.5}), AttrTypeError, f"{name}=1.5 is a float; want an int")
+    yield ErrorCase(sample(x, w, b, stride=(1, 1, 1)), AttrError, "stride")
+    yield ErrorCase(sample(x, w, b, padding=-1), AttrError, "padding=-1")
+    yield ErrorCase(sample(x, w, b, padding="full"), AttrError, "padding='full'")
+    yield ErrorCase(sample(x, w, b, padding=(1, 1, 1)), AttrError, "padding")
+    yield ErrorCase(sample(x, w, b, dilation=1 << 62), AttrError, "dilation=4611686018427387904")
+    yield ErrorCase(sample(x, w, b, activation="swish"), AttrError, "activation='swish'; want one of")
+    yield ErrorCase(sample(x, w, b, layout="nchw"), AttrError, "layout='nchw'")
+    yield ErrorCase(sample(x, w, b, strides=2), AttrTypeError, "strides")
+    other = np.float64 if fill.dtype == np.float32 else np.float32
+    yield ErrorCase(sample(x, w.astype(other), b), DTypeError, f"w has dtype {np.dtype(other)}")
+    yield ErrorCase(sample(x, w, b.astype(other)), DTypeError, f"b has dtype {np.dtype(other)}")
+
+
+@errors(conv_dx)
+def _(fill: Fill) -> Iterator[ErrorCase]:
+    dy, w = fill(1, 6, 4, 4), fill(6, 4, 3, 3)
+    yield ErrorCase(sample(dy, w, shape=(7, 6)), ShapeError, "dy has shape (1, 6, 4, 4)")
+    yield ErrorCase(
+        sample(fill(1, 5, 4, 4), w, shape=(6, 6)), ShapeError, "dy has shape (1, 5, 4, 4); want (1, 6, 4, 4)"
+    )
+    yield ErrorCase(sample(dy, w, shape=(6, 6, 6)), AttrError, "shape=(6, 6, 6)")
+    yield ErrorCase(sample(dy, w, shape=(-6, 6)), AttrError, "shape=(-6, 6)")
+    yield ErrorCase(sample(dy, w), AttrTypeError, "shape")
+    yield ErrorCase(sample(dy, w, shape=(6, 6), groups=4), AttrError, "groups=4 does not divide")
+
+
+@errors(conv_dw)
+def _(fill: Fill) -> Iterator[ErrorCase]:
+    dy, x = fill(1, 6, 4, 4), fill(1, 4, 6, 6)
+    yield ErrorCase(sample(dy, x, kernel=(2, 3)), ShapeError, "dy has shape (1, 6, 4, 4)")
+    yield ErrorCase(sample(fill(2, 6, 4, 4), x, kernel=3), ShapeError, "dy has shape (2, 6, 4, 4); want (1, 6, 4, 4)")
+    yield ErrorCase(sample(dy, x, kernel=0), AttrError, "kernel=0")
+    yield ErrorCase(sample(dy, x, kernel=(3, 3, 3)), AttrError, "kernel=(3, 3, 3)")
+    yield ErrorCase(sample(dy, x), AttrTypeError, "kernel")
+    yield ErrorCase(sample(dy, x, kernel=3, groups=4), AttrError, "groups=4 does not divide")
+
+
+# -------------------------------------------------------------------------------------------------- workloads
+
+
+# name, x, w and attributes of the layers that the bench times; dy follows.
+_LAYERS: tuple[tuple[str, Sizes, Sizes, dict[str, Any], tuple[str, ...]], ...] = (
+    ("3x3 64ch 56x56", (1, 64, 56, 56), (64, 64, 3, 3), {"padding": 1}, ("resnet50",)),
+    ("3x3 128ch 28x28", (1, 128, 28, 28), (128, 128, 3, 3), {"padding": 1}, ("resnet50",)),
+    ("3x3 256ch 14x14", (1, 256, 14, 14), (256, 256, 3, 3), {"padding": 1}, ("resnet50",)),
+    ("3x3 512ch 7x7", (1, 512, 7, 7), (512, 512, 3, 3), {"padding": 1}, ("resnet50",)),
+    ("1x1 256->64 56x56", (1, 256, 56, 56), (64, 256, 1, 1), {}, ("resnet50",)),
+    ("stem 7x7 s2 3->64 224", (1, 3, 224, 224), (64, 3, 7, 7), {"stride": 2, "padding": 3}, ("resnet50",)),
+    ("depthwise 3x3 96ch 56x56", (1, 96, 56, 56), (96, 1, 3, 3), {"padding": 1, "groups": 96}, ("mobilenet",)),
+    ("1d k9 64ch 4096", (1, 64, 4096), (64, 64, 9), {"padding": 4}, ("audio",)),
+    ("3d 3x3x3 32ch 16x28x28", (1, 32, 16, 28, 28), (32, 32, 3, 3, 3), {"padding": 1}, ("video",)),
+)
+
+
+@workloads(conv)
+def _() -> Iterator[Workload]:
+    for name, x, w, attrs, sets in _LAYERS:
+        yield Workload(name, (x, w, (w[0],)), attrs, sets)
+
+
+@workloads(conv_dx)
+def _() -> Iterator[Workload]:
+    for name, x, w, attrs, sets in _LAYERS:
+        dy = (x[0], w[0], *_out_sizes(x, w, attrs))
+        yield Workload(name, (dy, w), {"shape": x[2:], **attrs}, sets)
+
+
+@workloads(conv_dw)
+def _() -> Iterator[Workload]:
+    for name, x, w, attrs, sets in _LAYERS:
+        dy = (x[0], w[0], *_out_sizes(x, w, attrs))
+        yield Workload(name, (dy, x), {"kernel": w[2:], **attrs}, sets)
+
+
+@flops(conv)
+def _(x: Sizes, w: Sizes, b: Sizes | None, *, stride: Sizes, padding: Pairs, dilation: Sizes, **attrs: Any) -> float:
+    sizes = _out_sizes(x, w, {"stride": stride, "padding": padding, "dilation": dilation})
+    return 2.0 * x[0] * math.prod(w) * math.prod(sizes)
+
+
+@flops(conv_dx)
+def _(dy: Sizes, w: Sizes, **attrs: Any) -> float:
+    return 2.0 * dy[0] * math.prod(w) * math.prod(dy[2:])
+
+
+@flops(conv_dw)
+def _(dy: Sizes, x: Sizes, *, kernel: Sizes, groups: int, **attrs: Any) -> float:
+    return 2.0 * math.prod(dy) * (x[1] // groups) * math.prod(kernel)
+
+
+# ------------------------------------------------------------------------------------------------- OpenCL
+
+
+@opencl(conv)
+def _(queue: Queue, x: Any, w: Any, b: Any, y: Any, *, activation: Activation, layout: str, **attrs: Any) -> None:
+    opencl_conv.forward(queue, opencl_conv.Conv(x, y, w.shape[2:], **attrs), w, b, activation)
+
+
+@opencl(conv_dx)
+def _(queue: Queue, dy: Any, w: Any, dx: Any, *, shape: Sizes, **attrs: Any) -> None:
+    opencl_conv.gradient_x(queue, opencl_conv.Conv(dx, dy, w.shape[2:], **attrs), w)
+
+
+@opencl(conv_dw)
+def _(queue: Queue, dy: Any, x: Any, dw: Any, *, kernel: Sizes, **attrs: Any) -> None:
+    opencl_conv.gradient_w(queue, opencl_conv.Conv(x, dy, kernel, **attrs), dw)

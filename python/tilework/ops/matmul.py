@@ -1,0 +1,216 @@
+"""Matrix products: matmul and linear, over the one GEMM."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tilework import ops
+from tilework.arrays import Activation, Array, Sizes, Wanted
+from tilework.backends.opencl_gemm import multiply
+from tilework.backends.opencl_queue import Queue
+from tilework.errors import AttrError, DTypeError, ShapeError
+from tilework.ops.elementwise import activated, activation_dx, forward_activated, sum_to_shape
+from tilework.ops.movement import as_rows
+from tilework.registry import (
+    ErrorCase,
+    Sample,
+    Workload,
+    backward,
+    depth,
+    errors,
+    flops,
+    forward,
+    op,
+    opencl,
+    reference,
+    sample,
+    samples,
+    workloads,
+)
+
+if TYPE_CHECKING:
+    from tilework.testing import Fill
+
+# ----------------------------------------------------------------------------------------------------- matmul
+
+
+@op
+def matmul(a: Array, b: Array, *, out: Array | None = None) -> Array:
+    """Multiplies matrices: a (..., M, K) by b (..., K, N) to (..., M, N), as numpy.matmul does.
+
+    The leading axes broadcast. A 1-D a is a row and a 1-D b a column, whose axis is missing in the result. Any strides
+    are read in place: pass transposed views freely.
+    """
+    ...
+
+
+reference(matmul)(np.matmul)
+
+
+@depth(matmul)
+def _(a: Any, b: Any) -> int:
+    return int(a.shape[-1])
+
+
+@backward(matmul, of=("a", "b"))
+def _(dy: Array, a: Array, b: Array, *, saved: None, wanted: Wanted) -> Any:
+    rows = a if a.ndim > 1 else ops.reshape(a, shape=(1, a.shape[0]))
+    columns = b if b.ndim > 1 else ops.reshape(b, shape=(b.shape[0], 1))
+    lead = dy.shape[: dy.ndim - (a.ndim > 1) - (b.ndim > 1)]
+    full = ops.reshape(dy, shape=(*lead, rows.shape[-2], columns.shape[-1]))
+    da = db = None
+    if "a" in wanted:
+        da = ops.reshape(sum_to_shape(matmul(full, _swapped(columns)), rows.shape), shape=a.shape)
+    if "b" in wanted:
+        db = ops.reshape(sum_to_shape(matmul(_swapped(rows), full), columns.shape), shape=b.shape)
+    return da, db
+
+
+def _swapped(x: Array) -> Array:
+    """x with its last two axes swapped, a view."""
+    return ops.transpose(x, axes=(*range(x.ndim - 2), x.ndim - 1, x.ndim - 2))
+
+
+@samples(matmul)
+def _(fill: Fill) -> Iterator[Sample]:
+    for m, k, n in ((1, 1, 1), (3, 5, 7), (4, 8, 16), (5, 9, 17), (13, 33, 47), (1, 64, 31), (70, 3, 1)):
+        yield sample(fill(m, k), fill(k, n))
+    yield sample(fill(65, 300), fill(300, 70))
+    yield sample(fill(9, 6).T, fill(11, 9).T)
+    yield sample(fill(7), fill(7))
+    yield sample(fill(7), fill(7, 5))
+    yield sample(fill(5, 7), fill(7))
+    yield sample(fill(7), fill(2, 3, 7, 4))
+    yield sample(fill(2, 3, 4, 7), fill(7))
+    yield sample(fill(2, 3, 5, 4), fill(4, 6))
+    yield sample(fill(5, 4), fill(2, 3, 4, 6))
+    yield sample(fill(2, 1, 5, 4), fill(3, 4, 6))
+    yield sample(fill(2, 3, 0), fill(2, 0, 4))
+    yield sample(fill(0, 3), fill(3, 4))
+    yield sample(fill(3, 4), fill(4, 0))
+
+
+@errors(matmul)
+def _(fill: Fill) -> Iterator[ErrorCase]:
+    yield ErrorCase(sample(fill(2, 3), fill(4, 5)), ShapeError, "K=3, but b has shape (4, 5), K=4")
+    yield ErrorCase(sample(fill(3), fill(4)), ShapeError, "K=3, but b has shape (4,), K=4")
+    yield ErrorCase(sample(fill(2, 2, 3), fill(3, 3, 4)), ShapeError, "want leading axes that broadcast")
+    yield ErrorCase(sample(fill(), fill(3)), ShapeError, "a has 0 dimensions; want 1 to 8")
+    other = np.float64 if fill.dtype == np.float32 else np.float32
+    yield ErrorCase(sample(fill(2, 3), fill(3, 4).astype(other)), DTypeError, f"b has dtype {np.dtype(other)}")
+    yield ErrorCase(sample(np.ones((2, 2), np.int32), np.ones((2, 2), np.int32)), DTypeError, "a has dtype int32")
+
+
+@workloads(matmul)
+def _() -> Iterator[Workload]:
+    for n in (64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048):
+        yield Workload(f"n={n}", ((n, n), (n, n)), sets=("square",))
+    yield Workload("1x768x3072", ((1, 768), (768, 3072)), sets=("transformer",))
+    yield Workload("128x768x768", ((128, 768), (768, 768)), sets=("transformer",))
+    yield Workload("12 heads 128x64x128", ((12, 128, 64), (12, 64, 128)), sets=("transformer",))
+    yield Workload("4096x16x16", ((4096, 16), (16, 16)), sets=("thin",))
+
+
+@flops(matmul)
+def _(a: Sizes, b: Sizes) -> float:
+    columns = b[-1] if len(b) > 1 else 1
+    rows = a[-2] if len(a) > 1 else 1
+    return 2.0 * math.prod(np.broadcast_shapes(a[:-2], b[:-2])) * rows * a[-1] * columns
+
+
+# ----------------------------------------------------------------------------------------------------- linear
+
+
+@op
+def linear(
+    x: Array, w: Array, b: Array | None = None, *, activation: Activation = None, out: Array | None = None
+) -> Array:
+    """Applies a dense layer: x (..., I), w (O, I), b (O,) to activation(x wᵀ + b) of shape (..., O)."""
+    ...
+
+
+@reference(linear)
+def _(x: Any, w: Any, b: Any, *, activation: Activation) -> Any:
+    y = np.matmul(x, w.T)
+    return activated(y if b is None else y + b, activation)
+
+
+@depth(linear)
+def _(x: Any, w: Any, b: Any, *, activation: Activation) -> int:
+    return int(x.shape[-1]) + 1
+
+
+@forward(linear)
+def _(x: Array, w: Array, b: Array, *, activation: Activation) -> tuple[Array, Array | None]:
+    return forward_activated(lambda last: linear(x, w, b, activation=last), activation)
+
+
+@backward(linear, of=("x", "w", "b"))
+def _(dy: Array, x: Array, w: Array, b: Array, *, saved: Array | None, wanted: Wanted, activation: Activation) -> Any:
+    if activation and saved is None:
+        saved = forward_activated(lambda last: linear(x, w, b, activation=last), activation)[1]
+    dy = activation_dx(dy, saved, activation)
+    dx = matmul(dy, w) if "x" in wanted else None
+    dw = matmul(ops.transpose(as_rows(dy)), as_rows(x)) if "w" in wanted else None
+    db = ops.reduce_sum(dy, axes=tuple(range(dy.ndim - 1))) if "b" in wanted else None
+    return dx, dw, db
+
+
+@samples(linear)
+def _(fill: Fill) -> Iterator[Sample]:
+    for m, i, o in ((1, 1, 1), (3, 5, 7), (4, 8, 16), (5, 9, 17), (37, 65, 33)):
+        yield sample(fill(m, i), fill(o, i), fill(o))
+    yield sample(fill(3, 5), fill(4, 5))
+    yield sample(fill(5), fill(4, 5), fill(4))
+    yield sample(fill(2, 3, 5), fill(9, 5), fill(9))
+    yield sample(fill(3, 2, 5).transpose(1, 0, 2), fill(5, 9).T, fill(9))
+    for activation in ("relu", "sigmoid", "tanh", "gelu"):
+        yield sample(fill(3, 9), fill(17, 9), fill(17), activation=activation)
+    yield sample(fill(2, 3, 9), fill(5, 9), activation="gelu")
+    yield sample(fill(0, 5), fill(4, 5), fill(4))
+    yield sample(fill(3, 0), fill(4, 0), fill(4), activation="relu")
+
+
+@errors(linear)
+def _(fill: Fill) -> Iterator[ErrorCase]:
+    yield ErrorCase(sample(fill(2, 3), fill(4, 5)), ShapeError, "x has I=3 but w has shape (4, 5)")
+    yield ErrorCase(sample(fill(2, 3), fill(4, 3), fill(3)), ShapeError, "b has shape (3,) but w has O=4; want (4,)")
+    yield ErrorCase(
+        sample(fill(2, 3), fill(4, 3), fill(4, 1)), ShapeError, "b has shape (4, 1) but w has O=4; want (4,)"
+    )
+    yield ErrorCase(sample(fill(2, 3), fill(3)), ShapeError, "w has 1 dimensions; want 2")
+    yield ErrorCase(sample(fill(), fill(4, 3)), ShapeError, "x has 0 dimensions; want 1 to 8")
+    other = np.float64 if fill.dtype == np.float32 else np.float32
+    yield ErrorCase(sample(fill(2, 3), fill(4, 3), fill(4).astype(other)), DTypeError, f"b has dtype {np.dtype(other)}")
+    yield ErrorCase(sample(fill(2, 3), fill(4, 3), activation="Relu"), AttrError, "activation='Relu'; want one of")
+
+
+@workloads(linear)
+def _() -> Iterator[Workload]:
+    yield Workload("128x768x3072", ((128, 768), (3072, 768), (3072,)), sets=("transformer",))
+    yield Workload("128x768x3072 gelu", ((128, 768), (3072, 768), (3072,)), {"activation": "gelu"}, ("transformer",))
+    yield Workload("128x3072x768", ((128, 3072), (768, 3072), (768,)), sets=("transformer",))
+    yield Workload("1x768x3072", ((1, 768), (3072, 768), (3072,)), sets=("transformer",))
+    yield Workload("1x2048x1000", ((1, 2048), (1000, 2048), (1000,)), sets=("resnet50",))
+
+
+@flops(linear)
+def _(x: Sizes, w: Sizes, b: Sizes | None, *, activation: Activation) -> float:
+    return 2.0 * math.prod(x) * w[0]
+
+
+# ------------------------------------------------------------------------------------------------- OpenCL
+
+
+@opencl(matmul)
+def _(queue: Queue, a: Any, b: Any, y: Any) -> None:
+    multiply(queue, a, b, y)
+
+
+@opencl(linear)
+def _(queue: Queue, x: Any, w: Any, b: Any, y: Any, *, activation: Activation) -> None:
+    multiply(queue, x, w.T, y, b, activation)

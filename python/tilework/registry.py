@@ -1,0 +1,289 @@
+"""The table of ops: what an op module declares, and the public face that grows out of it.
+
+An op module writes one typed function per op (its signature and docstring) and hangs rules on it::
+
+    @op
+    def relu(x: Array, *, out: Array | None = None) -> Array: ...
+
+    @reference(relu)                  # numpy, float64, obvious: the judge
+    def _(x): ...
+
+    @backward(relu)                   # in ops, so it holds on every backend
+    def _(dy, x, *, saved, wanted): ...
+
+    @opencl(relu)                     # enqueues kernels on a Queue
+    def _(queue, x, y): ...
+
+    @samples(relu)                    # few, small, awkward
+    def _(fill): ...
+
+Everything else (tests, gradient checks, benchmarks, docs row) is derived from what is registered here.
+Rules receive *resolved* attributes: one number per axis, padding as pairs, sorted non-negative axes.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
+
+from tilework import _core, dispatch
+from tilework.errors import AttrTypeError, UnsupportedError
+
+if TYPE_CHECKING:
+    from tilework.testing import Fill
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Rule = Callable[..., Any]
+
+_ops: dict[str, Op[..., Any]] = {}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Arguments of one call: operands in order (None where not given) and keyword attributes."""
+
+    args: tuple[Any, ...]
+    attrs: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ErrorCase:
+    """A call that must fail: the class of its error and a piece of its text."""
+
+    sample: Sample
+    error: type[Exception]
+    text: str
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A named problem for the bench: operand shapes (None where not given), attributes and the sets it is in."""
+
+    name: str
+    shapes: tuple[tuple[int, ...] | None, ...]
+    attrs: dict[str, Any] = field(default_factory=dict)
+    sets: tuple[str, ...] = ()
+
+
+def sample(*args: Any, **attrs: Any) -> Sample:
+    """``Sample(args, attrs)``, spelt like the call it stands for."""
+    return Sample(args, attrs)
+
+
+def find(name: str) -> Op[..., Any]:
+    """The op called ``name``; a pickled op is restored by it."""
+    return ops()[name]
+
+
+def ops() -> dict[str, Op[..., Any]]:
+    """Every registered op by name, in order of registration."""
+    import tilework.ops  # noqa: F401  (registers them)
+
+    return dict(_ops)
+
+
+# ---------------------------------------------------------------------------------------------- declaring an op
+
+
+if TYPE_CHECKING:
+
+    class Op(Generic[P, R]):
+        """An op as a user sees it: call it, or reach its ``forward``, ``backward``, ``prepare`` and ``reference``."""
+
+        name: str
+        operands: tuple[str, ...]  # tensor arguments in order
+        differentiable: tuple[str, ...]  # operands with a gradient, () if none
+        is_view: bool
+        forward: Rule
+        backward: Rule
+        prepare: Rule
+        reference: Rule
+        rules: dict[str, Any]  # what the op module registered, by the decorator's name
+
+        def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
+
+else:
+    Op = _core.Op
+
+
+class View(Generic[P, R]):
+    """An op without a kernel: a Python function that returns a view, on any backend."""
+
+    is_view = True
+
+    def __init__(self, function: Callable[P, R], operands: tuple[str, ...]) -> None:
+        self.name = function.__name__
+        self.operands = operands
+        self._function = function
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self._function(*args, **kwargs)
+
+
+def op(signature: Callable[P, R]) -> Op[P, R]:
+    """Declares a compiled op: ``signature`` gives its name, parameters and docstring, C++ its shapes and kernel."""
+    made: Op[P, R] = Op(signature.__name__, dispatch.call)
+    return _describe(made, signature)
+
+
+def view_op(function: Callable[P, R]) -> Op[P, R]:
+    """Declares an op without a kernel: ``function`` itself returns a view of its first operand."""
+    return _describe(View(function, (next(iter(inspect.signature(function).parameters)),)), function)
+
+
+def _describe(made: Any, signature: Callable[..., Any]) -> Any:
+    made.__name__ = made.__qualname__ = signature.__name__
+    made.__doc__ = signature.__doc__
+    made.__module__ = signature.__module__
+    made.__wrapped__ = signature
+    made.__signature__ = inspect.signature(signature)
+    made.rules = {}
+    made.differentiable = ()
+    made.forward = _forward(made)
+    made.backward = _no_backward(made)
+    made.prepare = _prepare(made)
+    made.reference = _reference(made)
+    _ops[signature.__name__] = made
+    return made
+
+
+def _registrar(kind: str) -> Callable[[Op[..., Any]], Callable[[Rule], Rule]]:
+    def register(target: Op[..., Any]) -> Callable[[Rule], Rule]:
+        def keep(rule: Rule) -> Rule:
+            target.rules[kind] = rule
+            return rule
+
+        return keep
+
+    register.__doc__ = f"Registers the {kind} rule of an op."
+    return register
+
+
+reference = _registrar("reference")  # (*operands, **attrs) in numpy float64
+forward = _registrar("forward")  # (*operands, **attrs) -> (result, saved)
+opencl = _registrar("opencl")  # (queue, *operands, *results, **attrs): enqueue
+flops = _registrar("flops")  # (*shapes, **attrs) -> float
+depth = _registrar("depth")  # (*operands, **attrs) -> K of a linear op's sums: gives its bound
+samples = _registrar("samples")  # (fill) -> iterable of Sample
+errors = _registrar("errors")  # (fill) -> iterable of ErrorCase
+workloads = _registrar("workloads")  # () -> iterable of Workload
+fills = _registrar("fills")  # (fill, *shapes, **attrs) -> operands of a workload, where normal values would not do
+
+
+def backward(target: Op[..., Any], *, of: Iterable[str]) -> Callable[[Rule], Rule]:
+    """Registers the backward rule: ``(*dys, *operands, saved, wanted, **attrs)`` -> one gradient per name in ``of``."""
+
+    def keep(rule: Rule) -> Rule:
+        target.rules["backward"] = rule
+        target.differentiable = tuple(of)
+        target.backward = _backward(target, rule)
+        return rule
+
+    return keep
+
+
+def tolerance(target: Op[..., Any], *, ulp: float) -> None:
+    """Declares that a nonlinear op is within ``ulp`` units of the last place of its largest term."""
+    target.rules["ulp"] = ulp
+
+
+# ------------------------------------------------------------------------------------- the face of a declared op
+
+
+def resolve(target: Op[..., Any], args: tuple[Any, ...], attrs: dict[str, Any]) -> dict[str, Any]:
+    """Attributes as the kernel sees them: defaults filled in, one number per axis, names checked."""
+    if target.is_view:
+        bound = target.__signature__.bind(*args, **attrs)  # type: ignore[attr-defined]
+        bound.apply_defaults()
+        return {k: v for k, v in bound.arguments.items() if k not in target.operands}
+    return _core.infer(target.name, list(args), attrs)[1]
+
+
+def bind_operands(target: Op[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+    """Operands by position, with those given by keyword moved out of ``kwargs`` and None where not given."""
+    names = target.operands
+    if len(args) > len(names):
+        raise AttrTypeError(
+            f"{target.name}: {len(args)} positional arguments; want at most {len(names)} ({', '.join(names)})",
+            op=target.name,
+        )
+    filled = list(args) + [None] * (len(names) - len(args))
+    for i, name in enumerate(names):
+        if name in kwargs:
+            if i < len(args):
+                raise AttrTypeError(f"{target.name}: {name} is given twice", op=target.name, argument=name)
+            filled[i] = kwargs.pop(name)
+    return tuple(filled)
+
+
+def _reference(target: Op[..., Any]) -> Rule:
+    def run(*args: Any, **kwargs: Any) -> Any:
+        from tilework.backends.reference import run as run_reference
+
+        return run_reference(target, bind_operands(target, args, kwargs), kwargs)
+
+    run.__doc__ = f"The float64 numpy reference of {target.name}: same arguments, same dtype of result."
+    return run
+
+
+def _forward(target: Op[..., Any]) -> Rule:
+    def run(*args: Any, **kwargs: Any) -> Any:
+        rule = target.rules.get("forward")
+        if rule is None:
+            return target(*args, **kwargs), None
+        operands = bind_operands(target, args, kwargs)
+        return rule(*operands, **resolve(target, operands, kwargs))
+
+    run.__doc__ = f"Returns ({target.name}'s result, what its backward would otherwise compute again)."
+    return run
+
+
+def _no_backward(target: Op[..., Any]) -> Rule:
+    def run(*args: Any, **kwargs: Any) -> Any:
+        raise UnsupportedError(f"{target.name}: has no gradient", op=target.name)
+
+    return run
+
+
+def _backward(target: Op[..., Any], rule: Rule) -> Rule:
+    def run(dy: Any, *args: Any, saved: Any = None, wanted: Iterable[str] | None = None, **kwargs: Any) -> Any:
+        operands = bind_operands(target, args, kwargs)
+        attrs = resolve(target, operands, kwargs)
+        given = {n for n, a in zip(target.operands, operands, strict=True) if a is not None}
+        names = frozenset(target.differentiable if wanted is None else wanted)
+        if not names <= set(target.differentiable):
+            unknown = sorted(names - set(target.differentiable))
+            raise AttrTypeError(
+                f"{target.name}.backward: wanted has {unknown}; want names out of {list(target.differentiable)}",
+                op=target.name,
+                argument="wanted",
+            )
+        grads = rule(dy, *operands, saved=saved, wanted=names & given, **attrs)
+        if len(target.operands) == 1:
+            return grads
+        by_name = dict(zip(target.differentiable, grads, strict=True))
+        return tuple(by_name.get(n) for n in target.operands)
+
+    run.__doc__ = (
+        f"Gradients of {target.name}: takes the gradient of the result, then {', '.join(target.operands)} and the same\n"
+        "attributes; returns one gradient per operand (a bare array if there is only one), None where it is not\n"
+        "differentiable, not given or not in ``wanted``. ``saved`` is what ``forward`` returned; without it, it is\n"
+        "computed again."
+    )
+    return run
+
+
+def _prepare(target: Op[..., Any]) -> Rule:
+    def run(**given: Any) -> Any:
+        return _core.Prepared(target, given)
+
+    run.__doc__ = (
+        f"Binds some operands and attributes of {target.name} once (weights are packed); returns a picklable callable\n"
+        "over the remaining operands."
+    )
+    return run
+
+

@@ -1,0 +1,121 @@
+"""How near a result must be to the reference, and how a failure is told."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tilework.backends.reference import widen
+from tilework.registry import resolve
+from tilework.testing.cases import AnyOp, Array, Attrs, arrays_in, expected, mapped
+
+# The one constant of the bound c eps sqrt(K) sum|a||b| of linear ops.
+BOUND = 2.0
+
+# A gradient is a chain of a few ops: this many eps sqrt(K), relative to its largest element.
+GRADIENT_BOUND = 16.0
+
+# An activation's slope is at most 1.13, and its own rounding at most 4 ULP.
+_ACTIVATION_SLOPE, _ACTIVATION_ULP = 1.13, 4.0
+
+
+def spacing(value: Array, dtype: Any) -> Array:
+    """The distance from |value| to the next number of ``dtype``."""
+    with np.errstate(all="ignore"):
+        finite = np.minimum(np.abs(np.asarray(value, np.float64)), float(np.finfo(dtype).max))
+        return np.asarray(np.spacing(finite.astype(dtype)), np.float64)
+
+
+def bounds(op: AnyOp, args: Sequence[Any], attrs: Attrs, wide: Sequence[Array], dtypes: Sequence[Any]) -> list[Array]:
+    """How far each element may be from the float64 reference; 0 where it must be the reference rounded once."""
+    ulp = op.rules.get("ulp", 0.5)
+    resolved = resolve(op, tuple(args), dict(attrs))
+    linear = "depth" in op.rules
+    with np.errstate(all="ignore"):
+        terms = _largest_terms(op, args, resolved, len(wide))
+        allowed = []
+        for result, term, dtype in zip(wide, terms, dtypes, strict=True):
+            if np.dtype(dtype).kind != "f" or (not linear and ulp == 0.5):
+                allowed.append(np.zeros(result.shape))
+                continue
+            # A float64 result is judged by a float64 reference, whose own error counts too.
+            judge = 2.0 if dtype == np.float64 else 1.0
+            if linear:
+                k = max(1, op.rules["depth"](*args, **resolved))
+                bound = BOUND * judge * float(np.finfo(dtype).eps) * math.sqrt(k) * np.broadcast_to(term, result.shape)
+                last = _ACTIVATION_ULP * judge if resolved.get("activation") else 0.5
+                slope = _ACTIVATION_SLOPE if resolved.get("activation") else 1.0
+                allowed.append(slope * bound + last * spacing(result, dtype))
+            else:
+                top = np.fmax(np.abs(result), np.broadcast_to(0.0 if term is None else term, result.shape))
+                allowed.append((judge * ulp + 2 * (judge - 1)) * spacing(top, dtype))
+        return allowed
+
+
+def _largest_terms(op: AnyOp, args: Sequence[Any], resolved: Attrs, count: int) -> tuple[Any, ...]:
+    """Per result, the size of what was summed: sum|a||b| of a linear op, its ``scale`` of another, or None."""
+    operands = tuple(widen(a) for a in args)
+    if "depth" in op.rules:
+        absolute = mapped(lambda a: np.abs(a) if a.dtype.kind == "f" else a, operands)
+        without = {"activation": None} if "activation" in resolved else {}
+        terms = op.rules["reference"](*absolute, **(resolved | without))
+    else:
+        terms = op.rules["scale"](*operands, **resolved) if "scale" in op.rules else None
+    return terms if isinstance(terms, tuple) else (terms,) * count
+
+
+def assert_close(got: Array, wide: Array, bound: Any, dtype: Any, what: str = "the result") -> None:
+    """Asserts that ``got`` is within ``bound`` of ``wide``, with NaN and infinities where ``wide`` has them."""
+    assert isinstance(got, np.ndarray), f"{what} is a {type(got).__name__}; want a numpy.ndarray"
+    assert got.shape == wide.shape, f"{what} has shape {got.shape}; want {wide.shape}"
+    assert got.dtype == dtype, f"{what} has dtype {got.dtype}; want {dtype}"
+    bound = np.broadcast_to(bound, wide.shape)
+    with np.errstate(all="ignore"):
+        want = wide.astype(dtype)
+        if got.dtype.kind in "iub":
+            good = got == want
+            error = np.abs(got.astype(np.float64) - want.astype(np.float64))
+        else:
+            mine, ideal = got.astype(np.float64), want.astype(np.float64)
+            error = np.abs(mine - np.asarray(wide, np.float64))
+            finite = np.isfinite(mine) & np.isfinite(ideal)
+            good = (mine == ideal) | (np.isnan(mine) & np.isnan(ideal)) | (finite & (error <= bound))
+        if np.all(good):
+            return
+        badness = np.where(good, -1.0, np.where(np.isnan(error), np.inf, error / np.maximum(bound, 1e-300)))
+    worst = np.unravel_index(int(np.argmax(badness)), badness.shape)
+    ulps = f", {error[worst] / spacing(want, dtype)[worst]:.3g} ULP apart" if got.dtype.kind == "f" else ""
+    raise AssertionError(
+        f"{what}: {int(np.sum(~good))} of {got.size} elements are wrong; worst at {tuple(int(i) for i in worst)}: "
+        f"got {got[worst]!r}, want {want[worst]!r}{ulps}, allowed {bound[worst]:.3g}"
+    )
+
+
+def assert_matches_reference(op: AnyOp, args: Sequence[Any], attrs: Attrs, got: Sequence[Array]) -> None:
+    """Asserts that results are those of the reference for the same arguments, within the op's bound."""
+    wide, dtypes = expected(op, args, attrs)
+    assert len(got) == len(wide), f"{len(got)} results; want {len(wide)}"
+    allowed = bounds(op, args, attrs, wide, dtypes)
+    for i, (g, w, b, d) in enumerate(zip(got, wide, allowed, dtypes, strict=True)):
+        assert_close(g, w, b, d, f"result {i}" if len(got) > 1 else "the result")
+
+
+def assert_same_bits(got: Any, want: Any, what: str) -> None:
+    """Asserts that two structures of arrays are equal to the last bit, in whatever layout."""
+    mine, other = arrays_in(got), arrays_in(want)
+    assert len(mine) == len(other), f"{what}: {len(mine)} arrays; want {len(other)}"
+    for g, w in zip(mine, other, strict=True):
+        assert (g.shape, g.dtype) == (w.shape, w.dtype), f"{what}: {g.dtype} {g.shape}; want {w.dtype} {w.shape}"
+        if g.tobytes() != w.tobytes():
+            assert_close(g, w, 0.0, w.dtype, what)
+            raise AssertionError(f"{what}: equal values but other bits (the sign of a zero, or another NaN)")
+
+
+def assert_near_gradient(got: Array, want: Array, terms: int, what: str) -> None:
+    """Asserts that a gradient is near one that was computed another way; ``terms`` bounds the length of its sums."""
+    top = max(float(np.max(np.abs(want), initial=0.0)), 1e-3)
+    allowed = GRADIENT_BOUND * float(np.finfo(got.dtype).eps) * math.sqrt(max(terms, 1)) * top
+    assert_close(got, want.astype(np.float64), allowed, got.dtype, what)

@@ -1,0 +1,38 @@
+"""Check of the OpenCL backend against the reference, forward and backward."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tilework.testing.cases import Case, arrays_in, in_place, mapped
+from tilework.testing.compare import assert_matches_reference, assert_near_gradient
+from tilework.testing.fill import Fill
+from tilework.testing.gradients import differentiable_operands, gradients_of
+from tilework.testing.run import per_sample
+
+
+@per_sample
+def check_opencl(case: Case) -> None:
+    """On an OpenCL device, results are within the bound of the reference, and gradients near the CPU's."""
+    from tilework.backends.opencl import to_device, to_host
+
+    op, made = case.op, case.build()
+    there = mapped(to_device, made.args)
+    results: Any = op(*there, **made.attrs)
+    updated = tuple(there[i] for i in in_place(op, made.args))
+    got = updated if results is None else results if isinstance(results, tuple) else (results,)
+    host = [to_host(g) for g in got]
+    assert_matches_reference(op, made.args, made.attrs, host)
+    targets = differentiable_operands(op, made.args)
+    if "backward" not in op.rules or host[0].dtype.kind != "f" or not targets:
+        return
+    dy = Fill(host[0].dtype, 1)(*host[0].shape)
+    ideal = gradients_of(op, dy, made.args, made.attrs)
+    grads = gradients_of(op, to_device(dy), there, made.attrs)
+    terms = max([dy.size, *(a.size for a in arrays_in(made.args))])
+    for k in targets:
+        mine = grads[k] if isinstance(grads[k], (list, tuple)) else [grads[k]]
+        for g, w in zip(mine, arrays_in(ideal[k]), strict=True):
+            assert_near_gradient(np.asarray(to_host(g)), w, terms, f"the gradient of {op.operands[k]}")

@@ -1,0 +1,66 @@
+"""Values for samples and workloads."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tilework.registry import Op, Workload
+
+Array = npt.NDArray[Any]
+
+
+class Fill:
+    """A reproducible source of sample values in one dtype.
+
+    ``exact`` replaces every value by a small integer, so that sums and products of samples are exact in float32 and a
+    linear op must hit its reference to the last bit.
+    """
+
+    def __init__(self, dtype: npt.DTypeLike = np.float32, seed: int = 0, *, exact: bool = False) -> None:
+        self.dtype = np.dtype(dtype)
+        self.exact = exact
+        self._random = np.random.default_rng(seed)
+
+    def __call__(self, *shape: int) -> Array:
+        """Normal values; integers of -4 to 4 if exact."""
+        if self.exact:
+            return np.asarray(self._random.integers(-4, 5, shape)).astype(self.dtype)
+        return np.asarray(self._random.standard_normal(shape)).astype(self.dtype)
+
+    def positive(self, *shape: int) -> Array:
+        """Values of at least 0.1; integers of 1 to 4 if exact."""
+        if self.exact:
+            return np.asarray(self._random.integers(1, 5, shape)).astype(self.dtype)
+        return np.asarray(0.1 + np.abs(self._random.standard_normal(shape))).astype(self.dtype)
+
+    def distinct(self, *shape: int) -> Array:
+        """Shuffled values at least 0.05 apart, so that a small step changes no maximum; integers if exact."""
+        count = int(np.prod(shape, dtype=np.int64))
+        order = np.asarray(self._random.permutation(count).reshape(shape) - count // 2)
+        return np.asarray(order if self.exact else order * 0.07 + 0.013).astype(self.dtype)
+
+    def integers(self, *shape: int, low: int, high: int, dtype: npt.DTypeLike = np.int64) -> Array:
+        """Integers of ``low`` to ``high - 1``."""
+        return np.asarray(self._random.integers(low, high, shape)).astype(dtype)
+
+
+def workload_operands(op: Op[..., Any], workload: Workload, fill: Fill) -> tuple[Any, ...]:
+    """Operands of a workload: normal, but valid ``labels`` and ``indices``, and positive ``v`` and ``x`` of log."""
+    if getattr(op, "is_variadic", False):
+        return ([fill(*shape) for shape in workload.shapes if shape is not None],)
+    shapes = dict(zip(op.operands, workload.shapes, strict=True))
+    return tuple(None if s is None else _operand(op.name, n, s, shapes, workload, fill) for n, s in shapes.items())
+
+
+def _operand(
+    op: str, name: str, shape: tuple[int, ...], shapes: dict[str, Any], workload: Workload, fill: Fill
+) -> Array:
+    if name == "labels":
+        return fill.integers(*shape, low=0, high=shapes["logits"][1])
+    if name == "indices":
+        return fill.integers(*shape, low=0, high=math.prod(workload.attrs["shape"]))
+    return fill.positive(*shape) if name == "v" or op == "log" else fill(*shape)

@@ -1,0 +1,437 @@
+"""The bench: right before fast, honest verdicts, lines that reproduce, and requests it cannot serve."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tilework
+from tilework import cli, registry
+from tilework.bench import compare, measure, problems, results, table
+from tilework.bench.commands import main
+from tilework.bench.problems import BenchError
+
+pytest.importorskip("scipy")
+
+_SMALL = "relu/float32 x=128x1024"
+_RUN = ["--peers", "none", "--min-time", "0.05"]
+
+
+def _document(path: Path) -> dict[str, Any]:
+    return results.load(str(path))
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small run with one peer."""
+    path = tmp_path_factory.mktemp("bench") / "run.json"
+    lines = [_SMALL, "matmul a=64x64 b=64x64", "add a=1 b=1 out=given", "linear/float64/bwd x=4x8 w=3x8 b=3"]
+    assert main(["run", *lines, "--peers", "numpy", "--min-time", "0.1", "-o", str(path)]) == 0
+    return path
+
+
+# ------------------------------------------------------------------------------------------------------ problems
+
+
+def test_every_op_of_the_registry_appears() -> None:
+    assert {p.op for p in problems.every_workload()} == set(registry.ops())
+
+
+@pytest.mark.parametrize("name", sorted(problems.packaged_sets()))
+def test_packaged_sets_are_problems(name: str) -> None:
+    assert len(problems.select([name])) >= len(problems.parse_lines(problems.packaged_sets()[name], name))
+
+
+def test_lines_reproduce_every_problem() -> None:
+    for p in problems.select(["default"]):
+        again = problems.parse(p.text)
+        assert again.text == p.text
+        assert again.shapes == p.shapes
+        assert again.facts == p.facts
+
+
+def test_operands_are_the_same_each_time() -> None:
+    for line in ("max_pool_dx dy=1x2x4x4 indices=1x2x4x4 shape=(8,8)", "softmax_cross_entropy logits=3x5 labels=3"):
+        first, second = problems.parse(line).operands(), problems.parse(line).operands()
+        for a, b in zip(first, second, strict=True):
+            assert a is b is None or np.array_equal(a, b)
+
+
+def test_facts_count_operations_and_bytes() -> None:
+    f = problems.parse("conv x=1x64x56x56 w=64x64x3x3 padding=1").facts
+    assert f.flops == 2 * 64 * 64 * 9 * 56 * 56
+    assert (f.read, f.written) == (4 * (64 * 56 * 56 + 64 * 64 * 9), 4 * 64 * 56 * 56)
+    assert problems.parse("adam_step w=10 g=10 m=10 v=10 step=1").facts.written == 120
+
+
+_BAD = {
+    "unknown op": (["run", "conf x=1"], "no op called 'conf'; did you mean conv"),
+    "op filter": (["run", "--op", "convv"], "no op called 'convv'"),
+    "unknown set": (["run", "--set", "resnet51"], "did you mean resnet50"),
+    "missing file": (["run", "--set", "nothing.txt"], "no set or file called"),
+    "dtype": (["run", "--dtype", "f31"], "no dtype called 'f31'"),
+    "line dtype": (["run", "relu/float31 x=3"], "no dtype called 'float31'"),
+    "integer dtype": (["run", "relu/int8 x=3"], "x has dtype int8"),
+    "direction": (["run", "--dir", "up"], "no direction called 'up'"),
+    "no gradient": (["run", "relu/float32/bwd/x x=3"], "malformed"),
+    "step of a step": (["run", "sgd_step/float32/bwd w=3 g=3 lr=0.1"], "has no gradient"),
+    "peer": (["run", "--peers", "nunpy"], "no peer called 'nunpy'"),
+    "device": (["run", "--device", "tpu"], "tpu"),
+    "threads": (["run", "--threads", "0"], "--threads 0"),
+    "shape": (["run", "relu x=3x"], "shape '3x'"),
+    "negative": (["run", "relu x=-3"], "shape '-3'"),
+    "repeated": (["run", "relu x=3 x=4"], "repeated"),
+    "missing operand": (["run", "matmul a=3x3"], "b is missing"),
+    "unknown attribute": (["run", "relu x=3 y=4"], "unknown argument 'y'"),
+    "shapes do not fit": (["run", "matmul a=3x3 b=4x4"], "b has shape (4, 4), K=4"),
+    "too large": (["run", "relu x=999999999999x9"], "relu"),
+    "out": (["run", "relu x=3 out=maybe"], "want out=given"),
+    "nothing left": (["run", "--op", "conv", "--set", "softmax"], "no problem matches"),
+    "absent run": (["compare", "a.json", "b.json"], "cannot read a.json"),
+    "unwritable": (["run", _SMALL, "-o", "/proc/x/y.json"], "cannot write"),
+    "picture name": (["roofline", "-o", "roof.bmp"], "want a name that ends in"),
+    "no output": (["report", "x.json"], "want -o FILE"),
+    "absent installation": (["ab", "--old", "/nowhere", "--new", "/nowhere"], "/nowhere does not exist"),
+    "absent module": (["run", "--import", "no_such_module", _SMALL], "no_such_module"),
+}
+
+
+@pytest.mark.parametrize("name", _BAD)
+def test_bad_requests_are_one_line_and_exit_2(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    argv, text = _BAD[name]
+    assert main([*argv]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("tilework bench: ")
+    assert text in said
+    assert said.count("\n") == 1
+
+
+def test_bad_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bad = tmp_path / "bad.txt"
+    bad.write_text("relu x=3 # fine\nrelu x=three\n")
+    assert main(["list", str(bad)]) == 2
+    assert "line 2: shape 'three'" in capsys.readouterr().err
+    for text, said in (
+        ("{", "not JSON"),
+        ("[]", "has schema"),
+        ('{"schema": "tilework-bench/0"}', "want 'tilework-bench/1'"),
+        ('{"schema": "tilework-bench/1"}', "lacks started"),
+    ):
+        bad.write_text(text)
+        assert main(["compare", str(bad), str(bad)]) == 2
+        assert said in capsys.readouterr().err
+
+
+# ----------------------------------------------------------------------------------------------------- measuring
+
+
+def test_a_run_is_recorded_with_raw_samples_and_facts(recorded: Path) -> None:
+    document = _document(recorded)
+    assert {"cpu", "affinity", "governor", "load"} <= set(document["machine"])
+    assert {"tilework", "tier", "compiler", "numpy"} <= set(document["build"])
+    assert {(p["kind"], p["level"]) for p in document["peaks"]} >= {("fma_f32", ""), ("read", "L1"), ("copy", "DRAM")}
+    relu, matmul, call, backward = document["rows"]
+    for row in (relu, matmul, call):
+        assert set(row["contestants"]) == {"tilework", "numpy"}
+        assert row["ratios"]["numpy"]["low"] <= row["ratios"]["numpy"]["ratio"] <= row["ratios"]["numpy"]["high"]
+    ours = relu["contestants"]["tilework"]
+    assert ours["rounds"] == len(ours["samples"]) == len(ours["kernel_samples"]) >= 3
+    assert 0 < ours["kernel"] <= ours["median"] * 1.5
+    assert ours["p10"] <= ours["median"] <= ours["p90"]
+    assert relu["bound"]["by"] == "L2"
+    assert matmul["bound"]["by"] == "FMA"
+    assert backward["contestants"]["tilework"]["median"] > 0
+
+
+def test_output_is_not_replaced_unasked(recorded: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", _SMALL, "-o", str(recorded)]) == 2
+    assert "exists; want another name, or --force" in capsys.readouterr().err
+
+
+_BROKEN = """
+from tilework import registry
+right = registry._ops["relu"]
+class Wrong(type(registry.ops()["reshape"])):
+    def __init__(self):
+        self.__dict__.update(right.__dict__)
+        self.name, self.operands, self.is_view = "relu", right.operands, False
+    def __call__(self, x, **attrs):
+        y = right(x, **attrs)
+        y.flat[-1] += 0.001
+        return y
+registry._ops["relu"] = Wrong()
+"""
+
+
+def test_a_wrong_kernel_has_no_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "broken_relu.py").write_text(_BROKEN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    before = registry._ops["relu"]
+    try:
+        path = tmp_path / "run.json"
+        assert main(["run", _SMALL, *_RUN, "--import", "broken_relu", "-o", str(path)]) == 1
+    finally:
+        registry._ops["relu"] = before
+    (row,) = _document(path)["rows"]
+    assert row["status"] == "wrong"
+    assert "median" not in row["contestants"]["tilework"]
+    said = capsys.readouterr().out
+    assert "1 of 131072 elements are wrong" in said
+    assert "tilework bench run 'relu/float32 x=128x1024'" in said
+
+
+def test_a_wrong_gradient_is_caught() -> None:
+    from tilework.bench import check
+
+    problem = problems.parse("linear/float32/bwd x=16x32 w=8x32 b=8")
+    operands, op = problem.operands(), registry.ops()["linear"]
+    dy = problem.upstream((16, 8))
+    right = dict(zip(op.operands, op.backward(dy, *operands), strict=True))
+    assert check.gradient_mismatch(problem, operands, dy, right) == ""
+    wrong = right | {"w": right["w"] * np.float32(1.01)}
+    assert "gradient along a random direction" in check.gradient_mismatch(problem, operands, dy, wrong)
+
+
+_CRASHING = """
+import os
+from tilework.bench.peers import PEERS, Contestant, Peer
+PEERS["crashing"] = Peer("crashing", ("json",), "", "crashing.calls_module")
+"""
+_CRASHING_CALLS = """
+import os
+from tilework.bench.peers import Contestant
+def set_threads(count): return count
+def calls(problem, operands, threads): os.abort()
+"""
+
+
+def test_a_crashing_peer_is_named_and_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "crashing"
+    package.mkdir()
+    (package / "__init__.py").write_text(_CRASHING)
+    (package / "calls_module.py").write_text(_CRASHING_CALLS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    path = tmp_path / "run.json"
+    from tilework.bench import peers
+
+    monkeypatch.setattr(peers, "PEERS", dict(peers.PEERS))
+    lines = [_SMALL, "exp x=1000"]
+    assert (
+        main(["run", *lines, "--import", "crashing", "--peers", "crashing", "--min-time", "0.05", "-o", str(path)]) == 0
+    )
+    rows = _document(path)["rows"]
+    assert [r["status"] for r in rows] == ["ok", "ok"]
+    assert all("SIGABRT" in r["contestants"]["crashing"]["message"] for r in rows)
+
+
+def test_ctrl_c_writes_what_was_measured(tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    where = os.pathsep.join(p for p in sys.path if p)
+    command = [sys.executable, "-m", "tilework.bench", "run", "--set", "elementwise", *_RUN, "-o", str(path)]
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": where}
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("[3/"):
+            break
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    document = _document(path)
+    assert document["interrupted"]
+    assert len(document["rows"]) >= 2
+
+
+# ------------------------------------------------------------------------------------------------ ratios, verdicts
+
+
+def _samples(seconds: Any) -> list[dict[str, float]]:
+    return [{"seconds": float(s), "waited": 0.0} for s in seconds]
+
+
+def test_verdicts_follow_the_interval() -> None:
+    noise = np.exp(np.random.default_rng(0).normal(0, 0.01, (2, 25)))
+    assert measure.paired(_samples(noise[0]), _samples(noise[1])).verdict == "same"
+    assert measure.paired(_samples(noise[0]), _samples(1.1 * noise[1])).verdict == "faster"
+    assert measure.paired(_samples(1.1 * noise[0]), _samples(noise[1])).verdict == "slower"
+    wild = np.exp(np.random.default_rng(0).normal(0, 0.5, (2, 25)))
+    assert measure.paired(_samples(wild[0]), _samples(wild[1])).verdict == "undecided"
+    assert measure.paired(_samples(noise[0][:2]), _samples(noise[1][:2])).verdict == "undecided"
+
+
+def test_disturbed_rounds_are_left_out() -> None:
+    calm, disturbed = _samples([1.0] * 6), [{"seconds": 9.0, "waited": 0.5}] * 6
+    assert measure.summary(calm + disturbed)["median"] == 1.0
+    assert measure.summary(disturbed)["busy"]
+
+
+def _slowed(document: dict[str, Any], factor: float) -> dict[str, Any]:
+    copy: dict[str, Any] = json.loads(json.dumps(document))
+    for row in copy["rows"]:
+        ours = row["contestants"]["tilework"]
+        ours["samples"] = [[s * factor, w] for s, w in ours["samples"]]
+    return copy
+
+
+def _steady(document: dict[str, Any]) -> dict[str, Any]:
+    """The run as a quiet machine would have given it."""
+    copy: dict[str, Any] = json.loads(json.dumps(document))
+    jitter = np.random.default_rng(3)
+    for row in copy["rows"]:
+        ours = row["contestants"]["tilework"]
+        ours["samples"] = [[ours["median"] * math.exp(jitter.normal(0, 0.005)), 0.0] for _ in range(15)]
+        ours["kernel_samples"] = None
+    return copy
+
+
+def test_compare_calls_a_slowed_run_slower_and_an_identical_one_not(
+    recorded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = _steady(_document(recorded))
+    for name, document in (("old", old), ("slow", _slowed(old, 1.1)), ("again", old)):
+        results.save(str(tmp_path / f"{name}.json.gz"), document)
+    path = {n: str(tmp_path / f"{n}.json.gz") for n in ("old", "slow", "again")}
+    assert main(["compare", path["old"], path["slow"], "--fail-over", "5%"]) == 1
+    assert {j["verdict"] for j in compare.rows(old, _slowed(old, 1.1))} == {"slower"}
+    assert main(["compare", path["old"], path["slow"], "--fail-over", "15%"]) == 0
+    assert main(["compare", path["old"], path["again"], "--fail-over", "5%"]) == 0
+    assert "same" in capsys.readouterr().out
+
+
+_SLOW = """
+import pathlib, time
+__path__ = [{real!r}]
+exec(compile(pathlib.Path({real!r}, "__init__.py").read_text(), "tilework", "exec"))
+from tilework import registry
+right = registry._ops["matmul"]
+class Slow(type(registry.ops()["reshape"])):
+    def __init__(self):
+        self.__dict__.update(right.__dict__)
+        self.name, self.operands, self.is_view = "matmul", right.operands, False
+    def __call__(self, *args, **attrs):
+        begin = time.perf_counter()
+        y = right(*args, **attrs)
+        end = begin + {factor} * (time.perf_counter() - begin)
+        while time.perf_counter() < end:
+            pass
+        return y
+if {factor} > 1:
+    registry._ops["matmul"] = Slow()
+"""
+
+
+def _installation(folder: Path, factor: float) -> str:
+    package = folder / "tilework"
+    package.mkdir(parents=True)
+    real = str(Path(tilework.__file__).parent)
+    (package / "__init__.py").write_text(_SLOW.format(real=real, factor=factor))
+    return str(folder)
+
+
+def _ab(tmp_path: Path, factor: float, *more: str) -> dict[str, Any]:
+    old, new = _installation(tmp_path / "old", 1.0), _installation(tmp_path / "new", factor)
+    path = tmp_path / "ab.json"
+    line = "matmul a=192x192 b=192x192"
+    assert main(["ab", "--old", old, "--new", new, line, "-o", str(path), *more]) in (0, 1)
+    (row,) = _document(path)["rows"]
+    assert row["status"] == "ok", row["message"]
+    return dict(row["ratios"]["old"])
+
+
+def test_ab_calls_a_slowed_kernel_slower(tmp_path: Path) -> None:
+    ratio = _ab(tmp_path, 1.4, "--pairs", "1", "--min-time", "0.5")
+    assert ratio["verdict"] == "slower", ratio
+    assert ratio["ratio"] < 0.9
+
+
+def test_ab_does_not_call_an_identical_build_slower_or_faster(tmp_path: Path) -> None:
+    ratio = _ab(tmp_path, 1.0, "--pairs", "2", "--min-time", "0.6")
+    assert ratio["verdict"] in ("same", "undecided"), ratio
+
+
+@pytest.mark.slow
+def test_ab_calls_a_kernel_slower_by_a_tenth(tmp_path: Path) -> None:
+    assert _ab(tmp_path, 1.1, "--min-time", "6")["verdict"] == "slower"
+
+
+# --------------------------------------------------------------------------------------------- pages and pictures
+
+
+def test_pages_and_pictures(recorded: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    page, text, picture = (str(tmp_path / n) for n in ("a.html", "a.md", "a.svg"))
+    assert main(["report", str(recorded), str(recorded), "-o", page, "--markdown", text]) == 0
+    assert main(["roofline", str(recorded), "-o", picture]) == 0
+    html = Path(page).read_text()
+    assert html.count("<svg") == 2
+    assert "Against the earlier run" in html
+    assert "## The 10 worst rows" in Path(text).read_text()
+    assert Path(picture).read_text().startswith("<?xml")
+
+
+def test_tables_are_plain_when_piped(recorded: Path) -> None:
+    row = _document(recorded)["rows"][0]
+    cells = table.cells(row)
+    assert len(cells) == len(table.COLUMNS)
+    assert "\x1b" not in table.plain(table.COLUMNS, [cells])
+    assert table.seconds_text(1.5e-5) == "15 us"
+    assert table.count_text(116e9, "F/s") == "116 GF/s"
+
+
+def test_list_gives_lines_that_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "--op", "conv_dw"]) == 0
+    lines = capsys.readouterr().out.splitlines()[1:]
+    assert len(lines) >= 5
+    for line in lines:
+        problems.parse(line.split("'")[1])
+
+
+# -------------------------------------------------------------------------------------------------- the command
+
+
+def test_info_says_what_runs_here(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["info"]) == 0
+    said = capsys.readouterr().out
+    for word in ("tilework", "tiers", "(active)", "threads", "from ", "OpenCL", "numpy"):
+        assert word in said
+
+
+def test_the_command_passes_arguments_on(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["bench", "list", "--sets"]) == 0
+    assert "resnet50" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["nonsense"])
+    assert stop.value.code == 2
+
+
+def test_errors_carry_their_kind() -> None:
+    with pytest.raises(BenchError):
+        problems.parse("nonsense")
+    assert issubclass(BenchError, tilework.Error)
+
+
+def test_importing_tilework_does_not_import_the_bench() -> None:
+    where = os.pathsep.join(p for p in sys.path if p)
+    script = (
+        "import sys, tilework; print([m for m in sys.modules if m.startswith(('tilework.bench', 'scipy', 'rich'))])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": where},
+        check=True,
+    )
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,95 @@
+"""Elementwise functions over the float32 numbers: all of them in the slow run, one in 211 otherwise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from scipy import special
+
+import tilework as tw
+from tilework.testing.compare import spacing
+
+Array = npt.NDArray[Any]
+
+_BLOCK = 1 << 22
+
+
+def _gelu(x: Array) -> Array:
+    return np.asarray(0.5 * x * special.erfc(-x / math.sqrt(2)))
+
+
+def _gelu_tanh(x: Array) -> Array:
+    return np.asarray(x * special.expit(2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+
+# Name, function, float64 reference and the ULP of DESIGN: what each op promises over all of float32.
+FUNCTIONS: list[tuple[str, Callable[[Array], Array], Callable[[Array], Array], float]] = [
+    ("exp", tw.exp, np.exp, 1),
+    ("log", tw.log, np.log, 1),
+    ("tanh", tw.tanh, np.tanh, 1),
+    ("erf", tw.erf, special.erf, 1),
+    ("sigmoid", tw.sigmoid, special.expit, 2),
+    ("gelu", tw.gelu, _gelu, 4),
+    ("gelu_tanh", lambda x: tw.gelu(x, approximate="tanh"), _gelu_tanh, 4),
+]
+
+
+def _every(step: int) -> Iterator[Array]:
+    """One in ``step`` of all float32 bit patterns, in blocks."""
+    for start in range(0, 1 << 32, step * _BLOCK):
+        bits = np.arange(start, min(start + step * _BLOCK, 1 << 32), step, dtype=np.uint64)
+        yield bits.astype(np.uint32).view(np.float32)
+
+
+def _assert_within(call: Callable[[Array], Array], truth: Callable[[Array], Array], ulp: float, step: int) -> None:
+    for x in _every(step):
+        with np.errstate(all="ignore"):
+            got, wide = call(x), truth(x.astype(np.float64))
+            want = wide.astype(np.float32)
+            distance = np.abs(got.astype(np.float64) - wide) / spacing(wide, np.float32)
+            wrong = ~((got == want) | (np.isnan(got) & np.isnan(want)) | (distance <= ulp))
+        if np.any(wrong):
+            distance = np.where(wrong, np.where(np.isnan(distance), np.inf, distance), -1.0)
+            worst = int(np.argmax(distance))
+            pytest.fail(
+                f"{int(wrong.sum())} of {x.size} are wrong; worst at x={x[worst]!r}: got {got[worst]!r}, "
+                f"want {want[worst]!r}, {distance[worst]:.4g} ULP apart, allowed {ulp}"
+            )
+
+
+@pytest.fixture(params=tw.tiers())
+def tier(request: pytest.FixtureRequest) -> Iterator[str]:
+    before = tw.isa()
+    tw.set_isa(request.param)
+    yield request.param
+    tw.set_isa(before)
+
+
+@pytest.mark.parametrize(("name", "call", "truth", "ulp"), FUNCTIONS, ids=[f[0] for f in FUNCTIONS])
+def test_functions_keep_their_ulp_on_a_sample_of_float32(
+    name: str, call: Callable[[Array], Array], truth: Callable[[Array], Array], ulp: float, tier: str
+) -> None:
+    _assert_within(call, truth, ulp, step=211 if tier == tw.tiers()[-1] else 211 * 17)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "call", "truth", "ulp"), FUNCTIONS, ids=[f[0] for f in FUNCTIONS])
+def test_functions_keep_their_ulp_on_all_of_float32(
+    name: str, call: Callable[[Array], Array], truth: Callable[[Array], Array], ulp: float, tier: str
+) -> None:
+    _assert_within(call, truth, ulp, step=1)
+
+
+def test_arithmetic_keeps_the_sign_of_zero() -> None:
+    zeros = np.array([0.0, -0.0, 1.0, -1.0], np.float32)
+    a, b = np.meshgrid(zeros, zeros)
+    with np.errstate(all="ignore"):
+        for call, truth in ((tw.add, np.add), (tw.sub, np.subtract), (tw.mul, np.multiply), (tw.div, np.divide)):
+            assert np.array_equal(
+                np.signbit(call(a, b)), np.signbit(truth(a, b)) | np.isnan(truth(a, b)) & np.signbit(call(a, b))
+            )

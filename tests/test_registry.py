@@ -1,0 +1,160 @@
+"""The op table is one table: Python signatures agree with C++, every op is complete, and arrows point down."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import typing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tilework
+from tilework import _core
+from tilework.registry import ops
+
+ROOT = Path(__file__).parent.parent
+COMPILED = [name for name, op in ops().items() if not op.is_view]
+
+# Gradients of gradients and steps have no gradient rule unless it is easy.
+NO_GRADIENT = {"gelu_dx", "max_pool_dx", "reduce_max_dx", "softmax_cross_entropy_dx", "sgd_step", "adam_step"}
+
+
+def test_python_and_cpp_have_the_same_ops() -> None:
+    assert sorted(COMPILED) == sorted(_core.op_names())
+    assert set(ops()) <= set(tilework.__all__)
+
+
+@pytest.mark.parametrize("name", COMPILED)
+def test_signature_agrees_with_the_cpp_table(name: str) -> None:
+    spec = _core.op_spec(name)
+    parameters = inspect.signature(ops()[name]).parameters
+    operands = {n: p for n, p in parameters.items() if p.kind is p.POSITIONAL_OR_KEYWORD}
+    attrs = {n: p for n, p in parameters.items() if p.kind is p.KEYWORD_ONLY and n != "out"}
+    assert list(operands) == [n for n, _ in spec["operands"]]
+    for operand, role in spec["operands"]:
+        assert (operands[operand].default is None) == role.startswith("optional"), operand
+    assert list(attrs) == [a["name"] for a in spec["attrs"]]
+    for attr in spec["attrs"]:
+        default = attrs[attr["name"]].default
+        if attr["required"]:
+            assert default is inspect.Parameter.empty, attr["name"]
+        else:
+            assert default == attr["default"], attr["name"]
+            assert type(default) is type(attr["default"]), attr["name"]
+    works_in_place = any(role.endswith("inout") for _, role in spec["operands"])
+    assert ("out" in parameters) != works_in_place
+
+
+def _literals(hint: Any) -> set[Any]:
+    if typing.get_origin(hint) is typing.Literal:
+        return set(typing.get_args(hint))
+    return {value for part in typing.get_args(hint) for value in _literals(part)}
+
+
+@pytest.mark.parametrize("name", COMPILED)
+def test_literal_types_list_the_choices_of_the_cpp_table(name: str) -> None:
+    hints = typing.get_type_hints(ops()[name].__wrapped__)  # type: ignore[attr-defined]
+    for attr in _core.op_spec(name)["attrs"]:
+        if attr["kind"] == "choice":
+            assert _literals(hints[attr["name"]]) == set(attr["choices"]), attr["name"]
+
+
+@pytest.mark.parametrize("name", ops())
+def test_op_is_complete(name: str) -> None:
+    op = ops()[name]
+    assert {"reference", "samples", "errors"} <= set(op.rules)
+    assert "ulp" in op.rules or "depth" in op.rules, "no tolerance"
+    first_line = (op.__doc__ or "").splitlines()[0]
+    assert re.fullmatch(r"[A-Z].*\.", first_line) or first_line.endswith(":"), first_line
+    assert ("backward" in op.rules) == (name not in NO_GRADIENT)
+    assert set(op.differentiable) <= set(op.operands)
+
+
+@pytest.mark.parametrize("name", COMPILED)
+def test_op_is_one_room_on_every_floor(name: str) -> None:
+    family = ops()[name].__module__.rpartition(".")[2]
+    assert re.search(rf"\bop_{name} = ", (ROOT / "csrc/ops" / f"{family}.cc").read_text())
+    assert (ROOT / "kernels_cl" / f"{family}.cl").exists()
+    listed = (ROOT / "csrc/ops/ops.def").read_text()
+    assert re.search(rf"// {family}\.cc\n(TW_OP\(\w+\)\n)*TW_OP\({name}\)", listed)
+
+
+# ------------------------------------------------------------------------------------------------------- arrows
+
+FLOORS = ["core", "simd", "gemm", "ops", "bindings"]
+
+
+def _sources(*suffixes: str) -> list[Path]:
+    return [p for p in sorted((ROOT / "csrc").rglob("*")) if p.suffix in suffixes and p.parent.name in FLOORS]
+
+
+@pytest.mark.parametrize("path", _sources(".h", ".cc"), ids=lambda p: f"{p.parent.name}/{p.name}")
+def test_includes_point_down(path: Path) -> None:
+    floor = path.parent.name
+    for included in re.findall(r'#include "([^"]+)"', path.read_text()):
+        target = included.rpartition("/")[0].removeprefix("../") or floor
+        if included.endswith("ops.def") or target not in FLOORS:
+            continue
+        assert FLOORS.index(target) <= FLOORS.index(floor), f"{floor}/{path.name} includes {included}"
+
+
+@pytest.mark.parametrize("path", [p for p in _sources(".cc") if p.parent.name == "ops"], ids=lambda p: p.name)
+def test_op_files_do_not_include_each_other(path: Path) -> None:
+    families = {p.stem for p in _sources(".cc") if p.parent.name == "ops"}
+    included = {Path(i).stem for i in re.findall(r'#include "(?:ops/)?([^/"]+)"', path.read_text())}
+    assert not included & families
+
+
+@pytest.mark.parametrize("path", [p for p in _sources(".h", ".cc") if p.parent.name != "simd"], ids=lambda p: p.name)
+def test_instruction_sets_are_named_in_simd_only(path: Path) -> None:
+    assert not re.search(r"__AVX|__SSE|__FMA__|__ARM_|_mm\d*_|#include <\w*mmintrin", path.read_text())
+
+
+# Floors of the Python package, lowest first; a module imports from its own floor or one below.
+PACKAGE = [
+    ["_core", "errors", "arrays"],
+    ["backends", "dispatch"],
+    ["registry", "prepared", "devices", "settings"],
+    ["ops"],
+    ["testing", "graph", "autodiff"],
+    ["train", "nn", "vision"],
+    ["interop"],
+    ["bench", "cli"],
+]
+LEVEL = {module: level for level, modules in enumerate(PACKAGE) for module in modules}
+
+# Imported when first called, so that `registry.ops()` is complete and an op finds its preparation.
+UPWARD = {("registry", "ops")}
+
+
+def _imports(path: Path) -> set[str]:
+    """First-floor names of tilework that a module imports, those for type checkers apart."""
+    found: set[str] = set()
+    skipped: set[int] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            skipped |= {id(inner) for inner in ast.walk(node)}
+        elif id(node) in skipped:
+            continue
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "tilework":
+            parts = (node.module or "").split(".")
+            found |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {a.name.split(".")[1] for a in node.names if a.name.startswith("tilework.")}
+    return found & set(LEVEL)
+
+
+def _modules() -> list[Path]:
+    package = ROOT / "python" / "tilework"
+    return [p for p in sorted(package.rglob("*.py")) if p.parent != package or p.stem in LEVEL]
+
+
+@pytest.mark.parametrize("path", _modules(), ids=lambda p: "/".join(p.parts[-2:]))
+def test_imports_point_down(path: Path) -> None:
+    own = path.relative_to(ROOT / "python" / "tilework").parts[0].removesuffix(".py")
+    assert own in LEVEL, f"{own} is on no floor: add it to PACKAGE"
+    for target in _imports(path):
+        assert LEVEL[target] <= LEVEL[own] or (own, target) in UPWARD, f"{own} imports {target}, which is above it"
