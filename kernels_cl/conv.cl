@@ -179,7 +179,7 @@ __kernel void conv_dx(IN(T, dy), IN(T, w), OUT(T, dx), const Conv s) {
     const INDEX plane = PLANE(s.in), M = s.c;
     // Tiles are laid out for the largest phase; phases differ by at most one place along an axis.
     INDEX N_ALL = s.batch;
-    for (int axis = 0; axis < 3; ++axis) N_ALL *= ((INDEX)s.in[axis] + (INDEX)s.stride[axis] - 1) / (INDEX)s.stride[axis];
+    for (int axis = 0; axis < 3; ++axis) N_ALL *= (INDEX)((s.in[axis] + s.stride[axis] - 1) / s.stride[axis]);
     const INDEX tiles = (M + TILE_M - 1) / TILE_M * ((N_ALL + TILE_N - 1) / TILE_N);
     const INDEX product = (INDEX)get_group_id(0) / tiles;
     const Split phase = split(product, s.stride[0], s.stride[1], s.stride[2]);
@@ -287,8 +287,10 @@ __kernel void conv_dx_direct(IN(T, dy), IN(T, w), OUT(T, dx), const Conv s) {
         }
         if (!met) continue;
         const INDEX place = place_in_y(o, s);
-        for (INDEX k = group * (INDEX)s.k; k < (group + 1) * (INDEX)s.k; ++k)
-            sum = MAC(LOAD(w, (k * (INDEX)s.c + channel % (INDEX)s.c) * taps + t), LOAD(dy, place + k * (INDEX)s.y[1]), sum);
+        for (INDEX k = group * (INDEX)s.k; k < (group + 1) * (INDEX)s.k; ++k) {
+            const ACC weight = LOAD(w, (k * (INDEX)s.c + channel % (INDEX)s.c) * taps + t);
+            sum = MAC(weight, LOAD(dy, place + k * (INDEX)s.y[1]), sum);
+        }
     }
     STORE(dx, i, sum);
 }
@@ -309,7 +311,7 @@ __kernel void conv_dw_direct(IN(T, dy), IN(T, x), OUT(T, dw), const Conv s) {
     for (INDEX first = 0; first < all; first += block) {
         const INDEX end = first + block < all ? first + block : all;
         ACC part = 0;
-        for (INDEX j = first + item; j < end; j += GROUP) {
+        ALONG(j, first, end) {
             const Split o = split_out(j, s);
             part = MAC(LOAD(dy, place_in_y(o, s) + k * (INDEX)s.y[1]), read_x(x, window_of(o, s), tap, s), part);
         }

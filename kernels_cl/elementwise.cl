@@ -1,4 +1,4 @@
-// Elementwise ops: y[i] = f(x[i]) and y[i] = f(a[i], b[i]) with numpy broadcasting, and the gradients of the unary ones.
+// Elementwise ops, y[i] = f(x[i]) and y[i] = f(a[i], b[i]) with numpy broadcasting, and gradients of the unary ones.
 //
 // Method    each item loads ITEMS elements, then computes and stores them; broadcast operands are read with stride 0.
 // Numerics  + - * and relu round once; / as the device rounds it (correctly where it can be asked to); exp, log, tanh,

@@ -7,6 +7,8 @@
 //           and a weight per row; their sums are reduce.cl's.
 // Numerics  the maximum is subtracted first; l is log(sum) - (x - max), so no probability is ever rounded to 0 or 1.
 //           Labels are in range or `ignored`: the caller has checked them.
+//
+// Defined by the launch:  LABELS  i32 or i64;  WEIGHT  where there are class weights;  SMOOTHED  where s > 0
 #include "types.clh"
 #include "rows.clh"
 
@@ -22,46 +24,48 @@
 #define WEIGHT_OF(c) ((ACC)1)
 #endif
 
-#define ALONG(c) for (INDEX c = ITEM; c < (INDEX)classes; c += GROUP)
 #define LOGIT(c) LOAD(logits, base + (c) * (INDEX)inner)
 
-#define ENTER                                                                                          \
-    START(logits);                                                                                     \
-    START(labels);                                                                                     \
-    WEIGHT_START                                                                                       \
-    const INDEX row = ROW;                                                                             \
-    if (row >= (INDEX)rows) return;                                                                    \
-    GROUP_MEMORY                                                                                       \
-    const INDEX base = row / (INDEX)inner * (INDEX)classes * (INDEX)inner + row % (INDEX)inner;        \
-    const long label = labels[row];                                                                    \
-    ACC top = -INFINITY;                                                                               \
-    ALONG(c) top = fmax(top, LOGIT(c));                                                                \
-    top = GROUP_MAX(top);                                                                              \
-    Sum own_sum = {0, 0};                                                                              \
-    ALONG(c) own_sum = plus(own_sum, exp_below(LOGIT(c), top));                                        \
+#define ENTER                                                                                   \
+    START(logits);                                                                              \
+    START(labels);                                                                              \
+    WEIGHT_START                                                                                \
+    const INDEX row = ROW;                                                                      \
+    if (row >= (INDEX)rows) return;                                                             \
+    GROUP_MEMORY                                                                                \
+    const INDEX base = row / (INDEX)inner * (INDEX)classes * (INDEX)inner + row % (INDEX)inner; \
+    const long label = labels[row];                                                             \
+    ACC top = -INFINITY;                                                                        \
+    ALONG(c, 0, (INDEX)classes) top = fmax(top, LOGIT(c));                                      \
+    top = GROUP_MAX(top);                                                                       \
+    Sum own_sum = {0, 0};                                                                       \
+    ALONG(c, 0, (INDEX)classes) own_sum = plus(own_sum, exp_below(LOGIT(c), top));              \
     const ACC sum = GROUP_SUM(own_sum.sum);
 
-__kernel void cross_entropy(IN(T, logits), IN(LABEL_T, labels), WEIGHT_IN OUT(T, losses), OUT(T, weights), const long rows,
-                            const long classes, const long inner, const long ignored, const ACC smoothing) {
+__kernel void cross_entropy(IN(T, logits), IN(LABEL_T, labels), WEIGHT_IN OUT(T, losses), OUT(T, weights),
+                            const long rows, const long classes, const long inner, const long ignored,
+                            const ACC smoothing) {
     START(losses);
     START(weights);
     ENTER
     const ACC log_sum = log(sum);
+#ifdef SMOOTHED
     ACC smooth = 0;
-    if (smoothing > 0) {
-        ALONG(c) {
-            const ACC share = WEIGHT_OF(c);
-            if (share > 0) smooth += share * (log_sum - (LOGIT(c) - top));
-        }
-        smooth = GROUP_SUM(smooth);
+    ALONG(c, 0, (INDEX)classes) {
+        const ACC share = WEIGHT_OF(c);
+        if (share > 0) smooth += share * (log_sum - (LOGIT(c) - top));
     }
+    smooth = GROUP_SUM(smooth);
+#endif
     if (ITEM != 0) return;
     ACC loss = 0, own = 0;
     if (label != ignored) {
         own = WEIGHT_OF(label);
         const ACC share = (1 - smoothing) * own;
         if (share > 0) loss = share * (log_sum - (LOGIT((INDEX)label) - top));
-        if (smoothing > 0) loss += smoothing / classes * smooth;
+#ifdef SMOOTHED
+        loss += smoothing / classes * smooth;
+#endif
     }
     STORE(losses, row, loss);
     STORE(weights, row, own);
@@ -98,20 +102,22 @@ __kernel void cross_entropy_dx(IN(T, dy), IN(T, logits), IN(LABEL_T, labels), WE
     START(divisor);
     scale /= LOAD(divisor, 0);
 #endif
+#ifdef SMOOTHED
     ACC all = 0;
-    if (smoothing > 0) {
-        ALONG(c) all += WEIGHT_OF(c);
-        all = GROUP_SUM(all);
-    }
+    ALONG(c, 0, (INDEX)classes) all += WEIGHT_OF(c);
+    all = GROUP_SUM(all);
+    const ACC share = smoothing / classes;
+#endif
     const bool counted = label != ignored;
     const ACC own = counted ? (1 - smoothing) * WEIGHT_OF(label) : 0;
-    const ACC share = smoothing / classes;
-    ALONG(c) {
+    ALONG(c, 0, (INDEX)classes) {
         ACC slope = 0;
         if (counted) {
             const ACC p = exp_below(LOGIT(c), top) / sum;
             slope = own * (p - (c == (INDEX)label ? 1 : 0));
-            if (smoothing > 0) slope += share * (all * p - WEIGHT_OF(c));
+#ifdef SMOOTHED
+            slope += share * (all * p - WEIGHT_OF(c));
+#endif
             slope *= scale;
         }
         STORE(dx, base + c * (INDEX)inner, slope);

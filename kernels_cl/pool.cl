@@ -74,7 +74,8 @@ __kernel void max_pool(IN(T, x), OUT(T, y),
 
 // A group per plane; dx holds zeros.
 #ifdef GROUP
-__kernel void max_pool_dx(IN(T, dy), IN(long, indices), OUT(T, dx), const long planes, const long results, const long size) {
+__kernel void max_pool_dx(IN(T, dy), IN(long, indices), OUT(T, dx), const long planes, const long results,
+                          const long size) {
     START(dy);
     START(indices);
     START(dx);

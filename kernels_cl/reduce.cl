@@ -81,7 +81,7 @@ __kernel void reduce(IN(T, x),
     for (INDEX block = first; block < end; block += BLOCK * GROUP) {
         const INDEX block_end = block + BLOCK * GROUP < end ? block + BLOCK * GROUP : end;
         ACC part = START_VALUE;
-        for (INDEX j = block + item; j < block_end; j += GROUP) {
+        ALONG(j, block, block_end) {
 #if REDUCED == 1
             const INDEX place = j * (INDEX)r.stride[0];
 #else

@@ -13,63 +13,63 @@
 #define PLACE(j) (base + (j) * (INDEX)inner)
 
 #ifdef PER_ITEM
-#define ALONG(k, j) _Pragma("unroll") for (INDEX k = 0, j = ITEM; k < PER_ITEM; ++k, j += GROUP) if (j < (INDEX)n)
-#define KEEP(name, from)    \
+#define IN_ROW(k, j) _Pragma("unroll") for (INDEX k = 0, j = ITEM; k < PER_ITEM; ++k, j += GROUP) if (j < (INDEX)n)
+#define KEEP(name, from)       \
     ACC name##_kept[PER_ITEM]; \
-    ALONG(k, j) name##_kept[k] = LOAD(from, PLACE(j));
+    IN_ROW(k, j) name##_kept[k] = LOAD(from, PLACE(j));
 #define KEPT(name, from, k, j) name##_kept[k]
 #else
-#define ALONG(k, j) for (INDEX k = 0, j = ITEM; j < (INDEX)n; ++k, j += GROUP)
+#define IN_ROW(k, j) ALONG(j, 0, (INDEX)n)
 #define KEEP(name, from)
 #define KEPT(name, from, k, j) LOAD(from, PLACE(j))
 #endif
 
-#define ENTER                            \
-    START(y);                            \
-    const INDEX row = ROW;               \
-    if (row >= (INDEX)rows) return;      \
-    GROUP_MEMORY                         \
+#define ENTER                       \
+    START(y);                       \
+    const INDEX row = ROW;          \
+    if (row >= (INDEX)rows) return; \
+    GROUP_MEMORY                    \
     const INDEX base = ROW_BASE(row);
 
-#define SOFTMAX(name, value)                                                                    \
-    __kernel void name(IN(T, x), OUT(T, y), const long rows, const long n, const long inner) {  \
-        START(x);                                                                               \
-        ENTER                                                                                   \
-        KEEP(x, x)                                                                              \
-        ACC top = -INFINITY;                                                                    \
-        ALONG(k, j) top = fmax(top, KEPT(x, x, k, j));                                          \
-        top = GROUP_MAX(top);                                                                   \
-        Sum own_sum = {0, 0};                                                                   \
-        ALONG(k, j) own_sum = plus(own_sum, exp_below(KEPT(x, x, k, j), top));                  \
-        const ACC sum = GROUP_SUM(own_sum.sum);                                                 \
-        const ACC log_sum = log(sum);                                                           \
-        ALONG(k, j) {                                                                           \
-            const ACC own = KEPT(x, x, k, j);                                                   \
-            STORE(y, PLACE(j), value);                                                          \
-        }                                                                                       \
+#define SOFTMAX(name, value)                                                                   \
+    __kernel void name(IN(T, x), OUT(T, y), const long rows, const long n, const long inner) { \
+        START(x);                                                                              \
+        ENTER                                                                                  \
+        KEEP(x, x)                                                                             \
+        ACC top = -INFINITY;                                                                   \
+        IN_ROW(k, j) top = fmax(top, KEPT(x, x, k, j));                                        \
+        top = GROUP_MAX(top);                                                                  \
+        Sum own_sum = {0, 0};                                                                  \
+        IN_ROW(k, j) own_sum = plus(own_sum, exp_below(KEPT(x, x, k, j), top));                \
+        const ACC sum = GROUP_SUM(own_sum.sum);                                                \
+        const ACC log_sum = log(sum);                                                          \
+        IN_ROW(k, j) {                                                                         \
+            const ACC own = KEPT(x, x, k, j);                                                  \
+            STORE(y, PLACE(j), value);                                                         \
+        }                                                                                      \
     }
 
 SOFTMAX(softmax, exp_below(own, top) / sum)
 SOFTMAX(log_softmax, (own - top) - log_sum)
 
 // y is dx; g the result of the forward op.
-#define GRADIENT(name, term, value)                                                                      \
+#define GRADIENT(name, term, value)                                                                       \
     __kernel void name(IN(T, dy), IN(T, g), OUT(T, y), const long rows, const long n, const long inner) { \
-        START(dy);                                                                                       \
-        START(g);                                                                                        \
-        ENTER                                                                                            \
-        KEEP(dy, dy)                                                                                     \
-        KEEP(g, g)                                                                                       \
-        Sum own_sum = {0, 0};                                                                            \
-        ALONG(k, j) {                                                                                    \
-            const ACC d = KEPT(dy, dy, k, j), r = KEPT(g, g, k, j);                                      \
-            own_sum = plus(own_sum, term);                                                               \
-        }                                                                                                \
-        const ACC sum = GROUP_SUM(own_sum.sum);                                                          \
-        ALONG(k, j) {                                                                                    \
-            const ACC d = KEPT(dy, dy, k, j), r = KEPT(g, g, k, j);                                      \
-            STORE(y, PLACE(j), value);                                                                   \
-        }                                                                                                \
+        START(dy);                                                                                        \
+        START(g);                                                                                         \
+        ENTER                                                                                             \
+        KEEP(dy, dy)                                                                                      \
+        KEEP(g, g)                                                                                        \
+        Sum own_sum = {0, 0};                                                                             \
+        IN_ROW(k, j) {                                                                                    \
+            const ACC d = KEPT(dy, dy, k, j), r = KEPT(g, g, k, j);                                       \
+            own_sum = plus(own_sum, term);                                                                \
+        }                                                                                                 \
+        const ACC sum = GROUP_SUM(own_sum.sum);                                                           \
+        IN_ROW(k, j) {                                                                                    \
+            const ACC d = KEPT(dy, dy, k, j), r = KEPT(g, g, k, j);                                       \
+            STORE(y, PLACE(j), value);                                                                    \
+        }                                                                                                 \
     }
 
 GRADIENT(softmax_dx, d * r, r * (d - sum))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -25,14 +26,15 @@ class Worker:
         """What failed, "" if nothing did."""
         process = self._process or self._start()
         assert process.stdin is not None
-        process.stdin.write(f"{check} {op} {dtype}\n")
-        process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # it ended: there will be no reply either
+            process.stdin.write(f"{check} {op} {dtype}\n")
+            process.stdin.flush()
         reply = self._reply(time.monotonic() + seconds)
         if reply is None:
-            running = process.poll() is None
-            self.stop()
-            how = f"did not end within {seconds:.0f} s" if running else f"ended with status {process.returncode}"
+            ended = process.poll()
+            how = f"did not end within {seconds:.0f} s" if ended is None else f"ended with status {ended}"
             last = Path(self._log.name).read_text(errors="replace")[-2000:]
+            self.stop()
             return f"the process {how}\n    python -m tilework.testing {check} {op} - {dtype}\n{last}"
         return str(json.loads(reply))
 
@@ -41,9 +43,10 @@ class Worker:
             self._process.kill()
             self._process.wait()
             os.close(self._replies)
-            for stream in (self._process.stdin, self._log):
-                if stream is not None:
-                    stream.close()
+            with contextlib.suppress(BrokenPipeError):
+                assert self._process.stdin is not None
+                self._process.stdin.close()
+            self._log.close()
             self._process = None
 
     def _start(self) -> subprocess.Popen[str]:

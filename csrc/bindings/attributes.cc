@@ -8,20 +8,6 @@
 namespace tw::bindings {
 namespace {
 
-const char* wanted(const AttrSpec& spec) {
-    switch (spec.kind) {
-        case AttrKind::integer: return "an int";
-        case AttrKind::real: return "a float";
-        case AttrKind::boolean: return "a bool";
-        case AttrKind::choice: return "a string";
-        case AttrKind::integers: return "an int or a tuple of ints";
-        case AttrKind::axes: return "None, an int or a tuple of ints";
-        case AttrKind::padding: return "an int, a tuple of ints or of pairs, 'same' or 'valid'";
-        case AttrKind::dtype: return "a numpy dtype";
-    }
-    return "";
-}
-
 bool wrong_type(PyObject* value, const AttrSpec& spec, const char* op) {
     PyErr_Clear();
     PyObject* text = PyObject_Repr(value);
@@ -146,6 +132,20 @@ bool padding_from(PyObject* value, const AttrSpec& spec, Attr& attr, const char*
 }
 
 }  // namespace
+
+const char* wanted(const AttrSpec& spec) {
+    switch (spec.kind) {
+        case AttrKind::integer: return "an int";
+        case AttrKind::real: return "a float";
+        case AttrKind::boolean: return "a bool";
+        case AttrKind::choice: return "a string";
+        case AttrKind::integers: return "an int or a tuple of ints";
+        case AttrKind::axes: return "None, an int or a tuple of ints";
+        case AttrKind::padding: return "an int, a tuple of ints or of pairs, 'same' or 'valid'";
+        case AttrKind::dtype: return "a numpy dtype";
+    }
+    return "";
+}
 
 bool attribute_from(PyObject* value, const AttrSpec& spec, Attr& attr, const char* op) {
     attr.is_none = value == Py_None;

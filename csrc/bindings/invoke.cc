@@ -132,7 +132,7 @@ bool read_attrs(const OpDef& def, const Arguments& a, Attr* attrs) {
         if (a.attr[i]) {
             if (!attribute_from(a.attr[i], spec, attrs[i], def.name)) return false;
         } else if (spec.required) {
-            return raise("AttrTypeError", def.name, spec.name, "%s is missing", spec.name), false;
+            return raise("AttrTypeError", def.name, spec.name, "%s is missing; want %s", spec.name, wanted(spec)), false;
         } else {
             attrs[i] = default_of(spec);
         }

@@ -98,6 +98,7 @@ void pack_window(const void* context, int64_t k0, int64_t kc, int64_t n0, int64_
     const auto& w = *static_cast<const Window<T>*>(context);
     const WindowAxis &d = w.axis[0], &h = w.axis[1], &v = w.axis[2];
     const int64_t taps = w.taps();
+    if (taps == 0) return;  // a phase of the stride that no tap reaches
     Run runs[NR];
     int n_runs = 0;
     for (int64_t done = 0; done < n;) {
@@ -106,32 +107,37 @@ void pack_window(const void* context, int64_t k0, int64_t kc, int64_t n0, int64_
         run = {{pixel / v.out / h.out, pixel / v.out % h.out, x}, least(v.out - x, n - done), done};
         done += run.count;
     }
-    const int64_t step = v.step * v.stride;
+    const int64_t step = v.step * v.stride, row_step = taps * NR;
     const auto copy = step == 1 ? copy_run<T, 1> : step == 2 ? copy_run<T, 2> : copy_run<T, 0>;
-    int64_t tap = 0;
-    for (int64_t td = 0; td < d.taps; ++td)
-        for (int64_t th = 0; th < h.taps; ++th)
-            for (int64_t tw = 0; tw < v.taps; ++tw, ++tap) {
-                // Channels whose row (channel, tap) falls into this block.
-                const int64_t first = k0 > tap ? (k0 - tap + taps - 1) / taps : 0;
-                const int64_t end = k0 + kc > tap ? (k0 + kc - tap + taps - 1) / taps : 0;
-                if (first >= end) continue;
-                T* const row = panel + (first * taps + tap - k0) * NR;
-                for (int i = 0; i < n_runs; ++i) {
-                    const Run& run = runs[i];
-                    const int64_t pd = run.at[0] * d.step + d.offset[td], ph = run.at[1] * h.step + h.offset[th];
+    // Row (channel, tap) is in this block for channels [first, end): these two, one later for the taps before the cut.
+    const int64_t first_cut = k0 % taps, first_base = k0 / taps, end_cut = (k0 + kc) % taps, end_base = (k0 + kc) / taps;
+    for (int i = 0; i < n_runs; ++i) {
+        const Run& run = runs[i];
+        int64_t tap = 0;
+        for (int64_t td = 0; td < d.taps; ++td) {
+            const int64_t pd = run.at[0] * d.step + d.offset[td];
+            for (int64_t th = 0; th < h.taps; ++th) {
+                const int64_t ph = run.at[1] * h.step + h.offset[th];
+                const bool inside = pd >= 0 && pd < d.in && ph >= 0 && ph < h.in;
+                const T* const image_row = w.image + pd * d.stride + ph * h.stride;
+                for (int64_t tw = 0; tw < v.taps; ++tw, ++tap) {
+                    const int64_t first = first_base + (tap < first_cut), channels = end_base + (tap < end_cut) - first;
+                    if (channels <= 0) continue;
+                    T* const to = panel + (first * taps + tap - k0) * NR + run.to;
                     const int64_t pv = run.at[2] * v.step + v.offset[tw];
                     int64_t low = 0, high = 0;
-                    if (pd >= 0 && pd < d.in && ph >= 0 && ph < h.in) clip(pv, v.step, v.in, run.count, low, high);
-                    zero_run(row + run.to, taps * NR, low, end - first);
-                    if (high > low) {
-                        const T* from = w.image + first * w.channel_stride + pd * d.stride + ph * h.stride + (pv + low * v.step) * v.stride;
-                        copy(from, step, w.channel_stride, row + run.to + low, taps * NR, high - low, end - first);
-                    }
-                    zero_run(row + run.to + high, taps * NR, run.count - high, end - first);
+                    if (inside) clip(pv, v.step, v.in, run.count, low, high);
+                    if (high > low)
+                        copy(image_row + first * w.channel_stride + (pv + low * v.step) * v.stride, step, w.channel_stride, to + low, row_step,
+                             high - low, channels);
+                    if (high - low == run.count) continue;
+                    zero_run(to, row_step, low, channels);
+                    zero_run(to + high, row_step, run.count - high, channels);
                 }
-                zero_run(row + n, taps * NR, NR - n, end - first);
             }
+        }
+    }
+    if (n < NR) zero_run(panel + n, NR, NR - n, kc);
 }
 
 }  // namespace

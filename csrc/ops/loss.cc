@@ -86,7 +86,7 @@ TW_INLINE Vec<T> weights(const Problem<T>& p, int64_t i, int64_t k) {
 
 template <class T>
 double loss_of_row(const Problem<T>& p, const T* x, int64_t label) {
-    const T largest = Max::lanes(fold_row<Max>(x, p.classes));
+    const T largest = Max::lanes(fold_row<NumberMax>(x, p.classes));
     const Vec<T> top = splat<T>(largest);
     const Shift<T> shift = shift_to(top);
     const double total = sum_over<T>(p.classes, [&](int64_t i, int64_t k) __attribute__((always_inline)) {
@@ -107,7 +107,7 @@ double loss_of_row(const Problem<T>& p, const T* x, int64_t label) {
 
 template <class T>
 void gradient_of_row(const Problem<T>& p, T* dx, const T* x, int64_t label, double g) {
-    const Shift<T> shift = shift_to(splat<T>(Max::lanes(fold_row<Max>(x, p.classes))));
+    const Shift<T> shift = shift_to(splat<T>(Max::lanes(fold_row<NumberMax>(x, p.classes))));
     const double total = sum_over<T>(p.classes, [&](int64_t i, int64_t k) __attribute__((always_inline)) {
         const Vec<T> e = exp_under(take(x, 1, i, k), shift);
         put(dx, 1, i, k, e);
@@ -132,7 +132,7 @@ void tile_sums(const Side<T>& x, int64_t n, int64_t columns, int64_t width, T* e
     copy_tile(e, x, n, columns, width);
     for (int64_t j = 0; j < width; j += kLanes<T>) {
         Vec<T> m = load(e + j);
-        for (int64_t r = 1; r < n; ++r) m = max_nan(m, load(e + r * width + j));
+        for (int64_t r = 1; r < n; ++r) m = max_any(m, load(e + r * width + j));
         store(top + j, m);
     }
     sum_rows(sum, n, width, [&](int64_t j) __attribute__((always_inline)) {

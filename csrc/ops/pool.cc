@@ -1,9 +1,10 @@
 // Maximum and mean over windows of x (N, C, spatial), rank 1 to 3:  y[o] = max or mean of x[o stride - padding + t dilation]
 // over the taps t that fall inside x; the gradients are in pool_dx.cc.
 //
-// Method    a row of outputs: the window's input rows are joined vertically into a padded buffer, whole vectors at a time;
-//           then taps along it horizontally, stride 2 by even/odd shuffles. A window as wide as x merges its axis into
-//           the one before, so that global pooling folds one row. With indices each tap is compared, lanes are outputs.
+// Method    a row of outputs: the window's input rows are joined vertically, whole vectors at a time; then the taps along
+//           it, stride 2 by even and odd lanes. The usual kernels do so in registers, others through a padded buffer. A
+//           window as wide as x merges its axis into the one before, so that global pooling folds one row. With indices
+//           each tap is compared, lanes are outputs.
 // Numerics  max: the first maximum wins, NaN wins over numbers; kernels that do not watch for NaN run first and a sum
 //           tells whether one was met. mean: rows first, then taps; one division.
 // Threads   by rows of outputs; every output is computed by itself.
@@ -19,11 +20,6 @@ namespace {
 constexpr int64_t kSpan = 8192;  // elements of a buffered row
 
 Status no_memory() { return fail(Status::memory, "", "no memory for a row of the window; want a smaller kernel or x"); }
-
-// A maximum that may lose a NaN, at a third of the price.
-struct NumberMax : Max {
-    template <class V> TW_INLINE V of(V a, V b) { return max_any(a, b); }
-};
 
 // Parts of rows of outputs, of bounded span.
 RowGrid grid_of(const Windows& w) {
@@ -80,13 +76,14 @@ TW_INLINE bool join_fixed(T* to, const T* const* row, int rows, int64_t stride, 
     Vec<T> sum{};
     for (int64_t i = 0; i < n; i += kLanes<T>) {
         const int64_t m = min_of(n - i, kLanes<T>);
-        Vec<T> v = take(row[0], stride, i, m);
-        sum += v;
+        Vec<T> v = take(row[0], stride, i, m), met = v;
+#pragma GCC unroll 3
         for (int r = 1; r < (kRows ? kRows : rows); ++r) {
             const Vec<T> next = take(row[r], stride, i, m);
             v = Op::of(v, next);
-            sum += next;
+            met += next;
         }
+        sum += met;
         store(to + i, more ? Op::of(load(to + i), v) : v);  // `to` has room for whole vectors
     }
     return __is_same(Op, NumberMax) && any(sum != sum);
@@ -162,6 +159,108 @@ TW_INLINE void join_along(const PoolAxis& a, int64_t outputs, const T* buffer, T
     }
 }
 
+// ---- both in registers, for windows that reach no further than the next vector --------------------------------------------
+
+enum class Near { no, done, lost };  // lost: a NaN may have been
+
+// Even and odd columns of one vector of outputs; with stride 1 `even` holds them all.
+template <class T>
+struct Columns {
+    Vec<T> even, odd;
+};
+
+// Lanes t .. t + kLanes of three vectors laid end to end, counted from the middle one.
+template <int t, class V, int... I>
+TW_INLINE V lanes_from(V before, V here, V after, Seq<I...>) {
+    constexpr int n = sizeof...(I);
+    if constexpr (t == 0) return here;
+    if constexpr (t < 0) return shuffle<(n + I + t)...>(before, here);
+    return shuffle<(I + t)...>(here, after);
+}
+
+// Joins taps t .. kLast in ascending order; a tap is a column counted from S times the output.
+template <class Op, int S, int t, int kLast, class T>
+TW_INLINE Vec<T> join_taps(const Columns<T>& before, const Columns<T>& here, const Columns<T>& after, Vec<T> joined, bool first) {
+    if constexpr (t > kLast) {
+        return joined;
+    } else {
+        constexpr bool odd = S == 2 && (t & 1);
+        constexpr int lane = odd ? (t - 1) / 2 : t / S;
+        const Vec<T> tap = odd ? lanes_from<lane>(before.odd, here.odd, after.odd, Indices<Vec<T>>{})
+                               : lanes_from<lane>(before.even, here.even, after.even, Indices<Vec<T>>{});
+        return join_taps<Op, S, t + 1, kLast, T>(before, here, after, first ? tap : Op::of(joined, tap), false);
+    }
+}
+
+template <class T, int... I>
+TW_INLINE Columns<T> parted(Vec<T> a, Vec<T> b, Seq<I...>) {
+    return {shuffle<(2 * I)...>(a, b), shuffle<(2 * I + 1)...>(a, b)};
+}
+
+template <class Op, int S, int kFirst, int kLast, int kRows, class T, class Put>
+TW_INLINE Near join_in_registers(const T* const* row, int rows, int64_t width, const RowPart& p, const Put& put) {
+    constexpr int64_t lanes = kLanes<T>;
+    const Vec<T> outside = Op::template identity<T>();
+    Vec<T> sum{};
+    Columns<T> before = {outside, outside}, here = before;
+    // One vector of outputs: reads the columns after it, on which it may depend. kWhole: all inside x.
+    const auto step = [&]<bool kWhole>(int64_t i, int64_t n) __attribute__((always_inline)) {
+        const auto joined = [&](const auto& at) __attribute__((always_inline)) {
+            Vec<T> v = at(0), met = v;
+#pragma GCC unroll 3
+            for (int r = 1; r < (kRows ? kRows : rows); ++r) {
+                const Vec<T> next = at(r);
+                v = Op::of(v, next);
+                met += next;
+            }
+            sum += met;
+            return v;
+        };
+        const auto column = [&](int64_t c) __attribute__((always_inline)) {
+            if (kWhole || c + lanes <= width)
+                return joined([&](int r) __attribute__((always_inline)) { return load(row[r] + c); });
+            if (c >= width) return outside;
+            return joined([&](int r) __attribute__((always_inline)) { return load_or_identity<Op>(row[r] + c, width - c); });
+        };
+        const int64_t o = p.first + i + lanes;
+        Columns<T> after = {column(S * o), outside};
+        if constexpr (S == 2) after = parted<T>(after.even, column(2 * o + lanes), Indices<Vec<T>>{});
+        if (i >= 0) put(i, n, join_taps<Op, S, kFirst, kLast, T>(before, here, after, outside, true));
+        before = here;
+        here = after;
+    };
+    int64_t i = kFirst < 0 && p.first > 0 ? -2 * lanes : -lanes;
+    for (; i < 0; i += lanes) step.template operator()<false>(i, 0);
+    for (; i + lanes <= p.n && S * (p.first + i + 2 * lanes) <= width; i += lanes) step.template operator()<true>(i, lanes);
+    for (; i < p.n; i += lanes) step.template operator()<false>(i, min_of(p.n - i, lanes));
+    return __is_same(Op, NumberMax) && any(sum != sum) ? Near::lost : Near::done;
+}
+
+template <class Op, class T, class Put>
+TW_INLINE Near join_near(const Windows& w, const RowPart& p, const T* x, const Put& put) {
+    const PoolAxis& a = w.axis[2];
+    if (a.wide_step != 1 || a.dilation != 1 || a.kernel > 3 || a.stride > 2) return Near::no;
+    const T* row[kRowsAtOnce];
+    int rows = 0;
+    each_window_row(w, p, x, [&](const T* at, int64_t) __attribute__((always_inline)) {
+        if (rows < kRowsAtOnce) row[rows] = at;
+        ++rows;
+    });
+    if (rows > kRowsAtOnce) return Near::no;
+#define TW_NEAR(S, first, last)                                                                              \
+    if (a.stride == S && a.before == -(first) && a.kernel == (last) - (first) + 1)                           \
+        return rows == (last) - (first) + 1                                                                  \
+                   ? join_in_registers<Op, S, first, last, (last) - (first) + 1>(row, rows, a.size, p, put)  \
+                   : join_in_registers<Op, S, first, last, 0>(row, rows, a.size, p, put);
+    TW_NEAR(2, -1, 1)
+    TW_NEAR(2, 0, 2)
+    TW_NEAR(2, 0, 1)
+    TW_NEAR(1, -1, 1)
+    TW_NEAR(1, 0, 2)
+#undef TW_NEAR
+    return Near::no;
+}
+
 // ---- without indices --------------------------------------------------------------------------------------------------------
 
 // The whole plane is one window and one contiguous row: planes are the lanes.
@@ -199,8 +298,10 @@ Status max_forward(const Windows& w, const T* x, T* y) {
         T* const buffer = reinterpret_cast<T*>(scratch);
         T* const to = small_row(w, p, y);
         const auto keep = [&](int64_t i, int64_t n, Vec<T> v) __attribute__((always_inline)) { put(to, a.small_step, i, n, v); };
+        const Near near = join_near<NumberMax>(w, p, x, keep);
+        if (near == Near::done) return;
         const Span span = span_of(a, p);
-        if (!join_window<NumberMax>(w, p, span, x, buffer, room))
+        if (near == Near::no && !join_window<NumberMax>(w, p, span, x, buffer, room))
             return join_along<NumberMax>(a, p.n, buffer, buffer + room, keep);
         join_window<Max>(w, p, span, x, buffer, room);
         join_along<Max>(a, p.n, buffer, buffer + room, keep);
@@ -221,12 +322,14 @@ Status mean_forward(const Windows& w, const T* x, T* y, bool include_padding) {
     for (int64_t o = 0; o < a.out; ++o) cells[o] = static_cast<T>(cells_of(a, o, include_padding));
     const bool enough = for_each_part(w, grid, 2 * room * static_cast<int64_t>(sizeof(T)), [&](const RowPart& p, char* scratch) {
         T* const buffer = reinterpret_cast<T*>(scratch);
-        join_window<Sum>(w, p, span_of(a, p), x, buffer, room);
         const T above = static_cast<T>(cells_of(w.axis[0], p.outer, include_padding) * cells_of(w.axis[1], p.inner, include_padding));
         T* const to = small_row(w, p, y);
-        join_along<Sum>(a, p.n, buffer, buffer + room, [&](int64_t i, int64_t n, Vec<T> v) __attribute__((always_inline)) {
+        const auto keep = [&](int64_t i, int64_t n, Vec<T> v) __attribute__((always_inline)) {
             put(to, a.small_step, i, n, v / (above * load(cells + p.first + i)));
-        });
+        };
+        if (join_near<Sum>(w, p, x, keep) == Near::done) return;
+        join_window<Sum>(w, p, span_of(a, p), x, buffer, room);
+        join_along<Sum>(a, p.n, buffer, buffer + room, keep);
     });
     return enough ? Status::ok : no_memory();
 }

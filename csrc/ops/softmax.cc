@@ -4,7 +4,8 @@
 // Method    last axis: a row stays in cache for its passes (maximum, exponentials and their sum, scaling). Other axes:
 //           a tile of columns is gathered into scratch, and its columns are the lanes. Strided rows pass through scratch.
 //           x - max x is never rounded before the exponential (simd/exp_under.h).
-// Numerics  row sums are joined in double, column sums in blocks of 256 rows; a row of -Inf or with +Inf or NaN is NaN.
+// Numerics  row sums are joined in double, column sums in blocks of 256 rows; a row of -Inf or with +Inf or NaN is NaN (a NaN that the
+//           maximum loses comes back in the sum).
 // Threads   by rows or column tiles; each line is computed by itself, so bits never depend on the split.
 #include "core/check.h"
 #include "core/walk.h"
@@ -42,7 +43,7 @@ struct Softmax {
     TW_INLINE void row(T* y, const T* const* in, int64_t n) {
         const T* x = in[0];
         if (n <= kLanes<T>) return short_row(y, x, n);
-        const Vec<T> top = splat<T>(Max::lanes(fold_row<Max>(x, n)));
+        const Vec<T> top = splat<T>(Max::lanes(fold_row<NumberMax>(x, n)));
         const Shift<T> shift = shift_to(top);
         const double total = sum_over<T>(n, [&](int64_t i, int64_t k) __attribute__((always_inline)) {
             const Vec<T> e = exp_under(take(x, 1, i, k), shift);
@@ -68,7 +69,7 @@ struct Softmax {
         copy_tile(e, in[0], n, columns, width);
         for (int64_t j = 0; j < width; j += kLanes<T>) {
             Vec<T> m = load(e + j);
-            for (int64_t r = 1; r < n; ++r) m = max_nan(m, load(e + r * width + j));
+            for (int64_t r = 1; r < n; ++r) m = max_any(m, load(e + r * width + j));
             store(top + j, m);
         }
         sum_rows(sum, n, width, [&](int64_t j) __attribute__((always_inline)) {

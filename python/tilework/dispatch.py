@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tilework import _core
-from tilework.errors import DTypeError
+from tilework.errors import AttrTypeError, DTypeError
 
 if TYPE_CHECKING:
     from tilework.registry import Op
@@ -48,10 +48,25 @@ def borrow(op: str, name: str, value: Any) -> Any:
     return _core.from_dlpack(value, op, name)
 
 
+def bind_operands(target: Op[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+    """Operands by position, with those given by keyword moved out of ``kwargs`` and None where not given."""
+    names = target.operands
+    if len(args) > len(names):
+        raise AttrTypeError(
+            f"{target.name}: {len(args)} positional arguments; want at most {len(names)} ({', '.join(names)})",
+            op=target.name,
+        )
+    filled = list(args) + [None] * (len(names) - len(args))
+    for i, name in enumerate(names):
+        if name in kwargs:
+            if i < len(args):
+                raise AttrTypeError(f"{target.name}: {name} is given twice", op=target.name, argument=name)
+            filled[i] = kwargs.pop(name)
+    return tuple(filled)
+
+
 def call(op: Op[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Runs ``op`` on whatever the C++ call path did not recognise."""
-    from tilework.registry import bind_operands
-
     attrs = dict(kwargs)
     out = attrs.pop("out", None)
     operands = bind_operands(op, args, attrs)

@@ -29,6 +29,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 from tilework import _core, dispatch
+from tilework.dispatch import bind_operands
 from tilework.errors import AttrTypeError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -200,23 +201,6 @@ def resolve(target: Op[..., Any], args: tuple[Any, ...], attrs: dict[str, Any]) 
         bound.apply_defaults()
         return {k: v for k, v in bound.arguments.items() if k not in target.operands}
     return _core.infer(target.name, list(args), attrs)[1]
-
-
-def bind_operands(target: Op[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
-    """Operands by position, with those given by keyword moved out of ``kwargs`` and None where not given."""
-    names = target.operands
-    if len(args) > len(names):
-        raise AttrTypeError(
-            f"{target.name}: {len(args)} positional arguments; want at most {len(names)} ({', '.join(names)})",
-            op=target.name,
-        )
-    filled = list(args) + [None] * (len(names) - len(args))
-    for i, name in enumerate(names):
-        if name in kwargs:
-            if i < len(args):
-                raise AttrTypeError(f"{target.name}: {name} is given twice", op=target.name, argument=name)
-            filled[i] = kwargs.pop(name)
-    return tuple(filled)
 
 
 def _reference(target: Op[..., Any]) -> Rule:

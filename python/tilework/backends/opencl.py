@@ -12,10 +12,10 @@ from tilework.backends.opencl_checks import check_written
 from tilework.backends.opencl_device import (
     Device,
     default_device,
-    device_of,
     devices_in_use,
     found_devices,
     open_device,
+    queue_of,
 )
 from tilework.backends.opencl_queue import Queue
 from tilework.dispatch import borrow, is_device_array
@@ -86,7 +86,7 @@ def to_device(a: Any, device: Any = None, *, like: Any = None, dtype: Any = None
     """
     queue = _queue_for(device, like)
     if is_device_array(a):
-        if device_of(a) is queue.device and dtype in (None, a.dtype):
+        if queue_of(a).device is queue.device and dtype in (None, a.dtype):
             return a
         a = to_host(a)
     host = np.asarray(borrow("to_device", "a", a), dtype=dtype, order="C")
@@ -155,18 +155,16 @@ def _flatten(operands: Iterable[Any]) -> Iterable[Any]:
 
 def _queues(op: str, arrays: Sequence[Any]) -> tuple[Queue, list[Queue]]:
     """The queue of the first array, and the other queues that the arrays are used on."""
-    first = device_of(arrays[0])
-    queue = first.queue(arrays[0].queue)
-    others = []
+    queue = queue_of(arrays[0])
+    others: list[Queue] = []
     for array in arrays[1:]:
-        device = device_of(array)
-        if device is not first:
+        other = queue_of(array)
+        if other.device is not queue.device:
             raise DTypeError(
-                f"{op}: the arrays are on {first.name!r} and on {device.name!r} or in two contexts; "
+                f"{op}: the arrays are on {queue.device.name!r} and on {other.device.name!r}, or in two contexts; "
                 "move one with tilework.to_device(..., like=...)",
                 op=op,
             )
-        other = device.queue(array.queue)
         if other is not queue and other not in others:
             others.append(other)
     return queue, others

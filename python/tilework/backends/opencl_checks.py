@@ -15,19 +15,23 @@ if TYPE_CHECKING:
 
 
 @functools.cache
-def _table(op: str) -> tuple[dict[str, str], bool]:
+def _table(op: str) -> tuple[dict[str, str], bool, bool]:
+    """Roles of the operands, whether the op is elementwise, and whether it updates operands in place."""
     spec = _core.op_spec(op)
-    return dict(spec["operands"]), bool(spec["elementwise"])
+    roles = dict(spec["operands"])
+    return roles, bool(spec["elementwise"]), any(role.endswith("inout") for role in roles.values())
 
 
 def check_written(
     op: Op[..., Any], operands: Sequence[Any], outs: Sequence[Any], specs: Sequence[tuple[Any, Any]]
 ) -> None:
     """Raises unless every array that a call writes has the right form and memory of its own."""
+    roles, elementwise, in_place = _table(op.name)
+    if not (outs or in_place):
+        return
     if outs and len(outs) != len(specs):
         raise AttrTypeError(f"{op.name}: out has {len(outs)} arrays; want {len(specs)}", op=op.name, argument="out")
     given = list(_named(op, operands))
-    roles, elementwise = _table(op.name)
     for i, (out, (shape, dtype)) in enumerate(zip(outs, specs, strict=bool(outs))):
         _check_form(op.name, out, tuple(shape), dtype)
         for name, operand in given:
@@ -37,7 +41,9 @@ def check_written(
                     f"{op.name}: out shares memory with {name}; want separate arrays{exact}", op=op.name, argument="out"
                 )
         if any(_overlap(out, other) for other in outs[:i]):
-            raise ShapeError(f"{op.name}: two arrays of out share memory; want separate arrays", op=op.name, argument="out")
+            raise ShapeError(
+                f"{op.name}: two arrays of out share memory; want separate arrays", op=op.name, argument="out"
+            )
     for name, operand in given:
         if not roles.get(name, "").endswith("inout"):
             continue
@@ -93,7 +99,7 @@ def _overlaps_itself(array: Any) -> bool:
     reach = 0
     for stride, n in sorted((abs(s), n) for s, n in zip(array.strides, array.shape, strict=True) if n > 1):
         if stride <= reach:
-            return array.size > 0
+            return bool(array.size)
         reach += (n - 1) * stride
     return False
 

@@ -100,9 +100,8 @@ def gradient_x(queue: Queue, conv: Conv, w: Any) -> None:
     """Fills dx, conv.x, which is contiguous, from dy, conv.y."""
     args = (Strided(conv.y), w, conv.x, conv.struct())
     if conv.c < DIRECT_CHANNELS:
-        return queue.launch(
-            "conv.cl", "conv_dx_direct", conv.x.size, GROUP_SIZE, args, DTYPE=w.dtype, DIRECT=1, GROUP=1
-        )
+        queue.launch("conv.cl", "conv_dx_direct", conv.x.size, GROUP_SIZE, args, DTYPE=w.dtype, DIRECT=1, GROUP=1)
+        return
     # Tiles are laid out for the largest phase.
     columns = conv.x.shape[0] * math.prod(-(-n // s) for n, s in zip(conv.x.shape[2:], conv.stride, strict=True))
     products = conv.groups * math.prod(conv.stride)
@@ -116,16 +115,11 @@ def gradient_w(queue: Queue, conv: Conv, dw: Any) -> None:
     columns, depth = conv.c * conv.taps, conv.x.shape[0] * math.prod(conv.y.shape[2:])
     if conv.k * columns <= DIRECT_WEIGHTS:
         group = group_for(queue, depth)
-        return queue.launch(
-            "conv.cl",
-            "conv_dw_direct",
-            dw.size * group,
-            group if group > 1 else GROUP_SIZE,
-            (Strided(conv.y), Strided(conv.x), dw, conv.struct()),
-            DTYPE=dw.dtype,
-            DIRECT=1,
-            GROUP=group,
-        )
+        items, local = dw.size * group, group if group > 1 else GROUP_SIZE
+        define = {"DTYPE": dw.dtype, "DIRECT": 1, "GROUP": group}
+        arrays = (Strided(conv.y), Strided(conv.x), dw)
+        queue.launch("conv.cl", "conv_dw_direct", items, local, (*arrays, conv.struct()), **define)
+        return
     tiles = tiles_for(queue, conv.k, columns, conv.groups, dw.dtype)
     shares, share = shares_for(tiles, conv.k, columns, depth, conv.groups)
     target = queue.empty((shares, *dw.shape), dw.dtype) if shares > 1 else dw

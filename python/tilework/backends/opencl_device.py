@@ -7,7 +7,6 @@ import importlib.util
 import os
 import tempfile
 import threading
-from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,8 @@ ICD_FOLDER = "/etc/OpenCL/vendors"
 KEPT_CONTEXTS = 16
 
 _lock = threading.RLock()
-_devices: OrderedDict[tuple[int, int], Device] = OrderedDict()
+_devices: dict[tuple[int, int], Device] = {}
+_queues: dict[Any, Queue] = {}  # by pyopencl command queue
 _default: Device | None = None
 _found: tuple[list[Any], str] | None = None
 _found_in = 0
@@ -53,8 +53,8 @@ class Device:
             options.append("-DON_CPU")
         self.programs = Programs(context, device, tuple(options))
         self._process = os.getpid()
-        self._queues: OrderedDict[int, Queue] = OrderedDict()
-        self._queue: Queue | None = None
+        self._queues: list[Queue] = []
+        self._own: Queue | None = None
 
     def __repr__(self) -> str:
         return f"<tilework opencl device {self.name!r} ({self.kind}, {self.platform})>"
@@ -74,38 +74,48 @@ class Device:
         self.check_process()
         with _lock:
             if command_queue is None:
-                if self._queue is None:
-                    self._queue = Queue(self, cl.CommandQueue(self.context, self.cl))
-                    self._queues[self._queue.cl.int_ptr] = self._queue
-                return self._queue
-            found = self._queues.get(command_queue.int_ptr)
-            if found is None:
-                found = self._queues[command_queue.int_ptr] = Queue(self, command_queue)
-            return found
+                if self._own is None:
+                    self._own = self._add(cl.CommandQueue(self.context, self.cl))
+                return self._own
+            return _queues.get(command_queue) or self._add(command_queue)
+
+    def _add(self, command_queue: Any) -> Queue:
+        made = _queues[command_queue] = Queue(self, command_queue)
+        self._queues.append(made)
+        return made
 
     def finish(self) -> None:
         """Waits for everything tilework enqueued on this device."""
         self.check_process()
-        for queue in list(self._queues.values()):
+        for queue in list(self._queues):
             queue.finish()
 
+    def forget(self) -> None:
+        """Drops the queues, and with them their memory pools."""
+        for queue in self._queues:
+            del _queues[queue.cl]
 
-def device_of(array: Any) -> Device:
-    """The Device on which an array of any context lies."""
-    device = array.queue.device if array.queue is not None else array.context.devices[0]
-    return device_in(array.context, device)
+
+def queue_of(array: Any) -> Queue:
+    """The Queue of an array of any context: its own if it has one, else the one of its device."""
+    known = _queues.get(array.queue)
+    if known is not None:
+        known.device.check_process()
+        return known
+    device = array.context.devices[0] if array.queue is None else array.queue.device
+    return device_in(array.context, device).queue(array.queue)
 
 
 def device_in(context: Any, device: Any) -> Device:
-    """The Device of a pyopencl (context, device); the least recently used of many contexts is forgotten."""
+    """The Device of a pyopencl (context, device); the oldest of many contexts is forgotten."""
     key = (context.int_ptr, device.int_ptr)
-    found = _devices.get(key)
-    if found is None:
-        with _lock:
-            found = _devices.get(key) or Device(context, device)
-            _devices[key] = found
-            while len(_devices) > KEPT_CONTEXTS:
-                _devices.popitem(last=False)
+    with _lock:
+        found = _devices.get(key)
+        if found is None:
+            found = _devices[key] = Device(context, device)
+            if len(_devices) > KEPT_CONTEXTS:
+                oldest = next(k for k, d in _devices.items() if d is not _default)
+                _devices.pop(oldest).forget()
     return found
 
 
@@ -127,9 +137,9 @@ def default_device() -> Device:
 
 def open_device(text: str) -> Device:
     """The device ``text`` names: part of a platform's or device's name and a number, as in "nvidia:0"."""
+    wanted = select(text)
     import pyopencl as cl
 
-    wanted = select(text)
     with _lock:
         for device in _devices.values():
             if device.cl.int_ptr == wanted.int_ptr and len(device.context.devices) == 1:
@@ -142,11 +152,11 @@ def open_device(text: str) -> Device:
 
 def select(text: str) -> Any:
     """The pyopencl device that ``text`` names ("" or "opencl": the default one)."""
-    import pyopencl as cl
-
     devices, reason = found_devices()
     if not devices:
         raise DeviceError(f"no OpenCL device: {reason}")
+    import pyopencl as cl
+
     part, _, number = text.rpartition(":") if text.rpartition(":")[2].isdigit() else (text, "", "0")
     part = "" if part.lower() == "opencl" else part.lower()
     by_kind = {"gpu": cl.device_type.GPU, "cpu": cl.device_type.CPU}

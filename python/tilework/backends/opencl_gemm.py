@@ -48,8 +48,8 @@ class Tiles:
 LARGE_F32 = Tiles(128, 128, 16, 8, 8)
 SMALL_F32 = Tiles(64, 64, 16, 8, 8)
 LARGE_F64 = Tiles(64, 64, 16, 4, 4)
-PORTABLE_F32 = Tiles(4, 16, lanes=8)
-PORTABLE_F64 = Tiles(4, 8, lanes=4)
+PORTABLE_F32 = Tiles(6, 16, lanes=8)
+PORTABLE_F64 = Tiles(6, 8, lanes=4)
 
 
 def tiles_for(queue: Queue, m: int, n: int, products: int, dtype: Any) -> Tiles:

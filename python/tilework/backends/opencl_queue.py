@@ -112,7 +112,6 @@ class Queue:
         Arrays that are not contiguous are copied first, on the device, unless they are marked :class:`Strided`.
         A launch of no items is no launch.
         """
-        import pyopencl as cl
 
         if items == 0:
             return
@@ -125,7 +124,7 @@ class Queue:
                 continue
             array = arg.array if isinstance(arg, Strided) else self.contiguous(arg)
             flat += (array.base_data, array.offset // array.dtype.itemsize)
-            wide = wide or span(array) >= WIDE_ELEMENTS
+            wide = wide or (array.size if array.flags.c_contiguous else span(array)) >= WIDE_ELEMENTS
         define["INDEX"] = "long" if wide else "int"
         made = self.device.programs.kernel(file, kernel, define, flat)
         groups = -(-items // group)
@@ -237,7 +236,8 @@ def strides_of(array: Any) -> tuple[int, ...]:
 
 def span(array: Any) -> int:
     """Elements between the first and the last that the array touches."""
-    return 1 + sum(abs(s) * (n - 1) for s, n in zip(strides_of(array), array.shape, strict=True) if n > 1)
+    sizes: tuple[int, ...] = array.shape
+    return 1 + sum(abs(s) * (n - 1) for s, n in zip(strides_of(array), sizes, strict=True) if n > 1)
 
 
 def broadcast_strides(array: Any, shape: Sequence[int]) -> list[int]:

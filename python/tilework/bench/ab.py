@@ -138,7 +138,7 @@ def _measure(
         row.update(status="error", message=f"{side}: {why}")
         return
     for side, taken in samples.items():
-        row["contestants"][side]["samples"] += [[s["seconds"], s["waited"]] for s in taken]
+        row["contestants"][side]["samples"] += results.pairs(taken)
 
 
 def _summarise(row: dict[str, Any]) -> None:

@@ -223,7 +223,9 @@ def _ratio_figure(document: dict[str, Any]) -> Any:
         xlabel="best peer's time / tilework's, above 1 tilework is faster",
     )
     values = [v for vs in ratios.values() for v in vs]
-    ticks = [t for t in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50) if min(values) / 1.6 <= t <= max(values) * 1.6]
+    ticks = [
+        t for t in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50) if min(values) / 1.6 <= t <= max(values) * 1.6
+    ]
     ax.set_xticks(ticks, [f"{t:g}" for t in ticks])
     ax.minorticks_off()
     ax.set_ylim(-0.6, len(names) - 0.3)

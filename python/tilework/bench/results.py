@@ -101,6 +101,11 @@ def key(row: dict[str, Any]) -> tuple[str, int, str]:
     return row["problem"], row["threads"], row["device"]
 
 
+def pairs(taken: list[dict[str, float]]) -> list[list[float]]:
+    """Samples as they are kept: seconds, and the share of the block that was waited for a CPU."""
+    return [[float(f"{s['seconds']:.4g}"), float(f"{s['waited']:.2g}")] for s in taken]
+
+
 def samples(row: dict[str, Any], name: str) -> list[dict[str, float]]:
     """The raw samples of a contestant, as measured."""
     told = row["contestants"].get(name, {})

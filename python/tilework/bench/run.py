@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tilework.bench import machine, measure, peaks, peers
+from tilework.bench import machine, measure, peaks, peers, results
 from tilework.bench.measure import Plan
 from tilework.bench.problems import BenchError, Problem
 from tilework.bench.protocol import WorkerLostError
@@ -271,7 +271,7 @@ class Row:
             if name in lost or name.startswith("peak "):
                 continue
             entry = self.row["contestants"][name]
-            entry.update(measure.summary(taken), samples=[[s["seconds"], s["waited"]] for s in taken])
+            entry.update(measure.summary(taken), samples=results.pairs(taken))
             if any("kernel" in s for s in taken):
                 entry["kernel_samples"] = [s.get("kernel") for s in taken]
         self._compare({n: s for n, s in samples.items() if n not in lost})

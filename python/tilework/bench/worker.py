@@ -170,7 +170,7 @@ class Worker:
         answer = {"seconds": seconds / count, "waited": waited}
         if self.library == "tilework" and not on_device:
             kernel, kernel_waited = self._kernel_seconds(name, min(count, _PROFILED_CALLS))
-            if kernel and (kernel_waited < CLEAN or self.threads > 1):
+            if kernel and kernel_waited < CLEAN:
                 answer["kernel"] = kernel
         return answer
 

@@ -240,9 +240,9 @@ def _by_rows(
     group = group_for(queue, n) if inner == 1 else 1
     rows = logits.shape[0] * inner
     args = (*(a for a in arrays if a is not None), rows, n, inner, ignore_index, float(label_smoothing))
-    define |= {"DTYPE": logits.dtype, "LABELS": labels.dtype, "GROUP": group} | (
-        {} if weight is None else {"WEIGHT": 1}
-    )
+    define |= {"DTYPE": logits.dtype, "LABELS": labels.dtype, "GROUP": group}
+    define |= {"WEIGHT": 1} if weight is not None else {}
+    define |= {"SMOOTHED": 1} if label_smoothing else {}
     queue.launch("loss.cl", kernel, rows * group, group if group > 1 else GROUP_SIZE, args, **define)
 
 

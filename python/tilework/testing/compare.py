@@ -86,8 +86,8 @@ def assert_close(got: Array, wide: Array, bound: Any, dtype: Any, what: str = "t
         if np.all(good):
             return
         badness = np.where(good, -1.0, np.where(np.isnan(error), np.inf, error / np.maximum(bound, 1e-300)))
-    worst = np.unravel_index(int(np.argmax(badness)), badness.shape)
-    ulps = f", {error[worst] / spacing(want, dtype)[worst]:.3g} ULP apart" if got.dtype.kind == "f" else ""
+        worst = np.unravel_index(int(np.argmax(badness)), badness.shape)
+        ulps = f", {float(error[worst]) / spacing(want, dtype)[worst]:.3g} ULP apart" if got.dtype.kind == "f" else ""
     raise AssertionError(
         f"{what}: {int(np.sum(~good))} of {got.size} elements are wrong; worst at {tuple(int(i) for i in worst)}: "
         f"got {got[worst]!r}, want {want[worst]!r}{ulps}, allowed {bound[worst]:.3g}"

@@ -1,0 +1,484 @@
+"""The OpenCL backend itself: devices, memory, queues, errors. Every test runs in a process of its own with a time limit."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import textwrap
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("pyopencl")
+pytestmark = pytest.mark.opencl
+
+PREAMBLE = """
+import os, sys
+import numpy as np
+import tilework as tw
+from tilework import errors
+from tilework.backends import opencl, opencl_queue
+
+def raises(error, *pieces):
+    class Check:
+        def __enter__(self):
+            return self
+        def __exit__(self, kind, value, trace):
+            assert isinstance(value, error), f"{kind}: {value}"
+            for piece in pieces:
+                assert piece in str(value), f"{piece!r} is not in: {value}"
+            return True
+    return Check()
+
+def fill(*shape, dtype=np.float32):
+    return np.random.default_rng(0).standard_normal(shape).astype(dtype)
+
+def same(device_array, want):
+    got = tw.to_host(device_array)
+    assert got.shape == np.shape(want) and np.allclose(got, want, rtol=1e-5, atol=1e-5), (got, want)
+"""
+
+
+def run(code: str, seconds: float = 120, **environment: str) -> None:
+    """Runs ``code`` after the preamble in a new process, which must end well within ``seconds``."""
+    cache = Path(tempfile.gettempdir(), f"tilework-pocl-{os.getuid()}")
+    cache.mkdir(exist_ok=True)
+    done = subprocess.run(
+        [sys.executable, "-X", "faulthandler", "-c", PREAMBLE + textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        env={"POCL_CACHE_DIR": str(cache), **os.environ, **environment},
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
+# ---------------------------------------------------------------------------------------------------- devices
+
+
+def test_devices_name_what_is_there() -> None:
+    run("""
+        found = tw.devices()
+        assert found and opencl.why_none() == ""
+        assert all(d.name and d.kind in ("gpu", "cpu", "accelerator") for d in found)
+        same(tw.to_device(fill(3), found[0]), fill(3))
+    """)
+
+
+def test_environment_picks_the_device() -> None:
+    run(
+        """
+        x = tw.to_device(fill(3))
+        assert "Portable" in x.context.devices[0].platform.name
+        """,
+        TILEWORK_CL_DEVICE="portable:0",
+    )
+
+
+def test_unknown_device_lists_those_there_are() -> None:
+    run("""
+        with raises(errors.DeviceError, "no OpenCL device matches 'abacus:1'", "there are:", "Portable"):
+            tw.to_device(fill(3), "abacus:1")
+        with raises(errors.AttrTypeError, "device is a int"):
+            tw.to_device(fill(3), 3)
+    """)
+
+
+_NOTHING = """
+    assert tw.devices() == []
+    assert {reason!r} in opencl.why_none() and chr(10) not in opencl.why_none(), opencl.why_none()
+    with raises(errors.DeviceError, "no OpenCL device: ", {reason!r}):
+        tw.to_device(fill(3))
+    assert np.array_equal(tw.relu(np.array([-1.0, 2.0])), [0, 2])
+"""
+
+
+def test_without_pyopencl_the_cpu_works() -> None:
+    run("sys.modules['pyopencl'] = None\n" + textwrap.dedent(_NOTHING.format(reason="tilework[opencl]")))
+
+
+def test_without_a_driver_the_cpu_works(tmp_path: Path) -> None:
+    run(_NOTHING.format(reason="no driver is registered"), OCL_ICD_VENDORS=str(tmp_path / "missing.so"))
+
+
+def test_with_a_broken_driver_the_cpu_works(tmp_path: Path) -> None:
+    broken = tmp_path / "libbroken.so"
+    broken.write_bytes(b"\x7fELF and nothing else")
+    run(_NOTHING.format(reason="no driver is registered"), OCL_ICD_VENDORS=str(broken))
+
+
+def test_import_and_cpu_calls_do_not_import_pyopencl() -> None:
+    run("""
+        tw.conv(fill(1, 2, 5, 5), fill(3, 2, 3, 3))
+        assert not any(name.startswith("pyopencl") for name in sys.modules)
+    """)
+
+
+def test_a_driver_without_an_icd_file_is_made_visible(tmp_path: Path) -> None:
+    run(f"""
+        from tilework.backends import opencl_device
+        opencl_device.ICD_FOLDER = {str(tmp_path)!r}
+        opencl_device._nvidia_library = lambda: "/usr/lib/libnvidia-opencl.so.1"
+        with opencl_device._NvidiaMadeVisible():
+            folder = os.environ["OPENCL_VENDOR_PATH"]
+            assert open(folder + "/nvidia.icd").read() == "/usr/lib/libnvidia-opencl.so.1\\n"
+        assert "OPENCL_VENDOR_PATH" not in os.environ and not os.path.exists(folder)
+    """)
+
+
+# ----------------------------------------------------------------------------------------------- moving arrays
+
+
+def test_every_dtype_survives_the_round_trip() -> None:
+    run("""
+        import ml_dtypes
+        for dtype in (*opencl.DTYPES[:3], ml_dtypes.bfloat16, *opencl.DTYPES[4:]):
+            for shape in ((), (0, 3), (5,), (2, 3, 4)):
+                host = (fill(*shape) * 3).astype(dtype)
+                back = tw.to_host(tw.to_device(host))
+                assert back.dtype == host.dtype and back.tobytes() == host.tobytes()
+        view = fill(4, 6)[::2, ::-3].T
+        assert np.array_equal(tw.to_host(tw.to_device(view)), view)
+        assert tw.to_device(fill(3), dtype=np.float64).dtype == np.float64
+        x = tw.to_device(fill(3))
+        assert tw.to_device(x) is x and tw.to_device(fill(2), like=x).queue == x.queue
+        with raises(errors.DTypeError, "a has dtype >f4"):
+            tw.to_device(fill(3).astype(">f4"))
+        with raises(errors.DTypeError, "a has dtype complex64"):
+            tw.to_device(fill(3).astype(np.complex64))
+    """)
+
+
+def test_mixed_arrays_say_what_to_move() -> None:
+    run("""
+        x = tw.to_device(fill(2, 3))
+        with raises(TypeError, "b is on the CPU", "tilework.to_device(b, like=a)"):
+            tw.add(x, fill(2, 3))
+        with raises(errors.DTypeError, "out is on the CPU"):
+            tw.relu(x, out=np.empty((2, 3), np.float32))
+    """)
+
+
+def test_arrays_of_two_contexts_do_not_mix() -> None:
+    run("""
+        import pyopencl as cl
+        x = tw.to_device(fill(3))
+        y = tw.to_device(fill(3), cl.Context(x.context.devices))
+        with raises(errors.DTypeError, "two contexts", "tilework.to_device"):
+            tw.add(x, y)
+        same(tw.add(x, tw.to_device(y, like=x)), 2 * fill(3))
+    """)
+
+
+# ------------------------------------------------------------------------------------- strides, out, empty, in place
+
+
+def test_views_are_read_and_written_where_they_lie() -> None:
+    run("""
+        host = fill(6, 8, 10)
+        x = tw.to_device(host)
+        for cut in (np.s_[1:, ::2, 3:], np.s_[::-1, 5:1:-2], np.s_[2, :, ::3]):
+            for order in (None, 1):
+                view, want = (x[cut], host[cut]) if order is None else (x[cut].T, host[cut].T)
+                same(tw.relu(view), np.maximum(want, 0))
+                same(tw.mul(view, view[..., :1]), want * want[..., :1])
+                same(tw.reduce_sum(view, axes=0), want.sum(0))
+                same(tw.softmax(view, axis=0), np.exp(want) / np.exp(want).sum(0))
+                same(tw.concat([view, view], axis=1), np.concatenate([want, want], axis=1))
+                same(tw.pad(view, pads=1), np.pad(want, 1))
+                same(tw.cast(view, dtype=np.float64), want)
+        a, b = x[1, ::2, 1::2], x[2, :5, :].T[:5]
+        same(tw.matmul(a, b), tw.to_host(a) @ tw.to_host(b))
+        image = x.reshape(2, 3, 8, 10)[:, :, ::2, 1:9]
+        w = fill(4, 3, 3, 3)
+        same(tw.conv(image, tw.to_device(w)), tw.conv(tw.to_host(image), w))
+    """)
+
+
+def test_out_receives_the_result() -> None:
+    run("""
+        x, buffer = tw.to_device(fill(3, 4)), tw.to_device(np.zeros((6, 8), np.float32))
+        for out in (buffer[:3, :4], buffer[::2, ::2], buffer[3:, 4:]):
+            assert tw.softmax(x, out=out) is out
+            same(out, tw.softmax(fill(3, 4)))
+        assert tw.relu(x, out=x) is x
+        same(x, np.maximum(fill(3, 4), 0))
+        y, indices = tw.to_device(np.zeros((1, 1, 2), np.float32)), tw.to_device(np.zeros((1, 1, 2), np.int64))
+        pooled = tw.max_pool(x.reshape(1, 1, 12)[..., :4], kernel=2, return_indices=True, out=(y, indices))
+        assert pooled[0] is y and pooled[1] is indices
+    """)
+
+
+def test_unfit_out_is_refused_before_anything_is_written() -> None:
+    run("""
+        x, y = tw.to_device(fill(4, 4)), tw.to_device(fill(3, 4))
+        with raises(errors.ShapeError, "out has shape (3, 4); want (4, 4)"):
+            tw.relu(x, out=y)
+        with raises(errors.DTypeError, "out has dtype float64; want float32"):
+            tw.relu(x, out=tw.to_device(fill(4, 4), dtype=np.float64))
+        with raises(errors.ShapeError, "out shares memory with x; want separate arrays, or exactly the same one"):
+            tw.relu(x[:3], out=x[1:])
+        with raises(errors.ShapeError, "out shares memory with x; want separate arrays"):
+            tw.softmax(x, out=x)
+        with raises(errors.ShapeError, "w shares memory with g"):
+            tw.sgd_step(x, x, lr=0.1)
+        from pyopencl.array import Array
+        flat = Array(x.queue, (4, 4), x.dtype, data=x.base_data, strides=(0, 4))
+        with raises(errors.ShapeError, "elements of out share memory"):
+            tw.relu(y, out=flat[:3])
+        same(x, fill(4, 4))
+    """)
+
+
+def test_empty_arrays_need_no_kernel() -> None:
+    run("""
+        opencl_queue.Queue.launch_ = opencl_queue.Queue.launch
+        x = tw.to_device(np.zeros((0, 3), np.float32))
+        assert tw.relu(x).shape == (0, 3) and tw.add(x, 1.0).shape == (0, 3) and tw.softmax(x).shape == (0, 3)
+        assert tw.matmul(x, tw.to_device(fill(3, 4))).shape == (0, 4)
+        same(tw.reduce_sum(x, axes=0), np.zeros(3))
+        same(tw.matmul(tw.to_device(fill(2, 0)), tw.to_device(fill(0, 5))), np.zeros((2, 5)))
+        assert tw.to_host(tw.concat([x, x])).shape == (0, 3)
+    """)
+
+
+def test_optimizers_update_views_in_place() -> None:
+    run("""
+        host, grads = fill(8, 6), fill(8, 6) ** 2
+        w, g = tw.to_device(host), tw.to_device(grads)
+        assert tw.sgd_step(w[::2, 1:4], g[::2, 1:4], lr=0.5) is None
+        host[::2, 1:4] -= 0.5 * grads[::2, 1:4]
+        same(w, host)
+    """)
+
+
+# ----------------------------------------------------------------------------------------------- index contents
+
+
+def test_bad_indices_are_found_before_anything_is_written() -> None:
+    run("""
+        logits, out = tw.to_device(fill(4, 3)), tw.to_device(np.full((4,), 7, np.float32))
+        labels = tw.to_device(np.array([0, 2, 5, -1]))
+        with raises(IndexError, "labels has 5"):
+            tw.softmax_cross_entropy(logits, labels, reduction="none", out=out)
+        same(out, np.full(4, 7))
+        dy, indices = tw.to_device(fill(1, 1, 3)), tw.to_device(np.array([[[0, 9, 1]]]))
+        with raises(errors.IndexContentError, "indices has 9"):
+            tw.max_pool_dx(dy, indices, shape=6)
+    """)
+
+
+# -------------------------------------------------------------------------------------------------------- queues
+
+
+def test_user_contexts_and_queues_are_used() -> None:
+    run("""
+        import pyopencl as cl
+        import pyopencl.array
+        context = cl.Context(cl.get_platforms()[0].get_devices()[:1])
+        for properties in (0, cl.command_queue_properties.OUT_OF_ORDER_EXEC_MODE_ENABLE):
+            queue = cl.CommandQueue(context, properties=properties)
+            x = pyopencl.array.to_device(queue, fill(50, 50))
+            y = x
+            for _ in range(5):
+                y = tw.mul(tw.add(y, x), 0.5)
+            assert y.queue == queue
+            same(y, fill(50, 50))
+        bare = x.with_queue(None)
+        same(tw.relu(bare), np.maximum(fill(50, 50), 0))
+    """)
+
+
+def test_arrays_of_two_queues_are_ordered() -> None:
+    run("""
+        import pyopencl as cl
+        x = tw.to_device(fill(300, 300))
+        other = cl.CommandQueue(x.context)
+        y = tw.to_device(fill(300, 300), other)
+        for _ in range(20):
+            z = tw.matmul(tw.mul(x, 2.0), tw.mul(y, 0.5))
+        same(z, fill(300, 300) @ fill(300, 300))
+    """)
+
+
+def test_threads_may_call_at_once() -> None:
+    run("""
+        import threading
+        x, wrong = tw.to_device(fill(40, 40)), []
+        def work(scale):
+            for _ in range(50):
+                y = tw.to_host(tw.mul(x, scale))
+                if not np.array_equal(y, fill(40, 40) * np.float32(scale)):
+                    wrong.append(scale)
+        threads = [threading.Thread(target=work, args=(s,)) for s in (1.0, 2.0, 3.0, 4.0)]
+        for t in threads: t.start()
+        for t in threads: t.join()
+        assert not wrong, wrong
+    """)
+
+
+def test_fork_after_use_is_an_error_in_the_child() -> None:
+    run(
+        """
+        x = tw.to_device(fill(3))
+        same(tw.relu(x), np.maximum(fill(3), 0))
+        child = os.fork()
+        if child == 0:
+            try:
+                for call in (lambda: tw.relu(x), lambda: tw.to_device(fill(3)), lambda: tw.to_host(x), tw.synchronize):
+                    with raises(errors.DeviceError, "forked", "spawn"):
+                        call()
+                assert tw.devices() == []
+                assert np.array_equal(tw.relu(fill(3)), np.maximum(fill(3), 0))
+            except BaseException as error:
+                print(error, file=sys.stderr, flush=True)
+                os._exit(1)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        """,
+        seconds=60,
+    )
+
+
+# -------------------------------------------------------------------------------------------------------- errors
+
+
+def test_build_error_names_kernel_options_file_and_line(tmp_path: Path) -> None:
+    (tmp_path / "bad.clh").write_text("#define TWO 2\n")
+    (tmp_path / "bad.cl").write_text('#include "bad.clh"\n__kernel void good(void) {}\n\nsyntax error\n')
+    before = set(Path(tempfile.gettempdir()).glob("*.cl"))
+    run(f"""
+        from pathlib import Path
+        from tilework.backends import opencl_programs
+        x = tw.to_device(fill(3))
+        opencl_programs.source_folder = lambda: Path({str(tmp_path)!r})
+        queue = opencl._queues("relu", [x])[0]
+        with raises(errors.DeviceError, "kernel good of bad.cl does not build", "-DTWO=3", "bad.cl:4:"):
+            queue.launch("bad.cl", "good", 1, 1, (), TWO=3)
+    """)
+    assert set(Path(tempfile.gettempdir()).glob("*.cl")) <= before
+
+
+def test_missing_kernel_is_a_device_error() -> None:
+    run("""
+        queue = opencl.default_device().queue()
+        with raises(errors.DeviceError, "kernel nonsense is not in check.cl"):
+            queue.launch("check.cl", "nonsense", 1, 1, (), DTYPE=np.dtype(np.int32))
+    """)
+
+
+def test_running_out_of_memory_names_the_bytes_and_leaves_the_device_usable() -> None:
+    run("""
+        device = opencl.default_device()
+        with raises(MemoryError, "bytes asked for", str(1 << 46)):
+            device.queue().empty((1 << 44,), np.float32)
+        x = tw.to_device(fill(1 << 10))
+        with raises(errors.AllocationError, "expand: ", str(4 << 32)):
+            tw.expand(tw.to_device(fill(1)), shape=(1 << 32,))
+        same(tw.relu(x), np.maximum(fill(1 << 10), 0))
+    """)
+
+
+def test_freed_memory_is_given_back_before_giving_up() -> None:
+    run("""
+        device = opencl.default_device()
+        queue = device.queue()
+        device.memory_limit = 1 << 20
+        for size in (1 << 19, 3 << 18, 1 << 18, 7 << 17):
+            queue.empty((size,), np.uint8)
+        kept = queue.empty((1 << 19,), np.uint8)
+        with raises(errors.AllocationError, "tilework holds"):
+            queue.empty((3 << 18,), np.uint8)
+    """)
+
+
+def test_steady_state_allocates_nothing() -> None:
+    run("""
+        x = tw.to_device(fill(100, 100))
+        pool = opencl.default_device().queue().pool
+        for _ in range(3):
+            tw.softmax(tw.matmul(x, x))
+        held = pool.managed_bytes
+        for _ in range(50):
+            tw.softmax(tw.matmul(x, x))
+        assert pool.managed_bytes == held
+    """)
+
+
+def test_synchronous_mode_gives_the_same_results() -> None:
+    run("same(tw.relu(tw.to_device(fill(9))), np.maximum(fill(9), 0))", TILEWORK_CL_SYNC="1")
+
+
+def test_unknown_core_is_an_error() -> None:
+    run(
+        """
+        with raises(errors.DeviceError, "TILEWORK_CL_CORE='Q'; want P"):
+            tw.to_device(fill(3))
+        """,
+        TILEWORK_CL_CORE="Q",
+    )
+
+
+# ------------------------------------------------------------------------------------------- what GPUs would run
+
+
+_CORE = """
+    from tilework.registry import ops
+    from tilework.testing import Case, assert_matches_reference
+    from tilework.testing.cases import mapped
+    for name, sample in {cases!r}:
+        made = Case(ops()[name], sample, "float32").build()
+        result = ops()[name](*mapped(tw.to_device, made.args), **made.attrs)
+        results = result if isinstance(result, tuple) else (result,)
+        assert_matches_reference(ops()[name], made.args, made.attrs, [tw.to_host(r) for r in results])
+"""
+
+
+@pytest.mark.parametrize("index", ["int", "long"])
+def test_local_memory_core_is_right(index: str) -> None:
+    cases = [("matmul", 4), ("matmul", 8), ("matmul", 14), ("linear", 3), ("conv", 4), ("conv_dx", 4), ("conv_dw", 4)]
+    cases += [("softmax", 6), ("softmax_cross_entropy", 4), ("softmax_cross_entropy_dx", 6), ("max_pool_dx", 2)]
+    cases += [("reduce_sum", 9), ("reduce_max", 12)]
+    run(_CORE.format(cases=cases), seconds=300, TILEWORK_CL_CORE="S", TILEWORK_CL_INDEX=index)
+
+
+def test_wide_indices_are_right() -> None:
+    cases = [(name, i) for name in ("add", "conv", "avg_pool_dx", "concat", "pad") for i in (2, 5)]
+    run(_CORE.format(cases=cases), TILEWORK_CL_INDEX="long")
+
+
+def test_long_sums_are_cut_into_shares() -> None:
+    run(
+        """
+        x, y = fill(2, 9000), fill(9000, 3)
+        same(tw.matmul(tw.to_device(x), tw.to_device(y)) , x.astype(float) @ y)
+        w, b = fill(3, 9000), fill(3)
+        want = np.maximum(x.astype(float) @ w.T + b, 0)
+        got = tw.to_host(tw.linear(tw.to_device(x), tw.to_device(w), tw.to_device(b), activation="relu"))
+        assert np.allclose(got, want, atol=1e-3)
+        long = fill(70000)
+        assert abs(float(tw.to_host(tw.reduce_sum(tw.to_device(long)))) - long.sum(dtype=float)) < 1e-2
+        assert float(tw.to_host(tw.reduce_max(tw.to_device(long)))) == long.max()
+        assert np.allclose(tw.to_host(tw.softmax(tw.to_device(long[:5000]))), tw.softmax(long[:5000]), rtol=1e-5)
+        """,
+        seconds=300,
+        TILEWORK_CL_CORE="S",
+    )
+
+
+def test_two_runs_give_the_same_bits() -> None:
+    run(
+        """
+        x = tw.to_device(fill(2, 8, 12, 12))
+        dy = tw.to_device(fill(2, 8, 12, 12))
+        runs = [tw.to_host(tw.conv_dw(dy, x, kernel=3, padding=1)).tobytes() for _ in range(3)]
+        assert len(set(runs)) == 1
+        places = tw.to_device(np.random.default_rng(1).integers(0, 9, (2, 8, 12, 12)))
+        runs = [tw.to_host(tw.max_pool_dx(dy, places, shape=(3, 3))).tobytes() for _ in range(3)]
+        assert len(set(runs)) == 1
+        """,
+        seconds=300,
+        TILEWORK_CL_CORE="S",
+    )
