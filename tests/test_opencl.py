@@ -1,4 +1,4 @@
-"""The OpenCL backend itself: devices, memory, queues, errors. Every test runs in a process of its own with a time limit."""
+"""The OpenCL backend itself: devices, memory, queues, errors. Each test runs in a process of its own, with a limit."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_every_dtype_survives_the_round_trip() -> None:
         import ml_dtypes
         for dtype in (*opencl.DTYPES[:3], ml_dtypes.bfloat16, *opencl.DTYPES[4:]):
             for shape in ((), (0, 3), (5,), (2, 3, 4)):
-                host = (fill(*shape) * 3).astype(dtype)
+                host = np.asarray(fill(*shape) * 3, dtype)
                 back = tw.to_host(tw.to_device(host))
                 assert back.dtype == host.dtype and back.tobytes() == host.tobytes()
         view = fill(4, 6)[::2, ::-3].T
@@ -234,7 +234,6 @@ def test_unfit_out_is_refused_before_anything_is_written() -> None:
 
 def test_empty_arrays_need_no_kernel() -> None:
     run("""
-        opencl_queue.Queue.launch_ = opencl_queue.Queue.launch
         x = tw.to_device(np.zeros((0, 3), np.float32))
         assert tw.relu(x).shape == (0, 3) and tw.add(x, 1.0).shape == (0, 3) and tw.softmax(x).shape == (0, 3)
         assert tw.matmul(x, tw.to_device(fill(3, 4))).shape == (0, 4)

@@ -18,6 +18,7 @@ namespace tw::TW_ISA {
 namespace {
 
 constexpr int64_t kSpan = 8192;  // elements of a buffered row
+constexpr int kRowsAtOnce = 16;
 
 Status no_memory() { return fail(Status::memory, "", "no memory for a row of the window; want a smaller kernel or x"); }
 
@@ -61,14 +62,23 @@ TW_INLINE void each_window_row(const Windows& w, const RowPart& p, const T* x, c
         }
 }
 
+// The rows of a window if there are at most kRowsAtOnce, else none.
+template <class T>
+__attribute__((noinline)) int window_rows(const Windows& w, const RowPart& p, const T* x, const T** row) {
+    int rows = 0;
+    each_window_row(w, p, x, [&](const T* at, int64_t) __attribute__((always_inline)) {
+        if (rows < kRowsAtOnce) row[rows] = at;
+        ++rows;
+    });
+    return rows <= kRowsAtOnce ? rows : 0;
+}
+
 template <class T>
 T* small_row(const Windows& w, const RowPart& p, T* y) {
     return y + p.small + p.outer * w.axis[0].small_step + p.inner * w.axis[1].small_step + p.first * w.axis[2].small_step;
 }
 
 // ---- vertical -------------------------------------------------------------------------------------------------------------
-
-constexpr int kRowsAtOnce = 16;
 
 // Answers whether a NumberMax may have lost a NaN: any NaN makes the sum of what was read NaN.
 template <class Op, int kRows, class T>
@@ -102,7 +112,7 @@ bool join_rows(T* to, const T* const* row, int rows, int64_t stride, int64_t n, 
 
 // buffer[i] = the window's rows joined at column span.first + i, the identity outside x. Answers as join_fixed.
 template <class Op, class T>
-bool join_window(const Windows& w, const RowPart& p, const Span& s, const T* x, T* buffer, int64_t room) {
+__attribute__((noinline)) bool join_window(const Windows& w, const RowPart& p, const Span& s, const T* x, T* buffer, int64_t room) {
     const int64_t step = w.axis[2].wide_step;
     const T* row[kRowsAtOnce];
     int rows = 0;
@@ -126,7 +136,7 @@ bool join_window(const Windows& w, const RowPart& p, const Span& s, const T* x, 
 
 // Calls put(i, n, v) with the windows of outputs i .. i+n, joined along the buffered row.
 template <class Op, class T, class Put>
-TW_INLINE void join_along(const PoolAxis& a, int64_t outputs, const T* buffer, T* every, const Put& put) {
+__attribute__((noinline)) void join_along(const PoolAxis& a, int64_t outputs, const T* buffer, T* every, const Put& put) {
     constexpr int64_t lanes = kLanes<T>;
     const int64_t s = a.stride, d = a.dilation, k = a.kernel;
     if (k >= 2 * lanes && d == 1) {
@@ -197,8 +207,9 @@ TW_INLINE Columns<T> parted(Vec<T> a, Vec<T> b, Seq<I...>) {
     return {shuffle<(2 * I)...>(a, b), shuffle<(2 * I + 1)...>(a, b)};
 }
 
+// Not inlined, here and below: in one function with its siblings each loop would live on the stack.
 template <class Op, int S, int kFirst, int kLast, int kRows, class T, class Put>
-TW_INLINE Near join_in_registers(const T* const* row, int rows, int64_t width, const RowPart& p, const Put& put) {
+__attribute__((noinline)) Near join_in_registers(const T* const* row, int rows, int64_t width, const RowPart& p, const Put& put) {
     constexpr int64_t lanes = kLanes<T>;
     const Vec<T> outside = Op::template identity<T>();
     Vec<T> sum{};
@@ -241,12 +252,8 @@ TW_INLINE Near join_near(const Windows& w, const RowPart& p, const T* x, const P
     const PoolAxis& a = w.axis[2];
     if (a.wide_step != 1 || a.dilation != 1 || a.kernel > 3 || a.stride > 2) return Near::no;
     const T* row[kRowsAtOnce];
-    int rows = 0;
-    each_window_row(w, p, x, [&](const T* at, int64_t) __attribute__((always_inline)) {
-        if (rows < kRowsAtOnce) row[rows] = at;
-        ++rows;
-    });
-    if (rows > kRowsAtOnce) return Near::no;
+    const int rows = window_rows(w, p, x, row);
+    if (rows == 0) return Near::no;
 #define TW_NEAR(S, first, last)                                                                              \
     if (a.stride == S && a.before == -(first) && a.kernel == (last) - (first) + 1)                           \
         return rows == (last) - (first) + 1                                                                  \

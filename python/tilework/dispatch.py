@@ -42,8 +42,8 @@ def backend_of(op: str, name: str, value: Any) -> str:
 
 
 def borrow(op: str, name: str, value: Any) -> Any:
-    """A numpy view of a foreign CPU array, without a copy; numpy arrays and numbers pass through."""
-    if value is None or isinstance(value, (np.ndarray, bool, int, float)):
+    """A numpy view of a foreign CPU array, without a copy; numpy and device arrays and numbers pass through."""
+    if value is None or isinstance(value, (np.ndarray, bool, int, float)) or is_device_array(value):
         return value
     return _core.from_dlpack(value, op, name)
 

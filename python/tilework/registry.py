@@ -29,8 +29,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 from tilework import _core, dispatch
-from tilework.dispatch import bind_operands
-from tilework.errors import AttrTypeError, UnsupportedError
+from tilework.dispatch import bind_operands, borrow_operand
+from tilework.errors import AttrTypeError, DTypeError, ShapeError, UnsupportedError
 
 if TYPE_CHECKING:
     from tilework.testing import Fill
@@ -232,19 +232,54 @@ def _no_backward(target: Op[..., Any]) -> Rule:
     return run
 
 
+def _named(target: Op[..., Any], operands: tuple[Any, ...]) -> Iterable[tuple[str, Any]]:
+    return zip(target.operands, operands, strict=True)
+
+
+def _expected(target: Op[..., Any], operands: tuple[Any, ...], attrs: dict[str, Any]) -> tuple[dict[str, Any], Any, Any]:
+    """Resolved attributes, and the shape and dtype that the gradient of the (first) result must have."""
+    if target.is_view:
+        result = target(*operands, **attrs)
+        return resolve(target, operands, attrs), tuple(result.shape), result.dtype
+    specs, resolved = _core.infer(target.name, list(operands), attrs)
+    return resolved, *specs[0]
+
+
+def _checked_gradient(target: Op[..., Any], dy: Any, shape: Any, dtype: Any) -> Any:
+    if dy is None or isinstance(dy, (bool, int, float)):
+        raise DTypeError(f"{target.name}: dy is {dy!r}; want an array of shape {shape}", op=target.name, argument="dy")
+    if dispatch.backend_of(target.name, "dy", dy) == "cpu":
+        dy = dispatch.borrow(target.name, "dy", dy)
+    if dy.dtype != dtype:
+        raise DTypeError(f"{target.name}: dy has dtype {dy.dtype}; want {dtype}", op=target.name, argument="dy")
+    if tuple(dy.shape) != tuple(shape):
+        raise ShapeError(
+            f"{target.name}: dy has shape {tuple(dy.shape)}; want {tuple(shape)}, the shape of the result",
+            op=target.name,
+            argument="dy",
+        )
+    return dy
+
+
+def _checked_wanted(target: Op[..., Any], wanted: Any) -> frozenset[str]:
+    if wanted is None:
+        return frozenset(target.differentiable)
+    if isinstance(wanted, str) or not isinstance(wanted, Iterable) or not set(wanted) <= set(target.differentiable):
+        raise AttrTypeError(
+            f"{target.name}: wanted={wanted!r}; want names out of {list(target.differentiable)}",
+            op=target.name,
+            argument="wanted",
+        )
+    return frozenset(wanted)
+
+
 def _backward(target: Op[..., Any], rule: Rule) -> Rule:
     def run(dy: Any, *args: Any, saved: Any = None, wanted: Iterable[str] | None = None, **kwargs: Any) -> Any:
-        operands = bind_operands(target, args, kwargs)
-        attrs = resolve(target, operands, kwargs)
+        operands = tuple(borrow_operand(target.name, n, a) for n, a in _named(target, bind_operands(target, args, kwargs)))
+        attrs, shape, dtype = _expected(target, operands, kwargs)
+        dy = _checked_gradient(target, dy, shape, dtype)
         given = {n for n, a in zip(target.operands, operands, strict=True) if a is not None}
-        names = frozenset(target.differentiable if wanted is None else wanted)
-        if not names <= set(target.differentiable):
-            unknown = sorted(names - set(target.differentiable))
-            raise AttrTypeError(
-                f"{target.name}.backward: wanted has {unknown}; want names out of {list(target.differentiable)}",
-                op=target.name,
-                argument="wanted",
-            )
+        names = _checked_wanted(target, wanted)
         grads = rule(dy, *operands, saved=saved, wanted=names & given, **attrs)
         if len(target.operands) == 1:
             return grads

@@ -40,11 +40,11 @@ def run(op: Op[..., Any], operands: tuple[Any, ...], attrs: dict[str, Any], out:
     queue, others = _queues(op.name, arrays)
     _check_float64(op.name, queue.device, arrays)
     check_written(op, operands, outs, specs)
-    results = [
-        outs[i] if outs and outs[i].flags.c_contiguous else queue.empty(shape, dtype)
-        for i, (shape, dtype) in enumerate(specs)
-    ]
-    try:
+    with _Named(op.name):
+        results = [
+            outs[i] if outs and outs[i].flags.c_contiguous else queue.empty(shape, dtype)
+            for i, (shape, dtype) in enumerate(specs)
+        ]
         for other in others:
             queue.wait_for(other)
         rule(queue, *operands, *results, **resolved)
@@ -53,15 +53,25 @@ def run(op: Op[..., Any], operands: tuple[Any, ...], attrs: dict[str, Any], out:
                 queue.copy(result, given)
         for other in others:
             other.wait_for(queue)
-    except Error as error:
-        error.op = error.op or op.name
-        if not str(error).startswith(op.name):
-            error.args = (f"{op.name}: {error}",)
-        raise
-    if not specs:
+    finished = list(outs) or results
+    return finished[0] if len(finished) == 1 else tuple(finished) or None
+
+
+class _Named:
+    """Puts the op's name in front of an error that a launch inside the block raises."""
+
+    __slots__ = ("_op",)
+
+    def __init__(self, op: str) -> None:
+        self._op = op
+
+    def __enter__(self) -> None:
         return None
-    given_or_made = list(outs) or results
-    return given_or_made[0] if len(given_or_made) == 1 else tuple(given_or_made)
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, Error) and not error.op:
+            error.op = self._op
+            error.args = (f"{self._op}: {error}",)
 
 
 # ------------------------------------------------------------------------------------------- moving arrays
@@ -92,8 +102,9 @@ def to_device(a: Any, device: Any = None, *, like: Any = None, dtype: Any = None
     host = np.asarray(borrow("to_device", "a", a), dtype=dtype, order="C")
     if host.dtype.name not in DTYPES or not host.dtype.isnative:
         raise DTypeError(f"to_device: a has dtype {host.dtype}; want one of {', '.join(DTYPES)}", argument="a")
-    array = queue.empty(host.shape, host.dtype)
-    queue.write(host, array)
+    with _Named("to_device"):
+        array = queue.empty(host.shape, host.dtype)
+        queue.write(host, array)
     return array
 
 
@@ -102,7 +113,8 @@ def to_host(a: Any) -> Any:
     if not is_device_array(a):
         return np.asarray(borrow("to_host", "a", a))
     queue, _ = _queues("to_host", [a])
-    return queue.read(queue.contiguous(a))
+    with _Named("to_host"):
+        return queue.read(queue.contiguous(a))
 
 
 def synchronize(device: Any = None) -> None:
