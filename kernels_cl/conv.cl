@@ -91,6 +91,27 @@ inline ACC read_x(__global const T *x, const Split window, const Split tap, cons
     return LOAD(x, window.rest + tap.rest * (INDEX)s.x[1] + d * (INDEX)s.x[2] + h * (INDEX)s.x[3] + w * (INDEX)s.x[4]);
 }
 
+#if defined(CORE_P) && defined(LANES)
+#define VECTOR CAT(ACC, LANES)
+
+// LANES elements of a row of `size` that begin at place w of it; zeros outside.
+inline VECTOR read_row(__global const T *row, const INDEX w, const INDEX size) {
+    if (w >= 0 && w + LANES <= size) return CAT(vload, LANES)(0, row + w);
+    ACC lanes[LANES];
+    for (int e = 0; e < LANES; ++e) lanes[e] = within(w + e, size) ? LOAD(row, w + e) : 0;
+    return CAT(vload, LANES)(0, lanes);
+}
+
+// read_x for LANES windows that lie side by side.
+inline VECTOR read_x_row(__global const T *x, const Split window, const Split tap, const Conv s) {
+    const INDEX d = window.at[0] + tap.at[0] * (INDEX)s.dilation[0];
+    const INDEX h = window.at[1] + tap.at[1] * (INDEX)s.dilation[1];
+    if (!within(d, s.in[0]) || !within(h, s.in[1])) return 0;
+    x += window.rest + tap.rest * (INDEX)s.x[1] + d * (INDEX)s.x[2] + h * (INDEX)s.x[3];
+    return read_row(x, window.at[2] + tap.at[2] * (INDEX)s.dilation[2], s.in[2]);
+}
+#endif
+
 inline INDEX place_in_y(const Split o, const Conv s) {
     return o.rest * (INDEX)s.y[0] + o.at[0] * (INDEX)s.y[2] + o.at[1] * (INDEX)s.y[3] + o.at[2] * (INDEX)s.y[4];
 }
@@ -162,6 +183,8 @@ __kernel void conv(IN(T, x), IN(T, w), BIAS_IN OUT(T, y), const Conv s) {
 #define B_PLACE Split
 #define B_AT(n) window_of(split_out(n, s), s)
 #define B_READ(place, k) read_x(x, place, split_tap(k, s), s)
+#define B_ROW(n) (s.x[4] == 1 && s.stride[2] == 1 && (n) % (INDEX)s.out[2] + TILE_N <= (INDEX)s.out[2])
+#define B_READ_ROW(place, k) read_x_row(x, place, split_tap(k, s), s)
 #define C_PLACE INDEX
 #define C_AT(n) ((n) / plane * ((INDEX)s.groups * M * plane) + (n) % plane)
 #define C_WRITE(place, m, n, value)                            \

@@ -13,7 +13,7 @@ import pytest
 from tilework.errors import ShapeError
 from tilework.registry import ops
 from tilework.testing import applies, run_check
-from tilework.testing.cases import mapped
+from tilework.testing.cases import mapped, results_of
 from worker import Worker
 
 WITH_BOUND = [name for name, op in ops().items() if not op.is_view]
@@ -57,20 +57,16 @@ def test_a_wrong_gradient_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize("name", ["conv", "reduce_sum", "matmul"])
 def test_a_kernel_that_depends_on_strides_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tilework.testing import memory
-
-    right = memory.results_of
-
     def wrong(op: Any, args: Any, attrs: Any, **out: Any) -> Any:
         strided = isinstance(args[0], np.ndarray) and args[0].strides[-1:] != (args[0].itemsize,)
-        return mapped(lambda a: a + strided, right(op, args, attrs, **out))
+        return mapped(lambda a: a + strided, results_of(op, args, attrs, **out))
 
-    monkeypatch.setattr(memory, "results_of", wrong)
+    monkeypatch.setattr("tilework.testing.memory.results_of", wrong)
     with pytest.raises(AssertionError, match=r"transposed: |every third element: "):
         run_check("strides", ops()[name], "float32")
 
 
-def test_an_error_without_advice_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_without_advice_is_found() -> None:
     from tilework.testing import refusals
 
     error = ShapeError("add: b is bad", op="add", argument="c")

@@ -58,7 +58,7 @@ static inline Taps taps_of(const PoolAxis& a, int64_t o) {
 static inline Taps windows_at(const PoolAxis& a, int64_t i) {
     const int64_t from = i + a.before, least = from - a.kernel + 1;
     if (a.stride == 1) return {most_of(least, 0), least_of(a.out, from + 1)};
-    if (a.out == 1) return {0, least <= 0};
+    if (a.out == 1) return {least > 0, 1};
     return {least > 0 ? (least + a.stride - 1) / a.stride : 0, least_of(a.out, from / a.stride + 1)};
 }
 

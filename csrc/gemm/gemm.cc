@@ -65,6 +65,7 @@ struct Engine {
     const Gemm<T>& g;
     Rows rows;
     int64_t panels, k_blocks, kc_max;
+    int64_t spare = 0;  // last columns, too few for a vector, left to dot products
     bool direct_b, scatter;
 
     explicit Engine(const Gemm<T>& gemm) : g(gemm), rows(gemm.m), panels(ceil_div(gemm.n, NR)) {
@@ -73,7 +74,12 @@ struct Engine {
         k_blocks = direct_b || g.k == 0 ? 1 : ceil_div(g.k, B::KC);
         kc_max = ceil_div(g.k, k_blocks);
         scatter = g.c_col != 1;
+        const int64_t rest = g.n % kLanes<T>;
+        if (g.pack_b && g.a.col == 1 && g.k >= 512 && g.n > kLanes<T> && panels < kStreamedPanels && rest <= kColumns) spare = rest;
     }
+
+    static constexpr int64_t kStreamedPanels = 8;
+    static constexpr int kColumns = kVectorRegisters >= 32 ? 4 : 2;  // of dot products that fill the registers with kMR rows
 
     int64_t k_begin(int64_t block) const { return min_of(block * kc_max, g.k); }
 
@@ -86,7 +92,8 @@ struct Engine {
     // Tile rows [i0, i1) of one panel of C; b points at its terms of this block.
     void run_tiles(int64_t i0, int64_t i1, int64_t panel, int64_t block, const Left& left, const T* b, int64_t b_k) const {
         const int64_t n0 = panel * NR;
-        const int n = static_cast<int>(min_of(g.n - n0, NR));
+        const int n = static_cast<int>(min_of(g.n - spare - n0, NR));
+        if (n <= 0) return;
         Tile<T> t{};
         t.kc = k_begin(block + 1) - k_begin(block);
         t.b = b, t.b_k = b_k;
@@ -199,7 +206,7 @@ struct Engine {
         const bool pack_a = g.a.col != 1 && g.n > B::kPackColumns && rows.tiles > 1;
         const int64_t panel_block = g.packed_b ? panels : min_of(panels, B::NC / NR);
         const int64_t row_block = min_of(rows.tiles, 4096 / kMR);
-        Scratch b_scratch(g.packed_b ? 64 : static_cast<size_t>(panel_block * NR * kc_max) * sizeof(T));
+        Scratch b_scratch(g.packed_b ? 64 : static_cast<size_t>((panel_block * NR + spare) * kc_max) * sizeof(T));
         Scratch a_scratch(pack_a ? static_cast<size_t>(row_block * kMR * kc_max) * sizeof(T) : 64);
         T* const b_panels = b_scratch.template as<T>();
         T* const a_panels = a_scratch.template as<T>();
@@ -210,6 +217,13 @@ struct Engine {
         return true;
     }
 
+    // The spare columns of the last panel as runs along k.
+    void stand_spare(const T* panel, int64_t kc, T* to) const {
+        const int64_t from = (g.n - spare) % NR;
+        for (int64_t c = 0; c < spare; ++c)
+            for (int64_t k = 0; k < kc; ++k) to[c * kc + k] = panel[k * NR + from + c];
+    }
+
     bool run_block(int64_t j0, int64_t n_panels, int64_t block, int64_t row_block, bool pack_a, T* a_panels, T* b_panels) const {
         const int64_t k0 = k_begin(block), kc = k_begin(block + 1) - k0;
         const int64_t max_tall = B::MC / kMR;
@@ -217,7 +231,11 @@ struct Engine {
             const int64_t n_rows = min_of(row_block, rows.tiles - i0);
             const int64_t b_jobs = !g.packed_b && i0 == 0 ? n_panels : 0, a_jobs = pack_a ? ceil_div(n_rows, 8) : 0;
             if (b_jobs + a_jobs > 0 && !parallel(b_jobs + a_jobs, [&](int64_t job) {
-                    if (job < b_jobs) return pack(block, j0 + job, b_panels + job * NR * kc);
+                    if (job < b_jobs) {
+                        pack(block, j0 + job, b_panels + job * NR * kc);
+                        if (j0 + job == panels - 1) stand_spare(b_panels + job * NR * kc, kc, b_panels + n_panels * NR * kc);
+                        return;
+                    }
                     const int64_t first = (job - b_jobs) * 8;
                     for (int64_t i = first; i < min_of(first + 8, n_rows); ++i)
                         pack_rows(g.a, rows.begin(i0 + i), rows.count(i0 + i), k0, kc, a_panels + i * kMR * kc);
@@ -232,6 +250,11 @@ struct Engine {
                     for (int64_t j = j_first; j < j_end; ++j)
                         run_tiles(i0 + first, i0 + end, j0 + j, block, left,
                                   g.packed_b ? prepared(block, j0 + j) : b_panels + j * NR * kc, NR);
+                    if (spare && j0 + j_end == panels)
+                        for (int64_t i = i0 + first; i < i0 + end; ++i)
+                            run_dots(rows.begin(i), rows.count(i), g.n - spare, static_cast<int>(spare),
+                                     g.a.data + rows.begin(i) * g.a.row + k0, b_panels + n_panels * NR * kc, kc, kc, block == 0,
+                                     block == k_blocks - 1);
                 }))
                 return false;
         }
@@ -239,8 +262,6 @@ struct Engine {
     }
 
     // ---- few columns, both operands along k: dot products, nothing packed -------------------------------------------
-
-    static constexpr int kColumns = kVectorRegisters >= 32 ? 4 : 2;  // kMR rows of them fill the registers
 
     // Rows [m0, m0 + m) times columns [n0, n0 + n) over kc terms; n <= kColumns, m <= kMR.
     void run_dots(int64_t m0, int m, int64_t n0, int n, const T* a, const T* b, int64_t b_col, int64_t kc, bool first, bool last) const {
@@ -291,7 +312,7 @@ struct Engine {
         if (g.m == 0 || g.n == 0) return true;
         if (direct_b) return run_direct();
         const bool a_stays = g.m * g.k * static_cast<int64_t>(sizeof(T)) <= B::kDirectBytes && g.a.col == 1;
-        if (!g.packed_b && a_stays && panels >= 8) return run_streamed();
+        if (!g.packed_b && a_stays && panels >= kStreamedPanels) return run_streamed();
         return run_blocked();
     }
 };

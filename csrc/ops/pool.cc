@@ -290,8 +290,8 @@ void pool_planes(const Windows& w, const T* x, T* y, T divisor) {
 }
 
 bool is_global(const Windows& w) {
-    const PoolAxis &d = w.axis[0], &h = w.axis[1], &a = w.axis[2];
-    return spans(a) && d.size == 1 && h.size == 1 && d.out == 1 && h.out == 1 && (a.wide_step == 1 || a.size == 1);
+    const PoolAxis &d = w.axis[0], &h = w.axis[1];
+    return spans(w.axis[2]) && d.size == 1 && h.size == 1 && d.out == 1 && h.out == 1;
 }
 
 template <class T>
@@ -439,7 +439,8 @@ enum MeanAttr { kMeanCeil = 3, kIncludePadding };
 template <class T, class Body>
 Status with_merged(const View& x, const View& y, const WindowAttrs& a, const Body& body) {
     Windows w = windows_over(x, y, a);
-    if (merge_spanned(w)) return body(w, x.as<const T>());
+    const bool near = merge_spanned(w);
+    if (near && (!is_global(w) || w.axis[2].wide_step == 1 || w.axis[2].size == 1)) return body(w, x.as<const T>());
     Scratch scratch(static_cast<size_t>(numel(x)) * sizeof(T));
     View dense = x;
     set_contiguous(dense);

@@ -256,11 +256,13 @@ void gather_rows(const Plan& p, const Columns& c, const T* x, int64_t row, int64
 
 template <class Op, class T>
 TW_INLINE Vec<T> fold_eight(const T* p, int64_t stride, int64_t n) {
-    const auto at = [&](int64_t r) __attribute__((always_inline)) { return take(p + r * stride, 1, 0, n); };
+    const auto at = [&](int64_t r) __attribute__((always_inline)) {
+        return n == kLanes<T> ? load(p + r * stride) : load_or_identity<Op>(p + r * stride, n);
+    };
     return Op::of(Op::of(Op::of(at(0), at(1)), Op::of(at(2), at(3))), Op::of(Op::of(at(4), at(5)), Op::of(at(6), at(7))));
 }
 
-// total[j] joins rows of the block; lanes beyond n hold nothing of meaning.
+// total[j] joins j-th elements of the rows for j < n, and stays as it is beyond.
 template <class Op, class T>
 void add_rows(T* total, const T* x, int64_t stride, int64_t rows, int64_t n) {
     int64_t r = 0;
@@ -273,7 +275,8 @@ void add_rows(T* total, const T* x, int64_t stride, int64_t rows, int64_t n) {
     }
     for (; r < rows; ++r)
         for (int64_t j = 0; j < n; j += kLanes<T>)
-            store(total + j, Op::of(load(total + j), take(x + r * stride, 1, j, min_of(n - j, kLanes<T>))));
+            store(total + j, Op::of(load(total + j), n - j < kLanes<T> ? load_or_identity<Op>(x + r * stride + j, n - j)
+                                                                       : load(x + r * stride + j)));
 }
 
 template <class Op, class T>

@@ -1,4 +1,4 @@
-"""OpenCL devices as users see them. pyopencl is imported by the first call that needs it, never by ``import tilework``."""
+"""OpenCL devices as users see them. The first call that needs pyopencl imports it; ``import tilework`` never does."""
 
 from __future__ import annotations
 

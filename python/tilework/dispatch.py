@@ -89,7 +89,9 @@ def call(op: Op[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any
         return opencl.run(op, operands, attrs, out)
     borrowed = [borrow_operand(op.name, n, v) for n, v in zip(op.operands, operands, strict=True)]
     if out is not None:
-        attrs["out"] = tuple(borrow(op.name, "out", o) for o in out) if isinstance(out, tuple) else borrow(op.name, "out", out)
+        attrs["out"] = (
+            tuple(borrow(op.name, "out", o) for o in out) if isinstance(out, tuple) else borrow(op.name, "out", out)
+        )
     return _core.call(op.name, borrowed, attrs)
 
 

@@ -26,14 +26,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast
 
 from tilework import _core, dispatch
 from tilework.dispatch import bind_operands, borrow_operand
 from tilework.errors import AttrTypeError, DTypeError, ShapeError, UnsupportedError
-
-if TYPE_CHECKING:
-    from tilework.testing import Fill
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -98,11 +95,14 @@ if TYPE_CHECKING:
         operands: tuple[str, ...]  # tensor arguments in order
         differentiable: tuple[str, ...]  # operands with a gradient, () if none
         is_view: bool
+        is_variadic: bool
         forward: Rule
         backward: Rule
         prepare: Rule
         reference: Rule
         rules: dict[str, Any]  # what the op module registered, by the decorator's name
+
+        def __init__(self, name: str, fallback: Rule) -> None: ...
 
         def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
 
@@ -114,6 +114,7 @@ class View(Generic[P, R]):
     """An op without a kernel: a Python function that returns a view, on any backend."""
 
     is_view = True
+    is_variadic = False
 
     def __init__(self, function: Callable[P, R], operands: tuple[str, ...]) -> None:
         self.name = function.__name__
@@ -126,13 +127,13 @@ class View(Generic[P, R]):
 
 def op(signature: Callable[P, R]) -> Op[P, R]:
     """Declares a compiled op: ``signature`` gives its name, parameters and docstring, C++ its shapes and kernel."""
-    made: Op[P, R] = Op(signature.__name__, dispatch.call)
-    return _describe(made, signature)
+    return cast("Op[P, R]", _describe(Op(signature.__name__, dispatch.call), signature))
 
 
 def view_op(function: Callable[P, R]) -> Op[P, R]:
     """Declares an op without a kernel: ``function`` itself returns a view of its first operand."""
-    return _describe(View(function, (next(iter(inspect.signature(function).parameters)),)), function)
+    first = next(iter(inspect.signature(function).parameters))
+    return cast("Op[P, R]", _describe(View(function, (first,)), function))
 
 
 def _describe(made: Any, signature: Callable[..., Any]) -> Any:
@@ -140,7 +141,6 @@ def _describe(made: Any, signature: Callable[..., Any]) -> Any:
     made.__doc__ = signature.__doc__
     made.__module__ = signature.__module__
     made.__wrapped__ = signature
-    made.__signature__ = inspect.signature(signature)
     made.rules = {}
     made.differentiable = ()
     made.forward = _forward(made)
@@ -197,7 +197,7 @@ def tolerance(target: Op[..., Any], *, ulp: float) -> None:
 def resolve(target: Op[..., Any], args: tuple[Any, ...], attrs: dict[str, Any]) -> dict[str, Any]:
     """Attributes as the kernel sees them: defaults filled in, one number per axis, names checked."""
     if target.is_view:
-        bound = target.__signature__.bind(*args, **attrs)  # type: ignore[attr-defined]
+        bound = inspect.signature(target).bind(*args, **attrs)
         bound.apply_defaults()
         return {k: v for k, v in bound.arguments.items() if k not in target.operands}
     return _core.infer(target.name, list(args), attrs)[1]
@@ -236,7 +236,9 @@ def _named(target: Op[..., Any], operands: tuple[Any, ...]) -> Iterable[tuple[st
     return zip(target.operands, operands, strict=True)
 
 
-def _expected(target: Op[..., Any], operands: tuple[Any, ...], attrs: dict[str, Any]) -> tuple[dict[str, Any], Any, Any]:
+def _expected(
+    target: Op[..., Any], operands: tuple[Any, ...], attrs: dict[str, Any]
+) -> tuple[dict[str, Any], Any, Any]:
     """Resolved attributes, and the shape and dtype that the gradient of the (first) result must have."""
     if target.is_view:
         result = target(*operands, **attrs)
@@ -275,7 +277,9 @@ def _checked_wanted(target: Op[..., Any], wanted: Any) -> frozenset[str]:
 
 def _backward(target: Op[..., Any], rule: Rule) -> Rule:
     def run(dy: Any, *args: Any, saved: Any = None, wanted: Iterable[str] | None = None, **kwargs: Any) -> Any:
-        operands = tuple(borrow_operand(target.name, n, a) for n, a in _named(target, bind_operands(target, args, kwargs)))
+        operands = tuple(
+            borrow_operand(target.name, n, a) for n, a in _named(target, bind_operands(target, args, kwargs))
+        )
         attrs, shape, dtype = _expected(target, operands, kwargs)
         dy = _checked_gradient(target, dy, shape, dtype)
         given = {n for n, a in zip(target.operands, operands, strict=True) if a is not None}
@@ -287,8 +291,8 @@ def _backward(target: Op[..., Any], rule: Rule) -> Rule:
         return tuple(by_name.get(n) for n in target.operands)
 
     run.__doc__ = (
-        f"Gradients of {target.name}: takes the gradient of the result, then {', '.join(target.operands)} and the same\n"
-        "attributes; returns one gradient per operand (a bare array if there is only one), None where it is not\n"
+        f"Gradients of {target.name}: takes the gradient of the result, then {', '.join(target.operands)} and the\n"
+        "same attributes; returns one gradient per operand (a bare array if there is only one), None where it is not\n"
         "differentiable, not given or not in ``wanted``. ``saved`` is what ``forward`` returned; without it, it is\n"
         "computed again."
     )
@@ -304,5 +308,3 @@ def _prepare(target: Op[..., Any]) -> Rule:
         "over the remaining operands."
     )
     return run
-
-

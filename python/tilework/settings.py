@@ -50,7 +50,9 @@ class threads:  # noqa: N801  (used like a function)
         self._before = _core.set_thread_limit(self._n)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
         _core.set_thread_limit(self._before)
 
 
@@ -65,9 +67,11 @@ def tiers() -> list[str]:
 
 
 def set_isa(name: str) -> None:
-    """Forces a tier by name, or ``"auto"`` for the best one; an unknown or unsupported name is an :class:`AttrError`."""
+    """Forces a tier by name, or ``"auto"`` for the best; an unknown or unsupported name is an :class:`AttrError`."""
     if not isinstance(name, str):
-        raise AttrTypeError(f"set_isa: name={name!r} is a {type(name).__name__}; want a str", op="set_isa", argument="name")
+        raise AttrTypeError(
+            f"set_isa: name={name!r} is a {type(name).__name__}; want a str", op="set_isa", argument="name"
+        )
     _core.set_isa(name)
 
 
@@ -89,7 +93,9 @@ class profile:  # noqa: N801  (used like a function)
         self._runs: list[Ran] | None = None
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
         self._runs = self._read()
         _core.profile_end()
 

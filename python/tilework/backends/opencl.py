@@ -14,8 +14,9 @@ from tilework.backends.opencl_device import (
     default_device,
     devices_in_use,
     found_devices,
-    open_device,
+    machine_devices,
     queue_of,
+    select,
 )
 from tilework.backends.opencl_queue import Queue
 from tilework.dispatch import borrow, is_device_array
@@ -79,7 +80,7 @@ class _Named:
 
 def device_list() -> list[Device]:
     """The OpenCL devices of this machine, GPUs first; empty if there are none (:func:`why_none` says why)."""
-    return [open_device(f"{d.name.strip()}:{_rank(d)}") for d in found_devices()[0]]
+    return machine_devices()
 
 
 def why_none() -> str:
@@ -123,11 +124,6 @@ def synchronize(device: Any = None) -> None:
         one.finish()
 
 
-def _rank(device: Any) -> int:
-    same = [d for d in found_devices()[0] if device.name.strip().lower() in d.name.lower()]
-    return same.index(device)
-
-
 def _queue_for(device: Any, like: Any) -> Queue:
     if like is not None:
         if not is_device_array(like):
@@ -138,7 +134,7 @@ def _queue_for(device: Any, like: Any) -> Queue:
     if isinstance(device, Device):
         return device.queue()
     if isinstance(device, str):
-        return (default_device() if device == "opencl" else open_device(device)).queue()
+        return (default_device() if device == "opencl" else select(device)).queue()
     import pyopencl as cl
 
     from tilework.backends.opencl_device import device_in

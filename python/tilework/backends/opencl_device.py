@@ -22,18 +22,20 @@ KEPT_CONTEXTS = 16
 _lock = threading.RLock()
 _devices: dict[tuple[int, int], Device] = {}
 _queues: dict[Any, Queue] = {}  # by pyopencl command queue
-_default: Device | None = None
+_machine: list[Device] = []
 _found: tuple[list[Any], str] | None = None
 _found_in = 0
 
 
 class Device:
-    """One OpenCL device in one context. ``queue()`` launches on it; ``name``, ``kind`` and sizes describe it."""
+    """One OpenCL device in one context. ``queue()`` launches on it; ``name``, ``kind`` and sizes describe it.
 
-    def __init__(self, context: Any, device: Any) -> None:
+    Without a context it makes one of its own when first used, so that listing devices costs nothing.
+    """
+
+    def __init__(self, device: Any, context: Any = None) -> None:
         import pyopencl as cl
 
-        self.context = context
         self.cl = device
         self.name: str = device.name.strip()
         self.platform: str = device.platform.name.strip()
@@ -46,15 +48,19 @@ class Device:
         self.synchronous = os.environ.get("TILEWORK_CL_SYNC", "0") not in ("", "0")
         self.always_wide = os.environ.get("TILEWORK_CL_INDEX") == "long"
         self.launching = threading.Lock()  # a cl.Kernel keeps its arguments between set and enqueue
-        options = ["-cl-std=CL1.2", "-cl-mad-enable"]
-        if device.single_fp_config & cl.device_fp_config.CORRECTLY_ROUNDED_DIVIDE_SQRT:
-            options.append("-cl-fp32-correctly-rounded-divide-sqrt")
-        if self.is_cpu:
-            options.append("-DON_CPU")
-        self.programs = Programs(context, device, tuple(options))
+        self.context: Any = context
+        self.programs: Programs = Programs(context, device, self._build_options())
         self._process = os.getpid()
         self._queues: list[Queue] = []
         self._own: Queue | None = None
+
+    def _build_options(self) -> tuple[str, ...]:
+        import pyopencl as cl
+
+        options = ["-cl-std=CL1.2", "-cl-mad-enable", f"-DCORE_{self.core}"]
+        if self.cl.single_fp_config & cl.device_fp_config.CORRECTLY_ROUNDED_DIVIDE_SQRT:
+            options.append("-cl-fp32-correctly-rounded-divide-sqrt")
+        return (*options, "-DON_CPU") if self.is_cpu else tuple(options)
 
     def __repr__(self) -> str:
         return f"<tilework opencl device {self.name!r} ({self.kind}, {self.platform})>"
@@ -69,15 +75,25 @@ class Device:
 
     def queue(self, command_queue: Any = None) -> Queue:
         """The Queue around a pyopencl command queue, or around this device's own in-order one."""
-        import pyopencl as cl
-
         self.check_process()
         with _lock:
-            if command_queue is None:
-                if self._own is None:
-                    self._own = self._add(cl.CommandQueue(self.context, self.cl))
-                return self._own
-            return _queues.get(command_queue) or self._add(command_queue)
+            if command_queue is not None:
+                return _queues.get(command_queue) or self._add(command_queue)
+            if self._own is None:
+                self._own = self._open()
+            return self._own
+
+    def _open(self) -> Queue:
+        import pyopencl as cl
+
+        try:
+            if self.context is None:
+                self.context = cl.Context([self.cl])
+                self.programs = Programs(self.context, self.cl, self._build_options())
+                _devices[self.context.int_ptr, self.cl.int_ptr] = self
+            return self._add(cl.CommandQueue(self.context, self.cl))
+        except cl.Error as error:
+            raise DeviceError(f"{self.name!r} does not open: {error}") from error
 
     def _add(self, command_queue: Any) -> Queue:
         made = _queues[command_queue] = Queue(self, command_queue)
@@ -107,67 +123,54 @@ def queue_of(array: Any) -> Queue:
 
 
 def device_in(context: Any, device: Any) -> Device:
-    """The Device of a pyopencl (context, device); the oldest of many contexts is forgotten."""
+    """The Device of a pyopencl (context, device); the oldest of many contexts that users made is forgotten."""
     key = (context.int_ptr, device.int_ptr)
     with _lock:
         found = _devices.get(key)
         if found is None:
-            found = _devices[key] = Device(context, device)
-            if len(_devices) > KEPT_CONTEXTS:
-                oldest = next(k for k, d in _devices.items() if d is not _default)
-                _devices.pop(oldest).forget()
+            theirs = [k for k, d in _devices.items() if d not in _machine]
+            if len(theirs) >= KEPT_CONTEXTS:
+                _devices.pop(theirs[0]).forget()
+            found = _devices[key] = Device(device, context)
     return found
 
 
 def devices_in_use() -> list[Device]:
-    """Every Device that tilework has touched."""
+    """Every Device that has a context."""
     return list(_devices.values())
+
+
+def machine_devices() -> list[Device]:
+    """The devices of this machine, GPUs first and CPUs last; the same objects every time."""
+    with _lock:
+        found, _ = found_devices()
+        if not _machine:
+            _machine.extend(Device(d) for d in found)
+        return list(_machine) if found else []
 
 
 def default_device() -> Device:
     """The device that TILEWORK_CL_DEVICE names, else the first GPU, else the first CPU."""
-    global _default
-    if _default is None:
-        with _lock:
-            if _default is None:
-                _default = open_device(os.environ.get("TILEWORK_CL_DEVICE", ""))
-    _default.check_process()
-    return _default
+    return select(os.environ.get("TILEWORK_CL_DEVICE", ""))
 
 
-def open_device(text: str) -> Device:
-    """The device ``text`` names: part of a platform's or device's name and a number, as in "nvidia:0"."""
-    wanted = select(text)
-    import pyopencl as cl
+def select(text: str) -> Device:
+    """The device that ``text`` names: part of a platform's or device's name and a number, as in "nvidia:0".
 
-    with _lock:
-        for device in _devices.values():
-            if device.cl.int_ptr == wanted.int_ptr and len(device.context.devices) == 1:
-                return device
-        try:
-            return device_in(cl.Context([wanted]), wanted)
-        except cl.Error as error:
-            raise DeviceError(f"{wanted.name.strip()!r} does not open: {error}") from error
-
-
-def select(text: str) -> Any:
-    """The pyopencl device that ``text`` names ("" or "opencl": the default one)."""
-    devices, reason = found_devices()
+    "gpu" and "cpu" name a kind; "" and "opencl" stand for any, which are sorted by kind.
+    """
+    devices = machine_devices()
     if not devices:
-        raise DeviceError(f"no OpenCL device: {reason}")
-    import pyopencl as cl
-
-    part, _, number = text.rpartition(":") if text.rpartition(":")[2].isdigit() else (text, "", "0")
+        raise DeviceError(f"no OpenCL device: {found_devices()[1]}")
+    head, _, tail = text.rpartition(":")
+    part, number = (head, int(tail)) if tail.isdigit() else (text, 0)
     part = "" if part.lower() == "opencl" else part.lower()
-    by_kind = {"gpu": cl.device_type.GPU, "cpu": cl.device_type.CPU}
-    if part in by_kind:
-        matching = [d for d in devices if d.type & by_kind[part]]
-    else:
-        matching = [d for d in devices if part in d.platform.name.lower() or part in d.name.lower()]
-    if int(number) >= len(matching):
-        have = ", ".join(f"{d.name.strip()!r} of {d.platform.name.strip()!r}" for d in devices)
+    by_kind = part in ("gpu", "cpu")
+    matching = [d for d in devices if (part == d.kind if by_kind else part in f"{d.platform} {d.name}".lower())]
+    if number >= len(matching):
+        have = ", ".join(f"{d.name!r} of {d.platform!r}" for d in devices)
         raise DeviceError(f"no OpenCL device matches {text!r}; there are: {have}")
-    return matching[int(number)]
+    return matching[number]
 
 
 def found_devices() -> tuple[list[Any], str]:

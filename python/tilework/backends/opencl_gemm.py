@@ -36,7 +36,7 @@ class Tiles:
         """The -D options of this blocking."""
         tile = {"TILE_M": self.m, "TILE_N": self.n}
         if self.reg_m:
-            return tile | {"CORE_S": 1, "TILE_K": self.k, "REG_M": self.reg_m, "REG_N": self.reg_n}
+            return tile | {"TILE_K": self.k, "REG_M": self.reg_m, "REG_N": self.reg_n}
         return tile | {"LANES": self.lanes}
 
     def count(self, m: int, n: int) -> int:

@@ -142,7 +142,7 @@ class Queue:
             dims, strides = merged(shape, [broadcast_strides(a, shape) for a in arrays])
             walk = np.array([count, *dims, *(s for row in strides for s in row)], np.int64)
             define |= {"RANK": len(dims), "ARRAYS": len(arrays)}
-        per_item = define["ITEMS"] = 1 if self.device.is_cpu else 4
+        per_item = define["ITEMS"] = 4 if self.device.core == "S" else 1
         items = -(-count // per_item)
         self.launch(file, kernel, items, GROUP_SIZE, (*map(Strided, arrays), *scalars, walk), **define)
 

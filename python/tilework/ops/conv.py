@@ -10,8 +10,6 @@ import numpy as np
 
 from tilework import ops
 from tilework.arrays import Activation, Array, Ints, Padding, Pairs, Sizes, Wanted
-from tilework.backends import opencl_conv
-from tilework.backends.opencl_queue import Queue
 from tilework.errors import AttrError, AttrTypeError, DTypeError, ShapeError
 from tilework.ops.elementwise import activated, activation_dx, forward_activated
 from tilework.registry import (
@@ -32,6 +30,7 @@ from tilework.registry import (
 )
 
 if TYPE_CHECKING:
+    from tilework.backends.opencl_queue import Queue
     from tilework.testing import Fill
 
 
@@ -432,14 +431,20 @@ def _(dy: Sizes, x: Sizes, *, kernel: Sizes, groups: int, **attrs: Any) -> float
 
 @opencl(conv)
 def _(queue: Queue, x: Any, w: Any, b: Any, y: Any, *, activation: Activation, layout: str, **attrs: Any) -> None:
+    from tilework.backends import opencl_conv
+
     opencl_conv.forward(queue, opencl_conv.Conv(x, y, w.shape[2:], **attrs), w, b, activation)
 
 
 @opencl(conv_dx)
 def _(queue: Queue, dy: Any, w: Any, dx: Any, *, shape: Sizes, **attrs: Any) -> None:
+    from tilework.backends import opencl_conv
+
     opencl_conv.gradient_x(queue, opencl_conv.Conv(dx, dy, w.shape[2:], **attrs), w)
 
 
 @opencl(conv_dw)
 def _(queue: Queue, dy: Any, x: Any, dw: Any, *, kernel: Sizes, **attrs: Any) -> None:
+    from tilework.backends import opencl_conv
+
     opencl_conv.gradient_w(queue, opencl_conv.Conv(x, dy, kernel, **attrs), dw)

@@ -10,7 +10,6 @@ import numpy as np
 
 from tilework import ops
 from tilework.arrays import Activation, Array, Sizes, Wanted
-from tilework.backends.opencl_queue import Queue
 from tilework.errors import AttrError, DTypeError, ShapeError
 from tilework.registry import (
     ErrorCase,
@@ -30,6 +29,7 @@ from tilework.registry import (
 )
 
 if TYPE_CHECKING:
+    from tilework.backends.opencl_queue import Queue
     from tilework.testing import Fill
 
 # ------------------------------------------------------------------------------------------------- arithmetic

@@ -10,8 +10,6 @@ import numpy as np
 
 from tilework import ops
 from tilework.arrays import Activation, Array, Sizes, Wanted
-from tilework.backends.opencl_gemm import multiply
-from tilework.backends.opencl_queue import Queue
 from tilework.errors import AttrError, DTypeError, ShapeError
 from tilework.ops.elementwise import activated, activation_dx, forward_activated, sum_to_shape
 from tilework.ops.movement import as_rows
@@ -33,6 +31,7 @@ from tilework.registry import (
 )
 
 if TYPE_CHECKING:
+    from tilework.backends.opencl_queue import Queue
     from tilework.testing import Fill
 
 # ----------------------------------------------------------------------------------------------------- matmul
@@ -208,9 +207,13 @@ def _(x: Sizes, w: Sizes, b: Sizes | None, *, activation: Activation) -> float:
 
 @opencl(matmul)
 def _(queue: Queue, a: Any, b: Any, y: Any) -> None:
+    from tilework.backends.opencl_gemm import multiply
+
     multiply(queue, a, b, y)
 
 
 @opencl(linear)
 def _(queue: Queue, x: Any, w: Any, b: Any, y: Any, *, activation: Activation) -> None:
+    from tilework.backends.opencl_gemm import multiply
+
     multiply(queue, x, w.T, y, b, activation)

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from tilework import dispatch, ops
 from tilework.arrays import Array, Ints, Padding, Pairs, Sizes, Wanted
@@ -31,6 +30,8 @@ from tilework.registry import (
 )
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from tilework.testing import Fill
 
 # ----------------------------------------------------------------------------------------------------- concat

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tilework.arrays import Array, Sizes
-from tilework.backends.opencl_queue import Queue
 from tilework.errors import AttrError, AttrTypeError, DTypeError, ShapeError
 from tilework.registry import (
     ErrorCase,
@@ -31,6 +30,7 @@ from tilework.registry import (
 )
 
 if TYPE_CHECKING:
+    from tilework.backends.opencl_queue import Queue
     from tilework.testing import Fill
 
 

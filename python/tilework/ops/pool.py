@@ -180,6 +180,8 @@ def _bad_windows(fill: Fill) -> Iterator[ErrorCase]:
 def _(fill: Fill) -> Iterator[ErrorCase]:
     yield from _bad_windows(fill)
     yield ErrorCase(sample(fill(1, 2, 6, 6), kernel=2, dilation=0), AttrError, "dilation=0")
+    beside = sample(fill(1, 1, 1), kernel=2, dilation=2, padding=1)
+    yield ErrorCase(beside, AttrError, "dilation=2 puts window 0 along spatial axis 0 beside x")
 
 
 @samples(max_pool_dx)

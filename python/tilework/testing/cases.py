@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from tilework import _core
 from tilework.backends.reference import run_wide, widen
-from tilework.registry import Op, Sample, bind_operands, ops, resolve
+from tilework.dispatch import bind_operands
+from tilework.registry import Op, Sample, ops, resolve
 from tilework.testing.fill import Fill
 
 Array = npt.NDArray[Any]

@@ -61,7 +61,8 @@ def check_gradient(case: Case) -> None:
                 _check_slope(op, made, dy, k, grads[k])
         return
     wide = mapped(lambda a: a.astype(np.float64) if a.dtype.kind == "f" else a, made.args)
-    ideal = gradients_of(op, dy.astype(np.float64), wide, made.attrs)
+    wide_dy = dy.astype(results_of(op, wide, made.attrs)[0].dtype)
+    ideal = gradients_of(op, wide_dy, wide, made.attrs)
     terms = max([dy.size, *(a.size for a in arrays_in(made.args))])
     for k in targets:
         for g, w in zip(arrays_in(grads[k]), arrays_in(ideal[k]), strict=True):

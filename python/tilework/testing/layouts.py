@@ -16,13 +16,13 @@ class Borrowed:
     """An array of another library: nothing but the two DLPack methods."""
 
     def __init__(self, array: Array) -> None:
-        self._array = array
+        self.array = array
 
     def __dlpack__(self, **options: Any) -> Any:
-        return self._array.__dlpack__(**options)
+        return self.array.__dlpack__(**options)
 
     def __dlpack_device__(self) -> Any:
-        return self._array.__dlpack_device__()
+        return self.array.__dlpack_device__()
 
 
 def dense_strides(a: Array) -> list[int]:
