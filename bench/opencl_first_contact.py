@@ -3,7 +3,7 @@
     python bench/opencl_first_contact.py [device]        # device as in tilework.to_device: "nvidia:0", "gpu", ...
 
 Every section runs in a process of its own, as a probe that fails may take its context with it. What only an NVIDIA
-device can answer is skipped elsewhere, with the reason. On a CPU device the sizes are small and no speed means anything.
+device can answer is skipped elsewhere, with the reason. On a CPU device sizes are small and no speed means anything.
 """
 
 from __future__ import annotations
@@ -69,7 +69,9 @@ class Probe:
         try:
             return attempt()
         except Exception as error:
-            return "no: " + " ".join(str(error).replace("|", "/").split())[:160]
+            text = str(error).replace("|", "/")
+            told = re.findall(r"error:[^\n]*", text)
+            return "no: " + (told[0] if told else " ".join(text.split()))[:160]
 
     def seconds(self, enqueue: Callable[[], Any], repeats: int = 10) -> float:
         """The best wall time of one enqueued step, of several."""
@@ -137,7 +139,8 @@ def language(probe: Probe) -> Iterator[Row]:
         yield "inline PTX", f"skipped: {probe.device.platform} is not NVIDIA's"
         return
     for keyword in ("asm", "__asm__"):
-        lane = f'__kernel void f(__global uint* y) {{ uint i; {keyword} volatile("mov.u32 %0, %%laneid;" : "=r"(i)); y[i] = i; }}'
+        move = f'{keyword} volatile("mov.u32 %0, %%laneid;" : "=r"(i));'
+        lane = f"__kernel void f(__global uint* y) {{ uint i; {move} y[i] = i; }}"
         yield f"inline PTX with {keyword}", builds(lane)
 
 
@@ -156,7 +159,7 @@ _PIPELINE = (
     _FRAGMENTS
     + """
 __kernel void ones(__global const uint* x, __global float* y) {
-    __local uint tile[32 * 4];
+    __local uint tile[32 * 4] __attribute__((aligned(16)));
     const uint lane = get_local_id(0), at = (uint)(size_t)(tile + 4 * lane);
     __asm__ volatile("cp.async.cg.shared.global [%0], [%1], 16;" :: "r"(at), "l"(x + 4 * lane));
     __asm__ volatile("cp.async.commit_group;");
@@ -174,7 +177,15 @@ __kernel void ones(__global const uint* x, __global float* y) {
 
 _FENCE = '__kernel void f(__global int* y) { __asm__ volatile("wgmma.fence.sync.aligned;"); y[0] = 1; }'
 _PLAIN = "__kernel void f(__global float* y) { y[get_global_id(0)] += 1; }"
-_MANY = "__kernel void f(__global float* y) { float a[96]; for (int i = 0; i < 96; ++i) a[i] = y[i]; for (int t = 0; t < 9; ++t) for (int i = 0; i < 96; ++i) a[i] = a[i] * a[(i + 7) % 96] + y[t]; for (int i = 0; i < 96; ++i) y[i] = a[i]; }"  # noqa: E501
+_MANY = """
+__kernel void f(__global float* y) {
+    float a[96];
+    for (int i = 0; i < 96; ++i) a[i] = y[i];
+    for (int t = 0; t < 9; ++t)
+        for (int i = 0; i < 96; ++i) a[i] = a[i] * a[(i + 7) % 96] + y[t];
+    for (int i = 0; i < 96; ++i) y[i] = a[i];
+}
+"""
 
 
 @section
@@ -224,10 +235,18 @@ def instructions(probe: Probe) -> Iterator[Row]:
     yield "the same with -cl-nv-maxrregcount=64", probe.outcome(lambda: registers("-cl-nv-maxrregcount=64"))
 
 
+_LAST = """
+__kernel void f(__local int* m, int n, __global int* y) {
+    m[n - 1] = 7;
+    barrier(CLK_LOCAL_MEM_FENCE);
+    y[0] = m[n - 1];
+}
+"""
+
+
 @section
 def local_memory(probe: Probe) -> Iterator[Row]:
-    source = "__kernel void f(__local int* m, int n, __global int* y) { m[n - 1] = 7; barrier(CLK_LOCAL_MEM_FENCE); y[0] = m[n - 1]; }"
-    kernel = probe.kernel(source, "f")
+    kernel = probe.kernel(_LAST, "f")
     for kib in (32, 48, 64, 96, 200):
 
         def attempt(kib: int = kib) -> str:
@@ -441,8 +460,7 @@ def main(arguments: list[str]) -> int:
         try:
             done = subprocess.run(
                 [sys.executable, __file__, "--section", name, wanted],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
+                capture_output=True,
                 text=True,
                 timeout=SECONDS,
             )

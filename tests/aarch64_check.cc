@@ -43,7 +43,8 @@ struct Run {
     std::vector<View> in;
     std::vector<Attr> attrs;
 
-    explicit Run(const char* name, std::initializer_list<const Array*> operands) : op(*op_table(Tier::base, find_op(name))) {
+    explicit Run(const char* name, std::initializer_list<const Array*> operands)
+        : op(*op_table(Tier::base, find_op(name))) {
         for (const Array* a : operands) in.push_back(a->view);
         while (static_cast<int>(in.size()) < op.n_operands) in.push_back(View{{}, {}, {}, 0, DType::none});
         for (int i = 0; i < op.n_attrs; ++i) attrs.push_back(default_of(op.attrs[i]));
@@ -126,8 +127,10 @@ void check_conv() {
 void check_functions() {
     Array x({7}, {-3, -0.f, 0.5f, 2, NAN, -INFINITY, INFINITY});
     expect("relu", Run("relu", {&x}).result(), {0, 0, 0.5f, 2, NAN, 0, INFINITY});
-    expect("exp", Run("exp", {&x}).result(), {std::exp(-3.f), 1, std::exp(0.5f), std::exp(2.f), NAN, 0, INFINITY}, 2e-7f);
-    expect("tanh", Run("tanh", {&x}).result(), {std::tanh(-3.f), -0.f, std::tanh(0.5f), std::tanh(2.f), NAN, -1, 1}, 2e-7f);
+    expect("exp", Run("exp", {&x}).result(), {std::exp(-3.f), 1, std::exp(0.5f), std::exp(2.f), NAN, 0, INFINITY},
+           2e-7f);
+    expect("tanh", Run("tanh", {&x}).result(), {std::tanh(-3.f), -0.f, std::tanh(0.5f), std::tanh(2.f), NAN, -1, 1},
+           2e-7f);
 
     Array logits({2, 3}, {1, 2, 3, -1000, 0, 1000});
     const float e1 = std::exp(-2.f), e2 = std::exp(-1.f), sum = e1 + e2 + 1;

@@ -14,6 +14,7 @@ import pytest
 
 import tilework as tw
 from tilework import demo
+from tilework.arrays import Array
 
 pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
 pytest.importorskip("matplotlib", reason="the picture is drawn by matplotlib")
@@ -76,7 +77,7 @@ def test_gradients_are_the_slope_of_the_loss() -> None:
     for name, gradient in gradients.items():
         direction = random.standard_normal(gradient.shape)
 
-        def loss(step: float, name: str = name, direction: demo.Array = direction) -> float:
+        def loss(step: float, name: str = name, direction: Array = direction) -> float:
             moved = params | {name: params[name] + step * direction}
             return float(demo.loss_and_gradients(moved, x, labels)[0])
 

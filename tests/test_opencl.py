@@ -443,6 +443,23 @@ def test_local_memory_core_is_right(index: str) -> None:
     run(_CORE.format(cases=cases), seconds=300, TILEWORK_CL_CORE="S", TILEWORK_CL_INDEX=index)
 
 
+def test_largest_tiles_are_right() -> None:
+    run(
+        """
+        from tilework.backends import opencl_gemm
+        opencl_gemm.WANTED_TILES = 2
+        for dtype, places in ((np.float32, 4), (np.float64, 12)):
+            a, b = fill(131, 45, dtype=dtype), fill(45, 150, dtype=dtype)
+            got = tw.to_host(tw.matmul(tw.to_device(a), tw.to_device(b)))
+            assert np.abs(got - a.astype(float) @ b).max() < 10.0**-places
+        x, w = fill(2, 5, 9, 11), fill(70, 5, 3, 3)
+        same(tw.conv(tw.to_device(x), tw.to_device(w), padding=1), tw.conv(x, w, padding=1))
+        """,
+        seconds=300,
+        TILEWORK_CL_CORE="S",
+    )
+
+
 def test_wide_indices_are_right() -> None:
     cases = [(name, i) for name in ("add", "conv", "avg_pool_dx", "concat", "pad") for i in (2, 5)]
     run(_CORE.format(cases=cases), TILEWORK_CL_INDEX="long")

@@ -54,12 +54,14 @@ def _literals(hint: Any) -> set[Any]:
     return {value for part in typing.get_args(hint) for value in _literals(part)}
 
 
-@pytest.mark.parametrize("name", COMPILED)
-def test_literal_types_list_the_choices_of_the_cpp_table(name: str) -> None:
+CHOICES = [(name, a["name"]) for name in COMPILED for a in _core.op_spec(name)["attrs"] if a["kind"] == "choice"]
+
+
+@pytest.mark.parametrize(("name", "attribute"), CHOICES)
+def test_literal_types_list_the_choices_of_the_cpp_table(name: str, attribute: str) -> None:
     hints = typing.get_type_hints(ops()[name].__wrapped__)  # type: ignore[attr-defined]
-    for attr in _core.op_spec(name)["attrs"]:
-        if attr["kind"] == "choice":
-            assert _literals(hints[attr["name"]]) == set(attr["choices"]), attr["name"]
+    choices = next(a["choices"] for a in _core.op_spec(name)["attrs"] if a["name"] == attribute)
+    assert _literals(hints[attribute]) == set(choices)
 
 
 @pytest.mark.parametrize("name", ops())

@@ -3,8 +3,8 @@
 #include <cstdio>
 #include <cstring>
 
-#include "core/memory.h"
 #include "bindings/raise.h"
+#include "core/memory.h"
 
 namespace tw::bindings {
 namespace {
@@ -58,7 +58,8 @@ DType dtype_of_descriptor(PyObject* dtype) {
     // ml_dtypes registers its types at run time: the number is known once one was met.
     constexpr int k = static_cast<int>(DType::bf16);
     if (g_dtypes[k]) return num == g_type_num[k] ? DType::bf16 : DType::none;
-    if (num >= 256 && proxy->kind != 'M' && std::strstr(reinterpret_cast<PyTypeObject*>(proxy->typeobj)->tp_name, "bfloat16") && load_bfloat16())
+    if (num >= 256 && proxy->kind != 'M' &&
+        std::strstr(reinterpret_cast<PyTypeObject*>(proxy->typeobj)->tp_name, "bfloat16") && load_bfloat16())
         return num == g_type_num[k] ? DType::bf16 : DType::none;
     return DType::none;
 }
@@ -178,8 +179,8 @@ bool view_of(PyObject* array, View& view, const char* op, const char* argument, 
     }
     if (whole) return true;
     if (!copy) {
-        raise("ShapeError", op, argument, "%s is not aligned to its %lld-byte elements; want an aligned array", argument,
-              static_cast<long long>(size));
+        raise("ShapeError", op, argument, "%s is not aligned to its %lld-byte elements; want an aligned array",
+              argument, static_cast<long long>(size));
         return false;
     }
     *copy = PyObject_CallMethod(array, "copy", nullptr);
@@ -203,15 +204,18 @@ PyObject* allocate(View& view, const char* op) {
         PyObject* dtype = dtype_object(view.dtype);
         if (!dtype) return nullptr;
         auto& api = npy_api::get();
-        PyObject* array = api.PyArray_NewFromDescr_(api.PyArray_Type_, dtype, view.ndim,
-                                                    reinterpret_cast<Py_intptr_t*>(view.shape), nullptr, nullptr, 0, nullptr);
+        PyObject* array =
+            api.PyArray_NewFromDescr_(api.PyArray_Type_, dtype, view.ndim, reinterpret_cast<Py_intptr_t*>(view.shape),
+                                      nullptr, nullptr, 0, nullptr);
         if (array) view.data = array_proxy(array)->data;
         return array;
     }
     void* data = pool_take(bytes);
     if (!data) {
-        raise("AllocationError", op, "", "no memory for a result of shape %s, %zu bytes; want a smaller one, or a larger "
-              "TILEWORK_MAX_ALLOC", shape_text(view).text, bytes);
+        raise("AllocationError", op, "",
+              "no memory for a result of shape %s, %zu bytes; want a smaller one, or a larger "
+              "TILEWORK_MAX_ALLOC",
+              shape_text(view).text, bytes);
         return nullptr;
     }
     auto* block = PyObject_New(Block, &g_block_type);

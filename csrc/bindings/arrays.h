@@ -23,7 +23,7 @@ bool is_writeable(PyObject* array);
 DType dtype_of(PyObject* array);                            // DType::none if unsupported
 DType dtype_from(PyObject* anything);                       // numpy.dtype(anything); none with a Python error set
 PyObject* dtype_object(DType dtype);                        // new reference to a numpy.dtype, null with an error set
-PyObject* allocate(View& view, const char* op);             // a fresh C-ordered array for view.shape; fills data, stride
+PyObject* allocate(View& view, const char* op);  // a fresh C-ordered array for view.shape; fills data, stride
 PyObject* wrap(const View& view, PyObject* owner, bool writeable);  // an array over borrowed memory; steals owner
 
 // "(2, 3)": the shape as Python writes it, for messages.

@@ -65,7 +65,8 @@ bool integers_from(PyObject* value, const AttrSpec& spec, Attr& attr, const char
     PyObject* items = PySequence_Fast(value, "");
     if (!items) return wrong_type(value, spec, op);
     const Py_ssize_t n = PySequence_Fast_GET_SIZE(items);
-    const bool pairs = n > 0 && spec.kind == AttrKind::padding && PySequence_Check(PySequence_Fast_GET_ITEM(items, 0)) &&
+    const bool pairs = n > 0 && spec.kind == AttrKind::padding &&
+                       PySequence_Check(PySequence_Fast_GET_ITEM(items, 0)) &&
                        !PyUnicode_Check(PySequence_Fast_GET_ITEM(items, 0));
     attr.is_pairs = pairs;
     attr.n = 0;
@@ -192,7 +193,8 @@ PyObject* attribute_object(const Attr& attr, const AttrSpec& spec) {
     PyObject* tuple = PyTuple_New(attr.n / step);
     for (int i = 0; tuple && i < attr.n; i += step)
         PyTuple_SET_ITEM(tuple, i / step,
-                         attr.is_pairs ? Py_BuildValue("(LL)", static_cast<long long>(attr.list[i]), static_cast<long long>(attr.list[i + 1]))
+                         attr.is_pairs ? Py_BuildValue("(LL)", static_cast<long long>(attr.list[i]),
+                                                       static_cast<long long>(attr.list[i + 1]))
                                        : PyLong_FromLongLong(attr.list[i]));
     return tuple;
 }

@@ -2,10 +2,10 @@
 
 #include <cstddef>
 
-#include "core/memory.h"
 #include "bindings/arrays.h"
 #include "bindings/invoke.h"
 #include "bindings/raise.h"
+#include "core/memory.h"
 
 namespace tw::bindings {
 namespace {
@@ -91,7 +91,8 @@ PyObject* op_name(PyObject* object, void*) { return Py_NewRef(reinterpret_cast<O
 PyObject* op_operands(PyObject* object, void*) {
     const Face* face = reinterpret_cast<OpObject*>(object)->face;
     PyObject* tuple = PyTuple_New(face->def->n_operands);
-    for (int i = 0; tuple && i < face->def->n_operands; ++i) PyTuple_SET_ITEM(tuple, i, Py_NewRef(face->operand_names[i]));
+    for (int i = 0; tuple && i < face->def->n_operands; ++i)
+        PyTuple_SET_ITEM(tuple, i, Py_NewRef(face->operand_names[i]));
     return tuple;
 }
 
@@ -109,15 +110,17 @@ PyObject* op_reduce(PyObject* object, PyObject*) {
     return Py_BuildValue("(N(O))", find, reinterpret_cast<OpObject*>(object)->face->name);
 }
 
-PyGetSetDef g_op_getset[] = {{"name", op_name, nullptr, "The op's name.", nullptr},
-                             {"operands", op_operands, nullptr, "Names of the tensor arguments, in order.", nullptr},
-                             {"is_view", op_is_view, nullptr, "False: the op has a kernel.", nullptr},
-                             {"is_variadic", op_is_variadic, nullptr, "Whether the operand is a list of arrays.", nullptr},
-                             {"__dict__", PyObject_GenericGetDict, PyObject_GenericSetDict, nullptr, nullptr},
-                             {}};
-PyMethodDef g_op_methods[] = {{"__reduce__", op_reduce, METH_NOARGS, "Pickles an op by its name."},
-                              {"__class_getitem__", Py_GenericAlias, METH_O | METH_CLASS, "Op[..., Any] in annotations."},
-                              {}};
+PyGetSetDef g_op_getset[] = {
+    {"name", op_name, nullptr, "The op's name.", nullptr},
+    {"operands", op_operands, nullptr, "Names of the tensor arguments, in order.", nullptr},
+    {"is_view", op_is_view, nullptr, "False: the op has a kernel.", nullptr},
+    {"is_variadic", op_is_variadic, nullptr, "Whether the operand is a list of arrays.", nullptr},
+    {"__dict__", PyObject_GenericGetDict, PyObject_GenericSetDict, nullptr, nullptr},
+    {}};
+PyMethodDef g_op_methods[] = {
+    {"__reduce__", op_reduce, METH_NOARGS, "Pickles an op by its name."},
+    {"__class_getitem__", Py_GenericAlias, METH_O | METH_CLASS, "Op[..., Any] in annotations."},
+    {}};
 PyTypeObject g_op_type = {};
 
 // ------------------------------------------------------------------------------------------------------ Prepared
@@ -139,8 +142,9 @@ bool fill_remaining(const Face& face, PyObject* const* args, Py_ssize_t n_args, 
     for (int i = 0; i < face.def->n_operands && taken < n_args; ++i)
         if (!into.operand[i]) into.operand[i] = args[taken++];
     if (taken < n_args)
-        return raise("AttrTypeError", face.def->name, "", "%zd positional arguments; want at most %zd, the others are prepared",
-                     n_args, taken), false;
+        return raise("AttrTypeError", face.def->name, "",
+                     "%zd positional arguments; want at most %zd, the others are prepared", n_args, taken),
+               false;
     for (Py_ssize_t k = 0; kwnames && k < PyTuple_GET_SIZE(kwnames); ++k) {
         PyObject* key = PyTuple_GET_ITEM(kwnames, k);
         PyObject* value = args[n_args + k];
@@ -151,8 +155,9 @@ bool fill_remaining(const Face& face, PyObject* const* args, Py_ssize_t n_args, 
         int at = face.def->n_operands - 1;
         while (at >= 0 && PyUnicode_Compare(key, face.operand_names[at]) != 0) --at;
         if (at < 0 || free.operand[at] || into.operand[at])
-            return raise("AttrTypeError", face.def->name, "", "'%.60s' is prepared or unknown; want the remaining operands and out",
-                         PyUnicode_AsUTF8(key)), false;
+            return raise("AttrTypeError", face.def->name, "",
+                         "'%.60s' is prepared or unknown; want the remaining operands and out", PyUnicode_AsUTF8(key)),
+                   false;
         into.operand[at] = value;
     }
     return true;
@@ -205,7 +210,8 @@ PyObject* prepared_new(PyTypeObject* type, PyObject* args, PyObject*) {
         if (bytes > 0) {
             self->packed = pool_take(static_cast<size_t>(bytes));
             if (!self->packed) {
-                raise("AllocationError", face.def->name, "", "no memory for packed operands of %lld bytes", static_cast<long long>(bytes));
+                raise("AllocationError", face.def->name, "", "no memory for packed operands of %lld bytes",
+                      static_cast<long long>(bytes));
                 return Py_DECREF(self), nullptr;
             }
             self->packed_bytes = static_cast<size_t>(bytes);
@@ -240,13 +246,16 @@ PyObject* prepared_packed_bytes(PyObject* object, void*) {
     return PyLong_FromSize_t(reinterpret_cast<PreparedObject*>(object)->packed_bytes);
 }
 
-PyObject* prepared_bound(PyObject* object, void*) { return PyDict_Copy(reinterpret_cast<PreparedObject*>(object)->bound); }
+PyObject* prepared_bound(PyObject* object, void*) {
+    return PyDict_Copy(reinterpret_cast<PreparedObject*>(object)->bound);
+}
 
 PyGetSetDef g_prepared_getset[] = {
     {"packed_bytes", prepared_packed_bytes, nullptr, "Bytes of packed operands this object holds.", nullptr},
     {"bound", prepared_bound, nullptr, "A copy of the arguments that were prepared.", nullptr},
     {}};
-PyMethodDef g_prepared_methods[] = {{"__reduce__", prepared_reduce, METH_NOARGS, "Pickles the operands; they are packed again."}, {}};
+PyMethodDef g_prepared_methods[] = {
+    {"__reduce__", prepared_reduce, METH_NOARGS, "Pickles the operands; they are packed again."}, {}};
 PyTypeObject g_prepared_type = {};
 
 }  // namespace

@@ -3,9 +3,9 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "include/tilework/dlpack_abi.h"
 #include "bindings/arrays.h"
 #include "bindings/raise.h"
+#include "include/tilework/dlpack_abi.h"
 
 namespace tw::bindings {
 namespace {
@@ -47,15 +47,20 @@ DLDataType data_type_of(DType t) {
 
 bool view_from(const DLTensor& t, View& v, const char* op, const char* a) {
     if (t.device.device_type != kDLCPU)
-        return raise("DTypeError", op, a, "%s is on DLPack device type %d; want a CPU array (type 1), or a pyopencl array for a device",
-                     a, t.device.device_type), false;
+        return raise("DTypeError", op, a,
+                     "%s is on DLPack device type %d; want a CPU array (type 1), or a pyopencl array for a device", a,
+                     t.device.device_type),
+               false;
     v.dtype = dtype_of(t.dtype);
     if (v.dtype == DType::none)
-        return raise("DTypeError", op, a, "%s has DLPack dtype code %d, %d bits, %d lanes; want a float, int or bool of 8 to 64 bits", a,
-                     t.dtype.code, t.dtype.bits, t.dtype.lanes), false;
+        return raise("DTypeError", op, a,
+                     "%s has DLPack dtype code %d, %d bits, %d lanes; want a float, int or bool of 8 to 64 bits", a,
+                     t.dtype.code, t.dtype.bits, t.dtype.lanes),
+               false;
     if (t.ndim < 0 || t.ndim > kMaxDims)
         return raise("ShapeError", op, a, "%s has %d dimensions; want 0 to %d", a, t.ndim, kMaxDims), false;
-    if (t.ndim > 0 && !t.shape) return raise("ShapeError", op, a, "%s has no shape; want one size per dimension", a), false;
+    if (t.ndim > 0 && !t.shape)
+        return raise("ShapeError", op, a, "%s has no shape; want one size per dimension", a), false;
     v.ndim = t.ndim;
     const int64_t size = item_size(v.dtype);
     int64_t elements = 1, low = 0, high = 0;
@@ -63,7 +68,9 @@ bool view_from(const DLTensor& t, View& v, const char* op, const char* a) {
     for (int d = 0; d < v.ndim; ++d) {
         v.shape[d] = t.shape[d];
         if (v.shape[d] < 0)
-            return raise("ShapeError", op, a, "%s has a dimension of %lld; want sizes of at least 0", a, static_cast<long long>(v.shape[d])), false;
+            return raise("ShapeError", op, a, "%s has a dimension of %lld; want sizes of at least 0", a,
+                         static_cast<long long>(v.shape[d])),
+                   false;
         empty = empty || v.shape[d] == 0;
         if (__builtin_mul_overflow(elements, v.shape[d] ? v.shape[d] : 1, &elements) || elements > (int64_t{1} << 40))
             return raise("ShapeError", op, a, "%s has more than 2^40 elements; want fewer", a), false;
@@ -75,7 +82,9 @@ bool view_from(const DLTensor& t, View& v, const char* op, const char* a) {
         if (v.shape[d] > 1 && (__builtin_mul_overflow(v.shape[d] - 1, v.stride[d], &reach) ||
                                __builtin_mul_overflow(reach, size, &reach) ||
                                __builtin_add_overflow(reach < 0 ? low : high, reach, reach < 0 ? &low : &high)))
-            return raise("ShapeError", op, a, "%s has a stride of %lld, which leaves the address space", a, static_cast<long long>(v.stride[d])), false;
+            return raise("ShapeError", op, a, "%s has a stride of %lld, which leaves the address space", a,
+                         static_cast<long long>(v.stride[d])),
+                   false;
         if (v.shape[d] <= 1) v.stride[d] = 0;
     }
     const auto base = reinterpret_cast<uintptr_t>(t.data);
@@ -83,9 +92,14 @@ bool view_from(const DLTensor& t, View& v, const char* op, const char* a) {
     if (__builtin_add_overflow(base, static_cast<uintptr_t>(t.byte_offset), &first) ||
         (high > 0 && first + static_cast<uintptr_t>(high) < first) || (low < 0 && first < static_cast<uintptr_t>(-low)))
         return raise("ShapeError", op, a, "%s spans more than the address space", a), false;
-    if (!t.data && !empty) return raise("ShapeError", op, a, "%s has a null data pointer and %lld elements", a, static_cast<long long>(elements)), false;
+    if (!t.data && !empty)
+        return raise("ShapeError", op, a, "%s has a null data pointer and %lld elements", a,
+                     static_cast<long long>(elements)),
+               false;
     if (!empty && first % static_cast<uintptr_t>(size))
-        return raise("ShapeError", op, a, "%s is not aligned to its %lld-byte elements; want an aligned array", a, static_cast<long long>(size)), false;
+        return raise("ShapeError", op, a, "%s is not aligned to its %lld-byte elements; want an aligned array", a,
+                     static_cast<long long>(size)),
+               false;
     v.data = reinterpret_cast<void*>(first);
     return true;
 }
@@ -114,7 +128,8 @@ PyObject* capsule_of(PyObject* producer, const char* op, const char* a) {
         PyErr_Fetch(&type, &value, &trace);
         PyObject* text = value ? PyObject_Str(value) : nullptr;
         PyErr_Clear();
-        raise("DTypeError", op, a, "%s.__dlpack__() failed: %.200s; want an array it can export", a, text ? PyUnicode_AsUTF8(text) : "");
+        raise("DTypeError", op, a, "%s.__dlpack__() failed: %.200s; want an array it can export", a,
+              text ? PyUnicode_AsUTF8(text) : "");
         Py_XDECREF(text);
         Py_XDECREF(type);
         Py_XDECREF(value);
@@ -167,14 +182,19 @@ PyObject* from_dlpack(PyObject* producer, const char* op, const char* a) {
     PyObject* device = PyObject_CallMethod(producer, "__dlpack_device__", nullptr);
     if (!device) {
         PyErr_Clear();
-        return raise("DTypeError", op, a, "%s is a %s without a working __dlpack_device__; want an array", a, Py_TYPE(producer)->tp_name), nullptr;
+        return raise("DTypeError", op, a, "%s is a %s without a working __dlpack_device__; want an array", a,
+                     Py_TYPE(producer)->tp_name),
+               nullptr;
     }
     int type = 0, id = 0;
     const bool pair = PyTuple_Check(device) && PyArg_ParseTuple(device, "ii", &type, &id);
     Py_DECREF(device);
     if (!pair || type != kDLCPU) {
         PyErr_Clear();
-        return raise("DTypeError", op, a, "%s is on DLPack device type %d; want a CPU array (type 1), or a pyopencl array for a device", a, type), nullptr;
+        return raise("DTypeError", op, a,
+                     "%s is on DLPack device type %d; want a CPU array (type 1), or a pyopencl array for a device", a,
+                     type),
+               nullptr;
     }
     PyObject* capsule = capsule_of(producer, op, a);
     if (!capsule) return nullptr;
@@ -182,21 +202,27 @@ PyObject* from_dlpack(PyObject* producer, const char* op, const char* a) {
     if (PyCapsule_IsValid(capsule, kVersionedName)) {
         auto* managed = static_cast<DLManagedTensorVersioned*>(PyCapsule_GetPointer(capsule, kVersionedName));
         if (managed->version.major > 1)
-            raise("DTypeError", op, a, "%s uses DLPack %u.%u; want 1.x", a, managed->version.major, managed->version.minor);
+            raise("DTypeError", op, a, "%s uses DLPack %u.%u; want 1.x", a, managed->version.major,
+                  managed->version.minor);
         else
-            array = adopt<DLManagedTensorVersioned>(capsule, kVersionedName, kUsedVersionedName, op, a, !(managed->flags & kDLFlagReadOnly));
+            array = adopt<DLManagedTensorVersioned>(capsule, kVersionedName, kUsedVersionedName, op, a,
+                                                    !(managed->flags & kDLFlagReadOnly));
     } else if (PyCapsule_IsValid(capsule, kName)) {
         array = adopt<DLManagedTensor>(capsule, kName, kUsedName, op, a, true);
     } else {
         const char* name = PyCapsule_GetName(capsule);
-        raise("DTypeError", op, a, "%s gave a capsule named '%.40s'; want an unused DLPack capsule", a, name ? name : "");
+        raise("DTypeError", op, a, "%s gave a capsule named '%.40s'; want an unused DLPack capsule", a,
+              name ? name : "");
     }
     Py_DECREF(capsule);
     return array;
 }
 
 PyObject* to_dlpack(PyObject* array) {
-    if (!is_numpy(array)) return raise("DTypeError", "to_dlpack", "array", "array is a %s; want a numpy.ndarray", Py_TYPE(array)->tp_name), nullptr;
+    if (!is_numpy(array))
+        return raise("DTypeError", "to_dlpack", "array", "array is a %s; want a numpy.ndarray",
+                     Py_TYPE(array)->tp_name),
+               nullptr;
     View view;
     if (!view_of(array, view, "to_dlpack", "array", nullptr)) return nullptr;
     auto* e = static_cast<Export*>(std::calloc(1, sizeof(Export)));

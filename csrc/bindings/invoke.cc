@@ -2,11 +2,11 @@
 
 #include <cstring>
 
-#include "core/parallel.h"
-#include "core/profile.h"
 #include "bindings/arrays.h"
 #include "bindings/attributes.h"
 #include "bindings/raise.h"
+#include "core/parallel.h"
+#include "core/profile.h"
 
 namespace tw::bindings {
 namespace {
@@ -49,8 +49,10 @@ bool read_number(PyObject* object, DType dtype, View& view, double& slot, const 
         const auto narrow = static_cast<float>(value);
         std::memcpy(&slot, &narrow, sizeof narrow);
     } else {
-        return raise("DTypeError", op, name, "%s is a Python number and the other operand is %s; want float32 or float64",
-                     name, name_of(dtype)), false;
+        return raise("DTypeError", op, name,
+                     "%s is a Python number and the other operand is %s; want float32 or float64", name,
+                     name_of(dtype)),
+               false;
     }
     return true;
 }
@@ -67,14 +69,18 @@ bool missing(const char* op, const char* name) {
 
 bool read_variadic(PyObject* list, const char* op, const char* name, Operands& o, Held& held) {
     if (!PyList_Check(list) && !PyTuple_Check(list))
-        return raise("DTypeError", op, name, "%s is a %s; want a list or tuple of arrays", name, Py_TYPE(list)->tp_name), false;
+        return raise("DTypeError", op, name, "%s is a %s; want a list or tuple of arrays", name,
+                     Py_TYPE(list)->tp_name),
+               false;
     const Py_ssize_t n = PySequence_Fast_GET_SIZE(list);
     if (n == 0 || n > kMaxInputs)
         return raise("ShapeError", op, name, "%s has %zd arrays; want 1 to %d", name, n, kMaxInputs), false;
     for (Py_ssize_t i = 0; i < n; ++i) {
         PyObject* item = PySequence_Fast_GET_ITEM(list, i);
         if (!is_numpy(item))
-            return raise("DTypeError", op, name, "%s[%zd] is a %s; want a numpy.ndarray", name, i, Py_TYPE(item)->tp_name), false;
+            return raise("DTypeError", op, name, "%s[%zd] is a %s; want a numpy.ndarray", name, i,
+                         Py_TYPE(item)->tp_name),
+                   false;
         held.keep(Py_NewRef(item));
         if (!read_operand(item, o.view[o.n++], op, name, held)) return false;
     }
@@ -105,19 +111,23 @@ bool read_operands(const Face& face, const OpDef& def, const Arguments& a, Opera
         }
         if (!is_numpy(object))
             return raise("DTypeError", def.name, operand.name, "%s is a %s; want a numpy.ndarray", operand.name,
-                         Py_TYPE(object)->tp_name), false;
+                         Py_TYPE(object)->tp_name),
+                   false;
         if (!read_operand(object, view, def.name, operand.name, held)) return false;
         if (is_updated(operand.role) && !is_writeable(object))
-            return raise("ShapeError", def.name, operand.name, "%s is read-only and would be updated in place; want a writeable array",
-                         operand.name), false;
+            return raise("ShapeError", def.name, operand.name,
+                         "%s is read-only and would be updated in place; want a writeable array", operand.name),
+                   false;
     }
     if (!numbers) return true;
     DType dtype = DType::none;
     for (int i = 0; i < def.n_operands && dtype == DType::none; ++i)
         if (!is_number(a.operand[i])) dtype = o.view[i].dtype;
     if (dtype == DType::none)
-        return raise("DTypeError", def.name, def.operands[0].name, "%s and %s are both Python numbers; want at least one array",
-                     def.operands[0].name, def.operands[1].name), false;
+        return raise("DTypeError", def.name, def.operands[0].name,
+                     "%s and %s are both Python numbers; want at least one array", def.operands[0].name,
+                     def.operands[1].name),
+               false;
     for (int i = 0; i < def.n_operands; ++i)
         if (is_number(a.operand[i]) &&
             !read_number(a.operand[i], dtype, o.view[i], o.number[i], def.name, def.operands[i].name))
@@ -132,7 +142,8 @@ bool read_attrs(const OpDef& def, const Arguments& a, Attr* attrs) {
         if (a.attr[i]) {
             if (!attribute_from(a.attr[i], spec, attrs[i], def.name)) return false;
         } else if (spec.required) {
-            return raise("AttrTypeError", def.name, spec.name, "%s is missing; want %s", spec.name, wanted(spec)), false;
+            return raise("AttrTypeError", def.name, spec.name, "%s is missing; want %s", spec.name, wanted(spec)),
+                   false;
         } else {
             attrs[i] = default_of(spec);
         }
@@ -180,7 +191,8 @@ bool check_disjoint(const OpDef& def, const View& written, const char* name, con
         if ((def.flags & kElementwise) && skip < 0 && same_view(written, o.view[i])) continue;
         const char* other = def.operands[i < def.n_operands ? i : 0].name;
         return raise("ShapeError", def.name, name, "%s shares memory with %s; want separate arrays%s", name, other,
-                     (def.flags & kElementwise) && skip < 0 ? ", or exactly the same one" : ""), false;
+                     (def.flags & kElementwise) && skip < 0 ? ", or exactly the same one" : ""),
+               false;
     }
     return true;
 }
@@ -188,18 +200,26 @@ bool check_disjoint(const OpDef& def, const View& written, const char* name, con
 // A given `out` array as the result's View, checked before anything is written.
 bool read_out(const OpDef& def, PyObject* object, View& want, const Operands& o) {
     if (!is_numpy(object))
-        return raise("DTypeError", def.name, "out", "out is a %s; want a numpy.ndarray", Py_TYPE(object)->tp_name), false;
+        return raise("DTypeError", def.name, "out", "out is a %s; want a numpy.ndarray", Py_TYPE(object)->tp_name),
+               false;
     View view;
     if (!view_of(object, view, def.name, "out", nullptr)) return false;
     bool fits = view.ndim == want.ndim;
     for (int d = 0; fits && d < view.ndim; ++d) fits = view.shape[d] == want.shape[d];
     if (!fits)
-        return raise("ShapeError", def.name, "out", "out has shape %s; want %s", shape_text(view).text, shape_text(want).text), false;
+        return raise("ShapeError", def.name, "out", "out has shape %s; want %s", shape_text(view).text,
+                     shape_text(want).text),
+               false;
     if (view.dtype != want.dtype)
-        return raise("DTypeError", def.name, "out", "out has dtype %s; want %s", name_of(view.dtype), name_of(want.dtype)), false;
-    if (!is_writeable(object)) return raise("ShapeError", def.name, "out", "out is read-only; want a writeable array"), false;
+        return raise("DTypeError", def.name, "out", "out has dtype %s; want %s", name_of(view.dtype),
+                     name_of(want.dtype)),
+               false;
+    if (!is_writeable(object))
+        return raise("ShapeError", def.name, "out", "out is read-only; want a writeable array"), false;
     if (overlaps_itself(view))
-        return raise("ShapeError", def.name, "out", "elements of out share memory (strides overlap); want one address per element"), false;
+        return raise("ShapeError", def.name, "out",
+                     "elements of out share memory (strides overlap); want one address per element"),
+               false;
     if (!check_disjoint(def, view, "out", o, -1)) return false;
     want = view;
     return true;
@@ -209,8 +229,9 @@ bool check_inout(const OpDef& def, const Operands& o) {
     for (int i = 0; i < def.n_operands; ++i) {
         if (!is_updated(def.operands[i].role) || !given(o.view[i])) continue;
         if (overlaps_itself(o.view[i]))
-            return raise("ShapeError", def.name, def.operands[i].name, "elements of %s share memory; want one address per element",
-                         def.operands[i].name), false;
+            return raise("ShapeError", def.name, def.operands[i].name,
+                         "elements of %s share memory; want one address per element", def.operands[i].name),
+                   false;
         if (!check_disjoint(def, o.view[i], def.operands[i].name, o, i)) return false;
     }
     return true;
@@ -251,7 +272,8 @@ bool collect_outs(const OpDef& def, PyObject* out, int n, PyObject** outs) {
     if (n == 1 && !PyTuple_Check(out)) return outs[0] = out, true;
     if (!PyTuple_Check(out) || PyTuple_GET_SIZE(out) != n)
         return raise("AttrTypeError", def.name, "out", "out is a %s; want %s%d arrays", Py_TYPE(out)->tp_name,
-                     n == 1 ? "an array or a tuple of " : "a tuple of ", n), false;
+                     n == 1 ? "an array or a tuple of " : "a tuple of ", n),
+               false;
     for (int i = 0; i < n; ++i) outs[i] = PyTuple_GET_ITEM(out, i);
     return true;
 }
@@ -273,10 +295,12 @@ bool read_spec(PyObject* object, View& view, const char* op, const char* name) {
     }
     if (!good) {
         PyErr_Clear();
-        raise("DTypeError", op, name, "%s is a %s; want an array of an element type tilework knows", name, Py_TYPE(object)->tp_name);
+        raise("DTypeError", op, name, "%s is a %s; want an array of an element type tilework knows", name,
+              Py_TYPE(object)->tp_name);
     } else if (PyTuple_GET_SIZE(shape) > kMaxDims) {
         good = false;
-        raise("ShapeError", op, name, "%s has %zd dimensions; want at most %d", name, PyTuple_GET_SIZE(shape), kMaxDims);
+        raise("ShapeError", op, name, "%s has %zd dimensions; want at most %d", name, PyTuple_GET_SIZE(shape),
+              kMaxDims);
     } else {
         view.data = nullptr;
         view.ndim = static_cast<int32_t>(PyTuple_GET_SIZE(shape));
@@ -293,12 +317,17 @@ bool read_specs(const OpDef& def, const Arguments& a, Operands& o) {
     if (def.operands[0].role == Role::variadic) {
         PyObject* list = a.operand[0];
         if (!list || (!PyList_Check(list) && !PyTuple_Check(list)))
-            return raise("DTypeError", def.name, def.operands[0].name, "%s is not a list of arrays", def.operands[0].name), false;
+            return raise("DTypeError", def.name, def.operands[0].name, "%s is not a list of arrays",
+                         def.operands[0].name),
+                   false;
         const Py_ssize_t n = PySequence_Fast_GET_SIZE(list);
         if (n == 0 || n > kMaxInputs)
-            return raise("ShapeError", def.name, def.operands[0].name, "%s has %zd arrays; want 1 to %d", def.operands[0].name, n, kMaxInputs), false;
+            return raise("ShapeError", def.name, def.operands[0].name, "%s has %zd arrays; want 1 to %d",
+                         def.operands[0].name, n, kMaxInputs),
+                   false;
         for (Py_ssize_t i = 0; i < n; ++i)
-            if (!read_spec(PySequence_Fast_GET_ITEM(list, i), o.view[o.n++], def.name, def.operands[0].name)) return false;
+            if (!read_spec(PySequence_Fast_GET_ITEM(list, i), o.view[o.n++], def.name, def.operands[0].name))
+                return false;
         return true;
     }
     DType first = DType::none;
@@ -332,7 +361,8 @@ const Face* face_of(OpId id) {
     face.name = PyUnicode_InternFromString(face.def->name);
     for (int i = 0; i < face.def->n_operands; ++i)
         face.operand_names[i] = PyUnicode_InternFromString(face.def->operands[i].name);
-    for (int i = 0; i < face.def->n_attrs; ++i) face.attr_names[i] = PyUnicode_InternFromString(face.def->attrs[i].name);
+    for (int i = 0; i < face.def->n_attrs; ++i)
+        face.attr_names[i] = PyUnicode_InternFromString(face.def->attrs[i].name);
     face.out_name = PyUnicode_InternFromString("out");
     g_faces_built[k] = true;
     return &face;
@@ -341,7 +371,8 @@ const Face* face_of(OpId id) {
 const Face* face_named(PyObject* name) {
     const char* text = PyUnicode_Check(name) ? PyUnicode_AsUTF8(name) : nullptr;
     const OpId id = text ? find_op(text) : OpId::count;
-    if (id == OpId::count) return raise("UnsupportedError", "", "", "there is no op called '%.80s'", text ? text : "?"), nullptr;
+    if (id == OpId::count)
+        return raise("UnsupportedError", "", "", "there is no op called '%.80s'", text ? text : "?"), nullptr;
     return face_of(id);
 }
 
@@ -359,10 +390,12 @@ bool unknown_keyword(const Face& face, PyObject* key) {
     char names[400] = "";
     size_t n = 0;
     for (int i = 0; i < face.def->n_operands + face.def->n_attrs && n + 64 < sizeof names; ++i)
-        n += static_cast<size_t>(std::snprintf(names + n, sizeof names - n, "%s, ",
-                                               i < face.def->n_operands ? face.def->operands[i].name
-                                                                        : face.def->attrs[i - face.def->n_operands].name));
-    return raise("AttrTypeError", face.def->name, "", "unknown argument '%.60s'; want %sout", PyUnicode_AsUTF8(key), names), false;
+        n += static_cast<size_t>(std::snprintf(
+            names + n, sizeof names - n, "%s, ",
+            i < face.def->n_operands ? face.def->operands[i].name : face.def->attrs[i - face.def->n_operands].name));
+    return raise("AttrTypeError", face.def->name, "", "unknown argument '%.60s'; want %sout", PyUnicode_AsUTF8(key),
+                 names),
+           false;
 }
 
 }  // namespace
@@ -370,7 +403,8 @@ bool unknown_keyword(const Face& face, PyObject* key) {
 Binding bind(const Face& face, PyObject* const* args, Py_ssize_t n_args, PyObject* kwnames, Arguments& into) {
     const OpDef& def = *face.def;
     if (n_args > def.n_operands) {
-        raise("AttrTypeError", def.name, "", "%zd positional arguments; want at most %d, attributes by keyword", n_args, def.n_operands);
+        raise("AttrTypeError", def.name, "", "%zd positional arguments; want at most %d, attributes by keyword", n_args,
+              def.n_operands);
         return Binding::failed;
     }
     for (Py_ssize_t i = 0; i < n_args; ++i) into.operand[i] = args[i];
@@ -425,7 +459,9 @@ PyObject* invoke(const Face& face, const OpDef& def, const Arguments& a, const v
             if (!read_out(def, outs[i], inferred.out[i], o)) return nullptr;
             for (int j = 0; j < i; ++j)
                 if (overlap(inferred.out[i], inferred.out[j]))
-                    return raise("ShapeError", def.name, "out", "out[%d] shares memory with out[%d]; want separate arrays", i, j), nullptr;
+                    return raise("ShapeError", def.name, "out",
+                                 "out[%d] shares memory with out[%d]; want separate arrays", i, j),
+                           nullptr;
         }
         for (int i = 0; i < n; ++i) held.keep(Py_NewRef(outs[i]));
     } else {

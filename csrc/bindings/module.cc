@@ -1,10 +1,6 @@
 // The Python module: the two callable types, introspection of the op tables, and the process-wide settings.
 #include <pybind11/pybind11.h>
 
-#include "core/isa.h"
-#include "core/memory.h"
-#include "core/parallel.h"
-#include "core/profile.h"
 #include "bindings/arrays.h"
 #include "bindings/attributes.h"
 #include "bindings/callables.h"
@@ -12,6 +8,10 @@
 #include "bindings/invoke.h"
 #include "bindings/peak.h"
 #include "bindings/raise.h"
+#include "core/isa.h"
+#include "core/memory.h"
+#include "core/parallel.h"
+#include "core/profile.h"
 
 namespace tw::bindings {
 namespace {
@@ -73,7 +73,8 @@ py::dict op_spec(const py::object& name) {
     if (!face) throw py::error_already_set();
     const OpDef& def = *face->def;
     py::list operands, attrs;
-    for (int i = 0; i < def.n_operands; ++i) operands.append(py::make_tuple(def.operands[i].name, role_name(def.operands[i].role)));
+    for (int i = 0; i < def.n_operands; ++i)
+        operands.append(py::make_tuple(def.operands[i].name, role_name(def.operands[i].role)));
     for (int i = 0; i < def.n_attrs; ++i) {
         const AttrSpec& spec = def.attrs[i];
         py::dict entry;
@@ -133,8 +134,10 @@ py::tuple peak(const std::string& kind, double seconds, int threads, int64_t byt
     while (k < static_cast<int>(PeakKind::count) && kind != kPeakKinds[k]) ++k;
     if (k == static_cast<int>(PeakKind::count)) throw py::value_error("peak: there is no loop called '" + kind + "'");
     const bool moves = k >= static_cast<int>(PeakKind::read);
-    if (!(seconds >= 0 && seconds <= 60) || threads < 1 || threads > 4096 || (moves && (bytes < 4096 || bytes > (int64_t{1} << 40))))
-        throw py::value_error("peak: want 0 <= seconds <= 60, 1 <= threads <= 4096, and bytes >= 4096 for a memory loop");
+    if (!(seconds >= 0 && seconds <= 60) || threads < 1 || threads > 4096 ||
+        (moves && (bytes < 4096 || bytes > (int64_t{1} << 40))))
+        throw py::value_error(
+            "peak: want 0 <= seconds <= 60, 1 <= threads <= 4096, and bytes >= 4096 for a memory loop");
     const Tier chosen = tier_named(tier);
     PeakRun run;
     {
@@ -160,7 +163,8 @@ PYBIND11_MODULE(_core, m) {
     set_interrupt_poll(poll_signals);
 
     m.def("call", &call, "Runs an op by name: operands in order (None where not given), attributes and out by name.");
-    m.def("infer", &infer, "Shapes and dtypes of the results, and the resolved attributes; operands need only shape and dtype.");
+    m.def("infer", &infer,
+          "Shapes and dtypes of the results, and the resolved attributes; operands need only shape and dtype.");
     m.def("op_spec", &op_spec, "Operands and attributes of an op as its C++ table states them.");
     m.def("op_names", &op_names, "Every op of the table, in order.");
     m.def("from_dlpack", [](const py::object& producer, const char* op, const char* argument) {
@@ -190,7 +194,8 @@ PYBIND11_MODULE(_core, m) {
     });
     m.def("trim", &pool_trim);
     m.def("peak", &peak, py::arg("kind"), py::arg("seconds"), py::arg("threads") = 1, py::arg("bytes") = 0,
-          py::arg("tier") = py::none(), "Runs a peak loop: (operations, or bytes read and written, of all threads; seconds).");
+          py::arg("tier") = py::none(),
+          "Runs a peak loop: (operations, or bytes read and written, of all threads; seconds).");
     m.attr("compiler") = __VERSION__;
 }
 

@@ -24,7 +24,8 @@ void set_error(const char* error_class, const char* op, const char* argument, co
     PyObject* type = PyObject_GetAttrString(errors, error_class);
     Py_DECREF(errors);
     if (!type) return;
-    PyObject* args = Py_BuildValue("(N)", op[0] ? PyUnicode_FromFormat("%s: %s", op, text) : PyUnicode_FromString(text));
+    PyObject* args =
+        Py_BuildValue("(N)", op[0] ? PyUnicode_FromFormat("%s: %s", op, text) : PyUnicode_FromString(text));
     PyObject* kwargs = Py_BuildValue("{s:s,s:s}", "op", op, "argument", argument);
     PyObject* error = args && kwargs ? PyObject_Call(type, args, kwargs) : nullptr;
     Py_XDECREF(args);

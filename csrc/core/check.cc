@@ -31,8 +31,10 @@ AttrText attr_text(const Attr& a) {
     t.text[0] = '(';
     for (int k = 0; k < a.n && n + 60 < sizeof t.text; k += step) {
         const char* comma = k ? ", " : "";
-        n += static_cast<size_t>(a.is_pairs ? std::snprintf(t.text + n, sizeof t.text - n, "%s(%lld, %lld)", comma, ll(a.list[k]), ll(a.list[k + 1]))
-                                            : std::snprintf(t.text + n, sizeof t.text - n, "%s%lld", comma, ll(a.list[k])));
+        n += static_cast<size_t>(a.is_pairs
+                                     ? std::snprintf(t.text + n, sizeof t.text - n, "%s(%lld, %lld)", comma,
+                                                     ll(a.list[k]), ll(a.list[k + 1]))
+                                     : std::snprintf(t.text + n, sizeof t.text - n, "%s%lld", comma, ll(a.list[k])));
     }
     std::snprintf(t.text + n, sizeof t.text - n, a.n == step ? ",)" : ")");
     return t;
@@ -53,15 +55,16 @@ Status want_shape_of(const View& v, const char* name, const View& model, const c
     bool same = v.ndim == model.ndim;
     for (int d = 0; same && d < v.ndim; ++d) same = v.shape[d] == model.shape[d];
     if (same) return Status::ok;
-    return fail(Status::shape, name, "%s has shape %s but %s has %s; want the same", name, shape_text(v).text, model_name,
-                shape_text(model).text);
+    return fail(Status::shape, name, "%s has shape %s but %s has %s; want the same", name, shape_text(v).text,
+                model_name, shape_text(model).text);
 }
 
 Status want_shape(const View& v, const char* name, int ndim, const int64_t* shape) {
     bool same = v.ndim == ndim;
     for (int d = 0; same && d < ndim; ++d) same = v.shape[d] == shape[d];
     if (same) return Status::ok;
-    return fail(Status::shape, name, "%s has shape %s; want %s", name, shape_text(v).text, shape_text(ndim, shape).text);
+    return fail(Status::shape, name, "%s has shape %s; want %s", name, shape_text(v).text,
+                shape_text(ndim, shape).text);
 }
 
 Status want_ndim(const View& v, const char* name, int least, int most) {
@@ -72,8 +75,8 @@ Status want_ndim(const View& v, const char* name, int least, int most) {
 
 Status resolve_axis(Attr& a, const char* name, int ndim) {
     if (a.i < -ndim || a.i >= ndim)
-        return fail(Status::attr, name, "%s=%lld is out of range for %d dimensions; want %d to %d", name, ll(a.i), ndim, -ndim,
-                    ndim - 1);
+        return fail(Status::attr, name, "%s=%lld is out of range for %d dimensions; want %d to %d", name, ll(a.i), ndim,
+                    -ndim, ndim - 1);
     if (a.i < 0) a.i += ndim;
     return Status::ok;
 }
@@ -86,11 +89,12 @@ Status resolve_axes(Attr& a, const char* name, int ndim) {
         for (int k = 0; k < a.n; ++k) {
             const int64_t axis = a.list[k];
             if (axis < -ndim || axis >= ndim)
-                return fail(Status::attr, name, "%s=%s is out of range for %d dimensions; want %d to %d", name, attr_text(a).text,
-                            ndim, -ndim, ndim - 1);
+                return fail(Status::attr, name, "%s=%s is out of range for %d dimensions; want %d to %d", name,
+                            attr_text(a).text, ndim, -ndim, ndim - 1);
             bool& flag = chosen[axis < 0 ? axis + ndim : axis];
             if (flag)
-                return fail(Status::attr, name, "%s=%s names axis %lld twice; want distinct axes", name, attr_text(a).text, ll(axis));
+                return fail(Status::attr, name, "%s=%s names axis %lld twice; want distinct axes", name,
+                            attr_text(a).text, ll(axis));
             flag = true;
         }
     }
@@ -130,7 +134,8 @@ Status resolve_padding(Attr& a, const char* name, int n) {
         return Status::ok;
     }
     if (a.n != 2 * n)
-        return fail(Status::attr, name, "%s=%s has %d pairs; want %d, one per axis", name, attr_text(a).text, a.n / 2, n);
+        return fail(Status::attr, name, "%s=%s has %d pairs; want %d, one per axis", name, attr_text(a).text, a.n / 2,
+                    n);
     for (int k = 0; k < 2 * n; ++k)
         if (a.list[k] < 0 || a.list[k] >= kMaxSize)
             return fail(Status::attr, name, "%s=%s; want 0 or more, below 2^40", name, attr_text(a).text);
@@ -142,8 +147,9 @@ Status resolve_window(const int64_t* shape, const int64_t* kernel, const int64_t
     int64_t reach[kMaxDims];  // from the first to the last tap
     for (int d = 0; d < n; ++d)
         if (__builtin_mul_overflow(dilation[d], kernel[d] - 1, &reach[d]) || reach[d] >= kMaxSize)
-            return fail(Status::attr, "dilation", "dilation=%lld times kernel size %lld is too large; want less than 2^40",
-                        ll(dilation[d]), ll(kernel[d]));
+            return fail(Status::attr, "dilation",
+                        "dilation=%lld times kernel size %lld is too large; want less than 2^40", ll(dilation[d]),
+                        ll(kernel[d]));
     if (padding.choice == 1) {
         padding.choice = 0;
         padding.is_pairs = true;
@@ -160,7 +166,9 @@ Status resolve_window(const int64_t* shape, const int64_t* kernel, const int64_t
     for (int d = 0; d < n; ++d) {
         const int64_t padded = shape[d] + padding.list[2 * d] + padding.list[2 * d + 1];
         if (padded < reach[d] + 1)
-            return fail(Status::shape, blame, "%s gives %lld elements with padding along spatial axis %d but kernel=%lld covers %lld; want at least that many",
+            return fail(Status::shape, blame,
+                        "%s gives %lld elements with padding along spatial axis %d but kernel=%lld covers %lld; want "
+                        "at least that many",
                         blame, ll(padded), d, ll(kernel[d]), ll(reach[d] + 1));
         const int64_t room = padded - reach[d] - 1;
         out[d] = room / stride[d] + 1;

@@ -24,7 +24,8 @@ Status want_ndim(const View& v, const char* name, int least, int most);
 
 Status resolve_axis(Attr& a, const char* name, int ndim);               // integer in [-ndim, ndim) -> [0, ndim)
 Status resolve_axes(Attr& a, const char* name, int ndim);               // None or numbers -> sorted, distinct, >= 0
-Status resolve_integers(Attr& a, const char* name, int n, int64_t least);  // one number or n numbers -> n, each >= least
+Status resolve_integers(Attr& a, const char* name, int n,
+                        int64_t least);  // one number or n numbers -> n, each >= least
 
 // What a window sees along one axis. `same` is resolved to numbers by the caller's rule below.
 constexpr int64_t kMaxSize = int64_t{1} << 40;  // sizes and parameters stay below this, so that products of two fit

@@ -19,10 +19,10 @@
 
 namespace tw {
 
-#define TW_DECLARE_TABLE(name)                \
-    namespace name {                          \
-    extern const OpDef* const kOpTable[];     \
-    extern const PeakLoops kPeakLoops;        \
+#define TW_DECLARE_TABLE(name)            \
+    namespace name {                      \
+    extern const OpDef* const kOpTable[]; \
+    extern const PeakLoops kPeakLoops;    \
     }
 TW_TIERS(TW_DECLARE_TABLE)
 #undef TW_DECLARE_TABLE

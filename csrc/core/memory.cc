@@ -66,8 +66,8 @@ struct Limit {
 constinit Limit g_limit;
 
 void find_limit() {
-    g_limit.bytes = std::min(static_cast<size_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<size_t>(sysconf(_SC_PAGESIZE)),
-                             kLargest);
+    g_limit.bytes =
+        std::min(static_cast<size_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<size_t>(sysconf(_SC_PAGESIZE)), kLargest);
     const char* text = getenv("TILEWORK_MAX_ALLOC");
     if (!text) return;
     size_t value = 0;

@@ -23,10 +23,10 @@
 namespace tw {
 namespace {
 
-constexpr int64_t kWorkerSpinNs = 75'000;      // an idle worker stays awake this long, then sleeps
-constexpr int64_t kCallerSpinNs = 20'000;      // a caller waits for started chunks spinning,
+constexpr int64_t kWorkerSpinNs = 75'000;  // an idle worker stays awake this long, then sleeps
+constexpr int64_t kCallerSpinNs = 20'000;  // a caller waits for started chunks spinning,
 constexpr int64_t kCallerYieldNs = 1'000'000;  // then yielding, then asleep
-constexpr int64_t kPreemptedNs = 20'000;       // a hole in the clock: somebody else wants this core
+constexpr int64_t kPreemptedNs = 20'000;  // a hole in the clock: somebody else wants this core
 constexpr int64_t kPollNs = 50'000'000;
 
 using Body = void (*)(void* context, int64_t i);
@@ -82,7 +82,7 @@ struct Pool {
     std::atomic<int32_t> sleepers{0};
 
     alignas(128) std::atomic<int64_t> remaining{0};  // chunks nobody has claimed; 0 or less: none
-    int64_t chunks = 0;                              // these four are valid for the holder of a chunk
+    int64_t chunks = 0;  // these four are valid for the holder of a chunk
     Body body = nullptr;
     void* context = nullptr;
     uint64_t float_mode = 0;
@@ -394,8 +394,8 @@ bool parallel_chunks(int64_t chunks, void (*body)(void* context, int64_t i), voi
     const bool owner = threads > 1 && !g_pool.busy.load(std::memory_order_relaxed) &&
                        !g_pool.busy.exchange(true, std::memory_order_acquire);
     ++state.depth;
-    const bool whole = owner ? run_with_workers(chunks, body, context, threads - 1)
-                             : run_serially(chunks, body, context);
+    const bool whole =
+        owner ? run_with_workers(chunks, body, context, threads - 1) : run_serially(chunks, body, context);
     --state.depth;
     return whole;
 }

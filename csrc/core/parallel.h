@@ -21,16 +21,15 @@ int take_threads_used();            // most threads a region of this thread was 
 // 50 ms. Once it says true, interrupted() stays true for this thread until its next outermost region of more than one
 // chunk starts or until clear_interrupted(), which the binding calls before an op. On a worker: was the region stopped.
 void set_interrupt_poll(bool (*poll)());
-bool interrupted();                 // polls (rate limited) on the calling thread
+bool interrupted();  // polls (rate limited) on the calling thread
 void clear_interrupted();
 
 // Between chunks of one parallel region, on any thread: a serial stretch of the caller is simply code.
 template <class Body>
 static inline bool parallel(int64_t chunks, const Body& body) {
     if (chunks == 1) return body(int64_t{0}), true;
-    return parallel_chunks(
-        chunks, [](void* context, int64_t i) { (*static_cast<const Body*>(context))(i); },
-        const_cast<void*>(static_cast<const void*>(&body)));
+    return parallel_chunks(chunks, [](void* context, int64_t i) { (*static_cast<const Body*>(context))(i); },
+                           const_cast<void*>(static_cast<const void*>(&body)));
 }
 
 }  // namespace tw

@@ -15,7 +15,8 @@ Status want_taps(const PoolAxis& a, int d) {
     for (int64_t o = 0; a.size < a.dilation && o < a.out; ++o) {
         const Taps t = taps_of(a, o);
         if (t.first >= t.last)
-            return fail(Status::attr, "dilation", "dilation=%lld puts window %lld along spatial axis %d beside x; want taps inside",
+            return fail(Status::attr, "dilation",
+                        "dilation=%lld puts window %lld along spatial axis %d beside x; want taps inside",
                         static_cast<long long>(a.dilation), static_cast<long long>(o), d);
     }
     return Status::ok;
@@ -37,9 +38,15 @@ Windows windows_over(const View& wide, const View& small, const WindowAttrs& a) 
         const int k = d - 3 + rank;
         w.axis[d] = kAbsent;
         if (k < 0) continue;
-        w.axis[d] = {wide.shape[k + 2], small.shape[k + 2], a.kernel ? a.kernel[k] : 1, a.stride ? a.stride[k] : 1,
-                     a.dilation ? a.dilation[k] : 1, a.padding ? a.padding[2 * k] : 0, a.padding ? a.padding[2 * k + 1] : 0,
-                     wide.stride[k + 2], small.stride[k + 2]};
+        w.axis[d] = {wide.shape[k + 2],
+                     small.shape[k + 2],
+                     a.kernel ? a.kernel[k] : 1,
+                     a.stride ? a.stride[k] : 1,
+                     a.dilation ? a.dilation[k] : 1,
+                     a.padding ? a.padding[2 * k] : 0,
+                     a.padding ? a.padding[2 * k + 1] : 0,
+                     wide.stride[k + 2],
+                     small.stride[k + 2]};
         w.plane_size *= wide.shape[k + 2];
     }
     return w;
@@ -54,8 +61,15 @@ bool merge_spanned(Windows& w) {
         if (!spans(inner) || outer.dilation != 1) break;
         near = near && joins(outer, inner);
         const int64_t n = inner.size;
-        inner = {outer.size * n, outer.out, outer.kernel * n, outer.stride * n, 1, outer.before * n, outer.after * n,
-                 n == 1 ? outer.wide_step : inner.wide_step, outer.small_step};
+        inner = {outer.size * n,
+                 outer.out,
+                 outer.kernel * n,
+                 outer.stride * n,
+                 1,
+                 outer.before * n,
+                 outer.after * n,
+                 n == 1 ? outer.wide_step : inner.wide_step,
+                 outer.small_step};
         outer = w.axis[0];
         w.axis[0] = kAbsent;
     }
@@ -74,7 +88,8 @@ bool is_dense(const Windows& w) {
 Status want_planes(const View& v, const char* name) {
     TW_TRY(want_real(v, name));
     if (v.ndim >= 3 && v.ndim <= 5) return Status::ok;
-    return fail(Status::shape, name, "%s has shape %s; want (N, C, ...) with 1 to 3 spatial axes", name, shape_text(v).text);
+    return fail(Status::shape, name, "%s has shape %s; want (N, C, ...) with 1 to 3 spatial axes", name,
+                shape_text(v).text);
 }
 
 View planes_like(const View& v, int rank, const int64_t* sizes) {
@@ -87,7 +102,8 @@ Status resolve_pooling(int rank, const int64_t* sizes, Attr& kernel, Attr& strid
                        bool ceil_mode, int64_t* out) {
     constexpr int64_t ones[3] = {1, 1, 1};
     for (int d = 0; d < rank; ++d)
-        if (sizes[d] < 1) return fail(Status::shape, "x", "x has no elements along spatial axis %d; want at least one", d);
+        if (sizes[d] < 1)
+            return fail(Status::shape, "x", "x has no elements along spatial axis %d; want at least one", d);
     TW_TRY(resolve_integers(kernel, "kernel", rank, 1));
     if (stride.is_none) stride = kernel;
     TW_TRY(resolve_integers(stride, "stride", rank, 1));
@@ -96,11 +112,13 @@ Status resolve_pooling(int rank, const int64_t* sizes, Attr& kernel, Attr& strid
     const AttrText given_padding = padding.choice ? AttrText{} : attr_text(padding);
     TW_TRY(resolve_window(sizes, kernel.list, stride.list, step, padding, rank, ceil_mode, out));
     for (int d = 0; d < rank; ++d) {
-        const PoolAxis a = {sizes[d], out[d], kernel.list[d], stride.list[d], step[d],
-                              padding.list[2 * d], padding.list[2 * d + 1], 0, 0};
+        const PoolAxis a = {
+            sizes[d], out[d], kernel.list[d], stride.list[d], step[d], padding.list[2 * d], padding.list[2 * d + 1],
+            0,        0};
         const int64_t half = (reach_of(a) + 1) / 2;
         if (a.before > half || a.after > half)
-            return fail(Status::attr, "padding", "padding=%s is more than half of kernel=%lld along spatial axis %d; want at most %lld",
+            return fail(Status::attr, "padding",
+                        "padding=%s is more than half of kernel=%lld along spatial axis %d; want at most %lld",
                         given_padding.text, static_cast<long long>(a.kernel), d, static_cast<long long>(half));
         TW_TRY(want_taps(a, d));
     }

@@ -26,9 +26,8 @@ constinit int64_t g_count = 0;
 // A child must not inherit the lock as another thread held it.
 void guard_fork() {
     static constinit pthread_once_t once = PTHREAD_ONCE_INIT;
-    pthread_once(&once, [] {
-        pthread_atfork([] { g_lock.lock(); }, [] { g_lock.unlock(); }, [] { g_lock.unlock(); });
-    });
+    pthread_once(&once,
+                 [] { pthread_atfork([] { g_lock.lock(); }, [] { g_lock.unlock(); }, [] { g_lock.unlock(); }); });
 }
 
 }  // namespace

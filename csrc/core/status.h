@@ -18,7 +18,7 @@ ErrorText& last_error();
 
 }  // namespace tw
 
-#define TW_TRY(expr)                                                     \
-    do {                                                                 \
+#define TW_TRY(expr)                                                           \
+    do {                                                                       \
         if (::tw::Status tw_s = (expr); tw_s != ::tw::Status::ok) return tw_s; \
     } while (0)

@@ -11,8 +11,7 @@ Walk walk_over(const View* const* views, int n, int ndim, const int64_t* shape) 
         w.size[k] = item_size(v.dtype);
         w.data[k] = v.as<char>();
         const int offset = ndim - v.ndim;
-        for (int d = 0; d < ndim; ++d)
-            stride[k][d] = d < offset || v.shape[d - offset] == 1 ? 0 : v.stride[d - offset];
+        for (int d = 0; d < ndim; ++d) stride[k][d] = d < offset || v.shape[d - offset] == 1 ? 0 : v.stride[d - offset];
     }
     // Drop axes of size 1, then merge an axis into the next inner one where every view allows it.
     int kept[kMaxDims], count = 0;

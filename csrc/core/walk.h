@@ -45,7 +45,8 @@ static inline void for_each_row(const Walk& w, int64_t elements_per_chunk, const
     parallel(groups * pieces, [&](int64_t chunk) {
         const int64_t first = chunk / pieces * rows_per_chunk, piece = chunk % pieces;
         const int64_t begin = piece * elements_per_chunk;
-        const int64_t count = pieces == 1 ? w.row : (w.row - begin < elements_per_chunk ? w.row - begin : elements_per_chunk);
+        const int64_t count =
+            pieces == 1 ? w.row : (w.row - begin < elements_per_chunk ? w.row - begin : elements_per_chunk);
         const int64_t last = first + rows_per_chunk < rows ? first + rows_per_chunk : rows;
         char* at[kMaxWalked];
         for (int64_t row = first; row < last; ++row) {

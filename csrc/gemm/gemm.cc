@@ -75,11 +75,13 @@ struct Engine {
         kc_max = ceil_div(g.k, k_blocks);
         scatter = g.c_col != 1;
         const int64_t rest = g.n % kLanes<T>;
-        if (g.pack_b && g.a.col == 1 && g.k >= 512 && g.n > kLanes<T> && panels < kStreamedPanels && rest <= kColumns) spare = rest;
+        if (g.pack_b && g.a.col == 1 && g.k >= 512 && g.n > kLanes<T> && panels < kStreamedPanels && rest <= kColumns)
+            spare = rest;
     }
 
     static constexpr int64_t kStreamedPanels = 8;
-    static constexpr int kColumns = kVectorRegisters >= 32 ? 4 : 2;  // of dot products that fill the registers with kMR rows
+    static constexpr int kColumns =
+        kVectorRegisters >= 32 ? 4 : 2;  // of dot products that fill the registers with kMR rows
 
     int64_t k_begin(int64_t block) const { return min_of(block * kc_max, g.k); }
 
@@ -90,7 +92,8 @@ struct Engine {
     };
 
     // Tile rows [i0, i1) of one panel of C; b points at its terms of this block.
-    void run_tiles(int64_t i0, int64_t i1, int64_t panel, int64_t block, const Left& left, const T* b, int64_t b_k) const {
+    void run_tiles(int64_t i0, int64_t i1, int64_t panel, int64_t block, const Left& left, const T* b,
+                   int64_t b_k) const {
         const int64_t n0 = panel * NR;
         const int n = static_cast<int>(min_of(g.n - spare - n0, NR));
         if (n <= 0) return;
@@ -135,8 +138,10 @@ struct Engine {
 
     void pack(int64_t block, int64_t panel, T* to) const {
         const int64_t k0 = k_begin(block), kc = k_begin(block + 1) - k0, n0 = panel * NR, n = min_of(g.n - n0, NR);
-        if (g.pack_b) g.pack_b(g.context, k0, kc, n0, n, to);
-        else pack_panel(g.b, k0, kc, n0, n, to);
+        if (g.pack_b)
+            g.pack_b(g.context, k0, kc, n0, n, to);
+        else
+            pack_panel(g.b, k0, kc, n0, n, to);
     }
 
     const T* prepared(int64_t block, int64_t panel) const {
@@ -160,8 +165,10 @@ struct Engine {
         // Cut the longer side until there are 16 chunks or they are small enough.
         while (ceil_div(rows.tiles, q.tall) * ceil_div(panels_here, q.wide) < 16) {
             if (q.tall * q.wide * tile_work <= kChunkWork || (q.wide == 1 && q.tall == 1)) break;
-            if (q.wide > 1 && (q.wide * NR >= q.tall * kMR || q.tall == 1)) q.wide = ceil_div(q.wide, 2);
-            else q.tall = ceil_div(q.tall, 2);
+            if (q.wide > 1 && (q.wide * NR >= q.tall * kMR || q.tall == 1))
+                q.wide = ceil_div(q.wide, 2);
+            else
+                q.tall = ceil_div(q.tall, 2);
         }
         q.down = ceil_div(rows.tiles, q.tall);
         q.across = ceil_div(panels_here, q.wide);
@@ -213,7 +220,8 @@ struct Engine {
         if (!b_panels || !a_panels) return false;
         for (int64_t j0 = 0; j0 < panels; j0 += panel_block)
             for (int64_t block = 0; block < k_blocks; ++block)
-                if (!run_block(j0, min_of(panel_block, panels - j0), block, row_block, pack_a, a_panels, b_panels)) return true;
+                if (!run_block(j0, min_of(panel_block, panels - j0), block, row_block, pack_a, a_panels, b_panels))
+                    return true;
         return true;
     }
 
@@ -224,38 +232,40 @@ struct Engine {
             for (int64_t k = 0; k < kc; ++k) to[c * kc + k] = panel[k * NR + from + c];
     }
 
-    bool run_block(int64_t j0, int64_t n_panels, int64_t block, int64_t row_block, bool pack_a, T* a_panels, T* b_panels) const {
+    bool run_block(int64_t j0, int64_t n_panels, int64_t block, int64_t row_block, bool pack_a, T* a_panels,
+                   T* b_panels) const {
         const int64_t k0 = k_begin(block), kc = k_begin(block + 1) - k0;
         const int64_t max_tall = B::MC / kMR;
         for (int64_t i0 = 0; i0 < rows.tiles; i0 += row_block) {
             const int64_t n_rows = min_of(row_block, rows.tiles - i0);
             const int64_t b_jobs = !g.packed_b && i0 == 0 ? n_panels : 0, a_jobs = pack_a ? ceil_div(n_rows, 8) : 0;
             if (b_jobs + a_jobs > 0 && !parallel(b_jobs + a_jobs, [&](int64_t job) {
-                    if (job < b_jobs) {
-                        pack(block, j0 + job, b_panels + job * NR * kc);
-                        if (j0 + job == panels - 1) stand_spare(b_panels + job * NR * kc, kc, b_panels + n_panels * NR * kc);
-                        return;
-                    }
-                    const int64_t first = (job - b_jobs) * 8;
-                    for (int64_t i = first; i < min_of(first + 8, n_rows); ++i)
-                        pack_rows(g.a, rows.begin(i0 + i), rows.count(i0 + i), k0, kc, a_panels + i * kMR * kc);
-                }))
+                if (job < b_jobs) {
+                    pack(block, j0 + job, b_panels + job * NR * kc);
+                    if (j0 + job == panels - 1)
+                        stand_spare(b_panels + job * NR * kc, kc, b_panels + n_panels * NR * kc);
+                    return;
+                }
+                const int64_t first = (job - b_jobs) * 8;
+                for (int64_t i = first; i < min_of(first + 8, n_rows); ++i)
+                    pack_rows(g.a, rows.begin(i0 + i), rows.count(i0 + i), k0, kc, a_panels + i * kMR * kc);
+            }))
                 return false;
             Grid q = grid(n_panels, kc, min_of(max_tall, n_rows));
             q.down = ceil_div(n_rows, q.tall);
             if (!parallel(q.chunks(), [&](int64_t chunk) {
-                    const int64_t first = chunk / q.across * q.tall, end = min_of(first + q.tall, n_rows);
-                    const int64_t j_first = chunk % q.across * q.wide, j_end = min_of(j_first + q.wide, n_panels);
-                    const Left left = {pack_a ? a_panels : nullptr, i0, k0, kc};
-                    for (int64_t j = j_first; j < j_end; ++j)
-                        run_tiles(i0 + first, i0 + end, j0 + j, block, left,
-                                  g.packed_b ? prepared(block, j0 + j) : b_panels + j * NR * kc, NR);
-                    if (spare && j0 + j_end == panels)
-                        for (int64_t i = i0 + first; i < i0 + end; ++i)
-                            run_dots(rows.begin(i), rows.count(i), g.n - spare, static_cast<int>(spare),
-                                     g.a.data + rows.begin(i) * g.a.row + k0, b_panels + n_panels * NR * kc, kc, kc, block == 0,
-                                     block == k_blocks - 1);
-                }))
+                const int64_t first = chunk / q.across * q.tall, end = min_of(first + q.tall, n_rows);
+                const int64_t j_first = chunk % q.across * q.wide, j_end = min_of(j_first + q.wide, n_panels);
+                const Left left = {pack_a ? a_panels : nullptr, i0, k0, kc};
+                for (int64_t j = j_first; j < j_end; ++j)
+                    run_tiles(i0 + first, i0 + end, j0 + j, block, left,
+                              g.packed_b ? prepared(block, j0 + j) : b_panels + j * NR * kc, NR);
+                if (spare && j0 + j_end == panels)
+                    for (int64_t i = i0 + first; i < i0 + end; ++i)
+                        run_dots(rows.begin(i), rows.count(i), g.n - spare, static_cast<int>(spare),
+                                 g.a.data + rows.begin(i) * g.a.row + k0, b_panels + n_panels * NR * kc, kc, kc,
+                                 block == 0, block == k_blocks - 1);
+            }))
                 return false;
         }
         return true;
@@ -264,28 +274,39 @@ struct Engine {
     // ---- few columns, both operands along k: dot products, nothing packed -------------------------------------------
 
     // Rows [m0, m0 + m) times columns [n0, n0 + n) over kc terms; n <= kColumns, m <= kMR.
-    void run_dots(int64_t m0, int m, int64_t n0, int n, const T* a, const T* b, int64_t b_col, int64_t kc, bool first, bool last) const {
+    void run_dots(int64_t m0, int m, int64_t n0, int n, const T* a, const T* b, int64_t b_col, int64_t kc, bool first,
+                  bool last) const {
         T sums[kMR * kColumns];
         for (int i = 0; i < m;) {
             const T* row = a + i * g.a.row;
             const int rows_here = m - i >= kMR ? kMR : m - i >= 3 ? 3 : 1;
             const auto at = [&](auto R) {
-                if (rows_here == kMR) dots<T, kMR, R.value>(row, g.a.row, b, b_col, kc, sums);
-                else if (rows_here == 3) dots<T, 3, R.value>(row, g.a.row, b, b_col, kc, sums);
-                else dots<T, 1, R.value>(row, g.a.row, b, b_col, kc, sums);
+                if (rows_here == kMR)
+                    dots<T, kMR, R.value>(row, g.a.row, b, b_col, kc, sums);
+                else if (rows_here == 3)
+                    dots<T, 3, R.value>(row, g.a.row, b, b_col, kc, sums);
+                else
+                    dots<T, 1, R.value>(row, g.a.row, b, b_col, kc, sums);
             };
-            if (n == 1) at(Constant<1>{});
-            else if (n == 2) at(Constant<2>{});
-            else if (n == 3) at(Constant<(kColumns > 2 ? 3 : 1)>{});
-            else at(Constant<(kColumns > 2 ? 4 : 1)>{});
+            if (n == 1)
+                at(Constant<1>{});
+            else if (n == 2)
+                at(Constant<2>{});
+            else if (n == 3)
+                at(Constant<(kColumns > 2 ? 3 : 1)>{});
+            else
+                at(Constant<(kColumns > 2 ? 4 : 1)>{});
             for (int r = 0; r < rows_here; ++r)
                 for (int j = 0; j < n; ++j) {
                     const int64_t y = m0 + i + r, x = n0 + j;
                     T& c = g.c[y * g.c_row + x * g.c_col];
                     T v = sums[r * n + j];
-                    if (g.accumulate || !first) v += c;
-                    else if (g.bias_row) v += g.bias_row[y];
-                    else if (g.bias_col) v += g.bias_col[x];
+                    if (g.accumulate || !first)
+                        v += c;
+                    else if (g.bias_row)
+                        v += g.bias_row[y];
+                    else if (g.bias_col)
+                        v += g.bias_col[x];
                     c = last && g.activation != Activation::none ? activate(splat<T>(v), g.activation)[0] : v;
                 }
             i += rows_here;
@@ -293,7 +314,8 @@ struct Engine {
     }
 
     bool few_columns() const {
-        return !g.pack_b && !g.packed_b && g.a.col == 1 && g.b.row == 1 && ((g.n <= 4 && g.k >= 128) || (g.n <= 32 && g.k >= 1024));
+        return !g.pack_b && !g.packed_b && g.a.col == 1 && g.b.row == 1 &&
+               ((g.n <= 4 && g.k >= 128) || (g.n <= 32 && g.k >= 1024));
     }
 
     bool run_few_columns() const {
@@ -302,8 +324,8 @@ struct Engine {
         return parallel(ceil_div(rows.tiles, tall), [&](int64_t chunk) {
             for (int64_t i = chunk * tall; i < min_of(chunk * tall + tall, rows.tiles); ++i)
                 for (int64_t n0 = 0; n0 < g.n; n0 += kColumns)
-                    run_dots(rows.begin(i), rows.count(i), n0, static_cast<int>(min_of(kColumns, g.n - n0)), g.a.data + rows.begin(i) * g.a.row,
-                             g.b.data + n0 * g.b.col, g.b.col, g.k, true, true);
+                    run_dots(rows.begin(i), rows.count(i), n0, static_cast<int>(min_of(kColumns, g.n - n0)),
+                             g.a.data + rows.begin(i) * g.a.row, g.b.data + n0 * g.b.col, g.b.col, g.k, true, true);
         });
     }
 
@@ -336,7 +358,8 @@ bool run_gemm(Gemm<T> g) {
 template <class T>
 void run_pack_all(const Matrix<T>& b, int64_t k, int64_t n, T* packed) {
     constexpr int NR = Blocking<T>::NR;
-    parallel(ceil_div(n, NR), [&](int64_t j) { pack_panel(b, 0, k, j * NR, min_of(n - j * NR, NR), packed + j * NR * k); });
+    parallel(ceil_div(n, NR),
+             [&](int64_t j) { pack_panel(b, 0, k, j * NR, min_of(n - j * NR, NR), packed + j * NR * k); });
 }
 
 }  // namespace

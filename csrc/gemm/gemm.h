@@ -24,11 +24,11 @@ struct Gemm {
     Matrix<T> a, b;
     T* c;
     int64_t c_row, c_col;
-    bool accumulate = false;        // add to C instead of overwriting it
-    const T* bias_row = nullptr;    // one number per row of C
-    const T* bias_col = nullptr;    // one number per column of C
+    bool accumulate = false;  // add to C instead of overwriting it
+    const T* bias_row = nullptr;  // one number per row of C
+    const T* bias_col = nullptr;  // one number per column of C
     Activation activation = Activation::none;
-    const T* packed_b = nullptr;    // all of B as pack_all wrote it
+    const T* packed_b = nullptr;  // all of B as pack_all wrote it
     // Instead of b: writes rows [k0, k0 + kc) of columns [n0, n0 + n) as [kc][NR], the columns from n on zero.
     void (*pack_b)(const void* context, int64_t k0, int64_t kc, int64_t n0, int64_t n, T* panel) = nullptr;
     const void* context = nullptr;

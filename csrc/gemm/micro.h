@@ -1,7 +1,7 @@
 // The register tile: MR rows by NV vectors of C in registers, one broadcast per row and one FMA per accumulator a term.
 #pragma once
-#include "simd/math.h"
 #include "gemm/gemm.h"
+#include "simd/math.h"
 
 namespace tw::TW_ISA {
 namespace {
@@ -48,9 +48,12 @@ void micro(const Tile<T>& t, int n) {
                 const int lanes = Masked && j == NV - 1 ? last : L;
                 const T* c = c_tile + i * t.c_row + j * L;
                 V v = V{};
-                if (t.load_c) v = lanes == L ? load(c) : load_n(c, lanes);
-                else if (bias_row) v = splat<T>(bias_row[i]);
-                else if (t.bias_col) v = lanes == L ? load(t.bias_col + j * L) : load_n(t.bias_col + j * L, lanes);
+                if (t.load_c)
+                    v = lanes == L ? load(c) : load_n(c, lanes);
+                else if (bias_row)
+                    v = splat<T>(bias_row[i]);
+                else if (t.bias_col)
+                    v = lanes == L ? load(t.bias_col + j * L) : load_n(t.bias_col + j * L, lanes);
                 acc[i][j] = v;
             }
         for (int64_t outer = 0; outer < t.outer; ++outer) {
@@ -78,8 +81,10 @@ void micro(const Tile<T>& t, int n) {
                 V v = acc[i][j];
                 if (relu) v = activate(v, Activation::relu);
                 T* c = c_tile + i * t.c_row + j * L;
-                if (Masked && j == NV - 1) store_n(c, v, last);
-                else store(c, v);
+                if (Masked && j == NV - 1)
+                    store_n(c, v, last);
+                else
+                    store(c, v);
             }
         if (t.activation > Activation::relu) activate_tile(c_tile, t.c_row, MR, n, t.activation);
         if (bias_row) bias_row += MR;

@@ -24,8 +24,7 @@ void pack_panel(const Matrix<T>& b, int64_t k0, int64_t kc, int64_t n0, int64_t 
         int64_t k = 0;
         if (columns == L)
             for (; k < k_tiles; k += L) transpose_tile(src + j * b.col + k, b.col, panel + k * NR + j, NR);
-        for (; k < kc; ++k)
-            store(panel + k * NR + j, load_strided(src + k * b.row + j * b.col, b.col, columns));
+        for (; k < kc; ++k) store(panel + k * NR + j, load_strided(src + k * b.row + j * b.col, b.col, columns));
     }
 }
 

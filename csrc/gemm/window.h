@@ -49,21 +49,28 @@ TW_INLINE void clip(int64_t p0, int64_t step, int64_t in, int64_t count, int64_t
 
 template <class T, int Step>
 TW_INLINE Vec<T> take_run(const T* p, int64_t stride) {
-    if constexpr (Step == 1) return load(p);
-    else if constexpr (Step == 2) return load_stride2(p);
-    else return load_strided(p, stride, kLanes<T>);
+    if constexpr (Step == 1)
+        return load(p);
+    else if constexpr (Step == 2)
+        return load_stride2(p);
+    else
+        return load_strided(p, stride, kLanes<T>);
 }
 
 template <class T, int Step>
 TW_INLINE Vec<T> take_rest(const T* p, int64_t stride, int64_t n) {
-    if constexpr (Step == 1) return load_n(p, n);
-    else if constexpr (Step == 2) return load_stride2_n(p, n);
-    else return load_strided(p, stride, n);
+    if constexpr (Step == 1)
+        return load_n(p, n);
+    else if constexpr (Step == 2)
+        return load_stride2_n(p, n);
+    else
+        return load_strided(p, stride, n);
 }
 
 // Whole: vectors before the rest, known at compile time so that the channel loop is straight code.
 template <class T, int Step, int Whole>
-void copy_channels(const T* src, int64_t stride, int64_t channel_stride, T* dst, int64_t panel_step, int64_t rest, int64_t channels) {
+void copy_channels(const T* src, int64_t stride, int64_t channel_stride, T* dst, int64_t panel_step, int64_t rest,
+                   int64_t channels) {
     constexpr int L = kLanes<T>;
     for (int64_t c = 0; c < channels; ++c, src += channel_stride, dst += panel_step) {
 #pragma GCC unroll 4
@@ -74,7 +81,8 @@ void copy_channels(const T* src, int64_t stride, int64_t channel_stride, T* dst,
 
 // `count` elements at distance `stride` from src, for every one of `channels`.
 template <class T, int Step>
-void copy_run(const T* src, int64_t stride, int64_t channel_stride, T* dst, int64_t panel_step, int64_t count, int64_t channels) {
+void copy_run(const T* src, int64_t stride, int64_t channel_stride, T* dst, int64_t panel_step, int64_t count,
+              int64_t channels) {
     const int64_t rest = count % kLanes<T>;
     switch (count / kLanes<T>) {
         case 0: return copy_channels<T, Step, 0>(src, stride, channel_stride, dst, panel_step, rest, channels);
@@ -110,7 +118,8 @@ void pack_window(const void* context, int64_t k0, int64_t kc, int64_t n0, int64_
     const int64_t step = v.step * v.stride, row_step = taps * NR;
     const auto copy = step == 1 ? copy_run<T, 1> : step == 2 ? copy_run<T, 2> : copy_run<T, 0>;
     // Row (channel, tap) is in this block for channels [first, end): these two, one later for the taps before the cut.
-    const int64_t first_cut = k0 % taps, first_base = k0 / taps, end_cut = (k0 + kc) % taps, end_base = (k0 + kc) / taps;
+    const int64_t first_cut = k0 % taps, first_base = k0 / taps, end_cut = (k0 + kc) % taps,
+                  end_base = (k0 + kc) / taps;
     for (int i = 0; i < n_runs; ++i) {
         const Run& run = runs[i];
         int64_t tap = 0;
@@ -128,8 +137,8 @@ void pack_window(const void* context, int64_t k0, int64_t kc, int64_t n0, int64_
                     int64_t low = 0, high = 0;
                     if (inside) clip(pv, v.step, v.in, run.count, low, high);
                     if (high > low)
-                        copy(image_row + first * w.channel_stride + (pv + low * v.step) * v.stride, step, w.channel_stride, to + low, row_step,
-                             high - low, channels);
+                        copy(image_row + first * w.channel_stride + (pv + low * v.step) * v.stride, step,
+                             w.channel_stride, to + low, row_step, high - low, channels);
                     if (high - low == run.count) continue;
                     zero_run(to, row_step, low, channels);
                     zero_run(to + high, row_step, run.count - high, channels);

@@ -16,25 +16,32 @@
 namespace tw::TW_ISA {
 namespace {
 
-enum { kStride, kPadding, kDilation, kGroups };                     // attributes of conv
+enum { kStride, kPadding, kDilation, kGroups };  // attributes of conv
 enum { kGradSize, kGradStride, kGradPadding, kGradDilation, kGradGroups };  // of conv_dx (shape) and conv_dw (kernel)
 
 // ---- shape rules --------------------------------------------------------------------------------------------------------
 
 // x, w and the attributes; writes the spatial output sizes.
-Status check_conv(const View& x, const View& w, Attr& stride, Attr& padding, Attr& dilation, const Attr& groups, int64_t* out, const char* blame) {
+Status check_conv(const View& x, const View& w, Attr& stride, Attr& padding, Attr& dilation, const Attr& groups,
+                  int64_t* out, const char* blame) {
     const int rank = x.ndim - 2;
-    if (groups.i < 1) return fail(Status::attr, "groups", "groups=%lld; want at least 1", static_cast<long long>(groups.i));
+    if (groups.i < 1)
+        return fail(Status::attr, "groups", "groups=%lld; want at least 1", static_cast<long long>(groups.i));
     if (w.ndim != x.ndim)
-        return fail(Status::shape, "w", "w has shape %s but x has %d dimensions; want (K, C/groups, kernel...) with as many", shape_text(w).text, x.ndim);
+        return fail(Status::shape, "w",
+                    "w has shape %s but x has %d dimensions; want (K, C/groups, kernel...) with as many",
+                    shape_text(w).text, x.ndim);
     if (x.shape[1] % groups.i || w.shape[0] % groups.i)
-        return fail(Status::attr, "groups", "groups=%lld does not divide C=%lld and K=%lld; want a common divisor", static_cast<long long>(groups.i),
-                    static_cast<long long>(x.shape[1]), static_cast<long long>(w.shape[0]));
+        return fail(Status::attr, "groups", "groups=%lld does not divide C=%lld and K=%lld; want a common divisor",
+                    static_cast<long long>(groups.i), static_cast<long long>(x.shape[1]),
+                    static_cast<long long>(w.shape[0]));
     if (w.shape[1] != x.shape[1] / groups.i)
-        return fail(Status::shape, "w", "x has C=%lld but w has C/groups=%lld with groups=%lld; want C=%lld", static_cast<long long>(x.shape[1]),
-                    static_cast<long long>(w.shape[1]), static_cast<long long>(groups.i), static_cast<long long>(w.shape[1] * groups.i));
+        return fail(Status::shape, "w", "x has C=%lld but w has C/groups=%lld with groups=%lld; want C=%lld",
+                    static_cast<long long>(x.shape[1]), static_cast<long long>(w.shape[1]),
+                    static_cast<long long>(groups.i), static_cast<long long>(w.shape[1] * groups.i));
     for (int d = 0; d < rank; ++d)
-        if (w.shape[2 + d] < 1) return fail(Status::shape, "w", "w has shape %s; want kernel sizes of at least 1", shape_text(w).text);
+        if (w.shape[2 + d] < 1)
+            return fail(Status::shape, "w", "w has shape %s; want kernel sizes of at least 1", shape_text(w).text);
     TW_TRY(resolve_integers(stride, "stride", rank, 1));
     TW_TRY(resolve_integers(dilation, "dilation", rank, 1));
     return resolve_window(x.shape + 2, w.shape + 2, stride.list, dilation.list, padding, rank, false, out, blame);
@@ -76,7 +83,8 @@ Status check_dy(const View& dy, const View& x, const View& w, const int64_t* out
         same = same && dy.shape[d] == out[d - 2];
     }
     if (same) return Status::ok;
-    return fail(Status::shape, "dy", "dy has shape %s; want %s, the result of this convolution", shape_text(dy).text, shape_text(want).text);
+    return fail(Status::shape, "dy", "dy has shape %s; want %s, the result of this convolution", shape_text(dy).text,
+                shape_text(want).text);
 }
 
 Status infer_conv_dx(Call& c, Inferred& r) {
@@ -89,9 +97,11 @@ Status infer_conv_dx(Call& c, Inferred& r) {
     const Attr& groups = c.attr[kGradGroups];
     TW_TRY(resolve_integers(shape, "shape", dy.ndim - 2, 0));
     View x = result(dy.dtype, dy.ndim, dy.shape);
-    if (groups.i < 1 || groups.i >= kMaxSize) return fail(Status::attr, "groups", "groups=%lld; want at least 1", static_cast<long long>(groups.i));
+    if (groups.i < 1 || groups.i >= kMaxSize)
+        return fail(Status::attr, "groups", "groups=%lld; want at least 1", static_cast<long long>(groups.i));
     if (__builtin_mul_overflow(w.shape[1], groups.i, &x.shape[1]))
-        return fail(Status::attr, "groups", "groups=%lld is too large; want a divisor of K=%lld", static_cast<long long>(groups.i), static_cast<long long>(w.shape[0]));
+        return fail(Status::attr, "groups", "groups=%lld is too large; want a divisor of K=%lld",
+                    static_cast<long long>(groups.i), static_cast<long long>(w.shape[0]));
     for (int d = 2; d < x.ndim; ++d) x.shape[d] = shape.list[d - 2];
     int64_t out[kMaxDims];
     TW_TRY(check_conv(x, w, c.attr[kGradStride], c.attr[kGradPadding], c.attr[kGradDilation], groups, out, "shape"));
@@ -113,7 +123,8 @@ Status infer_conv_dw(Call& c, Inferred& r) {
     TW_TRY(resolve_integers(kernel, "kernel", dy.ndim - 2, 1));
     View w = result(dy.dtype, dy.ndim, dy.shape);
     w.shape[0] = dy.shape[1];
-    if (groups.i < 1) return fail(Status::attr, "groups", "groups=%lld; want at least 1", static_cast<long long>(groups.i));
+    if (groups.i < 1)
+        return fail(Status::attr, "groups", "groups=%lld; want at least 1", static_cast<long long>(groups.i));
     w.shape[1] = x.shape[1] / groups.i;
     for (int d = 2; d < w.ndim; ++d) w.shape[d] = kernel.list[d - 2];
     int64_t out[kMaxDims];
@@ -135,7 +146,8 @@ struct Axes {
     int64_t n_out() const { return out[0] * out[1] * out[2]; }
 };
 
-Axes axes_of(const View& x, const View& w, const View& y, const Attr& stride, const Attr& padding, const Attr& dilation) {
+Axes axes_of(const View& x, const View& w, const View& y, const Attr& stride, const Attr& padding,
+             const Attr& dilation) {
     Axes s;
     const int skip = kMaxRank - (x.ndim - 2);
     for (int a = 0; a < kMaxRank; ++a) {
@@ -211,7 +223,9 @@ Status for_images(int64_t images, int64_t groups, double flops, const Job& job) 
 
 constexpr int64_t kMaxTaps = 1 << 16;  // along one axis, for the offset tables
 
-Status too_many_taps() { return fail(Status::unsupported, "w", "w has more than 65536 taps along an axis; want fewer"); }
+Status too_many_taps() {
+    return fail(Status::unsupported, "w", "w has more than 65536 taps along an axis; want fewer");
+}
 
 template <class T>
 Status conv(const Call& c) {
@@ -244,7 +258,8 @@ Status conv(const Call& c) {
     Gemm<T> g{};
     g.m = kg, g.n = s.n_out(), g.k = cg * s.n_taps();
     g.c_row = y.stride[1], g.c_col = 1;
-    g.activation = c.attr[kGroups + 1].is_none ? Activation::none : static_cast<Activation>(c.attr[kGroups + 1].choice + 1);
+    g.activation =
+        c.attr[kGroups + 1].is_none ? Activation::none : static_cast<Activation>(c.attr[kGroups + 1].choice + 1);
     const Status status = for_images(x.shape[0], groups, conv_flops(y, w), [&](int64_t image, int64_t group) {
         Gemm<T> one = g;
         Window<T> here = window;
@@ -289,7 +304,8 @@ bool phase_of(const Axes& s, int a, int64_t phase, Phase& p) {
 
 // w[k, c, taps of the phase] of one group as rows of c: [cg][kg * taps].
 template <class T>
-void gather_weights(const View& w, int64_t k0, int64_t kg, int64_t cg, const Axes& s, const Phase* p, int32_t* table, T* to) {
+void gather_weights(const View& w, int64_t k0, int64_t kg, int64_t cg, const Axes& s, const Phase* p, int32_t* table,
+                    T* to) {
     const int64_t all = s.n_taps();
     int64_t taps = 0;
     for (int64_t i = 0; i < p[0].taps; ++i)
@@ -330,7 +346,8 @@ bool conv_dx_phase(const View& dy, const View& w, const View& dx, const Axes& s,
     if (!packed || !table.as<int32_t>()) return false;
     for (int64_t group = 0; group < groups; ++group)
         gather_weights(w, group * kg, kg, cg, s, p, table.as<int32_t>(), packed + group * cg * kg * taps);
-    return for_images(dx.shape[0], groups, 2.0 * static_cast<double>(dx.shape[0] * groups * cg * kg * taps) * static_cast<double>(count),
+    return for_images(dx.shape[0], groups,
+                      2.0 * static_cast<double>(dx.shape[0] * groups * cg * kg * taps) * static_cast<double>(count),
                       [&](int64_t image, int64_t group) {
         Scratch block(whole ? 64 : static_cast<size_t>(cg * count) * sizeof(T));
         if (!block.as<T>()) return false;
@@ -338,7 +355,8 @@ bool conv_dx_phase(const View& dy, const View& w, const View& dx, const Axes& s,
         Window<T> window{};
         window.image = dy.as<T>() + image * dy.stride[0] + group * kg * dy.stride[1];
         window.channel_stride = dy.stride[1];
-        for (int a = 0; a < kMaxRank; ++a) window.axis[a] = {s.out[a], p[a].count, s.y_stride[a], 1, p[a].taps, p[a].offset};
+        for (int a = 0; a < kMaxRank; ++a)
+            window.axis[a] = {s.out[a], p[a].count, s.y_stride[a], 1, p[a].taps, p[a].offset};
         Gemm<T> g{};
         g.m = cg, g.n = count, g.k = kg * taps;
         g.a = {packed + group * cg * kg * taps, kg * taps, 1};
@@ -370,7 +388,8 @@ Status conv_dx(const Call& c) {
             for (int64_t l = 0; l < min_of(s.stride[2], s.in[2]); ++l) {
                 Phase p[kMaxRank];
                 if (!phase_of(s, 0, i, p[0]) || !phase_of(s, 1, j, p[1]) || !phase_of(s, 2, l, p[2]))
-                    return fail(Status::unsupported, "w", "w has more than 64 taps along an axis at one phase of the stride; want fewer");
+                    return fail(Status::unsupported, "w",
+                                "w has more than 64 taps along an axis at one phase of the stride; want fewer");
                 if (!conv_dx_phase<T>(dy, w, dx, s, p, groups)) return no_memory();
             }
     return Status::ok;
@@ -393,8 +412,8 @@ struct Share {
 
 // Adds the pixel rows [h0, h1) of depth d of one image to sums[channel][tap][NR]; `panel` is dy there as [pixel][NR].
 template <class T>
-void sum_rows(const View& x, const Axes& s, const Share& q, int64_t cg, int64_t image, int64_t d, int64_t h0, int64_t h1,
-              const T* panel, T* sums) {
+void sum_rows(const View& x, const Axes& s, const Share& q, int64_t cg, int64_t image, int64_t d, int64_t h0,
+              int64_t h1, const T* panel, T* sums) {
     constexpr int NR = Blocking<T>::NR;
     const int64_t taps = q.t1 - q.t0;
     const T* from = x.as<T>() + image * x.stride[0] + q.group * cg * x.stride[1];
@@ -415,7 +434,8 @@ void sum_rows(const View& x, const Axes& s, const Share& q, int64_t cg, int64_t 
         reach(s, 2, tw, wb, we);
         hb = max_of(hb, h0), he = min_of(he, h1);
         if (he <= hb || we <= wb) continue;
-        const T* corner = from + pd * s.x_stride[0] + (hb * s.stride[1] + th * s.dilation[1] - s.before[1]) * s.x_stride[1] +
+        const T* corner = from + pd * s.x_stride[0] +
+                          (hb * s.stride[1] + th * s.dilation[1] - s.before[1]) * s.x_stride[1] +
                           (wb * s.stride[2] + tw * s.dilation[2] - s.before[2]) * s.x_stride[2];
         tile.kc = we - wb;
         tile.outer = he - hb;
@@ -444,7 +464,8 @@ void write_share(const T* sums, const View& dw, const Share& q, int64_t kg, int6
             const int64_t lanes = min_of(L, filters - k);
             int64_t i = 0;
             if (lanes == L)
-                for (; i + L <= length; i += L) transpose_tile(from + i * NR + k, NR, row + k * dw.stride[0] + i, dw.stride[0]);
+                for (; i + L <= length; i += L)
+                    transpose_tile(from + i * NR + k, NR, row + k * dw.stride[0] + i, dw.stride[0]);
             for (; i < length; ++i)
                 for (int64_t l = 0; l < lanes; ++l) row[(k + l) * dw.stride[0] + i] = from[i * NR + k + l];
         }
@@ -463,7 +484,8 @@ Status conv_dw(const Call& c) {
     const int64_t panels = ceil_div(kg, NR), c_tiles = ceil_div(cg, kMR);
     // Jobs of about 8 channel tiles; more and smaller ones, down to single taps, where there would be too few.
     const int64_t tiles = max_of(1, min_of(8, groups * panels * c_tiles / 8)), c_jobs = ceil_div(c_tiles, tiles);
-    const int64_t t_jobs = min_of(taps, max_of(ceil_div(8, groups * panels * c_jobs), ceil_div(tiles * taps, 512))), t_step = ceil_div(taps, t_jobs);
+    const int64_t t_jobs = min_of(taps, max_of(ceil_div(8, groups * panels * c_jobs), ceil_div(tiles * taps, 512))),
+                  t_step = ceil_div(taps, t_jobs);
     const int64_t rows = max_of(1, min_of(s.out[1], 32768 / (s.out[2] * NR + 1)));  // pixel rows of dy that stay in L2
     bool enough = true;
     parallel(groups * panels * c_jobs * t_jobs, [&](int64_t job) {
@@ -474,7 +496,8 @@ Status conv_dw(const Call& c) {
         q.group = job / t_jobs / c_jobs / panels;
         if (q.t1 <= q.t0) return;
         const int64_t n_sums = (q.c1 - q.c0) * (q.t1 - q.t0) * NR;
-        Scratch sum_scratch(static_cast<size_t>(n_sums) * sizeof(T)), panel_scratch(static_cast<size_t>(rows * s.out[2] * NR) * sizeof(T));
+        Scratch sum_scratch(static_cast<size_t>(n_sums) * sizeof(T)),
+            panel_scratch(static_cast<size_t>(rows * s.out[2] * NR) * sizeof(T));
         T *const sums = sum_scratch.as<T>(), *const panel = panel_scratch.as<T>();
         if (!sums || !panel) return __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
         for (int64_t i = 0; i < n_sums; ++i) sums[i] = 0;
@@ -485,8 +508,8 @@ Status conv_dw(const Call& c) {
                     const int64_t h1 = min_of(h0 + rows, s.out[1]);
                     const T* from = dy.as<T>() + image * dy.stride[0] + k0 * dy.stride[1] + d * s.y_stride[0];
                     for (int64_t h = h0; h < h1; ++h)
-                        pack_panel(Matrix<T>{from + h * s.y_stride[1], s.y_stride[2], dy.stride[1]}, 0, s.out[2], 0, filters,
-                                   panel + (h - h0) * s.out[2] * NR);
+                        pack_panel(Matrix<T>{from + h * s.y_stride[1], s.y_stride[2], dy.stride[1]}, 0, s.out[2], 0,
+                                   filters, panel + (h - h0) * s.out[2] * NR);
                     sum_rows(x, s, q, cg, image, d, h0, h1, panel, sums);
                 }
         write_share(sums, dw, q, kg, taps);
@@ -499,23 +522,29 @@ Status conv_dw(const Call& c) {
 
 bool nothing(const Call& c) { return numel(c.out[0]) == 0; }
 
-Status run_conv(const Call& c) { return nothing(c) ? Status::ok : c.in[0].dtype == DType::f32 ? conv<float>(c) : conv<double>(c); }
-Status run_conv_dx(const Call& c) { return nothing(c) ? Status::ok : c.in[0].dtype == DType::f32 ? conv_dx<float>(c) : conv_dx<double>(c); }
-Status run_conv_dw(const Call& c) { return nothing(c) ? Status::ok : c.in[0].dtype == DType::f32 ? conv_dw<float>(c) : conv_dw<double>(c); }
+Status run_conv(const Call& c) {
+    return nothing(c) ? Status::ok : c.in[0].dtype == DType::f32 ? conv<float>(c) : conv<double>(c);
+}
+Status run_conv_dx(const Call& c) {
+    return nothing(c) ? Status::ok : c.in[0].dtype == DType::f32 ? conv_dx<float>(c) : conv_dx<double>(c);
+}
+Status run_conv_dw(const Call& c) {
+    return nothing(c) ? Status::ok : c.in[0].dtype == DType::f32 ? conv_dw<float>(c) : conv_dw<double>(c);
+}
 
 constexpr Operand kXWB[] = {{"x"}, {"w"}, {"b", Role::optional}};
 constexpr Operand kDyW[] = {{"dy"}, {"w"}};
 constexpr Operand kDyX[] = {{"dy"}, {"x"}};
 
-#define TW_CONV_ATTRS                                                  \
-    {.name = "stride", .kind = AttrKind::integers, .i = 1},            \
-    {.name = "padding", .kind = AttrKind::padding, .i = 0},            \
-    {.name = "dilation", .kind = AttrKind::integers, .i = 1},          \
-    {.name = "groups", .kind = AttrKind::integer, .i = 1}
+#define TW_CONV_ATTRS                                                                                               \
+    {.name = "stride", .kind = AttrKind::integers, .i = 1}, {.name = "padding", .kind = AttrKind::padding, .i = 0}, \
+        {.name = "dilation", .kind = AttrKind::integers, .i = 1},                                                   \
+        {.name = "groups", .kind = AttrKind::integer, .i = 1}
 
-constexpr AttrSpec kConvAttrs[] = {TW_CONV_ATTRS,
-                                   {.name = "activation", .kind = AttrKind::choice, .choices = "relu|sigmoid|tanh|gelu", .none_ok = true},
-                                   {.name = "layout", .kind = AttrKind::choice, .choices = "NCHW"}};
+constexpr AttrSpec kConvAttrs[] = {
+    TW_CONV_ATTRS,
+    {.name = "activation", .kind = AttrKind::choice, .choices = "relu|sigmoid|tanh|gelu", .none_ok = true},
+    {.name = "layout", .kind = AttrKind::choice, .choices = "NCHW"}};
 constexpr AttrSpec kDxAttrs[] = {{.name = "shape", .kind = AttrKind::integers, .required = true}, TW_CONV_ATTRS};
 constexpr AttrSpec kDwAttrs[] = {{.name = "kernel", .kind = AttrKind::integers, .required = true}, TW_CONV_ATTRS};
 

@@ -117,7 +117,8 @@ void unary(const Call& c) {
     const View* views[] = {&c.out[0], &c.in[0]};
     const Walk w = walk_over(views, 2, c.out[0].ndim, c.out[0].shape);
     for_each_row(w, kChunkElements, [&](char* const* at, int64_t count) {
-        row_unary<T, F>(reinterpret_cast<T*>(at[0]), w.stride[0], reinterpret_cast<const T*>(at[1]), w.stride[1], count);
+        row_unary<T, F>(reinterpret_cast<T*>(at[0]), w.stride[0], reinterpret_cast<const T*>(at[1]), w.stride[1],
+                        count);
     });
 }
 
@@ -163,8 +164,8 @@ Status infer_binary(Call& c, Inferred& r) {
     for (int d = 1; d <= y.ndim; ++d) {
         const int64_t m = d <= a.ndim ? a.shape[a.ndim - d] : 1, n = d <= b.ndim ? b.shape[b.ndim - d] : 1;
         if (m != n && m != 1 && n != 1)
-            return fail(Status::shape, "b", "a has shape %s and b has %s; want shapes that broadcast", shape_text(a).text,
-                        shape_text(b).text);
+            return fail(Status::shape, "b", "a has shape %s and b has %s; want shapes that broadcast",
+                        shape_text(a).text, shape_text(b).text);
         y.shape[y.ndim - d] = m == 1 ? n : m;
     }
     r.n_out = 1;

@@ -40,7 +40,8 @@ struct Problem {
 void note_first(int64_t* first, int64_t index) {
     int64_t known = __atomic_load_n(first, __ATOMIC_RELAXED);
     while (index < known &&
-           !__atomic_compare_exchange_n(first, &known, index, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {}
+           !__atomic_compare_exchange_n(first, &known, index, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+    }
 }
 
 // copy[i] = label i or kIgnored. An IndexError names the first label that is neither ignored nor a class.
@@ -129,12 +130,7 @@ void gradient_of_row(const Problem<T>& p, T* dx, const T* x, int64_t label, doub
 // Gathers logits into e, then its columns' maxima and the sums of exp_under; keeps the powers in e if asked to.
 template <bool kKeep, class T>
 void tile_sums(const Side<T>& x, int64_t n, int64_t columns, int64_t width, T* e, T* top, T* sum) {
-    copy_tile(e, x, n, columns, width);
-    for (int64_t j = 0; j < width; j += kLanes<T>) {
-        Vec<T> m = load(e + j);
-        for (int64_t r = 1; r < n; ++r) m = max_any(m, load(e + r * width + j));
-        store(top + j, m);
-    }
+    copy_tile_and_top(e, top, x, n, columns, width);
     sum_rows(sum, n, width, [&](int64_t j) __attribute__((always_inline)) {
         return [=, shift = shift_to(load(top + j))](int64_t r) __attribute__((always_inline)) {
             const Vec<T> power = exp_under(load(e + r * width + j), shift);
@@ -145,12 +141,13 @@ void tile_sums(const Side<T>& x, int64_t n, int64_t columns, int64_t width, T* e
 }
 
 template <class T>
-void loss_of_tile(const Problem<T>& p, const Side<T>& x, const int64_t* labels, T* loss, int64_t loss_stride, int64_t columns,
-                  int64_t width, T* scratch) {
+void loss_of_tile(const Problem<T>& p, const Side<T>& x, const int64_t* labels, T* loss, int64_t loss_stride,
+                  int64_t columns, int64_t width, T* scratch) {
     const int64_t n = p.classes;
     T *e = scratch, *top = e + n * width, *sum = top + width, *below = sum + width;
     tile_sums<false>(x, n, columns, width, e, top, sum);
-    for (int64_t j = 0; j < width; j += kLanes<T>) store(below + j, log(load(sum + j)) + log_lack(shift_to(load(top + j))));
+    for (int64_t j = 0; j < width; j += kLanes<T>)
+        store(below + j, log(load(sum + j)) + log_lack(shift_to(load(top + j))));
     if (p.smooth > 0)
         sum_rows(sum, n, width, [&](int64_t j) __attribute__((always_inline)) {
             return [=](int64_t r) __attribute__((always_inline)) {
@@ -165,7 +162,8 @@ void loss_of_tile(const Problem<T>& p, const Side<T>& x, const int64_t* labels, 
             continue;
         }
         const double hot = p.at_label(label), under = static_cast<double>(below[j]);
-        double v = hot == 0 ? 0 : hot * (under - (static_cast<double>(e[label * width + j]) - static_cast<double>(top[j])));
+        double v =
+            hot == 0 ? 0 : hot * (under - (static_cast<double>(e[label * width + j]) - static_cast<double>(top[j])));
         if (p.smooth > 0) v += p.each() * static_cast<double>(sum[j]);
         loss[j * loss_stride] = static_cast<T>(v);
     }
@@ -181,7 +179,10 @@ void gradient_of_tile(const Problem<T>& p, const Side<T>& dx, const Side<T>& x, 
         const int64_t label = j < columns ? labels[j] : kIgnored;
         const double g = j < columns ? factor * static_cast<double>(dy[j * dy_stride]) : 0;
         counted[j] = label == kIgnored ? 0 : 1;
-        scale[j] = label == kIgnored ? 0 : static_cast<T>(g * (p.at_label(label) + p.each() * p.weight_sum) / static_cast<double>(scale[j]));
+        scale[j] =
+            label == kIgnored
+                ? 0
+                : static_cast<T>(g * (p.at_label(label) + p.each() * p.weight_sum) / static_cast<double>(scale[j]));
         shift[j] = static_cast<T>(g * p.each());
     }
     put_rows(dx, n, columns, [&](int64_t r, int64_t j) __attribute__((always_inline)) {
@@ -227,7 +228,8 @@ void each_loss(Problem<T>& p, const View& logits, const View& labels, const View
 }
 
 template <class T>
-void each_gradient(Problem<T>& p, const View& dx, const View& logits, const View& labels, const View& dy, double factor) {
+void each_gradient(Problem<T>& p, const View& dx, const View& logits, const View& labels, const View& dy,
+                   double factor) {
     const View flat_dx = without_axis(dx, 1), flat = without_axis(logits, 1);
     const View* views[] = {&flat_dx, &flat, &labels, &dy};
     const Walk w = walk_over(views, 4, flat.ndim, flat.shape);
@@ -286,9 +288,11 @@ Status prepare(const Call& c, const View* in, const Body& body) {
     p.weight_sum = static_cast<double>(p.classes);
     if (weighted) {
         const T one = 1;
-        copy_row(classes.as<T>(), 1, given(weight) ? weight.as<const T>() : &one, given(weight) ? weight.stride[0] : 0, p.classes);
+        copy_row(classes.as<T>(), 1, given(weight) ? weight.as<const T>() : &one, given(weight) ? weight.stride[0] : 0,
+                 p.classes);
         p.weight = classes.as<T>();
-        p.weight_sum = sum_over<T>(p.classes, [&](int64_t i, int64_t k) __attribute__((always_inline)) { return weights(p, i, k); });
+        p.weight_sum = sum_over<T>(
+            p.classes, [&](int64_t i, int64_t k) __attribute__((always_inline)) { return weights(p, i, k); });
     }
     note_kernel(p.by_rows ? "rows" : "columns");
     body(p, checked, losses.as<T>());
@@ -305,7 +309,8 @@ Status loss(const Call& c) {
         each_loss(p, c.in[0], labels, each ? c.out[0] : losses);
         if (each || !p.enough) return;
         const int64_t n = numel(labels);
-        double sum = sum_over<T>(n, [&](int64_t i, int64_t k) __attribute__((always_inline)) { return take<T>(scratch, 1, i, k); });
+        double sum = sum_over<T>(
+            n, [&](int64_t i, int64_t k) __attribute__((always_inline)) { return take<T>(scratch, 1, i, k); });
         if (c.attr[kReduction].choice == kMean) sum /= weight_of_labels(p, labels.as<const int64_t>(), n);
         *c.out[0].as<T>() = static_cast<T>(sum);
     });
@@ -326,7 +331,8 @@ Status infer_problem(const Call& c, const View* in, View& loss) {
     const View &logits = in[0], &labels = in[1], &weight = in[2];
     TW_TRY(want_real(logits, "logits"));
     if (logits.ndim < 2 || logits.shape[1] == 0)
-        return fail(Status::shape, "logits", "logits has shape %s; want (N, C, ...) with at least one class", shape_text(logits).text);
+        return fail(Status::shape, "logits", "logits has shape %s; want (N, C, ...) with at least one class",
+                    shape_text(logits).text);
     if (labels.dtype != DType::i32 && labels.dtype != DType::i64)
         return fail(Status::dtype, "labels", "labels has dtype %s; want int32 or int64", name_of(labels.dtype));
     const View positions = without_axis(logits, 1);
@@ -372,8 +378,9 @@ constexpr AttrSpec kAttrs[] = {
 
 }  // namespace
 
-const OpDef op_softmax_cross_entropy = {"softmax_cross_entropy", kOperands, 3, kAttrs, TW_COUNT(kAttrs), infer_loss, run_loss};
-const OpDef op_softmax_cross_entropy_dx = {
-    "softmax_cross_entropy_dx", kGradientOperands, 4, kAttrs, TW_COUNT(kAttrs), infer_gradient, run_gradient};
+const OpDef op_softmax_cross_entropy = {"softmax_cross_entropy", kOperands,  3,       kAttrs,
+                                        TW_COUNT(kAttrs),        infer_loss, run_loss};
+const OpDef op_softmax_cross_entropy_dx = {"softmax_cross_entropy_dx", kGradientOperands, 4,           kAttrs,
+                                           TW_COUNT(kAttrs),           infer_gradient,    run_gradient};
 
 }  // namespace tw::TW_ISA

@@ -73,16 +73,16 @@ Status infer_matmul(Call& c, Inferred& r) {
     const Product p = product_of(a, b);
     const int64_t kb = b.shape[b.ndim > 1 ? b.ndim - 2 : 0];
     if (p.k != kb)
-        return fail(Status::shape, "b", "a has shape %s, K=%lld, but b has shape %s, K=%lld; want equal K", shape_text(a).text,
-                    static_cast<long long>(p.k), shape_text(b).text, static_cast<long long>(kb));
+        return fail(Status::shape, "b", "a has shape %s, K=%lld, but b has shape %s, K=%lld; want equal K",
+                    shape_text(a).text, static_cast<long long>(p.k), shape_text(b).text, static_cast<long long>(kb));
     const int la = a.ndim > 2 ? a.ndim - 2 : 0, lb = b.ndim > 2 ? b.ndim - 2 : 0, lead = la > lb ? la : lb;
     View y{};
     y.dtype = a.dtype;
     for (int d = lead; d > 0; --d) {
         const int64_t m = d <= la ? a.shape[la - d] : 1, n = d <= lb ? b.shape[lb - d] : 1;
         if (m != n && m != 1 && n != 1)
-            return fail(Status::shape, "b", "a has shape %s and b has %s; want leading axes that broadcast", shape_text(a).text,
-                        shape_text(b).text);
+            return fail(Status::shape, "b", "a has shape %s and b has %s; want leading axes that broadcast",
+                        shape_text(a).text, shape_text(b).text);
         y.shape[y.ndim++] = m == 1 ? n : m;
     }
     if (a.ndim > 1) y.shape[y.ndim++] = p.m;
@@ -115,7 +115,8 @@ Status matmul(const Call& c) {
             g.b = {b.as<T>(), p.b_row, p.b_col};
             g.c = y.as<T>();
             g.packed_b = static_cast<const T*>(c.packed);
-            return gemm(g) ? Status::ok : fail(Status::memory, "", "no memory for packed panels; want smaller operands");
+            return gemm(g) ? Status::ok
+                           : fail(Status::memory, "", "no memory for packed panels; want smaller operands");
         }
     }
     const View* views[] = {&ly, &la, &lb};
@@ -138,15 +139,18 @@ Status run_matmul(const Call& c) {
 int64_t matmul_packed_size(const Call& c) {
     const View& b = c.in[1];
     if (!given(b) || b.ndim != 2 || (b.dtype != DType::f32 && b.dtype != DType::f64)) return 0;
-    return b.dtype == DType::f32 ? 4 * packed_elements<float>(b.shape[0], b.shape[1]) : 8 * packed_elements<double>(b.shape[0], b.shape[1]);
+    return b.dtype == DType::f32 ? 4 * packed_elements<float>(b.shape[0], b.shape[1])
+                                 : 8 * packed_elements<double>(b.shape[0], b.shape[1]);
 }
 
 void matmul_pack(const Call& c, void* packed) {
     const View& b = c.in[1];
     if (b.dtype == DType::f32)
-        pack_all(Matrix<float>{b.as<float>(), b.stride[0], b.stride[1]}, b.shape[0], b.shape[1], static_cast<float*>(packed));
+        pack_all(Matrix<float>{b.as<float>(), b.stride[0], b.stride[1]}, b.shape[0], b.shape[1],
+                 static_cast<float*>(packed));
     else
-        pack_all(Matrix<double>{b.as<double>(), b.stride[0], b.stride[1]}, b.shape[0], b.shape[1], static_cast<double*>(packed));
+        pack_all(Matrix<double>{b.as<double>(), b.stride[0], b.stride[1]}, b.shape[0], b.shape[1],
+                 static_cast<double*>(packed));
 }
 
 // ---- linear -------------------------------------------------------------------------------------------------------------
@@ -159,8 +163,8 @@ Status infer_linear(Call& c, Inferred& r) {
     TW_TRY(want_ndim(w, "w", 2, 2));
     const int64_t in = x.shape[x.ndim - 1], out = w.shape[0];
     if (w.shape[1] != in)
-        return fail(Status::shape, "w", "x has I=%lld but w has shape %s; want w of shape (O, %lld)", static_cast<long long>(in),
-                    shape_text(w).text, static_cast<long long>(in));
+        return fail(Status::shape, "w", "x has I=%lld but w has shape %s; want w of shape (O, %lld)",
+                    static_cast<long long>(in), shape_text(w).text, static_cast<long long>(in));
     if (given(b)) {
         TW_TRY(want_dtype_of(b, "b", x, "x"));
         if (b.ndim != 1 || b.shape[0] != out)
@@ -215,15 +219,18 @@ Status run_linear(const Call& c) {
 int64_t linear_packed_size(const Call& c) {
     const View& w = c.in[1];
     if (!given(w) || w.ndim != 2 || (w.dtype != DType::f32 && w.dtype != DType::f64)) return 0;
-    return w.dtype == DType::f32 ? 4 * packed_elements<float>(w.shape[1], w.shape[0]) : 8 * packed_elements<double>(w.shape[1], w.shape[0]);
+    return w.dtype == DType::f32 ? 4 * packed_elements<float>(w.shape[1], w.shape[0])
+                                 : 8 * packed_elements<double>(w.shape[1], w.shape[0]);
 }
 
 void linear_pack(const Call& c, void* packed) {
     const View& w = c.in[1];
     if (w.dtype == DType::f32)
-        pack_all(Matrix<float>{w.as<float>(), w.stride[1], w.stride[0]}, w.shape[1], w.shape[0], static_cast<float*>(packed));
+        pack_all(Matrix<float>{w.as<float>(), w.stride[1], w.stride[0]}, w.shape[1], w.shape[0],
+                 static_cast<float*>(packed));
     else
-        pack_all(Matrix<double>{w.as<double>(), w.stride[1], w.stride[0]}, w.shape[1], w.shape[0], static_cast<double*>(packed));
+        pack_all(Matrix<double>{w.as<double>(), w.stride[1], w.stride[0]}, w.shape[1], w.shape[0],
+                 static_cast<double*>(packed));
 }
 
 constexpr Operand kAB[] = {{"a"}, {"b"}};
@@ -234,6 +241,7 @@ constexpr AttrSpec kLinearAttrs[] = {
 }  // namespace
 
 const OpDef op_matmul = {"matmul", kAB, 2, nullptr, 0, infer_matmul, run_matmul, 0, matmul_packed_size, matmul_pack};
-const OpDef op_linear = {"linear", kXWB, 3, kLinearAttrs, 1, infer_linear, run_linear, 0, linear_packed_size, linear_pack};
+const OpDef op_linear = {"linear",     kXWB,       3, kLinearAttrs,       1,
+                         infer_linear, run_linear, 0, linear_packed_size, linear_pack};
 
 }  // namespace tw::TW_ISA

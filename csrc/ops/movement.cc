@@ -46,23 +46,24 @@ View slice(const View& v, int axis, int64_t start, int64_t size) {
 
 Status infer_concat(Call& c, Inferred& r) {
     const View& first = c.in[0];
-    if (first.ndim == 0)
-        return fail(Status::shape, "arrays", "arrays[0] has shape (); want at least one dimension");
+    if (first.ndim == 0) return fail(Status::shape, "arrays", "arrays[0] has shape (); want at least one dimension");
     TW_TRY(resolve_axis(c.attr[0], "axis", first.ndim));
     const int64_t axis = c.attr[0].i;
     View y = result(first.dtype, first.ndim, first.shape);
     for (int k = 1; k < c.n_in; ++k) {
         const View& x = c.in[k];
         if (x.dtype != first.dtype)
-            return fail(Status::dtype, "arrays", "arrays[%d] has dtype %s but arrays[0] has %s; want the same", k, name_of(x.dtype),
-                        name_of(first.dtype));
+            return fail(Status::dtype, "arrays", "arrays[%d] has dtype %s but arrays[0] has %s; want the same", k,
+                        name_of(x.dtype), name_of(first.dtype));
         bool fits = x.ndim == first.ndim;
         for (int d = 0; fits && d < x.ndim; ++d) fits = d == axis || x.shape[d] == first.shape[d];
         if (!fits)
-            return fail(Status::shape, "arrays", "arrays[%d] has shape %s but arrays[0] has %s; want the same except along axis %lld",
-                        k, shape_text(x).text, shape_text(first).text, static_cast<long long>(axis));
+            return fail(Status::shape, "arrays",
+                        "arrays[%d] has shape %s but arrays[0] has %s; want the same except along axis %lld", k,
+                        shape_text(x).text, shape_text(first).text, static_cast<long long>(axis));
         if (__builtin_add_overflow(y.shape[axis], x.shape[axis], &y.shape[axis]))
-            return fail(Status::shape, "arrays", "arrays[%d] has shape %s, too large to append; want fewer than 2^40 elements", k,
+            return fail(Status::shape, "arrays",
+                        "arrays[%d] has shape %s, too large to append; want fewer than 2^40 elements", k,
                         shape_text(x).text);
     }
     r.n_out = 1;
@@ -87,9 +88,11 @@ Status infer_expand(Call& c, Inferred& r) {
     const View& x = c.in[0];
     Attr& shape = c.attr[0];
     if (shape.n > kMaxDims)
-        return fail(Status::attr, "shape", "shape=%s has %d sizes; want at most %d", attr_text(shape).text, shape.n, kMaxDims);
+        return fail(Status::attr, "shape", "shape=%s has %d sizes; want at most %d", attr_text(shape).text, shape.n,
+                    kMaxDims);
     for (int d = 0; d < shape.n; ++d)
-        if (shape.list[d] < 0) return fail(Status::attr, "shape", "shape=%s; want sizes of 0 or more", attr_text(shape).text);
+        if (shape.list[d] < 0)
+            return fail(Status::attr, "shape", "shape=%s; want sizes of 0 or more", attr_text(shape).text);
     shape.is_scalar = false;
     bool fits = x.ndim <= shape.n;
     for (int d = 1; fits && d <= x.ndim; ++d) {
@@ -97,8 +100,8 @@ Status infer_expand(Call& c, Inferred& r) {
         fits = size == 1 || size == shape.list[shape.n - d];
     }
     if (!fits)
-        return fail(Status::shape, "x", "x has shape %s and shape=%s; want sizes that are equal or 1 in x", shape_text(x).text,
-                    attr_text(shape).text);
+        return fail(Status::shape, "x", "x has shape %s and shape=%s; want sizes that are equal or 1 in x",
+                    shape_text(x).text, attr_text(shape).text);
     r.n_out = 1;
     r.out[0] = result(x.dtype, shape.n, shape.list);
     return Status::ok;
@@ -186,7 +189,8 @@ void cast_buffered(To* to, const From* from, int64_t n) {
 
 template <class To, class From>
 void cast_part(To* to, const From* from, int64_t n) {
-    constexpr bool narrow_from = kIsHalf<From> || __is_same(From, float) || (sizeof(From) == 1 && !__is_same(From, boolean));
+    constexpr bool narrow_from =
+        kIsHalf<From> || __is_same(From, float) || (sizeof(From) == 1 && !__is_same(From, boolean));
     if constexpr ((kIsHalf<From> && (__is_same(To, float) || kIsHalf<To>)) || (kIsHalf<To> && narrow_from)) {
         int64_t i = 0;
         for (; i + kLanes<float> <= n; i += kLanes<float>) store_from(to + i, load_as<float>(from + i));
@@ -207,7 +211,7 @@ void cast_row(void* to, const void* from, int64_t n) {
         cast_part(static_cast<To*>(to), static_cast<const From*>(from), n);
 }
 
-#define TW_ROW(To)                                                                                             \
+#define TW_ROW(To)                                                                                                    \
     {cast_row<To, float>,   cast_row<To, double>,  cast_row<To, f16>,     cast_row<To, bf16>,   cast_row<To, int8_t>, \
      cast_row<To, uint8_t>, cast_row<To, int32_t>, cast_row<To, int64_t>, cast_row<To, boolean>}
 constexpr Caster* kCasters[kDTypes][kDTypes] = {TW_ROW(float),   TW_ROW(double),  TW_ROW(f16),
@@ -219,10 +223,14 @@ Caster* caster(DType to, DType from) { return kCasters[static_cast<int>(to)][sta
 
 void copy_items(void* to, int64_t to_stride, const void* from, int64_t from_stride, int64_t size, int64_t n) {
     switch (size) {
-        case 1: return copy_row(static_cast<uint8_t*>(to), to_stride, static_cast<const uint8_t*>(from), from_stride, n);
-        case 2: return copy_row(static_cast<uint16_t*>(to), to_stride, static_cast<const uint16_t*>(from), from_stride, n);
-        case 4: return copy_row(static_cast<uint32_t*>(to), to_stride, static_cast<const uint32_t*>(from), from_stride, n);
-        default: return copy_row(static_cast<uint64_t*>(to), to_stride, static_cast<const uint64_t*>(from), from_stride, n);
+        case 1:
+            return copy_row(static_cast<uint8_t*>(to), to_stride, static_cast<const uint8_t*>(from), from_stride, n);
+        case 2:
+            return copy_row(static_cast<uint16_t*>(to), to_stride, static_cast<const uint16_t*>(from), from_stride, n);
+        case 4:
+            return copy_row(static_cast<uint32_t*>(to), to_stride, static_cast<const uint32_t*>(from), from_stride, n);
+        default:
+            return copy_row(static_cast<uint64_t*>(to), to_stride, static_cast<const uint64_t*>(from), from_stride, n);
     }
 }
 
@@ -260,13 +268,15 @@ Status infer_pad(Call& c, Inferred& r) {
     if (pads.choice) return fail(Status::attr, "pads", "pads is a string; want an int, a tuple of ints or of pairs");
     for (int k = 0; k < pads.n; ++k)
         if (pads.list[k] >= kMaxSize)
-            return fail(Status::shape, "pads", "pads=%s would give more than 2^40 elements; want fewer", attr_text(pads).text);
+            return fail(Status::shape, "pads", "pads=%s would give more than 2^40 elements; want fewer",
+                        attr_text(pads).text);
     TW_TRY(resolve_padding(pads, "pads", x.ndim));
     r.n_out = 1;
     r.out[0] = result(x.dtype, x.ndim, x.shape);
     for (int d = 0; d < x.ndim; ++d)
         if (__builtin_add_overflow(r.out[0].shape[d], pads.list[2 * d] + pads.list[2 * d + 1], &r.out[0].shape[d]))
-            return fail(Status::shape, "x", "x has shape %s, too large to pad; want fewer than 2^40 elements", shape_text(x).text);
+            return fail(Status::shape, "x", "x has shape %s, too large to pad; want fewer than 2^40 elements",
+                        shape_text(x).text);
     return Status::ok;
 }
 

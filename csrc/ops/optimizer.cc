@@ -93,9 +93,12 @@ Status adam(const Call& c) {
     const double step = static_cast<double>(a[kStep].i), beta1 = a[kBeta1].f, beta2 = a[kBeta2].f;
     const Adam<T> s = {static_cast<T>(a[kAdamLr].f / (1 - __builtin_pow(beta1, step))),
                        static_cast<T>(1 / __builtin_sqrt(1 - __builtin_pow(beta2, step))),
-                       static_cast<T>(a[kEps].f), static_cast<T>(a[kAdamDecay].f),
-                       static_cast<T>(beta1), static_cast<T>(1 - beta1),
-                       static_cast<T>(beta2), static_cast<T>(1 - beta2)};
+                       static_cast<T>(a[kEps].f),
+                       static_cast<T>(a[kAdamDecay].f),
+                       static_cast<T>(beta1),
+                       static_cast<T>(1 - beta1),
+                       static_cast<T>(beta2),
+                       static_cast<T>(1 - beta2)};
     const View* views[] = {&c.in[0], &c.in[1], &c.in[2], &c.in[3]};
     const Walk walk = walk_over(views, 4, c.in[0].ndim, c.in[0].shape);
     const int64_t sw = walk.stride[0], sg = walk.stride[1], sm = walk.stride[2], sv = walk.stride[3];
@@ -141,12 +144,14 @@ Status infer_sgd(Call& c, Inferred& r) {
     TW_TRY(want_range(c, kDecay, 0, inf, "a finite number >= 0"));
     const double momentum = c.attr[kMomentum].f, dampening = c.attr[kDampening].f;
     if (c.attr[kNesterov].i && (momentum == 0 || dampening != 0))
-        return fail(Status::attr, "nesterov", "nesterov=True with momentum=%g and dampening=%g; want momentum > 0 and dampening=0",
-                    momentum, dampening);
+        return fail(Status::attr, "nesterov",
+                    "nesterov=True with momentum=%g and dampening=%g; want momentum > 0 and dampening=0", momentum,
+                    dampening);
     if (given(c.in[2]))
         TW_TRY(want_like_w(c, 2));
     else if (momentum != 0)
-        return fail(Status::shape, "v", "v is not given but momentum=%g; want v of the shape of w, zeros at first", momentum);
+        return fail(Status::shape, "v", "v is not given but momentum=%g; want v of the shape of w, zeros at first",
+                    momentum);
     r.n_out = 0;
     return Status::ok;
 }

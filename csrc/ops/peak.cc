@@ -52,8 +52,7 @@ double compute(int64_t rounds, void* sink) {
     for (int64_t r = 0; r < rounds; ++r) {
         TW_RELOAD();
 #pragma GCC unroll 16
-        for (int i = 0; i < kAccumulators; ++i)
-            acc[i] = Loop::of(acc[i], a, load_aligned(operand + i * kCount<Acc>));
+        for (int i = 0; i < kAccumulators; ++i) acc[i] = Loop::of(acc[i], a, load_aligned(operand + i * kCount<Acc>));
     }
     Acc total = acc[0];
 #pragma GCC unroll 16
@@ -92,8 +91,10 @@ double copy(void* to, const void* from, int64_t bytes) {
         for (int j = 0; j < kStep; ++j) v[j] = load(p + i + j * kLanes<uint32_t>);
 #pragma GCC unroll 8
         for (int j = 0; j < kStep; ++j) {
-            if (Streamed) stream(q + i + j * kLanes<uint32_t>, v[j]);
-            else store(q + i + j * kLanes<uint32_t>, v[j]);
+            if (Streamed)
+                stream(q + i + j * kLanes<uint32_t>, v[j]);
+            else
+                store(q + i + j * kLanes<uint32_t>, v[j]);
         }
     }
     if (Streamed) stream_fence();

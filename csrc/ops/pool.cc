@@ -75,7 +75,8 @@ __attribute__((noinline)) int window_rows(const Windows& w, const RowPart& p, co
 
 template <class T>
 T* small_row(const Windows& w, const RowPart& p, T* y) {
-    return y + p.small + p.outer * w.axis[0].small_step + p.inner * w.axis[1].small_step + p.first * w.axis[2].small_step;
+    return y + p.small + p.outer * w.axis[0].small_step + p.inner * w.axis[1].small_step +
+           p.first * w.axis[2].small_step;
 }
 
 // ---- vertical -------------------------------------------------------------------------------------------------------------
@@ -112,7 +113,8 @@ bool join_rows(T* to, const T* const* row, int rows, int64_t stride, int64_t n, 
 
 // buffer[i] = the window's rows joined at column span.first + i, the identity outside x. Answers as join_fixed.
 template <class Op, class T>
-__attribute__((noinline)) bool join_window(const Windows& w, const RowPart& p, const Span& s, const T* x, T* buffer, int64_t room) {
+__attribute__((noinline)) bool join_window(const Windows& w, const RowPart& p, const Span& s, const T* x, T* buffer,
+                                           int64_t room) {
     const int64_t step = w.axis[2].wide_step;
     const T* row[kRowsAtOnce];
     int rows = 0;
@@ -136,7 +138,8 @@ __attribute__((noinline)) bool join_window(const Windows& w, const RowPart& p, c
 
 // Calls put(i, n, v) with the windows of outputs i .. i+n, joined along the buffered row.
 template <class Op, class T, class Put>
-__attribute__((noinline)) void join_along(const PoolAxis& a, int64_t outputs, const T* buffer, T* every, const Put& put) {
+__attribute__((noinline)) void join_along(const PoolAxis& a, int64_t outputs, const T* buffer, T* every,
+                                          const Put& put) {
     constexpr int64_t lanes = kLanes<T>;
     const int64_t s = a.stride, d = a.dilation, k = a.kernel;
     if (k >= 2 * lanes && d == 1) {
@@ -190,7 +193,8 @@ TW_INLINE V lanes_from(V before, V here, V after, Seq<I...>) {
 
 // Joins taps t .. kLast in ascending order; a tap is a column counted from S times the output.
 template <class Op, int S, int t, int kLast, class T>
-TW_INLINE Vec<T> join_taps(const Columns<T>& before, const Columns<T>& here, const Columns<T>& after, Vec<T> joined, bool first) {
+TW_INLINE Vec<T> join_taps(const Columns<T>& before, const Columns<T>& here, const Columns<T>& after, Vec<T> joined,
+                           bool first) {
     if constexpr (t > kLast) {
         return joined;
     } else {
@@ -209,7 +213,8 @@ TW_INLINE Columns<T> parted(Vec<T> a, Vec<T> b, Seq<I...>) {
 
 // Not inlined, here and below: in one function with its siblings each loop would live on the stack.
 template <class Op, int S, int kFirst, int kLast, int kRows, class T, class Put>
-__attribute__((noinline)) Near join_in_registers(const T* const* row, int rows, int64_t width, const RowPart& p, const Put& put) {
+__attribute__((noinline)) Near join_in_registers(const T* const* row, int rows, int64_t width, const RowPart& p,
+                                                 const Put& put) {
     constexpr int64_t lanes = kLanes<T>;
     const Vec<T> outside = Op::template identity<T>();
     Vec<T> sum{};
@@ -231,7 +236,8 @@ __attribute__((noinline)) Near join_in_registers(const T* const* row, int rows, 
             if (kWhole || c + lanes <= width)
                 return joined([&](int r) __attribute__((always_inline)) { return load(row[r] + c); });
             if (c >= width) return outside;
-            return joined([&](int r) __attribute__((always_inline)) { return load_or_identity<Op>(row[r] + c, width - c); });
+            return joined([&](int r)
+                              __attribute__((always_inline)) { return load_or_identity<Op>(row[r] + c, width - c); });
         };
         const int64_t o = p.first + i + lanes;
         Columns<T> after = {column(S * o), outside};
@@ -242,7 +248,8 @@ __attribute__((noinline)) Near join_in_registers(const T* const* row, int rows, 
     };
     int64_t i = kFirst < 0 && p.first > 0 ? -2 * lanes : -lanes;
     for (; i < 0; i += lanes) step.template operator()<false>(i, 0);
-    for (; i + lanes <= p.n && S * (p.first + i + 2 * lanes) <= width; i += lanes) step.template operator()<true>(i, lanes);
+    for (; i + lanes <= p.n && S * (p.first + i + 2 * lanes) <= width; i += lanes)
+        step.template operator()<true>(i, lanes);
     for (; i < p.n; i += lanes) step.template operator()<false>(i, min_of(p.n - i, lanes));
     return __is_same(Op, NumberMax) && any(sum != sum) ? Near::lost : Near::done;
 }
@@ -254,10 +261,10 @@ TW_INLINE Near join_near(const Windows& w, const RowPart& p, const T* x, const P
     const T* row[kRowsAtOnce];
     const int rows = window_rows(w, p, x, row);
     if (rows == 0) return Near::no;
-#define TW_NEAR(S, first, last)                                                                              \
-    if (a.stride == S && a.before == -(first) && a.kernel == (last) - (first) + 1)                           \
-        return rows == (last) - (first) + 1                                                                  \
-                   ? join_in_registers<Op, S, first, last, (last) - (first) + 1>(row, rows, a.size, p, put)  \
+#define TW_NEAR(S, first, last)                                                                             \
+    if (a.stride == S && a.before == -(first) && a.kernel == (last) - (first) + 1)                          \
+        return rows == (last) - (first) + 1                                                                 \
+                   ? join_in_registers<Op, S, first, last, (last) - (first) + 1>(row, rows, a.size, p, put) \
                    : join_in_registers<Op, S, first, last, 0>(row, rows, a.size, p, put);
     TW_NEAR(2, -1, 1)
     TW_NEAR(2, 0, 2)
@@ -301,10 +308,12 @@ Status max_forward(const Windows& w, const T* x, T* y) {
     const PoolAxis& a = w.axis[2];
     const RowGrid grid = grid_of(w);
     const int64_t room = room_of<T>(a, grid);
-    const bool enough = for_each_part(w, grid, 2 * room * static_cast<int64_t>(sizeof(T)), [&](const RowPart& p, char* scratch) {
+    const bool enough =
+        for_each_part(w, grid, 2 * room * static_cast<int64_t>(sizeof(T)), [&](const RowPart& p, char* scratch) {
         T* const buffer = reinterpret_cast<T*>(scratch);
         T* const to = small_row(w, p, y);
-        const auto keep = [&](int64_t i, int64_t n, Vec<T> v) __attribute__((always_inline)) { put(to, a.small_step, i, n, v); };
+        const auto keep = [&](int64_t i, int64_t n, Vec<T> v)
+                              __attribute__((always_inline)) { put(to, a.small_step, i, n, v); };
         const Near near = join_near<NumberMax>(w, p, x, keep);
         if (near == Near::done) return;
         const Span span = span_of(a, p);
@@ -327,9 +336,11 @@ Status mean_forward(const Windows& w, const T* x, T* y, bool include_padding) {
     T* const cells = counts.as<T>();
     if (!cells) return no_memory();
     for (int64_t o = 0; o < a.out; ++o) cells[o] = static_cast<T>(cells_of(a, o, include_padding));
-    const bool enough = for_each_part(w, grid, 2 * room * static_cast<int64_t>(sizeof(T)), [&](const RowPart& p, char* scratch) {
+    const bool enough =
+        for_each_part(w, grid, 2 * room * static_cast<int64_t>(sizeof(T)), [&](const RowPart& p, char* scratch) {
         T* const buffer = reinterpret_cast<T*>(scratch);
-        const T above = static_cast<T>(cells_of(w.axis[0], p.outer, include_padding) * cells_of(w.axis[1], p.inner, include_padding));
+        const T above = static_cast<T>(cells_of(w.axis[0], p.outer, include_padding) *
+                                       cells_of(w.axis[1], p.inner, include_padding));
         T* const to = small_row(w, p, y);
         const auto keep = [&](int64_t i, int64_t n, Vec<T> v) __attribute__((always_inline)) {
             put(to, a.small_step, i, n, v / (above * load(cells + p.first + i)));
@@ -382,8 +393,8 @@ TW_INLINE bool compare_row(const PoolAxis& a, int64_t n, const Found<T>& f, int6
 }
 
 template <bool kWatch, class T>
-bool find_part(const Windows& w, const RowPart& p, const Span& s, const T* x, const Found<T>& f, int64_t wide, int64_t room,
-               int64_t origin) {
+bool find_part(const Windows& w, const RowPart& p, const Span& s, const T* x, const Found<T>& f, int64_t wide,
+               int64_t room, int64_t origin) {
     typedef typename Found<T>::Int Int;
     const PoolAxis& a = w.axis[2];
     const T lowest = Max::identity<T>()[0];
@@ -411,12 +422,15 @@ Status max_with_indices(const Windows& w, const T* x, T* y, int64_t* indices, co
     const RowGrid grid = grid_of(w);
     const int64_t room = room_of<T>(a, grid), wide = ceil_div(grid.part, lanes) * lanes;
     note_kernel("rows with indices");
-    const bool enough = for_each_part(w, grid, (room + 2 * wide) * static_cast<int64_t>(sizeof(T)), [&](const RowPart& p, char* scratch) {
+    const bool enough = for_each_part(w, grid, (room + 2 * wide) * static_cast<int64_t>(sizeof(T)),
+                                      [&](const RowPart& p, char* scratch) {
         T* const buffer = reinterpret_cast<T*>(scratch);
         const Found<T> found = {buffer, buffer + room, reinterpret_cast<typename Found<T>::Int*>(buffer + room + wide)};
         const Span span = span_of(a, p);
-        const int64_t origin = (start_of(w.axis[0], p.outer) * w.axis[1].size + start_of(w.axis[1], p.inner)) * a.size + span.first;
-        if (find_part<false>(w, p, span, x, found, wide, room, origin)) find_part<true>(w, p, span, x, found, wide, room, origin);
+        const int64_t origin =
+            (start_of(w.axis[0], p.outer) * w.axis[1].size + start_of(w.axis[1], p.inner)) * a.size + span.first;
+        if (find_part<false>(w, p, span, x, found, wide, room, origin))
+            find_part<true>(w, p, span, x, found, wide, room, origin);
         copy_row(small_row(w, p, y), a.small_step, found.best, 1, p.n);
         RowPart pi = p;
         pi.small = small_plane(wi, p.plane);
@@ -490,7 +504,8 @@ Status infer_max(Call& c, Inferred& r) {
     Attr* a = c.attr;
     const int rank = x.ndim - 2;
     int64_t out[3];
-    TW_TRY(resolve_pooling(rank, x.shape + 2, a[kKernel], a[kStride], a[kPadding], &a[kDilation], a[kMaxCeil].i != 0, out));
+    TW_TRY(resolve_pooling(rank, x.shape + 2, a[kKernel], a[kStride], a[kPadding], &a[kDilation], a[kMaxCeil].i != 0,
+                           out));
     r.out[0] = planes_like(x, rank, out);
     r.n_out = 1;
     if (!a[kReturnIndices].i) return Status::ok;
@@ -500,8 +515,10 @@ Status infer_max(Call& c, Inferred& r) {
     for (int d = 0; d < rank; ++d)
         if (__builtin_mul_overflow(reach, x.shape[2 + d], &reach) ||
             (reach += (a[kKernel].list[d] - 1) * a[kDilation].list[d]) > INT32_MAX)
-            return fail(Status::unsupported, "kernel", "kernel=%s spans more than 2^31 elements of x; want a smaller one with "
-                        "return_indices", attr_text(a[kKernel]).text);
+            return fail(Status::unsupported, "kernel",
+                        "kernel=%s spans more than 2^31 elements of x; want a smaller one with "
+                        "return_indices",
+                        attr_text(a[kKernel]).text);
     return Status::ok;
 }
 
@@ -510,7 +527,8 @@ Status infer_mean(Call& c, Inferred& r) {
     TW_TRY(want_planes(x, "x"));
     Attr* a = c.attr;
     int64_t out[3];
-    TW_TRY(resolve_pooling(x.ndim - 2, x.shape + 2, a[kKernel], a[kStride], a[kPadding], nullptr, a[kMeanCeil].i != 0, out));
+    TW_TRY(resolve_pooling(x.ndim - 2, x.shape + 2, a[kKernel], a[kStride], a[kPadding], nullptr, a[kMeanCeil].i != 0,
+                           out));
     r.n_out = 1;
     r.out[0] = planes_like(x, x.ndim - 2, out);
     return Status::ok;

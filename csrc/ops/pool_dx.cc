@@ -44,20 +44,23 @@ const int64_t* first_outside(const Windows& w, const int64_t* indices, int64_t p
 }
 
 Status check_indices(const Windows& w, const int64_t* indices) {
-    const int64_t per_plane = w.axis[0].out * w.axis[1].out * w.axis[2].out, group = max_of(1, kChunkElements / per_plane);
+    const int64_t per_plane = w.axis[0].out * w.axis[1].out * w.axis[2].out,
+                  group = max_of(1, kChunkElements / per_plane);
     int64_t bad_plane = w.planes;
     parallel(ceil_div(w.planes, group), [&](int64_t chunk) {
         for (int64_t plane = chunk * group; plane < min_of(chunk * group + group, w.planes); ++plane) {
             if (!first_outside(w, indices, plane)) continue;
             int64_t known = __atomic_load_n(&bad_plane, __ATOMIC_RELAXED);
             while (plane < known &&
-                   !__atomic_compare_exchange_n(&bad_plane, &known, plane, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {}
+                   !__atomic_compare_exchange_n(&bad_plane, &known, plane, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+            }
         }
     });
     const int64_t* bad = bad_plane < w.planes ? first_outside(w, indices, bad_plane) : nullptr;
     if (!bad) return Status::ok;
     return fail(Status::index, "indices", "indices has %lld in plane %lld of N x C; want 0 to %lld, positions in shape",
-                static_cast<long long>(*bad), static_cast<long long>(bad_plane), static_cast<long long>(w.plane_size - 1));
+                static_cast<long long>(*bad), static_cast<long long>(bad_plane),
+                static_cast<long long>(w.plane_size - 1));
 }
 
 // Every index is looked at again, since another thread may write to the array meanwhile.
@@ -114,8 +117,8 @@ Room<T> room_of(const PoolAxis& a, int64_t part) {
 
 // shares[k] = the sum over rows of windows of dy / cells, windows.first + k along the row.
 template <class T>
-void gather_shares(const Windows& w, const RowPart& p, const Taps& windows, const T* dy, const T* cells, bool include_padding,
-                   T* shares) {
+void gather_shares(const Windows& w, const RowPart& p, const Taps& windows, const T* dy, const T* cells,
+                   bool include_padding, T* shares) {
     const PoolAxis &d = w.axis[0], &h = w.axis[1], &a = w.axis[2];
     const Taps above = windows_at(d, p.outer), beside = windows_at(h, p.inner);
     const int64_t n = windows.last - windows.first;
@@ -168,8 +171,7 @@ Status mean_gradient(const Windows& w, T* dx, const T* dy, bool include_padding)
         T *shares = reinterpret_cast<T*>(scratch), *row = shares + room.shares, *starts = row + room.row;
         const Taps windows = {windows_at(a, p.first).first, windows_at(a, p.first + p.n - 1).last};
         T* const to = dx + p.wide + p.outer * d.wide_step + p.inner * h.wide_step + p.first * a.wide_step;
-        if (windows.first < windows.last)
-            gather_shares(w, p, windows, dy, cells, include_padding, shares);
+        if (windows.first < windows.last) gather_shares(w, p, windows, dy, cells, include_padding, shares);
         spread(a, p, windows, shares, row, starts);
         copy_row(to, a.wide_step, row, 1, p.n);
     });
@@ -183,14 +185,15 @@ enum MeanAttr { kShape, kKernel, kStride, kPadding, kCeil, kIncludePadding };
 template <class T>
 Status max_pool_dx(const Call& c) {
     const WindowAttrs none = {};
-    return max_gradient<T>(windows_over(c.out[0], c.in[0], none), windows_over(c.out[0], c.in[1], none), c.out[0].as<T>(),
-                           c.in[0].as<const T>(), c.in[1].as<const int64_t>());
+    return max_gradient<T>(windows_over(c.out[0], c.in[0], none), windows_over(c.out[0], c.in[1], none),
+                           c.out[0].as<T>(), c.in[0].as<const T>(), c.in[1].as<const int64_t>());
 }
 
 template <class T>
 Status avg_pool_dx(const Call& c) {
     const Attr* a = c.attr;
-    Windows w = windows_over(c.out[0], c.in[0], {a[kKernel].list, a[kStride].list, nullptr, a[kPadding].list}), merged = w;
+    Windows w = windows_over(c.out[0], c.in[0], {a[kKernel].list, a[kStride].list, nullptr, a[kPadding].list}),
+            merged = w;
     if (merge_spanned(merged) && merged.axis[2].out == 1) w = merged;  // one window: the order of its sum cannot change
     return mean_gradient<T>(w, c.out[0].as<T>(), c.in[0].as<const T>(), a[kIncludePadding].i != 0);
 }

@@ -67,8 +67,8 @@ struct Plan {
     Axes outer, outer_y;  // kept axes before the last reduced one, in x and in y
     Axes reduced;
     Axes inner, inner_y;  // kept axes after it
-    Axes flat;            // reduced, then inner
-    int64_t tail;         // the innermost reduced axes that no kept axis divides
+    Axes flat;  // reduced, then inner
+    int64_t tail;  // the innermost reduced axes that no kept axis divides
 };
 
 // y has the axes of x, reduced ones at size 1.
@@ -155,7 +155,8 @@ bool is_matrix(const Plan& p) { return p.outer.n == 1 && p.reduced.n == 1 && p.r
 
 // One piece per output: kLanes outputs are folded to vectors, then joined together.
 template <class Op, class T>
-void fold_short_rows(const Plan& p, const Pieces& s, const T* x, T* y, T divisor, int64_t first, int64_t last, T* buffer) {
+void fold_short_rows(const Plan& p, const Pieces& s, const T* x, T* y, T divisor, int64_t first, int64_t last,
+                     T* buffer) {
     constexpr int lanes = kLanes<T>;
     const int64_t n = p.reduced.count, step = p.outer.n == 1 ? p.outer.stride[0] : 0;
     const bool matrix = is_matrix(p), in_place = step_of(p.reduced) == 1 && p.reduced.n <= 1 && p.outer.n <= 1;
@@ -166,8 +167,9 @@ void fold_short_rows(const Plan& p, const Pieces& s, const T* x, T* y, T divisor
         const T* const row = matrix ? buffer : x + o * step;
         const int64_t apart = matrix ? n : step;
         for (int64_t k = 0; k < m; ++k)
-            store(folded + k * lanes, matrix || in_place ? fold_row<Op>(row + k * apart, n)
-                                                         : fold_piece<Op>(p, s, x + offset_of(p.outer, o + k), 0, buffer));
+            store(folded + k * lanes, matrix || in_place
+                                          ? fold_row<Op>(row + k * apart, n)
+                                          : fold_piece<Op>(p, s, x + offset_of(p.outer, o + k), 0, buffer));
         for (int64_t k = m; k < lanes; ++k) store(folded + k * lanes, Vec<T>{});
         alignas(kVecBytes) T results[lanes];
         store(results, fold_lanes_of<Op>(folded));
@@ -180,7 +182,8 @@ bool fold_rows(const Plan& p, const T* x, T* y, T divisor) {
     const Pieces s = pieces_of(p);
     const int64_t outputs = p.outer.count;
     const bool gathers = step_of(p.reduced) != 1 || p.reduced.n > 1;
-    const int64_t together = s.count == 1 && is_matrix(p) ? min_of(kLanes<T>, outputs) * p.reduced.count : kChunkElements;
+    const int64_t together =
+        s.count == 1 && is_matrix(p) ? min_of(kLanes<T>, outputs) * p.reduced.count : kChunkElements;
     const size_t room = gathers ? static_cast<size_t>(together) * sizeof(T) : 0;
     bool enough = true;
     if (s.count == 1) {
@@ -190,7 +193,8 @@ bool fold_rows(const Plan& p, const T* x, T* y, T divisor) {
         parallel(ceil_div(outputs, group), [&](int64_t chunk) {
             Scratch scratch(room);
             if (!scratch.as<T>()) return __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
-            fold_short_rows<Op>(p, s, x, y, divisor, chunk * group, min_of(chunk * group + group, outputs), scratch.as<T>());
+            fold_short_rows<Op>(p, s, x, y, divisor, chunk * group, min_of(chunk * group + group, outputs),
+                                scratch.as<T>());
         });
         return enough;
     }
@@ -242,7 +246,8 @@ int64_t rows_in_place(const Plan& p, const Columns& c, int64_t row, int64_t firs
 }
 
 template <class T>
-void gather_rows(const Plan& p, const Columns& c, const T* x, int64_t row, int64_t rows, int64_t first, int64_t n, T* buffer) {
+void gather_rows(const Plan& p, const Columns& c, const T* x, int64_t row, int64_t rows, int64_t first, int64_t n,
+                 T* buffer) {
     if (c.side == 1 && p.inner.n == 1 && run_of(p.reduced, row) >= rows) {
         const T* at = x + offset_of(p.reduced, row) + first * step_of(p.inner);
         return gather_block(buffer, at, step_of(p.reduced), step_of(p.inner), rows, n);
@@ -259,7 +264,8 @@ TW_INLINE Vec<T> fold_eight(const T* p, int64_t stride, int64_t n) {
     const auto at = [&](int64_t r) __attribute__((always_inline)) {
         return n == kLanes<T> ? load(p + r * stride) : load_or_identity<Op>(p + r * stride, n);
     };
-    return Op::of(Op::of(Op::of(at(0), at(1)), Op::of(at(2), at(3))), Op::of(Op::of(at(4), at(5)), Op::of(at(6), at(7))));
+    return Op::of(Op::of(Op::of(at(0), at(1)), Op::of(at(2), at(3))),
+                  Op::of(Op::of(at(4), at(5)), Op::of(at(6), at(7))));
 }
 
 // total[j] joins j-th elements of the rows for j < n, and stays as it is beyond.
@@ -280,15 +286,18 @@ void add_rows(T* total, const T* x, int64_t stride, int64_t rows, int64_t n) {
 }
 
 template <class Op, class T>
-void fold_column_task(const Plan& p, const Columns& c, const T* x, int64_t task, int64_t first, int64_t n, T* total, T* buffer) {
+void fold_column_task(const Plan& p, const Columns& c, const T* x, int64_t task, int64_t first, int64_t n, T* total,
+                      T* buffer) {
     for (int64_t j = 0; j < n; j += kLanes<T>) store(total + j, Op::template identity<T>());
     const int64_t last = min_of((task + 1) * c.rows_per_task, c.rows);
     const int64_t stride = c.side > 1 ? c.width : step_of(p.reduced);
     for (int64_t r = task * c.rows_per_task; r < last;) {
         const int64_t in_place = rows_in_place(p, c, r, first, n);
-        int64_t rows = in_place >= last - r ? last - r : in_place / 8 * 8;  // eights start at the same rows for any strides
+        int64_t rows =
+            in_place >= last - r ? last - r : in_place / 8 * 8;  // eights start at the same rows for any strides
         if (rows > 0) {
-            const int64_t start = c.side > 1 ? offset_of(p.flat, r * c.width) : offset_of(p.reduced, r) + offset_of(p.inner, first);
+            const int64_t start =
+                c.side > 1 ? offset_of(p.flat, r * c.width) : offset_of(p.reduced, r) + offset_of(p.inner, first);
             add_rows<Op>(total, x + start, stride, rows, n);
         } else {
             rows = min_of(8, last - r);
@@ -350,7 +359,8 @@ bool fold_columns(const Plan& p, const T* x, T* y, T divisor) {
         for (int64_t j = 0; j < count; j += kLanes<T>) {
             Pairwise<Vec<T>> sum;
             sum.n = 0;
-            for (int64_t t = 0; t < c.tasks; ++t) join<Op>(sum, take(from + t * c.width, 1, j, min_of(count - j, kLanes<T>)));
+            for (int64_t t = 0; t < c.tasks; ++t)
+                join<Op>(sum, take(from + t * c.width, 1, j, min_of(count - j, kLanes<T>)));
             store(total + j, joined<Op>(sum, Op::template identity<T>()));
         }
         finish(o, first, count, total);
@@ -442,7 +452,9 @@ Status max_gradient(const Call& c) {
     return Status::ok;
 }
 
-Status run_max_dx(const Call& c) { return c.in[1].dtype == DType::f32 ? max_gradient<float>(c) : max_gradient<double>(c); }
+Status run_max_dx(const Call& c) {
+    return c.in[1].dtype == DType::f32 ? max_gradient<float>(c) : max_gradient<double>(c);
+}
 
 // ---- shape rules ------------------------------------------------------------------------------------------------------------
 
@@ -467,8 +479,8 @@ Status infer_fold(Call& c, Inferred& r) {
 Status want_maxima(const View& x, const Attr& axes) {
     for (int k = 0; k < axes.n; ++k)
         if (x.shape[axes.list[k]] == 0)
-            return fail(Status::shape, "x", "x has shape %s, no elements along axis %lld; want at least one", shape_text(x).text,
-                        static_cast<long long>(axes.list[k]));
+            return fail(Status::shape, "x", "x has shape %s, no elements along axis %lld; want at least one",
+                        shape_text(x).text, static_cast<long long>(axes.list[k]));
     return Status::ok;
 }
 

@@ -18,7 +18,7 @@ namespace {
 
 // Tiles of columns hold about so many elements, in rows of 8 cache lines while that is at most 16 times as many.
 constexpr int64_t kTileElements = 1 << 16;
-constexpr int64_t kTileBytes = 512;
+constexpr int64_t kTileBytes = 2048;
 
 // ---- kernels: row(y, in, n) on contiguous rows, tile(y, in, n, columns, scratch) on columns -------------------------------
 
@@ -51,27 +51,21 @@ struct Softmax {
             return k == kLanes<T> ? e : first_lanes<T>(e, Vec<T>{}, k);
         });
         if constexpr (kLog) {
-            const Vec<T> below = splat<T>(static_cast<T>(__builtin_log(total) + static_cast<double>(log_lack(shift)[0])));
-            each_vector<T>(n, [&](int64_t i, int64_t k) __attribute__((always_inline)) {
-                put(y, 1, i, k, take(x, 1, i, k) - top - below);
-            });
+            const Vec<T> below =
+                splat<T>(static_cast<T>(__builtin_log(total) + static_cast<double>(log_lack(shift)[0])));
+            each_vector<T>(n, [&](int64_t i, int64_t k)
+                                  __attribute__((always_inline)) { put(y, 1, i, k, take(x, 1, i, k) - top - below); });
         } else {
             const Vec<T> scale = splat<T>(static_cast<T>(1 / total));
-            each_vector<T>(n, [&](int64_t i, int64_t k) __attribute__((always_inline)) {
-                put<T>(y, 1, i, k, take(y, 1, i, k) * scale);
-            });
+            each_vector<T>(n, [&](int64_t i, int64_t k)
+                                  __attribute__((always_inline)) { put<T>(y, 1, i, k, take(y, 1, i, k) * scale); });
         }
     }
 
     template <class T>
     TW_INLINE void tile(const Side<T>& y, const Side<T>* in, int64_t n, int64_t columns, int64_t width, T* scratch) {
         T *e = scratch, *top = scratch + n * width, *sum = top + width;
-        copy_tile(e, in[0], n, columns, width);
-        for (int64_t j = 0; j < width; j += kLanes<T>) {
-            Vec<T> m = load(e + j);
-            for (int64_t r = 1; r < n; ++r) m = max_any(m, load(e + r * width + j));
-            store(top + j, m);
-        }
+        copy_tile_and_top(e, top, in[0], n, columns, width);
         sum_rows(sum, n, width, [&](int64_t j) __attribute__((always_inline)) {
             return [=, shift = shift_to(load(top + j))](int64_t r) __attribute__((always_inline)) {
                 T* at = e + r * width + j;
@@ -88,8 +82,10 @@ struct Softmax {
         }
         put_rows(y, n, columns, [&](int64_t r, int64_t j) __attribute__((always_inline)) {
             const Vec<T> v = load(e + r * width + j), s = load(sum + j);
-            if constexpr (kLog) return v - load(top + j) - s;
-            else return v * s;
+            if constexpr (kLog)
+                return v - load(top + j) - s;
+            else
+                return v * s;
         });
     }
 };
@@ -100,13 +96,17 @@ struct SoftmaxDx {
 
     template <class V>
     TW_INLINE V term(V dy, V y) {
-        if constexpr (kLog) return dy;
-        else return dy * y;
+        if constexpr (kLog)
+            return dy;
+        else
+            return dy * y;
     }
     template <class V>
     TW_INLINE V gradient(V dy, V y, V sum) {
-        if constexpr (kLog) return dy - exp(y) * sum;
-        else return y * (dy - sum);
+        if constexpr (kLog)
+            return dy - exp(y) * sum;
+        else
+            return y * (dy - sum);
     }
 
     template <class T>
@@ -140,9 +140,9 @@ struct SoftmaxDx {
 // ---- walking the lines ------------------------------------------------------------------------------------------------------
 
 struct Lines {
-    Walk walk;                    // over everything but the axis; the result first
-    int64_t n;                    // length of a line
-    int64_t along[kMaxWalked];    // strides along the axis
+    Walk walk;  // over everything but the axis; the result first
+    int64_t n;  // length of a line
+    int64_t along[kMaxWalked];  // strides along the axis
 };
 
 template <class Kernel, class T>
@@ -179,7 +179,8 @@ bool run_columns(const Lines& lines) {
     const int64_t n = lines.n;
     const int64_t least = kTileBytes / static_cast<int64_t>(sizeof(T));
     const int64_t fitting = kTileElements / Kernel::kInputs / n;
-    const int64_t widest = max_of(1, min_of(512, n * least <= 16 * kTileElements ? max_of(fitting, least) : fitting) / lanes) * lanes;
+    const int64_t widest =
+        max_of(1, min_of(512, n * least <= 16 * kTileElements ? max_of(fitting, least) : fitting) / lanes) * lanes;
     bool enough = true;
     note_kernel("columns");
     for_each_row(lines.walk, widest, [&](char* const* at, int64_t count) {
@@ -215,8 +216,9 @@ Status run(const Call& c) {
     const bool single = y.dtype == DType::f32;
     const bool enough = inner == 1 ? (single ? run_rows<Kernel, float>(lines) : run_rows<Kernel, double>(lines))
                                    : (single ? run_columns<Kernel, float>(lines) : run_columns<Kernel, double>(lines));
-    return enough ? Status::ok : fail(Status::memory, "", "no memory for a line of %lld elements; want a smaller axis",
-                                      static_cast<long long>(lines.n));
+    return enough ? Status::ok
+                  : fail(Status::memory, "", "no memory for a line of %lld elements; want a smaller axis",
+                         static_cast<long long>(lines.n));
 }
 
 // ---- shape rules ------------------------------------------------------------------------------------------------------------

@@ -260,18 +260,30 @@ TW_INLINE f64v each_lane(f64v v, F f) {
     for (int i = 0; i < kLanes<double>; ++i) v[i] = f(v[i]);
     return v;
 }
-#define TW_LANE [](double x) __attribute__((always_inline)) -> double
+#define TW_LANE [](double x) __attribute__((always_inline))->double
 
-TW_INLINE f64v exp(f64v v) { return each_lane(v, TW_LANE { return __builtin_exp(x); }); }
-TW_INLINE f64v log(f64v v) { return each_lane(v, TW_LANE { return __builtin_log(x); }); }
-TW_INLINE f64v tanh(f64v v) { return each_lane(v, TW_LANE { return __builtin_tanh(x); }); }
-TW_INLINE f64v erf(f64v v) { return each_lane(v, TW_LANE { return __builtin_erf(x); }); }
+TW_INLINE f64v exp(f64v v) {
+    return each_lane(v, TW_LANE { return __builtin_exp(x); });
+}
+TW_INLINE f64v log(f64v v) {
+    return each_lane(v, TW_LANE { return __builtin_log(x); });
+}
+TW_INLINE f64v tanh(f64v v) {
+    return each_lane(v, TW_LANE { return __builtin_tanh(x); });
+}
+TW_INLINE f64v erf(f64v v) {
+    return each_lane(v, TW_LANE { return __builtin_erf(x); });
+}
 TW_INLINE f64v sigmoid(f64v v) {
     const f64v e = exp(-abs(v));
     return select(v < 0.0, e, splat(1.0)) / (1.0 + e);
 }
-TW_INLINE f64v expm1(f64v v) { return each_lane(v, TW_LANE { return __builtin_expm1(x); }); }
-TW_INLINE f64v log1p(f64v v) { return each_lane(v, TW_LANE { return __builtin_log1p(x); }); }
+TW_INLINE f64v expm1(f64v v) {
+    return each_lane(v, TW_LANE { return __builtin_expm1(x); });
+}
+TW_INLINE f64v log1p(f64v v) {
+    return each_lane(v, TW_LANE { return __builtin_log1p(x); });
+}
 TW_INLINE f64v silu(f64v v) {
     const f64v a = min_any(splat(800.0), abs(v)), e = exp(-a);
     return max_any(splat(-0.0), v) - a * e / (1.0 + e);

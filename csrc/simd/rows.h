@@ -46,7 +46,8 @@ static void copy_row(T* to, int64_t to_stride, const T* from, int64_t from_strid
 
 // A rows x columns block into contiguous memory; the inner loop runs along the source's shorter stride.
 template <class T>
-static void gather_block(T* to, const T* from, int64_t row_stride, int64_t column_stride, int64_t rows, int64_t columns) {
+static void gather_block(T* to, const T* from, int64_t row_stride, int64_t column_stride, int64_t rows,
+                         int64_t columns) {
     const int64_t r = row_stride < 0 ? -row_stride : row_stride, c = column_stride < 0 ? -column_stride : column_stride;
     if (c <= r) {
         for (int64_t i = 0; i < rows; ++i) copy_row(to + i * columns, 1, from + i * row_stride, column_stride, columns);
@@ -132,7 +133,8 @@ static Vec<T> fold_row(const T* p, int64_t n) {
     if (n <= kFoldBlock<T>) return fold_block<Op>(p, n);
     Pairwise<Vec<T>> sum;
     sum.n = 0;
-    for (int64_t i = 0; i < n; i += kFoldBlock<T>) join<Op>(sum, fold_block<Op>(p + i, n - i < kFoldBlock<T> ? n - i : kFoldBlock<T>));
+    for (int64_t i = 0; i < n; i += kFoldBlock<T>)
+        join<Op>(sum, fold_block<Op>(p + i, n - i < kFoldBlock<T> ? n - i : kFoldBlock<T>));
     return joined<Op>(sum, Op::template identity<T>());
 }
 
@@ -176,34 +178,61 @@ struct Side {
     int64_t along, across;  // strides along the rows and from column to column
 };
 
+constexpr int64_t kRowsAhead = 8;  // rows lie pages apart, where the hardware does not prefetch
+
 template <class T>
 TW_INLINE void copy_tile(T* tile, const Side<T>& x, int64_t n, int64_t columns, int64_t width) {
     for (int64_t r = 0; r < n; ++r)
-        for (int64_t j = 0; j < columns; j += kLanes<T>)
-            store(tile + r * width + j, take<T>(x.data + r * x.along, x.across, j, columns - j < kLanes<T> ? columns - j : kLanes<T>));
+        for (int64_t j = 0; j < columns; j += kLanes<T>) {
+            if (r + kRowsAhead < n) __builtin_prefetch(x.data + (r + kRowsAhead) * x.along + j * x.across);
+            store(tile + r * width + j,
+                  take<T>(x.data + r * x.along, x.across, j, columns - j < kLanes<T> ? columns - j : kLanes<T>));
+        }
+}
+
+// Blocks of rows stay in cache between the columns of a tile.
+template <class Body>
+TW_INLINE void each_block(int64_t n, const Body& body) {
+    for (int64_t first = 0; first < n; first += kBlockRows)
+        body(first, n - first < kBlockRows ? n : first + kBlockRows);
+}
+
+// top[j] = maximum of a column of the tile that is gathered; it may lose a NaN.
+template <class T>
+TW_INLINE void copy_tile_and_top(T* tile, T* top, const Side<T>& x, int64_t n, int64_t columns, int64_t width) {
+    for (int64_t j = 0; j < width; j += kLanes<T>) store(top + j, Max::identity<T>());
+    each_block(n, [&](int64_t first, int64_t last) __attribute__((always_inline)) {
+        copy_tile(tile + first * width, Side<T>{x.data + first * x.along, x.along, x.across}, last - first, columns,
+                  width);
+        for (int64_t j = 0; j < width; j += kLanes<T>) {
+            Vec<T> m = load(top + j);
+            for (int64_t r = first; r < last; ++r) m = max_any(m, load(tile + r * width + j));
+            store(top + j, m);
+        }
+    });
 }
 
 // sum[j] = sum over rows of column(j)(row), blocks of rows first.
 template <class T, class F>
 TW_INLINE void sum_rows(T* sum, int64_t n, int64_t width, const F& column) {
-    for (int64_t j = 0; j < width; j += kLanes<T>) {
-        const auto f = column(j);
-        Vec<T> total{};
-        for (int64_t first = 0; first < n; first += kBlockRows) {
-            const int64_t last = n - first < kBlockRows ? n : first + kBlockRows;
+    for (int64_t j = 0; j < width; j += kLanes<T>) store(sum + j, Vec<T>{});
+    each_block(n, [&](int64_t first, int64_t last) __attribute__((always_inline)) {
+        for (int64_t j = 0; j < width; j += kLanes<T>) {
+            const auto f = column(j);
             Vec<T> part{};
             for (int64_t r = first; r < last; ++r) part += f(r);
-            total += part;
+            store(sum + j, load(sum + j) + part);
         }
-        store(sum + j, total);
-    }
+    });
 }
 
 template <class T, class F>
 TW_INLINE void put_rows(const Side<T>& y, int64_t n, int64_t columns, const F& f) {
     for (int64_t r = 0; r < n; ++r)
-        for (int64_t j = 0; j < columns; j += kLanes<T>)
+        for (int64_t j = 0; j < columns; j += kLanes<T>) {
+            if (r + kRowsAhead < n) __builtin_prefetch(y.data + (r + kRowsAhead) * y.along + j * y.across, 1);
             put(y.data + r * y.along, y.across, j, columns - j < kLanes<T> ? columns - j : kLanes<T>, f(r, j));
+        }
 }
 
 template <class T, class F>
