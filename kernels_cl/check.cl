@@ -1,13 +1,25 @@
 // The first index outside [0, limit) that is not `allowed`: first[0] = its position, untouched if there is none.
 //
 // Method    one item per index; positions meet in an integer minimum, so the answer does not depend on the order.
+// Numerics  integers only.
+//
+// Defined by the launch:  ALLOWED  where there is such a value
 #include "types.clh"
 
-__kernel void find_bad(IN(T, indices), OUT(int, first), const long count, const long limit, const long allowed) {
+__kernel void find_bad(IN(T, indices), OUT(int, first), const long count, const long limit
+#ifdef ALLOWED
+                       ,
+                       const long allowed
+#endif
+) {
     START(indices);
     START(first);
     const INDEX i = get_global_id(0);
     if (i >= (INDEX)count) return;
     const long index = indices[i];
-    if ((index < 0 || index >= limit) && index != allowed) atomic_min(first, (int)(i < INT_MAX ? i : INT_MAX - 1));
+    bool good = index >= 0 && index < limit;
+#ifdef ALLOWED
+    good = good || index == allowed;
+#endif
+    if (!good) atomic_min(first, (int)(i < INT_MAX ? i : INT_MAX - 1));
 }

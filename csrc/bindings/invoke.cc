@@ -113,8 +113,12 @@ bool read_operands(const Face& face, const OpDef& def, const Arguments& a, Opera
             return raise("DTypeError", def.name, operand.name, "%s is a %s; want a numpy.ndarray", operand.name,
                          Py_TYPE(object)->tp_name),
                    false;
-        if (!read_operand(object, view, def.name, operand.name, held)) return false;
-        if (is_updated(operand.role) && !is_writeable(object))
+        if (!is_updated(operand.role)) {
+            if (!read_operand(object, view, def.name, operand.name, held)) return false;
+            continue;
+        }
+        if (!view_of(object, view, def.name, operand.name, nullptr)) return false;
+        if (!is_writeable(object))
             return raise("ShapeError", def.name, operand.name,
                          "%s is read-only and would be updated in place; want a writeable array", operand.name),
                    false;

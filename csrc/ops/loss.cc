@@ -200,7 +200,7 @@ void gradient_of_tile(const Problem<T>& p, const Side<T>& dx, const Side<T>& x, 
 
 template <class T>
 int64_t tile_width(const Problem<T>& p) {
-    return max_of(1, min_of(512, kTileElements / p.classes) / kLanes<T>) * kLanes<T>;
+    return max_of(min_of(512, kTileElements / p.classes) / kLanes<T> * kLanes<T>, 64 / static_cast<int64_t>(sizeof(T)));
 }
 
 template <class T>

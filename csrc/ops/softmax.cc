@@ -16,9 +16,8 @@
 namespace tw::TW_ISA {
 namespace {
 
-// Tiles of columns hold about so many elements, in rows of 8 cache lines while that is at most 16 times as many.
-constexpr int64_t kTileElements = 1 << 16;
-constexpr int64_t kTileBytes = 2048;
+constexpr int64_t kTileElements = 1 << 16;  // of a tile of columns, so that it stays in L2
+constexpr int64_t kLineBytes = 64;
 
 // ---- kernels: row(y, in, n) on contiguous rows, tile(y, in, n, columns, scratch) on columns -------------------------------
 
@@ -177,10 +176,8 @@ template <class Kernel, class T>
 bool run_columns(const Lines& lines) {
     constexpr int64_t lanes = kLanes<T>;
     const int64_t n = lines.n;
-    const int64_t least = kTileBytes / static_cast<int64_t>(sizeof(T));
-    const int64_t fitting = kTileElements / Kernel::kInputs / n;
-    const int64_t widest =
-        max_of(1, min_of(512, n * least <= 16 * kTileElements ? max_of(fitting, least) : fitting) / lanes) * lanes;
+    const int64_t fitting = min_of(512, kTileElements / Kernel::kInputs / n) / lanes * lanes;
+    const int64_t widest = max_of(fitting, kLineBytes / static_cast<int64_t>(sizeof(T)));
     bool enough = true;
     note_kernel("columns");
     for_each_row(lines.walk, widest, [&](char* const* at, int64_t count) {

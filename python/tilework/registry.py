@@ -124,6 +124,9 @@ class View(Generic[P, R]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         return self._function(*args, **kwargs)
 
+    def __get__(self, instance: Any, owner: Any = None) -> View[P, R]:
+        return self  # found on a class it stays itself, and help() prints its docstring
+
 
 def op(signature: Callable[P, R]) -> Op[P, R]:
     """Declares a compiled op: ``signature`` gives its name, parameters and docstring, C++ its shapes and kernel."""

@@ -35,8 +35,10 @@ class Queue:
 
     def __init__(self, device: Device, command_queue: Any) -> None:
         import pyopencl as cl
+        import pyopencl.array
         from pyopencl.tools import ImmediateAllocator, MemoryPool
 
+        self._array: Any = pyopencl.array.Array
         self.device = device
         self.cl = command_queue
         self.pool = MemoryPool(ImmediateAllocator(command_queue))
@@ -46,14 +48,12 @@ class Queue:
 
     def empty(self, shape: Sequence[int], dtype: Any) -> Any:
         """A new contiguous array, also for workspace: freed arrays return to the pool at once, in queue order."""
-        from pyopencl.array import Array
-
         dtype = np.dtype(dtype)
         count = 1
         for n in shape:
             count *= n
         data = self._allocate(count * dtype.itemsize) if count else None
-        return Array(self.cl, tuple(shape), dtype, data=data, allocator=self.pool)
+        return self._array(self.cl, tuple(shape), dtype, data=data, allocator=self.pool)
 
     def _allocate(self, nbytes: int) -> Any:
         import pyopencl as cl
@@ -112,7 +112,6 @@ class Queue:
         Arrays that are not contiguous are copied first, on the device, unless they are marked :class:`Strided`.
         A launch of no items is no launch.
         """
-
         if items == 0:
             return
         self.device.check_process()
@@ -146,17 +145,21 @@ class Queue:
         items = -(-count // per_item)
         self.launch(file, kernel, items, GROUP_SIZE, (*map(Strided, arrays), *scalars, walk), **define)
 
-    def check_indices(self, name: str, indices: Any, limit: int, allowed: int = 0) -> None:
+    def check_indices(self, name: str, indices: Any, limit: int, allowed: int | None = None) -> None:
         """Raises IndexContentError unless every index is in [0, limit) or ``allowed``. Waits for the device."""
         none = np.iinfo(np.int32).max
         first = self.empty((), np.int32)
         self.fill(first, none)
-        args = (indices, first, indices.size, limit, allowed)
-        self.launch("check.cl", "find_bad", indices.size, GROUP_SIZE, args, DTYPE=indices.dtype)
+        args = (indices, first, indices.size, limit, *(() if allowed is None else (allowed,)))
+        define = {"DTYPE": indices.dtype} | ({} if allowed is None else {"ALLOWED": 1})
+        self.launch("check.cl", "find_bad", indices.size, GROUP_SIZE, args, **define)
         where = int(self.read(first))
         if where != none:
             value = self.read(self.contiguous(indices).reshape(-1)[where : where + 1])[0]
-            raise IndexContentError(f"{name} has {value} at {where}; want 0 to {limit - 1}", argument=name)
+            or_allowed = "" if allowed is None else f", or {allowed}"
+            raise IndexContentError(
+                f"{name} has {value} at position {where}; want 0 to {limit - 1}{or_allowed}", argument=name
+            )
 
     def read(self, array: Any) -> Any:
         """A contiguous array's content as numpy. Waits."""
