@@ -350,12 +350,14 @@ def _ab(tmp_path: Path, factor: float, *more: str) -> dict[str, Any]:
     return dict(row["ratios"]["old"])
 
 
+@pytest.mark.slow
 def test_ab_calls_a_slowed_kernel_slower(tmp_path: Path) -> None:
     ratio = _ab(tmp_path, 1.4, "--pairs", "1", "--min-time", "0.5")
     assert ratio["verdict"] == "slower", ratio
     assert ratio["ratio"] < 0.9
 
 
+@pytest.mark.slow
 def test_ab_does_not_call_an_identical_build_slower_or_faster(tmp_path: Path) -> None:
     ratio = _ab(tmp_path, 1.0, "--pairs", "2", "--min-time", "0.6")
     assert ratio["verdict"] in ("same", "undecided"), ratio

@@ -151,6 +151,7 @@ def test_results_are_aligned_and_free_their_memory() -> None:
         y = tw.relu(np.ones(n, np.float32))
         if n >= 1000 << 4:
             assert y.ctypes.data % 64 == 0
+    del y
     gc.collect()
     live = _core.pool_stats()[1]
     y = tw.relu(np.ones(1 << 20, np.float32))

@@ -99,18 +99,18 @@ View planes_like(const View& v, int rank, const int64_t* sizes) {
 }
 
 Status resolve_pooling(int rank, const int64_t* sizes, Attr& kernel, Attr& stride, Attr& padding, Attr* dilation,
-                       bool ceil_mode, int64_t* out) {
+                       bool ceil_mode, int64_t* out, const char* blame) {
     constexpr int64_t ones[3] = {1, 1, 1};
     for (int d = 0; d < rank; ++d)
         if (sizes[d] < 1)
-            return fail(Status::shape, "x", "x has no elements along spatial axis %d; want at least one", d);
+            return fail(Status::shape, blame, "%s has no elements along spatial axis %d; want at least one", blame, d);
     TW_TRY(resolve_integers(kernel, "kernel", rank, 1));
     if (stride.is_none) stride = kernel;
     TW_TRY(resolve_integers(stride, "stride", rank, 1));
     if (dilation) TW_TRY(resolve_integers(*dilation, "dilation", rank, 1));
     const int64_t* const step = dilation ? dilation->list : ones;
     const AttrText given_padding = padding.choice ? AttrText{} : attr_text(padding);
-    TW_TRY(resolve_window(sizes, kernel.list, stride.list, step, padding, rank, ceil_mode, out));
+    TW_TRY(resolve_window(sizes, kernel.list, stride.list, step, padding, rank, ceil_mode, out, blame));
     for (int d = 0; d < rank; ++d) {
         const PoolAxis a = {
             sizes[d], out[d], kernel.list[d], stride.list[d], step[d], padding.list[2 * d], padding.list[2 * d + 1],

@@ -18,6 +18,7 @@ namespace tw::TW_ISA {
 namespace {
 
 constexpr int64_t kTileElements = 1 << 16;
+constexpr int64_t kTileBytes = 256;
 constexpr int64_t kIgnored = -1;
 
 enum Attribute { kReduction, kSmoothing, kIgnoreIndex };
@@ -33,6 +34,8 @@ struct Problem {
 
     double at_label(int64_t label) const { return (1 - smooth) * (weight ? static_cast<double>(weight[label]) : 1.0); }
     double each() const { return smooth / static_cast<double>(classes); }
+    // What smoothing adds to the weight of a position; without it no weight but the label's counts, NaN or not.
+    double all() const { return smooth > 0 ? each() * weight_sum : 0; }
 };
 
 // ---- labels -------------------------------------------------------------------------------------------------------------
@@ -115,7 +118,7 @@ void gradient_of_row(const Problem<T>& p, T* dx, const T* x, int64_t label, doub
         return first_lanes<T>(e, Vec<T>{}, k);
     });
     const double hot = p.at_label(label);
-    const Vec<T> scale = splat<T>(static_cast<T>(g * (hot + p.each() * p.weight_sum) / total));
+    const Vec<T> scale = splat<T>(static_cast<T>(g * (hot + p.all()) / total));
     const Vec<T> even = splat<T>(static_cast<T>(g * p.each()));
     for (int64_t i = 0; i < p.classes; i += kLanes<T>) {
         const int64_t k = min_of(p.classes - i, kLanes<T>);
@@ -180,9 +183,7 @@ void gradient_of_tile(const Problem<T>& p, const Side<T>& dx, const Side<T>& x, 
         const double g = j < columns ? factor * static_cast<double>(dy[j * dy_stride]) : 0;
         counted[j] = label == kIgnored ? 0 : 1;
         scale[j] =
-            label == kIgnored
-                ? 0
-                : static_cast<T>(g * (p.at_label(label) + p.each() * p.weight_sum) / static_cast<double>(scale[j]));
+            label == kIgnored ? 0 : static_cast<T>(g * (p.at_label(label) + p.all()) / static_cast<double>(scale[j]));
         shift[j] = static_cast<T>(g * p.each());
     }
     put_rows(dx, n, columns, [&](int64_t r, int64_t j) __attribute__((always_inline)) {
@@ -200,7 +201,8 @@ void gradient_of_tile(const Problem<T>& p, const Side<T>& dx, const Side<T>& x, 
 
 template <class T>
 int64_t tile_width(const Problem<T>& p) {
-    return max_of(min_of(512, kTileElements / p.classes) / kLanes<T> * kLanes<T>, 64 / static_cast<int64_t>(sizeof(T)));
+    return max_of(min_of(512, kTileElements / p.classes) / kLanes<T> * kLanes<T>,
+                  kTileBytes / static_cast<int64_t>(sizeof(T)));
 }
 
 template <class T>

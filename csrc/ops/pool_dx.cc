@@ -226,7 +226,8 @@ Status infer_mean_dx(Call& c, Inferred& r) {
     const int rank = dy.ndim - 2;
     int64_t out[3];
     TW_TRY(resolve_integers(a[kShape], "shape", rank, 1));
-    TW_TRY(resolve_pooling(rank, a[kShape].list, a[kKernel], a[kStride], a[kPadding], nullptr, a[kCeil].i != 0, out));
+    TW_TRY(resolve_pooling(rank, a[kShape].list, a[kKernel], a[kStride], a[kPadding], nullptr, a[kCeil].i != 0, out,
+                           "shape"));
     const View y = planes_like(dy, rank, out);
     TW_TRY(want_shape(dy, "dy", y.ndim, y.shape));
     r.n_out = 1;

@@ -17,7 +17,7 @@ namespace tw::TW_ISA {
 namespace {
 
 constexpr int64_t kTileElements = 1 << 16;  // of a tile of columns, so that it stays in L2
-constexpr int64_t kLineBytes = 64;
+constexpr int64_t kTileBytes = 256;  // of its rows at least: memory is read in longer pieces than one line
 
 // ---- kernels: row(y, in, n) on contiguous rows, tile(y, in, n, columns, scratch) on columns -------------------------------
 
@@ -177,7 +177,7 @@ bool run_columns(const Lines& lines) {
     constexpr int64_t lanes = kLanes<T>;
     const int64_t n = lines.n;
     const int64_t fitting = min_of(512, kTileElements / Kernel::kInputs / n) / lanes * lanes;
-    const int64_t widest = max_of(fitting, kLineBytes / static_cast<int64_t>(sizeof(T)));
+    const int64_t widest = max_of(fitting, kTileBytes / static_cast<int64_t>(sizeof(T)));
     bool enough = true;
     note_kernel("columns");
     for_each_row(lines.walk, widest, [&](char* const* at, int64_t count) {
