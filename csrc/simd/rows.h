@@ -34,6 +34,7 @@ TW_INLINE void put(T* p, int64_t stride, int64_t i, int64_t n, Vec<T> v) {
 
 template <class T>
 static void copy_row(T* to, int64_t to_stride, const T* from, int64_t from_stride, int64_t n) {
+    if (n <= 0) return;  // an empty axis may have no element to repeat
     if (to_stride == 1 && from_stride == 1) {
         __builtin_memcpy(to, from, static_cast<size_t>(n) * sizeof(T));
     } else if (to_stride == 1 && from_stride == 0) {
