@@ -189,6 +189,16 @@ def backward(target: Op[..., Any], *, of: Iterable[str]) -> Callable[[Rule], Rul
     return keep
 
 
+def dtypes(target: Op[..., Any], *names: str) -> None:
+    """Declares the element types that ``fill`` takes in turn when an op is checked: float32 and float64 by default."""
+    target.rules["dtypes"] = names
+
+
+def dtypes_of(target: Op[..., Any]) -> tuple[str, ...]:
+    """The element types that an op is checked in."""
+    return tuple(target.rules.get("dtypes", ("float32", "float64")))
+
+
 def tolerance(target: Op[..., Any], *, ulp: float) -> None:
     """Declares that a nonlinear op is within ``ulp`` units of the last place of its largest term."""
     target.rules["ulp"] = ulp

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tilework import _core
+from tilework.dtypes import is_floating, rounded
 
 if TYPE_CHECKING:
     from tilework.registry import Op
@@ -16,7 +17,7 @@ def widen(value: Any) -> Any:
     """Floating operands as float64; integers and None as they are; lists element by element."""
     if isinstance(value, (list, tuple)):
         return [widen(v) for v in value]
-    if value is None or np.asarray(value).dtype.kind in "iub":
+    if value is None or not is_floating(np.asarray(value).dtype):
         return value
     return np.asarray(value).astype(np.float64)
 
@@ -24,8 +25,8 @@ def widen(value: Any) -> Any:
 def run(op: Op[..., Any], operands: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
     """The result of ``op`` by its reference rule, in the dtypes its shape rule gives."""
     results, dtypes = run_wide(op, operands, attrs)
-    rounded = tuple(np.asarray(r).astype(d) for r, d in zip(results, dtypes, strict=True))
-    return rounded if len(rounded) > 1 else rounded[0]
+    narrowed = tuple(rounded(r, d) for r, d in zip(results, dtypes, strict=True))
+    return narrowed if len(narrowed) > 1 else narrowed[0]
 
 
 def run_wide(op: Op[..., Any], operands: tuple[Any, ...], attrs: dict[str, Any]) -> tuple[tuple[Any, ...], list[Any]]:

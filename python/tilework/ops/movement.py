@@ -12,6 +12,7 @@ import numpy as np
 from tilework import dispatch, ops
 from tilework.arrays import Array, Ints, Padding, Pairs, Sizes, Wanted
 from tilework.backends.opencl_queue import GROUP_SIZE, Queue, Strided, bits_of, strides_of
+from tilework.dtypes import is_floating, rounded
 from tilework.errors import AttrError, AttrTypeError, DTypeError, ShapeError
 from tilework.registry import (
     ErrorCase,
@@ -180,27 +181,14 @@ def cast(x: Array, *, dtype: npt.DTypeLike, out: Array | None = None) -> Array:
     ...
 
 
-def _to_bfloat16(x: Any) -> Any:
-    """x rounded once to 8 bits of mantissa: ml_dtypes rounds float64 twice."""
-    _, exponent = np.frexp(x)
-    unit = np.ldexp(1.0, np.maximum(exponent - 8, -133))
-    rounded = np.where(np.isfinite(x), np.rint(x / unit) * unit, x)
-    return np.where(np.abs(rounded) >= 2.0**128, np.copysign(np.inf, x), rounded)
-
-
 def _is_integer(dtype: np.dtype[Any]) -> bool:
     return dtype.kind in "iu"
-
-
-def is_float(dtype: np.dtype[Any]) -> bool:
-    """Whether gradients flow through elements of this type."""
-    return dtype.kind == "f" or dtype.name == "bfloat16"
 
 
 @reference(cast)
 def _(x: Any, *, dtype: np.dtype[Any]) -> Any:
     if dtype.name == "bfloat16":
-        return _to_bfloat16(np.asarray(x, np.float64))
+        return rounded(x, dtype)
     if not _is_integer(dtype):
         return x.astype(dtype)
     low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
@@ -213,7 +201,7 @@ def _(x: Any, *, dtype: np.dtype[Any]) -> Any:
 
 @backward(cast, of=("x",))
 def _(dy: Array, x: Array, *, saved: None, wanted: Wanted, dtype: np.dtype[Any]) -> Array | None:
-    return cast(dy, dtype=x.dtype) if is_float(dtype) and is_float(x.dtype) else None
+    return cast(dy, dtype=x.dtype) if is_floating(dtype) and is_floating(x.dtype) else None
 
 
 @samples(cast)

@@ -4,7 +4,7 @@ A check takes a :class:`Case` (one sample of one op in one dtype), or an op and 
 that names the worst element, both values and their distance in ULP; :func:`run_check` adds the line that repeats it::
 
     python -m tilework.testing reference conv 5 float32     # one sample
-    python -m tilework.testing strides conv                 # all of them, in both dtypes
+    python -m tilework.testing strides conv                 # all of them, in every dtype of the op
 
 A new op is checked by all of them unasked, and so is the op of a plug-in: ``run_check(name, op, dtype)`` for every
 name in :data:`CHECKS` that :func:`applies`.
@@ -40,11 +40,8 @@ CHECKS = (*SAMPLE_CHECKS, *OP_CHECKS)
 # Checks under which a wrong op may end or hang the process: run them in one of their own.
 RISKY = ("guard_pages", "hostile", "hostile_gradients", "opencl")
 
-DTYPES = ("float32", "float64")
-
 __all__ = [
     "CHECKS",
-    "DTYPES",
     "RISKY",
     "Case",
     "Fill",

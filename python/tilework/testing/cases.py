@@ -14,6 +14,7 @@ import numpy.typing as npt
 from tilework import _core
 from tilework.backends.reference import run_wide, widen
 from tilework.dispatch import bind_operands
+from tilework.dtypes import is_floating
 from tilework.registry import Op, Sample, ops, resolve
 from tilework.testing.fill import Fill
 
@@ -74,8 +75,8 @@ def arrays_in(value: Any) -> list[Array]:
 
 
 def all_float(value: Any) -> bool:
-    """Whether a structure holds arrays, all of them float32 or float64."""
-    return bool(arrays_in(value)) and all(a.dtype.kind == "f" for a in arrays_in(value))
+    """Whether a structure holds arrays, all of them floating."""
+    return bool(arrays_in(value)) and all(is_floating(a.dtype) for a in arrays_in(value))
 
 
 # ------------------------------------------------------------------------------------------------------ calling

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tilework.backends.reference import widen
+from tilework.dtypes import finfo, is_floating, is_narrow, rounded
 from tilework.registry import resolve
 from tilework.testing.cases import AnyOp, Array, Attrs, arrays_in, expected, mapped
 
@@ -18,6 +19,9 @@ BOUND = 2.0
 # A gradient is a chain of a few ops: this many eps sqrt(K), relative to its largest element.
 GRADIENT_BOUND = 16.0
 
+# In 16 bits each op of that chain also rounds what it hands on: this many eps of the largest element.
+NARROW_GRADIENT_BOUND = 4.0
+
 # An activation's slope is at most 1.13, and its own rounding at most 4 ULP.
 _ACTIVATION_SLOPE, _ACTIVATION_ULP = 1.13, 4.0
 
@@ -25,7 +29,7 @@ _ACTIVATION_SLOPE, _ACTIVATION_ULP = 1.13, 4.0
 def spacing(value: Array, dtype: Any) -> Array:
     """The distance from |value| to the next number of ``dtype``."""
     with np.errstate(all="ignore"):
-        finite = np.minimum(np.abs(np.asarray(value, np.float64)), float(np.finfo(dtype).max))
+        finite = np.minimum(np.abs(np.asarray(value, np.float64)), float(finfo(dtype).max))
         return np.asarray(np.spacing(finite.astype(dtype)), np.float64)
 
 
@@ -38,20 +42,23 @@ def bounds(op: AnyOp, args: Sequence[Any], attrs: Attrs, wide: Sequence[Array], 
         terms = _largest_terms(op, args, resolved, len(wide))
         allowed = []
         for result, term, dtype in zip(wide, terms, dtypes, strict=True):
-            if np.dtype(dtype).kind != "f" or (not linear and ulp == 0.5):
+            if not is_floating(dtype) or (not linear and ulp == 0.5):
                 allowed.append(np.zeros(result.shape))
                 continue
             # A float64 result is judged by a float64 reference, whose own error counts too.
             judge = 2.0 if dtype == np.float64 else 1.0
+            accumulate = np.dtype(np.float32) if is_narrow(dtype) else dtype
             if linear:
                 k = max(1, op.rules["depth"](*args, **resolved))
-                bound = BOUND * judge * float(np.finfo(dtype).eps) * math.sqrt(k) * np.broadcast_to(term, result.shape)
+                eps = float(finfo(accumulate).eps)
+                bound = BOUND * judge * eps * math.sqrt(k) * np.broadcast_to(term, result.shape)
                 last = _ACTIVATION_ULP * judge if resolved.get("activation") else 0.5
                 slope = _ACTIVATION_SLOPE if resolved.get("activation") else 1.0
-                allowed.append(slope * bound + last * spacing(result, dtype))
+                bound = slope * bound + last * spacing(result, accumulate)
             else:
                 top = np.fmax(np.abs(result), np.broadcast_to(0.0 if term is None else term, result.shape))
-                allowed.append((judge * ulp + 2 * (judge - 1)) * spacing(top, dtype))
+                bound = (judge * ulp + 2 * (judge - 1)) * spacing(top, accumulate)
+            allowed.append(bound + 0.5 * spacing(np.abs(result) + bound, dtype) if is_narrow(dtype) else bound)
         return allowed
 
 
@@ -59,7 +66,7 @@ def _largest_terms(op: AnyOp, args: Sequence[Any], resolved: Attrs, count: int) 
     """Per result, the size of what was summed: sum|a||b| of a linear op, its ``scale`` of another, or None."""
     operands = tuple(widen(a) for a in args)
     if "depth" in op.rules:
-        absolute = mapped(lambda a: np.abs(a) if a.dtype.kind == "f" else a, operands)
+        absolute = mapped(lambda a: np.abs(a) if is_floating(a.dtype) else a, operands)
         without = {"activation": None} if "activation" in resolved else {}
         terms = op.rules["reference"](*absolute, **(resolved | without))
     else:
@@ -74,8 +81,8 @@ def assert_close(got: Array, wide: Array, bound: Any, dtype: Any, what: str = "t
     assert got.dtype == dtype, f"{what} has dtype {got.dtype}; want {dtype}"
     bound = np.broadcast_to(bound, wide.shape)
     with np.errstate(all="ignore"):
-        want = wide.astype(dtype)
-        if got.dtype.kind in "iub":
+        want = rounded(wide, dtype)
+        if not is_floating(got.dtype):
             good = got == want
             error = np.abs(got.astype(np.float64) - want.astype(np.float64))
         else:
@@ -87,7 +94,7 @@ def assert_close(got: Array, wide: Array, bound: Any, dtype: Any, what: str = "t
             return
         badness = np.where(good, -1.0, np.where(np.isnan(error), np.inf, error / np.maximum(bound, 1e-300)))
         worst = np.unravel_index(int(np.argmax(badness)), badness.shape)
-        ulps = f", {float(error[worst]) / spacing(want, dtype)[worst]:.3g} ULP apart" if got.dtype.kind == "f" else ""
+        ulps = f", {float(error[worst]) / spacing(want, dtype)[worst]:.3g} ULP apart" if is_floating(got.dtype) else ""
     raise AssertionError(
         f"{what}: {int(np.sum(~good))} of {got.size} elements are wrong; worst at {tuple(int(i) for i in worst)}: "
         f"got {got[worst]!r}, want {want[worst]!r}{ulps}, allowed {bound[worst]:.3g}"
@@ -117,5 +124,8 @@ def assert_same_bits(got: Any, want: Any, what: str) -> None:
 def assert_near_gradient(got: Array, want: Array, terms: int, what: str) -> None:
     """Asserts that a gradient is near one that was computed another way; ``terms`` bounds the length of its sums."""
     top = max(float(np.max(np.abs(want), initial=0.0)), 1e-3)
-    allowed = GRADIENT_BOUND * float(np.finfo(got.dtype).eps) * math.sqrt(max(terms, 1)) * top
+    accumulate = np.dtype(np.float32) if is_narrow(got.dtype) else got.dtype
+    allowed = GRADIENT_BOUND * float(finfo(accumulate).eps) * math.sqrt(max(terms, 1)) * top
+    if is_narrow(got.dtype):
+        allowed += NARROW_GRADIENT_BOUND * float(finfo(got.dtype).eps) * top
     assert_close(got, want.astype(np.float64), allowed, got.dtype, what)

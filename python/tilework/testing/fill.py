@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tilework.dtypes import named
 from tilework.registry import Op, Workload
 
 Array = npt.NDArray[Any]
@@ -20,16 +21,22 @@ class Fill:
     linear op must hit its reference to the last bit.
     """
 
-    def __init__(self, dtype: npt.DTypeLike = np.float32, seed: int = 0, *, exact: bool = False) -> None:
-        self.dtype = np.dtype(dtype)
+    def __init__(self, dtype: Any = np.float32, seed: int = 0, *, exact: bool = False) -> None:
+        self.dtype = named(dtype) if isinstance(dtype, str) else np.dtype(dtype)
         self.exact = exact
         self._random = np.random.default_rng(seed)
 
     def __call__(self, *shape: int) -> Array:
-        """Normal values; integers of -4 to 4 if exact."""
+        """Normal values, of an integer type all of its values; integers of -4 to 4 (0 to 4) if exact."""
+        if self.dtype.kind in "iu":
+            low, high = (0 if self.dtype.kind == "u" else -4, 4) if self.exact else self._range()
+            return np.asarray(self._random.integers(low, high, shape, self.dtype, endpoint=True))
         if self.exact:
             return np.asarray(self._random.integers(-4, 5, shape)).astype(self.dtype)
         return np.asarray(self._random.standard_normal(shape)).astype(self.dtype)
+
+    def _range(self) -> tuple[int, int]:
+        return int(np.iinfo(self.dtype).min), int(np.iinfo(self.dtype).max)
 
     def positive(self, *shape: int) -> Array:
         """Values of at least 0.1; integers of 1 to 4 if exact."""

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from tilework import _core
+from tilework.dtypes import is_floating
 from tilework.errors import AllocationError, Error
 from tilework.registry import Sample
 from tilework.testing.cases import (
@@ -298,7 +299,10 @@ def _flat(args: Sequence[Any]) -> list[Any]:
 
 def _is_plain(value: Any) -> bool:
     """Whether the reference can read an operand."""
-    return not isinstance(value, Borrowed) and np.asarray(value).dtype.kind in "fiub"
+    if isinstance(value, Borrowed):
+        return False
+    dtype = np.asarray(value).dtype
+    return dtype.kind in "iub" or is_floating(dtype)
 
 
 def _undefined(op: AnyOp, args: Sequence[Any], attrs: Attrs, got: Any, what: str) -> list[str]:
