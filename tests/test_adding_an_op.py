@@ -41,10 +41,8 @@ def follow_the_page(tree: Path) -> None:
         (tree / file).write_text(block_after(f": `{file}`\n"))
     table = tree / "csrc/ops/ops.def"
     table.write_text(table.read_text() + block_after("At the end of `csrc/ops/ops.def`"))
-    listing = tree / "python/tilework/ops/__init__.py"
-    line = block_after("In `python/tilework/ops/__init__.py`")
-    text = listing.read_text().replace("\n__all__ = [\n", f'{line}\n__all__ = [\n    "softsign",\n')
-    listing.write_text(text)
+    listing = tree / "python/tilework/ops/__init__.pyi"
+    listing.write_text(listing.read_text() + block_after("At the end of `python/tilework/ops/__init__.pyi`"))
 
 
 def _run(*command: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:

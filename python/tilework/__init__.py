@@ -1,6 +1,8 @@
 """Compute kernels for n-dimensional layers, forward and backward: C++ SIMD and OpenCL behind the same numpy calls."""
 
-from tilework import _core as _core
+from typing import TYPE_CHECKING, Any
+
+from tilework import _core as _core, ops as _ops
 from tilework.devices import devices, synchronize, to_device, to_host
 from tilework.errors import (
     AllocationError,
@@ -13,8 +15,6 @@ from tilework.errors import (
     ShapeError,
     UnsupportedError,
 )
-from tilework.ops import *  # noqa: F403
-from tilework.ops import __all__ as _ops
 from tilework.settings import (
     Ran,
     from_dlpack,
@@ -29,10 +29,23 @@ from tilework.settings import (
     trim,
 )
 
+if TYPE_CHECKING:
+    from tilework.ops import *  # noqa: F403
+else:
+
+    def __getattr__(name: str) -> Any:
+        if name not in _ops.FAMILIES:
+            raise AttributeError(f"module 'tilework' has no attribute {name!r}")
+        return globals().setdefault(name, getattr(_ops, name))
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})
+
+
 __version__ = "0.1.0"
 
 __all__ = [
-    *_ops,
+    *_ops.FAMILIES,
     "AllocationError",
     "AttrError",
     "AttrTypeError",

@@ -209,8 +209,7 @@ def largest_difference(one: Run, other: Run) -> float:
 def train_on(kind: str, place: str, digits: Digits, options: argparse.Namespace, console: Console) -> Run:
     """One training run with a live bar on a terminal, and a line about it that stays."""
     from rich.markup import escape
-    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
-    from rich.progress import Progress as Bar
+    from rich.progress import BarColumn, Progress as Bar, TextColumn, TimeElapsedColumn
 
     def move(a: Array) -> Array:
         return tw.to_device(a) if kind == "OpenCL" else a.copy()

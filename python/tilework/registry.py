@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast
 
+import tilework.ops
 from tilework import _core, dispatch
 from tilework.dispatch import bind_operands, borrow_operand
 from tilework.errors import AttrTypeError, DTypeError, ShapeError, UnsupportedError
@@ -73,14 +74,15 @@ def sample(*args: Any, **attrs: Any) -> Sample:
 
 def find(name: str) -> Op[..., Any]:
     """The op called ``name``; a pickled op is restored by it."""
-    return ops()[name]
+    if name not in _ops:
+        getattr(tilework.ops, name, None)  # registers its family
+    return _ops[name]
 
 
 def ops() -> dict[str, Op[..., Any]]:
-    """Every registered op by name, in order of registration."""
-    import tilework.ops  # noqa: F401  (registers them)
-
-    return dict(_ops)
+    """Every op by name, in the order of the table of contents; then those of plug-ins."""
+    listed = {name: getattr(tilework.ops, name) for name in tilework.ops.FAMILIES}
+    return listed | _ops
 
 
 # ---------------------------------------------------------------------------------------------- declaring an op

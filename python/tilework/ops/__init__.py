@@ -1,73 +1,41 @@
-"""Every op by name. Importing this module registers them."""
+"""Every op by name. A family is imported, and its ops registered, when the first of them is used.
 
-from tilework.ops.conv import conv, conv_dw, conv_dx
-from tilework.ops.elementwise import (
-    add,
-    div,
-    erf,
-    exp,
-    gelu,
-    gelu_dx,
-    log,
-    mul,
-    relu,
-    relu_dx,
-    sigmoid,
-    sigmoid_dx,
-    sub,
-    tanh,
-    tanh_dx,
-)
-from tilework.ops.loss import softmax_cross_entropy, softmax_cross_entropy_dx
-from tilework.ops.matmul import linear, matmul
-from tilework.ops.movement import cast, concat, crop, expand, pad, reshape, transpose
-from tilework.ops.optimizer import adam_step, sgd_step
-from tilework.ops.pool import avg_pool, avg_pool_dx, max_pool, max_pool_dx
-from tilework.ops.reduce import reduce_max, reduce_max_dx, reduce_mean, reduce_sum
-from tilework.ops.softmax import log_softmax, log_softmax_dx, softmax, softmax_dx
+Importing all of them would take longer than importing numpy. The table of contents is __init__.pyi, which type checkers
+read too.
+"""
 
-__all__ = [
-    "adam_step",
-    "add",
-    "avg_pool",
-    "avg_pool_dx",
-    "cast",
-    "concat",
-    "conv",
-    "conv_dw",
-    "conv_dx",
-    "crop",
-    "div",
-    "erf",
-    "exp",
-    "expand",
-    "gelu",
-    "gelu_dx",
-    "linear",
-    "log",
-    "log_softmax",
-    "log_softmax_dx",
-    "matmul",
-    "max_pool",
-    "max_pool_dx",
-    "mul",
-    "pad",
-    "reduce_max",
-    "reduce_max_dx",
-    "reduce_mean",
-    "reduce_sum",
-    "relu",
-    "relu_dx",
-    "reshape",
-    "sgd_step",
-    "sigmoid",
-    "sigmoid_dx",
-    "softmax",
-    "softmax_cross_entropy",
-    "softmax_cross_entropy_dx",
-    "softmax_dx",
-    "sub",
-    "tanh",
-    "tanh_dx",
-    "transpose",
-]
+import importlib
+import re
+import sys
+from types import ModuleType
+from typing import Any
+
+with open(__file__ + "i") as _listing:  # noqa: PTH123  (pathlib takes longer to import than all of this package)
+    FAMILIES = {
+        name: family
+        for family, names in re.findall(r"^from (\S+) import ([^(]+?$|\([^)]+\))", _listing.read(), re.MULTILINE)
+        for name in re.findall(r"(\w+) as ", names)
+    }
+
+__all__ = list(FAMILIES)
+
+
+class _Ops(ModuleType):
+    """This module: it loads a family at first use, and gives a family and an op of one name to the op."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in FAMILIES:
+            raise AttributeError(f"module 'tilework.ops' has no attribute {name!r}")
+        found = getattr(importlib.import_module(FAMILIES[name]), name)
+        setattr(self, name, found)
+        return found
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        is_family = isinstance(value, ModuleType) and name in FAMILIES
+        super().__setattr__(name, getattr(value, name) if is_family else value)
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *FAMILIES]
+
+
+sys.modules[__name__].__class__ = _Ops

@@ -1,0 +1,65 @@
+# The table of contents: every op by name and family. Adding an op is one line here; __init__.py reads this file.
+
+FAMILIES: dict[str, str]  # op: the module it is in
+
+from tilework.ops.conv import (
+    conv as conv,
+    conv_dw as conv_dw,
+    conv_dx as conv_dx,
+)
+from tilework.ops.elementwise import (
+    add as add,
+    div as div,
+    erf as erf,
+    exp as exp,
+    gelu as gelu,
+    gelu_dx as gelu_dx,
+    log as log,
+    mul as mul,
+    relu as relu,
+    relu_dx as relu_dx,
+    sigmoid as sigmoid,
+    sigmoid_dx as sigmoid_dx,
+    sub as sub,
+    tanh as tanh,
+    tanh_dx as tanh_dx,
+)
+from tilework.ops.loss import (
+    softmax_cross_entropy as softmax_cross_entropy,
+    softmax_cross_entropy_dx as softmax_cross_entropy_dx,
+)
+from tilework.ops.matmul import (
+    linear as linear,
+    matmul as matmul,
+)
+from tilework.ops.movement import (
+    cast as cast,
+    concat as concat,
+    crop as crop,
+    expand as expand,
+    pad as pad,
+    reshape as reshape,
+    transpose as transpose,
+)
+from tilework.ops.optimizer import (
+    adam_step as adam_step,
+    sgd_step as sgd_step,
+)
+from tilework.ops.pool import (
+    avg_pool as avg_pool,
+    avg_pool_dx as avg_pool_dx,
+    max_pool as max_pool,
+    max_pool_dx as max_pool_dx,
+)
+from tilework.ops.reduce import (
+    reduce_max as reduce_max,
+    reduce_max_dx as reduce_max_dx,
+    reduce_mean as reduce_mean,
+    reduce_sum as reduce_sum,
+)
+from tilework.ops.softmax import (
+    log_softmax as log_softmax,
+    log_softmax_dx as log_softmax_dx,
+    softmax as softmax,
+    softmax_dx as softmax_dx,
+)
