@@ -5,7 +5,9 @@
 namespace tw {
 
 // One line per tier, worst first; a tier is named by capability.
-#if defined(__x86_64__)
+#if defined(__x86_64__) && defined(TW_WITHOUT_AVX512)
+#define TW_TIERS(X) X(base) X(avx2)
+#elif defined(__x86_64__)
 #define TW_TIERS(X) X(base) X(avx2) X(avx512) X(avx512vnni)
 #else
 #define TW_TIERS(X) X(base)
