@@ -172,6 +172,7 @@ reference = _registrar("reference")  # (*operands, **attrs) in numpy float64
 forward = _registrar("forward")  # (*operands, **attrs) -> (result, saved)
 opencl = _registrar("opencl")  # (queue, *operands, *results, **attrs): enqueue
 flops = _registrar("flops")  # (*shapes, **attrs) -> float
+bytes_moved = _registrar("bytes")  # (*shapes, **attrs) -> (read, written), where not all of every operand counts once
 depth = _registrar("depth")  # (*operands, **attrs) -> K of a linear op's sums: gives its bound
 samples = _registrar("samples")  # (fill) -> iterable of Sample
 errors = _registrar("errors")  # (fill) -> iterable of ErrorCase

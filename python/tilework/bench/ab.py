@@ -17,8 +17,6 @@ from tilework.bench.protocol import WorkerLostError
 from tilework.bench.remote import Remote, installation
 from tilework.bench.run import Options
 
-_COLUMNS = ("op", "problem", "thr", "old", "new", "old / new", "verdict")
-
 
 def run(options: Options, old: str, new: str, pairs: int, told: Callable[[str, Any], None]) -> dict[str, Any]:
     """Rows whose contestant ``tilework`` is the new installation, and ``old`` the other."""
@@ -33,17 +31,19 @@ def run(options: Options, old: str, new: str, pairs: int, told: Callable[[str, A
         "peers": {"old": {"version": old}},
         "settings": {"pairs": pairs, "plan": asdict(options.plan)},
         "peaks": [],
+        "device_peaks": {},
         "rows": [],
     }
     plan = replace(
         options.plan,
         budget=options.plan.budget / pairs,
-        clean=-(-options.plan.clean // pairs),
+        most=-(-options.plan.most // pairs),
         least=-(-options.plan.least // pairs),
     )
     rows: dict[tuple[str, int], dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as scratch:
         where = {"old": installation(old, scratch), "tilework": installation(new, scratch)}
+        told("rows", len(options.threads) * pairs * len(options.problems))
         try:
             for threads in options.threads:
                 for number in range(pairs):
@@ -76,7 +76,7 @@ def _pair(
             _demand(workers[side], side, "threads", count=threads)
         document["build"] = machine.build(workers["tilework"].facts)
         for problem in options.problems:
-            told("begin", problem)
+            told("begin", (problem, threads, "cpu", number))
             row = rows.setdefault((problem.text, threads), _empty(problem, threads))
             if row["status"] == "ok":
                 _measure(row, workers, problem, plan, number, str(Path(scratch) / "answers.npz"), threads)
@@ -105,6 +105,7 @@ def _empty(problem: Problem, threads: int) -> dict[str, Any]:
         "device": "cpu",
         "status": "ok",
         "message": "",
+        "sweeps": 1,
         "ratios": {},
         "bound": None,
         "flops": problem.facts.flops,
@@ -132,7 +133,7 @@ def _measure(
     askers: dict[str, measure.Asker] = {
         side: partial(worker.ask, "block", name="tilework") for side, worker in workers.items()
     }
-    samples, lost = measure.interleave(askers, plan, 0.001 if threads == 1 else 0.012, seed=number)
+    samples, lost = measure.interleave(askers, plan, 0.0 if threads == 1 else 0.012, seed=number)
     if lost:
         side, why = next(iter(lost.items()))
         row.update(status="error", message=f"{side}: {why}")
@@ -155,7 +156,7 @@ def show(document: dict[str, Any], fail_over: float | None) -> int:
     for row in document["rows"]:
         ratio = row["ratios"].get("old", {"verdict": row["status"] if row["status"] != "ok" else "not timed"})
         joined.append({"row": row, "old": {"contestants": {"tilework": row["contestants"]["old"]}}, **ratio})
-    table.show(_COLUMNS, map(compare.cells, joined))
+    table.show(compare.COLUMNS, map(compare.cells, joined))
     means = [j["ratio"] for j in joined if "ratio" in j]
     if means:
         print(f"geometric mean of old / new: {measure.geometric_mean(means):.3f} over {len(means)} rows")

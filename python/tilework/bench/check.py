@@ -11,8 +11,10 @@ import numpy as np
 from tilework import registry, testing
 from tilework.backends import reference
 from tilework.bench.problems import Problem
+from tilework.dtypes import finfo, is_floating, named
 
 _PEER_TOLERANCE = 1e-3  # relative to element plus root mean square: peers may sum in another order, or less exactly
+_PEER_ROUNDINGS = 4  # of a 16-bit type, which a peer may round to between its steps
 _GRADIENT_TOLERANCE = 2e-4  # of the norm of the terms of the directional derivative
 _STEP = 2.0**-27
 
@@ -37,8 +39,14 @@ def mismatch(got: list[Any], want: tuple[list[Any], list[Any], list[Any]]) -> st
     return ""
 
 
-def peer_mismatch(got: list[Any], want: list[Any]) -> str:
+def _eps(dtype: str) -> float:
+    kind = named(dtype)
+    return float(finfo(kind).eps) if is_floating(kind) else 0.0
+
+
+def peer_mismatch(got: list[Any], want: list[Any], dtype: str = "float32") -> str:
     """Whether a peer computed the same thing at all; ``want`` is what :func:`load` returned."""
+    tolerance = max(_PEER_TOLERANCE, _PEER_ROUNDINGS * _eps(dtype))
     if len(got) < len(want):
         return f"{len(got)} results; want {len(want)}"
     for g, w in zip(got, want, strict=False):
@@ -47,9 +55,9 @@ def peer_mismatch(got: list[Any], want: list[Any]) -> str:
         error = np.abs(g.astype(np.float64).reshape(w.shape) - w)
         finite = np.where(np.isfinite(w), w, 0.0)
         scale = math.sqrt(float(np.mean(np.square(finite)))) if w.size else 0.0
-        wrong = np.isfinite(w) & ~(error <= _PEER_TOLERANCE * (np.abs(finite) + scale))
+        wrong = np.isfinite(w) & ~(error <= tolerance * (np.abs(finite) + scale))
         if wrong.any():
-            return f"{np.count_nonzero(wrong)} of {w.size} elements differ by more than {_PEER_TOLERANCE}"
+            return f"{np.count_nonzero(wrong)} of {w.size} elements differ by more than {tolerance:.2g}"
     return ""
 
 
@@ -78,7 +86,8 @@ def gradient_mismatch(problem: Problem, operands: tuple[Any, ...], dy: Any, grad
         results = [rule(*(side[n] for n in problem.target.operands), **attrs) for side in (ahead, behind)]
     firsts = [r[0] if isinstance(r, tuple) else r for r in results]
     numeric = float(np.sum(np.asarray(dy, np.float64) * (firsts[0] - firsts[1]))) / (2 * _STEP)
-    if abs(numeric - analytic) <= _GRADIENT_TOLERANCE * math.sqrt(square) + 1e-12:
+    tolerance = max(_GRADIENT_TOLERANCE, _eps(problem.dtype))
+    if abs(numeric - analytic) <= tolerance * math.sqrt(square) + 1e-12:
         return ""
     return f"gradient along a random direction is {analytic:.9g}; want {numeric:.9g}"
 

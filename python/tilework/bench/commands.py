@@ -5,19 +5,26 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tilework.bench import machine, measure, peers, problems, results, table
+from tilework.bench import choose, machine, measure, peers, problems, results, table
+from tilework.bench.crew import available_peers
 from tilework.bench.measure import Plan
 from tilework.bench.problems import BenchError
-from tilework.bench.run import Options, available_peers, load_modules, run
+from tilework.bench.progress import Progress
+from tilework.bench.run import Options, load_modules, run, settings
 from tilework.errors import Error
 
 _DEFAULT_PEERS = "numpy,scipy,torch,onnxruntime"
-_BUSY = 0.5
+_MINUTES, _QUICK_MINUTES = 13.0, 0.7
+_SWEEPS = 2
+_AUTOSAVE = 30.0  # seconds
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,7 +62,9 @@ def _parser() -> argparse.ArgumentParser:
     running = command("run", _run, "Checks, then measures problems beside peers and peaks.")
     _choice(running)
     _timing(running)
-    running.add_argument("--device", default="cpu", help="cpu, opencl, or an OpenCL device by name (default cpu)")
+    running.add_argument(
+        "--device", default="cpu", metavar="A,B", help="cpu, opencl, opencl:1, or OpenCL devices by name (default cpu)"
+    )
     running.add_argument(
         "--peers", default=_DEFAULT_PEERS, metavar="A,B", help=f"of {', '.join(peers.PEERS)}; all; none"
     )
@@ -63,7 +72,18 @@ def _parser() -> argparse.ArgumentParser:
     running.add_argument(
         "--cold", choices=("none", "weights", "all"), default="none", help="operands that calls find in memory only"
     )
-    running.add_argument("--quick", action="store_true", help="the smallest problem of each op, in less than a minute")
+    running.add_argument(
+        "--sweeps", type=_positive, default=None, metavar="N", help=f"times to go over all rows (default {_SWEEPS})"
+    )
+    running.add_argument(
+        "--minutes",
+        type=_minutes,
+        default=None,
+        metavar="M",
+        help=f"minutes for the whole run, about, which its rows share (default {_MINUTES:g}, without --min-time)",
+    )
+    running.add_argument("--quick", action="store_true", help="a few small problems of each family, in under a minute")
+    running.add_argument("--resume", action="store_true", help="go on with the run in FILE; rows it holds are kept")
     running.add_argument("--md", action="store_true", help="print the table as Markdown")
     _output(running)
 
@@ -94,7 +114,10 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("run")
     report.add_argument("old", nargs="?", help="an earlier run to compare with")
     report.add_argument("-o", "--output", metavar="FILE", help="HTML file to write")
-    report.add_argument("--markdown", metavar="FILE", help="Markdown file to write")
+    report.add_argument("--markdown", metavar="FILE", help="Markdown file to write, or to write again")
+    report.add_argument(
+        "--readme", metavar="FILE", help="file whose lines between the bench:begin and bench:end marks are replaced"
+    )
     report.add_argument("--force", action="store_true", help="replace the HTML file if it exists")
     return parser
 
@@ -151,8 +174,12 @@ def _seconds(text: str) -> float:
     except ValueError:
         value = -1.0
     if not 0 < value <= 600:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number of seconds up to 600")
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number above 0, up to 600")
     return value
+
+
+def _minutes(text: str) -> float:
+    return _seconds(text)
 
 
 def _percent(text: str) -> float:
@@ -178,7 +205,7 @@ def _selected(options: Any) -> list[problems.Problem]:
     sets = _sets(options.set) + list(options.problems)
     if getattr(options, "quick", False):
         sets.append("quick")
-    return problems.select(sets, _split(options.op), _split(options.dtype), _split(options.dir))
+    return choose.select(sets, _split(options.op), _split(options.dtype), _split(options.dir))
 
 
 def _threads(text: str) -> list[int]:
@@ -197,6 +224,10 @@ def _peers(text: str) -> list[str]:
     return [problems.known("peer", p, peers.PEERS) for p in text.split(",") if p]
 
 
+def _devices(text: str) -> list[str]:
+    return list(dict.fromkeys(_device(part) for part in text.split(",")))
+
+
 def _device(name: str) -> str:
     if name == "cpu":
         return name
@@ -213,10 +244,11 @@ def _device(name: str) -> str:
     return name
 
 
-def _plan(options: Any) -> Plan:
+def _plan(options: Any, sweeps: int = 1) -> Plan:
     quick = getattr(options, "quick", False)
-    budget = options.min_time or (0.25 if quick else 2.5)
-    return Plan(least=5 if quick else 7, clean=7 if quick else 15, budget=budget)
+    plan = Plan(least=5, budget=0.25) if quick else Plan()
+    budget = options.min_time or plan.budget
+    return Plan(least=-(-plan.least // sweeps), most=-(-plan.most // sweeps), budget=budget / sweeps)
 
 
 # ---------------------------------------------------------------------------------------------------- commands
@@ -225,7 +257,7 @@ def _plan(options: Any) -> Plan:
 def _list(options: Any) -> int:
     load_modules(options.load)
     if options.sets:
-        print("\n".join(problems.set_names(problems.every_workload())))
+        print("\n".join(choose.set_names(choose.every_workload())))
         return 0
     rows = []
     for p in _selected(options):
@@ -244,27 +276,88 @@ def _list(options: Any) -> int:
 
 
 def _run(options: Any) -> int:
+    if options.resume and not options.output:
+        raise BenchError("--resume goes on with the run in a file; want -o FILE")
     if options.output:
-        results.check_writable(options.output, force=options.force)
+        results.check_writable(
+            options.output, force=options.force or options.resume, instead="--force to replace it, --resume to go on"
+        )
     load_modules(options.load)
     wanted = _peers(options.peers)
     if options.mode == "performance":
         measure.statistics_library()
+    sweeps = options.sweeps or (1 if options.quick else _SWEEPS)
+    minutes = options.minutes
+    if minutes is None and options.min_time is None:
+        minutes = _QUICK_MINUTES if options.quick else _MINUTES
     made = Options(
         _selected(options),
         wanted,
         _threads(options.threads),
-        _device(options.device),
+        _devices(options.device),
         options.mode,
         options.cold,
-        _plan(options),
+        _plan(options, sweeps),
+        sweeps,
+        minutes,
         options.load,
         options.argv,
     )
+    before = _resumed(options, made)
     if not options.md:
         _announce(made)
-    document = run(made, _Progress(len(made.problems) * len(made.threads)))
+    progress = Progress()
+    with _terminable():
+        try:
+            document = run(made, _Keeper(options.output, progress), before)
+        finally:
+            progress.close()
     return _finish(options, document)
+
+
+def _resumed(options: Any, made: Options) -> dict[str, Any] | None:
+    """The run to go on with, if it is one of the same machine, build and settings."""
+    if not options.resume or not Path(options.output).exists():
+        return None
+    document = results.load(options.output)
+    if document["settings"] != settings(made):
+        raise BenchError(f"{options.output} was made with {document['settings']}; want {settings(made)}")
+    if document["machine"]["cpu"] != machine.cpu_name():
+        raise BenchError(f"{options.output} is from another machine, {document['machine']['cpu']}")
+    core = machine.core_digest()
+    if document["build"] and document["build"]["core"] != core:
+        raise BenchError(f"{options.output} is from another build, {document['build']['core']}; this one is {core}")
+    return document
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Being told to end is like Ctrl-C: what was measured is written."""
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class _Keeper:
+    """Writes the run now and then, so that nothing ends it without a trace."""
+
+    def __init__(self, path: str | None, told: Callable[[str, Any], None]) -> None:
+        self._path, self._told, self._saved = path, told, time.monotonic()
+        self._document: dict[str, Any] = {}
+
+    def __call__(self, what: str, value: Any) -> None:
+        self._told(what, value)
+        if what == "document":
+            self._document = value
+        elif what == "row" and self._path and time.monotonic() - self._saved > _AUTOSAVE:
+            results.save(self._path, {**self._document, "interrupted": True})
+            self._saved = time.monotonic()
 
 
 def _announce(options: Options) -> None:
@@ -272,30 +365,9 @@ def _announce(options: Options) -> None:
     for name in options.peers:
         reason = peers.why_absent(name)
         print(f"  {name} {peers.version(name)}" if not reason else f"  {name} absent: {reason}")
-    if machine.load_per_cpu() > _BUSY:
-        print(f"  the machine is busy: {machine.load_per_cpu():.1f} processes per CPU; intervals will be wide")
-
-
-class _Progress:
-    """What is being measured, on standard error."""
-
-    def __init__(self, total: int) -> None:
-        self._done, self._total = 0, total
-        self._live = sys.stderr.isatty()
-
-    def __call__(self, what: str, value: Any) -> None:
-        if what == "begin":
-            self._done += 1
-            self._say(f"[{self._done}/{self._total}] {value.text}"[: 110 if self._live else 400])
-        elif what == "peaks":
-            self._say(f"peaks on {value} threads")
-        elif what == "refused":
-            print(f"  {value[0]} takes no part: {value[1]}", file=sys.stderr)
-        if self._live and self._done == self._total and what == "row":
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-
-    def _say(self, text: str) -> None:
-        print(f"\r\x1b[K{text}" if self._live else text, end="" if self._live else "\n", file=sys.stderr, flush=True)
+    for warning in machine.warnings():
+        print(f"  {warning}")
+    sys.stdout.flush()
 
 
 def _finish(options: Any, document: dict[str, Any]) -> int:
@@ -337,9 +409,12 @@ def _ab(options: Any) -> int:
     made = Options(
         _selected(options), [], _threads(options.threads), plan=_plan(options), load=options.load, command=options.argv
     )
-    document = ab.run(
-        made, options.old, options.new, options.pairs, _Progress(len(made.problems) * options.pairs * len(made.threads))
-    )
+    progress = Progress()
+    with _terminable():
+        try:
+            document = ab.run(made, options.old, options.new, options.pairs, progress)
+        finally:
+            progress.close()
     code = ab.show(document, options.fail_over)
     if options.output:
         results.save(options.output, document)
@@ -355,9 +430,17 @@ def _roofline(options: Any) -> int:
         document = results.load(options.run)
     else:
         measure.statistics_library()
-        plan = Plan(least=5, clean=7, budget=0.25)
-        made = Options(problems.select(["quick"]), available_peers(["numpy", "torch"]), plan=plan, command=options.argv)
-        document = run(made, _Progress(len(made.problems)))
+        made = Options(
+            choose.select(["quick"]),
+            available_peers(["numpy", "torch"]),
+            plan=Plan(least=5, budget=0.25),
+            command=options.argv,
+        )
+        progress = Progress()
+        try:
+            document = run(made, progress)
+        finally:
+            progress.close()
     roofline.draw(document, options.output)
     return 0
 
@@ -365,8 +448,8 @@ def _roofline(options: Any) -> int:
 def _report(options: Any) -> int:
     from tilework.bench import report
 
-    if not options.output and not options.markdown:
-        raise BenchError("report writes nothing; want -o FILE.html or --markdown FILE.md")
+    if not (options.output or options.markdown or options.readme):
+        raise BenchError("report writes nothing; want -o FILE.html, --markdown FILE.md or --readme FILE.md")
     document = results.load(options.run)
     old = results.load(options.old) if options.old else None
     if options.output:
@@ -374,4 +457,6 @@ def _report(options: Any) -> int:
         report.write(options.output, report.html(document, old))
     if options.markdown:
         report.write(options.markdown, report.markdown(document, options.run))
+    if options.readme:
+        report.put_between_marks(options.readme, report.summary(document))
     return 0

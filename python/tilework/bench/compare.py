@@ -9,13 +9,13 @@ import numpy as np
 
 from tilework.bench import measure, results, table
 
-_COLUMNS = ("op", "problem", "thr", "old", "new", "old / new", "verdict")
+COLUMNS = ("op", "problem", "thr", "old", "new", "old / new", "verdict")
 
 
 def relative(row: dict[str, Any]) -> list[float]:
-    """Logarithms of the times of a row's clean rounds, in units of its bound where one was measured."""
+    """Logarithms of the times of a row's rounds, in units of its bound where one was measured."""
     unit = row["bound"]["seconds"] if row["bound"] else 1.0
-    return [math.log(s["seconds"] / unit) for s in measure.clean_of(results.samples(row, "tilework"))]
+    return [math.log(s["seconds"] / unit) for s in measure.rounds(results.samples(row, "tilework"))]
 
 
 def rows(old: dict[str, Any], new: dict[str, Any]) -> list[dict[str, Any]]:
@@ -68,7 +68,7 @@ def show(old: dict[str, Any], new: dict[str, Any], fail_over: float | None) -> i
         if old["machine"].get(key) != new["machine"].get(key):
             print(f"the machines differ in {key}: {old['machine'].get(key)} and {new['machine'].get(key)}")
     joined = rows(old, new)
-    table.show(_COLUMNS, map(cells, joined))
+    table.show(COLUMNS, map(cells, joined))
     families: dict[str, list[float]] = {}
     for j in joined:
         if "ratio" in j:

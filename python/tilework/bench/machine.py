@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import os
 import platform
 import subprocess
@@ -11,7 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from tilework import _core
 from tilework.bench import peers
+
+_BUSY = 0.5  # processes per CPU
 
 
 def _first_line(path: str) -> str:
@@ -39,12 +43,29 @@ def load_per_cpu() -> float:
     return os.getloadavg()[0] / len(os.sched_getaffinity(0))
 
 
+def warnings() -> list[str]:
+    """What will make times of this machine vary."""
+    found = []
+    if load_per_cpu() > _BUSY:
+        found.append(f"the machine is busy: {load_per_cpu():.1f} processes per CPU; intervals will be wide")
+    governor = _first_line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+    if governor not in ("", "performance"):
+        found.append(f"the CPU's frequency follows its load (governor {governor}); ratios hold, times will vary")
+    return found
+
+
+def core_digest() -> str:
+    """A short hash of the compiled library, which says whether two builds are the same."""
+    return hashlib.sha256(Path(_core.__file__).read_bytes()).hexdigest()[:12]
+
+
 def facts() -> dict[str, Any]:
     """The machine, as a reader of the results needs it."""
     return {
         "cpu": cpu_name(),
         "cpus": os.cpu_count(),
         "affinity": len(os.sched_getaffinity(0)),
+        "flags": _field("/proc/cpuinfo", "flags") or _field("/proc/cpuinfo", "Features"),
         "memory": _field("/proc/meminfo", "MemTotal"),
         "governor": _first_line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") or "unknown",
         "turbo_off": _first_line("/sys/devices/system/cpu/intel_pstate/no_turbo") or "unknown",
@@ -64,6 +85,7 @@ def build(worker_facts: dict[str, Any]) -> dict[str, Any]:
         "caches": worker_facts["caches"],
         "compiler": worker_facts["compiler"],
         "commit": _commit(worker_facts["where"]),
+        "core": core_digest(),
         "python": platform.python_version(),
         "numpy": np.__version__,
     }

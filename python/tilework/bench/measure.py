@@ -1,9 +1,14 @@
-"""Interleaved rounds and what follows from them: medians, paired ratios with their intervals, verdicts."""
+"""Interleaved passes and what follows from them: medians, paired ratios with their intervals, verdicts.
+
+A neighbour on the machine only ever slows a block down, and not every library by the same factor. So a *round* is a few
+passes in a row, each with one block of every contestant in random order, and counts the fastest block of each.
+"""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+import itertools
 import math
 import random
 import time
@@ -20,15 +25,16 @@ Sample = dict[str, float]
 Asker = Callable[[], dict[str, Any]]
 
 MARGIN = 0.02  # a difference within it is no difference
-_FEWEST_PAIRS = 5
+_ROUNDS = 9  # of as many passes as there are, where there are enough
+_FEWEST = 3
 
 
 @dataclass(frozen=True)
 class Plan:
     """When a row has been measured enough."""
 
-    least: int = 7  # rounds, unless they take four times the budget
-    clean: int = 15  # rounds in which nobody waited for a CPU
+    least: int = 9  # passes, unless they take four times the budget
+    most: int = 90  # passes
     budget: float = 2.5  # seconds
 
 
@@ -40,27 +46,25 @@ class Ratio:
     low: float
     high: float
     verdict: str
-    pairs: int
-    clean: bool
+    rounds: int
 
 
 def interleave(
     askers: dict[str, Asker], plan: Plan, pause: float, seed: int = 0
 ) -> tuple[dict[str, list[Any]], dict[str, str]]:
-    """Rounds in which every contestant runs one block, in random order: samples by contestant, and who was lost, why.
+    """Passes in which every contestant runs one block, in random order: samples by contestant, and who was lost, why.
 
     ``pause`` seconds before each block let the threads of the one before fall asleep.
     """
     shuffle = random.Random(seed)
     samples: dict[str, list[Any]] = {name: [] for name in askers}
     lost: dict[str, str] = {}
-    begin, rounds, clean = time.monotonic(), 0, 0
-    while True:
+    begin, passes = time.monotonic(), 0
+    while passes < plan.most:
         order = [n for n in askers if n not in lost]
         if not order:
             break
         shuffle.shuffle(order)
-        quiet = True
         for name in order:
             time.sleep(pause)
             try:
@@ -69,56 +73,55 @@ def interleave(
                 answer = {"error": str(error)}
             if "error" in answer:
                 lost[name] = str(answer["error"])
-                continue
-            samples[name].append(answer)
-            quiet = quiet and answer["waited"] < CLEAN
-        rounds, clean = rounds + 1, clean + quiet
+            else:
+                samples[name].append(answer)
+        passes += 1
         took = time.monotonic() - begin
-        if rounds >= plan.least and (clean >= plan.clean or took > plan.budget):
-            break
-        if rounds >= 3 and took > 4 * plan.budget:
+        if (passes >= plan.least and took > plan.budget) or (passes >= _FEWEST and took > 4 * plan.budget):
             break
     return samples, lost
 
 
-def clean_of(samples: list[Sample]) -> list[Sample]:
-    """The samples that nobody disturbed; all of them where fewer than three are such."""
-    clean = [s for s in samples if s["waited"] < CLEAN]
-    return clean if len(clean) >= 3 else samples
+def rounds(samples: list[Sample]) -> list[Sample]:
+    """The fastest sample of each round: passes in order, in rounds of equal size."""
+    size = max(1, len(samples) // _ROUNDS)
+    count = len(samples) // size
+    # The last round takes what is left over.
+    edges = [i * size for i in range(count)] + [len(samples)]
+    return [min(samples[a:b], key=lambda s: s["seconds"]) for a, b in itertools.pairwise(edges)]
 
 
 def summary(samples: list[Sample]) -> dict[str, Any]:
-    """Median, 10th and 90th percentile of seconds, the median of kernel seconds, and whether the machine was busy."""
-    used = clean_of(samples)
-    seconds = [s["seconds"] for s in used]
+    """Median, 10th and 90th percentile of the rounds, the median of their kernels, whether the machine was busy."""
+    seconds = [s["seconds"] for s in rounds(samples)]
     p10, median, p90 = (float(v) for v in np.percentile(seconds, (10, 50, 90)))
-    kernel = [s["kernel"] for s in used if "kernel" in s]
+    kernel = rounds([{"seconds": s["kernel"]} for s in samples if s.get("kernel")])
     quiet = sum(s["waited"] < CLEAN for s in samples)
     return {
         "median": median,
         "p10": p10,
         "p90": p90,
-        "kernel": float(np.median(kernel)) if kernel else None,
-        "rounds": len(samples),
-        "clean_rounds": quiet,
-        "busy": quiet < min(3, len(samples)),
+        "kernel": float(np.median([s["seconds"] for s in kernel])) if kernel else None,
+        "passes": len(samples),
+        "clean_passes": quiet,
+        "busy": quiet < len(samples) / 2,
     }
 
 
 def paired(ours: list[Sample], theirs: list[Sample]) -> Ratio:
     """The ratio of two contestants of the same rounds."""
-    pairs = list(zip(ours, theirs, strict=False))
-    quiet = [(a, b) for a, b in pairs if a["waited"] < CLEAN and b["waited"] < CLEAN]
-    used = quiet if len(quiet) >= _FEWEST_PAIRS else pairs
-    logs = [math.log(b["seconds"] / a["seconds"]) for a, b in used]
+    logs = [
+        math.log(b["seconds"] / a["seconds"])
+        for a, b in zip(*(rounds(s[: min(len(ours), len(theirs))]) for s in (ours, theirs)), strict=True)
+    ]
     low, high = interval(logs)
     middle = float(np.median(logs))
-    return Ratio(math.exp(middle), math.exp(low), math.exp(high), verdict(low, high), len(used), used is quiet)
+    return Ratio(math.exp(middle), math.exp(low), math.exp(high), verdict(low, high), len(logs))
 
 
 def interval(logs: list[float], others: list[float] | None = None) -> tuple[float, float]:
     """The 95 % bootstrap interval of a median, or of the difference of two samples' medians."""
-    if len(logs) < 3 or (others is not None and len(others) < 3):
+    if len(logs) < _FEWEST or (others is not None and len(others) < _FEWEST):
         return -math.inf, math.inf
     if np.ptp(logs) == 0 and (others is None or np.ptp(others) == 0):
         middle = logs[0] - (others[0] if others else 0.0)

@@ -68,12 +68,31 @@ def measure(worker: Remote, threads: int) -> list[dict[str, Any]]:
     ]
 
 
+def add(found: list[dict[str, Any]], more: list[dict[str, Any]]) -> None:
+    """Joins peaks measured again to those found before."""
+    place = {(p["tier"], p["kind"], p["level"], p["threads"]): p for p in found}
+    for peak in more:
+        known = place.get((peak["tier"], peak["kind"], peak["level"], peak["threads"]))
+        if known is None:
+            found.append(peak)
+        else:
+            known["samples"] += peak["samples"]
+            known["rate"] = sorted(known["samples"])[-2]
+
+
 def rate_of(found: list[dict[str, Any]], tier: str, kind: str, level: str = "") -> float:
     """One measured peak, per second."""
     return next(float(p["rate"]) for p in found if (p["tier"], p["kind"], p["level"]) == (tier, kind, level))
 
 
-def loops_of(facts: Facts, dtype: str, tier: str, found: list[dict[str, Any]], level: Level) -> dict[str, Any]:
+def compute_kind(arithmetic: str, tier: str, found: list[dict[str, Any]]) -> str:
+    """The loop that bounds multiplications of a type: its own, or that of float32 where this is faster."""
+    own = COMPUTE.get(arithmetic, "fma_f32")
+    wide = "fma_f64" if own == "fma_f64" else "fma_f32"
+    return max((own, wide), key=lambda kind: rate_of(found, tier, kind))
+
+
+def loops_of(facts: Facts, tier: str, found: list[dict[str, Any]], level: Level) -> dict[str, Any]:
     """The loops that bound a problem: what it is bound by, and the kinds to measure beside it.
 
     Equal amounts read and written go at the rate of a copy, the rest at the rate of a read.
@@ -82,11 +101,24 @@ def loops_of(facts: Facts, dtype: str, tier: str, found: list[dict[str, Any]], l
     if level.name == "DRAM" and rate_of(found, tier, "copy_streamed", "DRAM") > rate_of(found, tier, "copy", "DRAM"):
         copy = "copy_streamed"
     rates = {k: rate_of(found, tier, k, level.name) for k in (copy, "read")}
-    compute = COMPUTE.get(dtype, "fma_f32")
+    compute = compute_kind(facts.arithmetic, tier, found)
     arithmetic = (facts.flops or 0.0) / rate_of(found, tier, compute)
     if arithmetic >= memory_seconds(facts, rates[copy], rates["read"]):
         return {"by": "FMA" if compute.startswith("fma") else "dot", "kinds": [compute]}
     return {"by": level.name, "kinds": [copy, "read"] if facts.read > facts.written else [copy]}
+
+
+def device_bound(facts: Facts, found: dict[str, Any]) -> dict[str, Any] | None:
+    """The least time on an OpenCL device: its multiply-adds, its memory or one launch, whichever takes longest."""
+    if not found:
+        return None
+    least = {
+        "FMA": (facts.flops or 0.0) / found["fma_f32"],
+        "memory": (facts.read + facts.written) / found["copy"],
+        "launch": found["launch_seconds"],
+    }
+    by = max(least, key=lambda k: least[k])
+    return {"by": by, "seconds": least[by], "rates": {k: found[k] for k in ("fma_f32", "copy")}}
 
 
 def memory_seconds(facts: Facts, copy: float, read: float) -> float:

@@ -12,18 +12,29 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tilework import _core, registry
+from tilework.dispatch import bind_operands
+from tilework.dtypes import named
 from tilework.errors import Error
-from tilework.testing import Fill
+from tilework.registry import Sample, Workload
+from tilework.testing import Fill, Zeros, workload_operands
 
 DIRECTIONS = ("fwd", "bwd", "step")
-DTYPES = {"f32": "float32", "f64": "float64", "f16": "float16", "bf16": "bfloat16", "s8": "int8", "u8": "uint8"}
+DTYPES = {
+    "f32": "float32",
+    "f64": "float64",
+    "f16": "float16",
+    "bf16": "bfloat16",
+    "s8": "int8",
+    "u8": "uint8",
+    "s32": "int32",
+    "s64": "int64",
+    "bool": "bool",
+}
 _MAX_BYTES = 1 << 34
 
 Shape = tuple[int, ...]
@@ -40,6 +51,7 @@ class Facts:
     flops: float | None
     read: int
     written: int
+    arithmetic: str  # the element type of its multiplications
 
 
 @dataclass(frozen=True)
@@ -54,6 +66,7 @@ class Problem:
     out_given: bool = False
     name: str = ""
     sets: tuple[str, ...] = ()
+    sample: int | None = None  # of an op without workloads: which of its samples this is
 
     @cached_property
     def target(self) -> Any:
@@ -70,6 +83,8 @@ class Problem:
         """The line that reproduces this problem."""
         direction = "" if self.direction == "fwd" else f"/{self.direction}"
         parts = [f"{self.op}/{self.dtype}{direction}"]
+        if self.sample is not None:
+            return f"{parts[0]} sample={self.sample}"
         for name, shape in zip(self.target.operands, self.shapes, strict=True):
             if shape is not None:
                 parts.append(f"{name}={_shape_text(shape)}")
@@ -79,61 +94,64 @@ class Problem:
     def operands(self, fill: Fill | None = None) -> tuple[Any, ...]:
         """The operands, the same values for the same problem in every process."""
         fill = fill or Fill(self.dtype)
-        rule = self.target.rules.get("fills")
-        if rule:
-            return tuple(rule(fill, *self.shapes, **self.attrs))
-        return tuple(None if s is None else _filled(fill, s) for s in self.shapes)
+        if self.sample is not None:
+            return sample_of(self.target, self.dtype, self.sample).args
+        shapes = self.shapes[0] if getattr(self.target, "is_variadic", False) else self.shapes
+        return workload_operands(self.target, Workload("", shapes, self.attrs), fill)
 
     def upstream(self, shape: Shape) -> Any:
         """The gradient that flows into the first result, the same in every process."""
-        return np.random.default_rng(11).standard_normal(shape).astype(self.dtype)
+        return np.random.default_rng(11).standard_normal(shape).astype(named(self.dtype))
 
     @cached_property
     def facts(self) -> Facts:
         """Counts for this problem, without computing it; raises what the op would raise."""
-        operands = self.operands(_Zeros(self.dtype))
-        given = [a for o in operands for a in (o if isinstance(o, list) else [o]) if a is not None]
-        read = sum(a.size * a.itemsize for a in given)
+        with np.errstate(all="ignore"):
+            operands = self.operands(Zeros(self.dtype))
+        given = list(zip(self.target.operands, operands, strict=False))
         if self.target.is_view:
             self.target(*operands, **self.attrs)
-            return Facts(None, 0, 0)
+            return Facts(None, 0, 0, "")
         specs, attrs = _core.infer(self.op, list(operands), dict(self.attrs))
+        roles = dict(_core.op_spec(self.op)["operands"])
         results = sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in specs)
-        inout = {n for n, role in _core.op_spec(self.op)["operands"] if role == "inout"}
-        written = results + sum(
-            o.size * o.itemsize
-            for n, o in zip(self.target.operands, operands, strict=False)
-            if n in inout and o is not None
+        read = sum(_size(o) for _, o in given)
+        written = results + sum(_size(o) for n, o in given if roles.get(n) == "inout")
+        rules, shapes = self.target.rules, self.shapes
+        if "bytes" in rules:
+            read, written = rules["bytes"](*shapes, **attrs)
+        flops = float(rules["flops"](*shapes, **attrs)) if "flops" in rules else None
+        arithmetic = _arithmetic(
+            [a.dtype.name for _, o in given for a in (o if isinstance(o, list) else [o]) if _size(a)]
         )
-        rule = self.target.rules.get("flops")
-        flops = float(rule(*self.shapes, **attrs)) if rule else None
         if self.direction == "fwd":
-            return Facts(flops, read, written)
+            return Facts(flops, read, written, arithmetic)
         # Two products of the size of the forward one; the gradients are as large as the operands.
-        gradients = sum(
-            o.size * o.itemsize
-            for n, o in zip(self.target.operands, operands, strict=False)
-            if n in self.target.differentiable and isinstance(o, np.ndarray)
-        )
+        gradients = sum(_size(o) for n, o in given if n in self.target.differentiable)
         if self.direction == "bwd":
-            return Facts(flops and 2 * flops, read + results, gradients)
-        return Facts(flops and 3 * flops, 2 * read + results, results + gradients)
+            return Facts(flops and 2 * flops, read + results, gradients, arithmetic)
+        return Facts(flops and 3 * flops, 2 * read + results, results + gradients, arithmetic)
 
 
-class _Zeros(Fill):
-    """Arrays of the right shape and dtype that take no memory."""
-
-    def __call__(self, *shape: int) -> Any:
-        return np.broadcast_to(np.zeros((), self.dtype), shape)
-
-    positive = distinct = __call__
-
-    def integers(self, *shape: int, low: int, high: int, dtype: Any = np.int64) -> Any:
-        return np.broadcast_to(np.zeros((), dtype), shape)
+def sample_of(target: Any, dtype: str, index: int) -> Sample:
+    """A sample of an op with one operand per name, None where not given."""
+    made = list(target.rules["samples"](Fill(dtype)))
+    if index >= len(made):
+        raise BenchError(f"{target.name} has {len(made)} samples; want sample=0 to sample={len(made) - 1}")
+    return Sample(bind_operands(target, made[index].args, {}), dict(made[index].attrs))
 
 
-def _filled(fill: Fill, shape: Any) -> Any:
-    return [fill(*s) for s in shape] if shape and isinstance(shape[0], tuple) else fill(*shape)
+def _size(operand: Any) -> int:
+    arrays = operand if isinstance(operand, list) else [operand]
+    return sum(a.size * a.itemsize for a in arrays if a is not None)
+
+
+def _arithmetic(dtypes: list[str]) -> str:
+    """The type that decides how fast multiplications can be: 8-bit integers, bfloat16, or the first operand's."""
+    for narrow, kind in (("int8", "int8"), ("uint8", "int8"), ("bfloat16", "bfloat16")):
+        if narrow in dtypes:
+            return kind
+    return dtypes[0] if dtypes else ""
 
 
 def _shape_text(shape: Any) -> str:
@@ -143,16 +161,19 @@ def _shape_text(shape: Any) -> str:
 
 
 def _attr_text(value: Any) -> str:
-    if isinstance(value, str) and value.isidentifier() and _literal(value) == value:
-        return value
+    if isinstance(value, str):
+        bare = value and not set(value) & set(" \t\n\r\f\v'\"\\") and _literal(value) == value
+        return value if bare else repr(value).replace(" ", "\\x20")
     return repr(value).replace(" ", "")
 
 
 def _literal(text: str) -> Any:
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
+    for read in (ast.literal_eval, float):  # float: inf and nan
+        try:
+            return read(text)
+        except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
+            continue
+    return text
 
 
 # ---------------------------------------------------------------------------------------------------- from text
@@ -191,6 +212,11 @@ def parse(line: str) -> Problem:
                 f"'{text:.80}' in problem '{line:.120}' is malformed or repeated; want name=value once each"
             )
         values[key] = value
+    if "sample" in values and "sample" not in target.operands and "samples" in target.rules:
+        number = values.pop("sample")
+        if values or not (number.isascii() and number.isdigit() and len(number) < 6):
+            raise BenchError(f"problem '{line:.120}' is malformed; want sample=N and nothing else")
+        return checked(of_sample(op, dtype, int(number), direction))
     shapes = tuple(
         _shape(values.pop(n), bool(getattr(target, "is_variadic", False)), line) if n in values else None
         for n in target.operands
@@ -211,6 +237,15 @@ def _shape(text: str, is_list: bool, line: str) -> Any:
     if not all(s.isascii() and s.isdigit() and len(s) <= 12 for s in sizes):
         raise BenchError(f"shape '{text:.80}' in problem '{line:.120}' is malformed; want sizes joined by x, or scalar")
     return tuple(map(int, sizes))
+
+
+def of_sample(op: str, dtype: str, index: int, direction: str = "fwd") -> Problem:
+    """One of the samples of an op, as a problem."""
+    made = sample_of(registry.ops()[op], dtype, index)
+    shapes = tuple(
+        tuple(np.shape(a) for a in o) if isinstance(o, list) else None if o is None else np.shape(o) for o in made.args
+    )
+    return Problem(op, shapes, made.attrs, dtype, direction, name=f"sample {index}", sample=index)
 
 
 def checked(problem: Problem) -> Problem:
@@ -239,117 +274,3 @@ def parse_lines(text: str, source: str) -> list[Problem]:
     if not found:
         raise BenchError(f"{source} holds no problem; want one per line")
     return found
-
-
-# ---------------------------------------------------------------------------------------------------- choosing
-
-
-def every_workload() -> list[Problem]:
-    """The workloads of every op of the registry; an op without any stands with the largest of its samples."""
-    found: list[Problem] = []
-    for name, target in registry.ops().items():
-        variadic = bool(getattr(target, "is_variadic", False))
-        rule = target.rules.get("workloads")
-        if rule:
-            for w in rule():
-                shapes = (w.shapes,) if variadic else w.shapes + (None,) * (len(target.operands) - len(w.shapes))
-                found.append(Problem(name, shapes, dict(w.attrs), name=w.name, sets=w.sets))
-        elif "samples" in target.rules:
-            found.extend(_largest_sample(name, target, variadic))
-    return found
-
-
-def _largest_sample(name: str, target: Any, variadic: bool) -> list[Problem]:
-    candidates = []
-    for s in target.rules["samples"](Fill("float32")):
-        args = s.args + (None,) * (len(target.operands) - len(s.args))
-        plain = [a for a in args if isinstance(a, np.ndarray)]
-        if variadic or any(a is not None and not isinstance(a, np.ndarray) for a in args):
-            continue
-        if all(a.dtype == np.float32 for a in plain):
-            shapes = tuple(None if a is None else a.shape for a in args)
-            candidates.append((sum(a.size for a in plain), Problem(name, shapes, dict(s.attrs), name="largest sample")))
-    return [max(candidates, key=lambda c: c[0])[1]] if candidates else []
-
-
-def packaged_sets() -> dict[str, str]:
-    """Text of the batch files beside this module, by name."""
-    folder = resources.files("tilework.bench").joinpath("sets")
-    return {f.name.removesuffix(".txt"): f.read_text() for f in folder.iterdir() if f.name.endswith(".txt")}
-
-
-def set_names(workloads: Iterable[Problem]) -> list[str]:
-    """Every set that ``--set`` knows."""
-    workloads = list(workloads)
-    return list(
-        dict.fromkeys(
-            [
-                "default",
-                "quick",
-                *packaged_sets(),
-                *(p.family for p in workloads),
-                *(s for p in workloads for s in p.sets),
-            ]
-        )
-    )
-
-
-def select(
-    sets: Iterable[str] = (), ops: Iterable[str] = (), dtypes: Iterable[str] = (), directions: Iterable[str] = ()
-) -> list[Problem]:
-    """Problems out of sets, files and problem lines, of the ops asked for, in the dtypes and directions asked for.
-
-    Dtypes and directions apply to sets; a line or a file says its own.
-    """
-    workloads = every_workload()
-    names = [known("op", o, registry.ops()) for o in ops]
-    swept: list[Problem] = []
-    stated: list[Problem] = []
-    for one in list(sets) or ["default"]:
-        if "=" in one or ("/" in one and not Path(one).exists()):
-            stated.append(parse(one))
-        elif one in packaged_sets():
-            swept += parse_lines(packaged_sets()[one], f"set {one}") + [p for p in workloads if one in p.sets]
-        elif Path(one).is_file():
-            stated += parse_lines(_file_text(one), one)
-        else:
-            swept += _members(known("set or file", one, set_names(workloads)), workloads)
-    found = []
-    for p in swept:
-        for dtype in [dtype_named(d) for d in dtypes] or [p.dtype]:
-            for direction in [known("direction", d, DIRECTIONS) for d in directions] or [p.direction]:
-                made = replace(p, dtype=dtype, direction=direction, out_given=p.out_given and direction == "fwd")
-                if _is_possible(made):
-                    found.append(made)
-    chosen = [p for p in [*found, *stated] if not names or p.op in names]
-    if not chosen:
-        raise BenchError("no problem matches; `tilework bench list` shows what there is")
-    return list({p.text: p for p in chosen}.values())
-
-
-def _members(name: str, workloads: list[Problem]) -> list[Problem]:
-    calls = parse_lines(packaged_sets()["calls"], "set calls")
-    if name == "default":
-        return workloads + calls
-    if name == "quick":
-        by_op: dict[str, Problem] = {}
-        for p in sorted(workloads, key=lambda p: (p.facts.flops or 0) + p.facts.read + p.facts.written, reverse=True):
-            by_op[p.op] = p
-        return list(by_op.values()) + calls
-    return [p for p in workloads if name in (*p.sets, p.family)]
-
-
-def _is_possible(problem: Problem) -> bool:
-    """Whether the op takes this dtype and has this direction: a sweep skips the rest."""
-    try:
-        checked(problem)
-    except BenchError:
-        return False
-    return True
-
-
-def _file_text(path: str) -> str:
-    try:
-        return Path(path).read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BenchError(f"cannot read {path}: {error}") from None

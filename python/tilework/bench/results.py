@@ -9,7 +9,7 @@ from typing import Any
 
 from tilework.bench.problems import BenchError
 
-SCHEMA = "tilework-bench/1"
+SCHEMA = "tilework-bench/2"
 _KEYS = (
     "schema",
     "started",
@@ -21,6 +21,7 @@ _KEYS = (
     "peers",
     "settings",
     "peaks",
+    "device_peaks",
     "rows",
 )
 _ROW_KEYS = (
@@ -34,17 +35,18 @@ _ROW_KEYS = (
     "device",
     "status",
     "message",
+    "sweeps",
     "contestants",
     "ratios",
     "bound",
 )
 
 
-def check_writable(path: str, *, force: bool) -> None:
+def check_writable(path: str, *, force: bool, instead: str = "--force") -> None:
     """Fails before an hour of measuring, not after."""
     target = Path(path)
     if target.exists() and not force:
-        raise BenchError(f"{path} exists; want another name, or --force")
+        raise BenchError(f"{path} exists; want another name, or {instead}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with target.open("ab"):
@@ -69,8 +71,14 @@ def save(path: str, document: dict[str, Any]) -> None:
     head = {k: v for k, v in document.items() if k != "rows"}
     text = json.dumps(_rounded(head), indent=1)[:-2] + ',\n "rows": [\n'
     text += ",\n".join("  " + json.dumps(_rounded(r), separators=(",", ":")) for r in document["rows"]) + "\n ]\n}\n"
+    raw = gzip.compress(text.encode(), mtime=0) if path.endswith(".gz") else text.encode()
+    part = Path(f"{path}.part")  # so that a run which is cut off never leaves half a file
     try:
-        Path(path).write_bytes(gzip.compress(text.encode(), mtime=0) if path.endswith(".gz") else text.encode())
+        if not Path(path).exists() or Path(path).is_file():
+            part.write_bytes(raw)
+            part.replace(path)
+        else:
+            Path(path).write_bytes(raw)
     except OSError as error:
         raise BenchError(f"cannot write {path}: {error.strerror}") from None
 
@@ -90,6 +98,8 @@ def load(path: str) -> dict[str, Any]:
     missing = [k for k in _KEYS if k not in document]
     if missing:
         raise BenchError(f"{path} lacks {', '.join(missing)}")
+    if not isinstance(document["rows"], list):
+        raise BenchError(f"{path} has rows that are no list")
     for row in document["rows"]:
         if not isinstance(row, dict) or any(k not in row for k in _ROW_KEYS):
             raise BenchError(f"{path} has a row without all of {', '.join(_ROW_KEYS)}")
@@ -101,16 +111,24 @@ def key(row: dict[str, Any]) -> tuple[str, int, str]:
     return row["problem"], row["threads"], row["device"]
 
 
+def four_digits(value: float | None) -> float | None:
+    """A sample as it is kept."""
+    return None if value is None else float(f"{value:.4g}")
+
+
 def pairs(taken: list[dict[str, float]]) -> list[list[float]]:
     """Samples as they are kept: seconds, and the share of the block that was waited for a CPU."""
     return [[float(f"{s['seconds']:.4g}"), float(f"{s['waited']:.2g}")] for s in taken]
 
 
+def seconds_of(kept: list[list[float]]) -> list[dict[str, float]]:
+    """The samples that :func:`pairs` kept."""
+    return [{"seconds": s, "waited": w} for s, w in kept]
+
+
 def samples(row: dict[str, Any], name: str) -> list[dict[str, float]]:
     """The raw samples of a contestant, as measured."""
     told = row["contestants"].get(name, {})
-    kernels = told.get("kernel_samples") or [None] * len(told.get("samples", []))
-    return [
-        {"seconds": s, "waited": w, **({"kernel": k} if k is not None else {})}
-        for (s, w), k in zip(told.get("samples", []), kernels, strict=False)
-    ]
+    found = seconds_of(told.get("samples", []))
+    kernels = told.get("kernel_samples") or [None] * len(found)
+    return [s if k is None else {**s, "kernel": k} for s, k in zip(found, kernels, strict=False)]

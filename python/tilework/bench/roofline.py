@@ -13,7 +13,7 @@ from tilework.bench.problems import BenchError
 from tilework.bench.results import key
 
 _LEVELS = ("L1", "L2", "L3", "DRAM")
-_WIDTH, _HEIGHT = 9.0, 4.8  # inches of a panel
+_WIDTH, _HEIGHT = 7.6, 4.6  # inches of a panel
 _ENDINGS = (".svg", ".png", ".pdf")
 _ROOFS = {"fma_f32": "f32 FMA", "fma_f64": "f64 FMA", "dot_bf16": "bf16 dot", "dot_i8": "int8 dot"}
 _COLOURS = (
@@ -131,27 +131,35 @@ def _note(ax: Any, text: str, at: tuple[float, float], **how: Any) -> None:
     ax.annotate(text, at, fontsize=7.5, color="#444444", xytext=(0, 2), textcoords="offset points", va="bottom", **how)
 
 
+def _roofs(found: list[dict[str, Any]], tier: str) -> list[tuple[str, float]]:
+    """Name and rate of each roof; where the tier has no product of a 16- or 8-bit type, float32 serves it."""
+    rates = {kind: peaks.rate_of(found, tier, kind) for kind in _ROOFS}
+    names = {kind: [label] for kind, label in _ROOFS.items()}
+    for kind in ("dot_bf16", "dot_i8"):
+        if rates[kind] <= 1.05 * rates["fma_f32"]:
+            names["fma_f32"].append(names.pop(kind)[0].split()[0])
+    return sorted(((", ".join(n), rates[k]) for k, n in names.items()), key=lambda roof: roof[1])
+
+
 def _arithmetic_panel(
     ax: Any, found: list[dict[str, Any]], tier: str, dots: list[Point], colours: dict[str, str]
 ) -> None:
     low = min([0.05, *(p.x for p in dots)]) / 1.5
     high = max([200.0, *(p.x for p in dots)]) * 1.5
-    top = max(peaks.rate_of(found, tier, kind) for kind in _ROOFS)
+    top = max(rate for _, rate in _roofs(found, tier))
     slopes = {level: _best(found, level) for level in _LEVELS}
     floor = min([p.y for p in dots] + [low * slopes["DRAM"]]) / 2
-    steep = math.log10(2 * top / floor) / math.log10(high / low)
-    angle = math.degrees(math.atan(0.78 * _HEIGHT / (0.9 * _WIDTH) / steep))
     for i, (level, rate) in enumerate(slopes.items()):
         edge = top / rate
         ax.plot([low, edge], [low * rate, edge * rate], color="#888888", lw=1.8 if level == "DRAM" else 1.0, zorder=1)
         start = low * 1.15 * 2.1**i
         text = f"{level} {table.count_text(rate, 'B/s')}"
-        _note(ax, text, (start, start * rate), rotation=angle, rotation_mode="anchor")
-    for kind, label in _ROOFS.items():
-        rate = peaks.rate_of(found, tier, kind)
-        width = 1.8 if kind == "fma_f32" else 1.0
+        _note(ax, text, (start, start * rate), rotation=45, rotation_mode="anchor", transform_rotates_text=True)
+    for rank, (label, rate) in enumerate(_roofs(found, tier)):
+        width = 1.8 if label.startswith("f32") else 1.0
         ax.plot([rate / slopes["L1"], high], [rate, rate], color="#444444", lw=width, zorder=1)
-        _note(ax, f"{label} {table.count_text(rate, 'op/s')}", (high * 0.97, rate), ha="right")
+        # Roofs may lie so close that their names need a place each.
+        _note(ax, f"{label} {table.count_text(rate, 'op/s')}", (high * 0.97 / 8 ** (rank % 2), rate), ha="right")
     _scatter(ax, dots, colours)
     ax.set(
         xscale="log",

@@ -9,7 +9,8 @@ from typing import Any
 
 from tilework.bench import measure
 
-COLUMNS = ("op", "problem", "thr", "time", "kernel", "rate", "of bound", "best peer", "ratio", "verdict")
+COLUMNS = ("op", "problem", "thr", "time", "p10-p90", "kernel", "rate", "of bound", "best peer", "ratio", "verdict")
+MINOR = ("p10-p90", "kernel", "rate")  # what a narrow page leaves out
 STYLES = {
     "faster": "green",
     "slower": "bold red",
@@ -31,12 +32,34 @@ def seconds_text(value: float | None) -> str:
     return f"{value / 1e-9:.3g} ns"
 
 
+def spread_text(entry: dict[str, Any]) -> str:
+    """The 10th and the 90th percentile, in the unit of the latter."""
+    if "p90" not in entry:
+        return ""
+    high = seconds_text(entry["p90"])
+    scale = entry["p90"] / float(high.split()[0])
+    return f"{entry['p10'] / scale:.3g}-{high}"
+
+
+def place_text(row: dict[str, Any]) -> str:
+    """The number of threads, or the device."""
+    return str(row["threads"]) if row["device"] == "cpu" else str(row["device"])
+
+
 def count_text(value: float, unit: str) -> str:
     """A large number with three digits and a prefix."""
     for prefix, scale in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if value >= scale:
             return f"{value / scale:.3g} {prefix}{unit}"
     return f"{value:.3g} {unit}"
+
+
+def shortened(text: str, most: int) -> str:
+    """``text``, its middle left out where it is longer than ``most``."""
+    if len(text) <= most:
+        return text
+    half = (most - 1) // 2
+    return f"{text[: most - 1 - half]}…{text[-half:]}"
 
 
 def problem_name(row: dict[str, Any]) -> str:
@@ -84,9 +107,9 @@ def verdict_of(row: dict[str, Any]) -> str:
 def cells(row: dict[str, Any]) -> list[str]:
     """One row in the order of COLUMNS."""
     ours = row["contestants"].get("tilework", {})
-    first = [row["op"], problem_name(row), str(row["threads"])]
+    first = [row["op"], problem_name(row), place_text(row)]
     if row["status"] != "ok":
-        return [*first, "", "", "", "", "", "", row["status"]]
+        return [*first, "", "", "", "", "", "", "", row["status"]]
     best = best_ratio(row)
     bound = f"{100 * ours['of_bound']:.0f} % {row['bound']['by']}" if "of_bound" in ours else ""
     mark = "~" if ours.get("busy") else ""
@@ -94,6 +117,7 @@ def cells(row: dict[str, Any]) -> list[str]:
     return [
         *first,
         mark + seconds_text(ours.get("median")),
+        spread_text(ours),
         seconds_text(ours.get("kernel")),
         rate_text(row),
         bound,
@@ -116,6 +140,17 @@ def means(rows: Iterable[dict[str, Any]]) -> list[tuple[str, str, float, int]]:
             found.setdefault(("all", "best peer"), []).append(best[1]["ratio"])
     ordered = sorted(found.items(), key=lambda kv: (kv[0][0] != "all", kv[0]))
     return [(family, peer, measure.geometric_mean(v), len(v)) for (family, peer), v in ordered]
+
+
+def tally(rows: Iterable[dict[str, Any]]) -> dict[str, dict[str, int]]:
+    """How often each verdict against the best peer was given, by family and over all."""
+    found: dict[str, dict[str, int]] = {}
+    for row in rows:
+        if row["status"] == "ok" and best_ratio(row):
+            for family in ("all", row["family"]):
+                counts = found.setdefault(family, dict.fromkeys(("faster", "same", "undecided", "slower"), 0))
+                counts[verdict_of(row)] += 1
+    return found
 
 
 def losses(rows: Iterable[dict[str, Any]]) -> list[tuple[float, dict[str, Any]]]:

@@ -13,7 +13,7 @@ name in :data:`CHECKS` that :func:`applies`.
 from tilework.testing.cases import Case, cases, expected, results_of
 from tilework.testing.compare import assert_close, assert_matches_reference, assert_same_bits, bounds
 from tilework.testing.devices import check_opencl
-from tilework.testing.fill import Fill, workload_operands
+from tilework.testing.fill import Fill, Zeros, workload_operands
 from tilework.testing.gradients import check_gradient
 from tilework.testing.memory import (
     check_guard_pages,
@@ -45,6 +45,7 @@ __all__ = [
     "RISKY",
     "Case",
     "Fill",
+    "Zeros",
     "applies",
     "assert_close",
     "assert_matches_reference",

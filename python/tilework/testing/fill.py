@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -55,19 +54,32 @@ class Fill:
         return np.asarray(self._random.integers(low, high, shape)).astype(dtype)
 
 
+class Zeros(Fill):
+    """Arrays of the right shape and dtype that take no memory, where only these are asked for."""
+
+    def __call__(self, *shape: int) -> Array:
+        return self._zeros(shape, self.dtype)
+
+    positive = distinct = __call__
+
+    def integers(self, *shape: int, low: int, high: int, dtype: npt.DTypeLike = np.int64) -> Array:
+        return self._zeros(shape, dtype)
+
+    @staticmethod
+    def _zeros(shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
+        return np.broadcast_to(np.zeros((), dtype), shape)
+
+
 def workload_operands(op: Op[..., Any], workload: Workload, fill: Fill) -> tuple[Any, ...]:
-    """Operands of a workload: normal, but valid ``labels`` and ``indices``, and positive ``v`` and ``x`` of log."""
-    if getattr(op, "is_variadic", False):
-        return ([fill(*shape) for shape in workload.shapes if shape is not None],)
-    shapes = dict(zip(op.operands, workload.shapes, strict=True))
-    return tuple(None if s is None else _operand(op.name, n, s, shapes, workload, fill) for n, s in shapes.items())
+    """Operands of a workload: what the op's ``fills`` rule makes of the shapes, or normal values."""
+    shapes: tuple[Any, ...] = (workload.shapes,) if getattr(op, "is_variadic", False) else workload.shapes
+    rule = op.rules.get("fills")
+    if rule:
+        return tuple(rule(fill, *shapes, **workload.attrs))
+    return tuple(_filled(fill, s) for s in shapes)
 
 
-def _operand(
-    op: str, name: str, shape: tuple[int, ...], shapes: dict[str, Any], workload: Workload, fill: Fill
-) -> Array:
-    if name == "labels":
-        return fill.integers(*shape, low=0, high=shapes["logits"][1])
-    if name == "indices":
-        return fill.integers(*shape, low=0, high=math.prod(workload.attrs["shape"]))
-    return fill.positive(*shape) if name == "v" or op == "log" else fill(*shape)
+def _filled(fill: Fill, shape: Any) -> Any:
+    if shape is None:
+        return None
+    return [fill(*s) for s in shape] if shape and isinstance(shape[0], tuple) else fill(*shape)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from tilework import _core
-from tilework.dtypes import is_floating, named, rounded
+from tilework.dtypes import is_floating, rounded
 from tilework.testing.cases import (
     AnyOp,
     Array,
@@ -18,11 +18,11 @@ from tilework.testing.cases import (
     copied,
     expected,
     in_place,
-    is_variadic,
     mapped,
     results_of,
 )
 from tilework.testing.compare import assert_close, assert_matches_reference, assert_same_bits
+from tilework.testing.fill import Zeros, workload_operands
 from tilework.testing.gradients import check_gradient
 from tilework.testing.run import applies, per_op, per_sample
 
@@ -160,12 +160,8 @@ def check_workloads(op: AnyOp, dtype: str) -> None:
     names = [w.name for w in workloads]
     assert len(set(names)) == len(names), f"two workloads share a name: {names}"
     for w in workloads:
-        operands = op.operands * (len(w.shapes) if is_variadic(op) else 1)
-        integers = np.dtype(np.int64)
-        specs = [
-            None if shape is None else (shape, integers if name in ("labels", "indices") else named(dtype))
-            for name, shape in zip(operands, w.shapes, strict=True)
-        ]
-        resolved = _core.infer(op.name, [specs] if is_variadic(op) else specs, w.attrs)[1]
+        with np.errstate(all="ignore"):
+            operands = workload_operands(op, w, Zeros(dtype))
+        resolved = _core.infer(op.name, list(operands), w.attrs)[1]
         if "flops" in op.rules:
             assert op.rules["flops"](*w.shapes, **resolved) > 0, f"{w.name}: no operations"

@@ -1,0 +1,159 @@
+"""Which problems: those of every op of the registry, sets, files and lines, in the dtypes and directions asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tilework import registry
+from tilework.bench.problems import (
+    DIRECTIONS,
+    BenchError,
+    Problem,
+    checked,
+    dtype_named,
+    known,
+    of_sample,
+    parse,
+    parse_lines,
+)
+from tilework.testing import Fill
+
+_QUICK_OPS = 3  # of each family
+
+
+def every_workload() -> list[Problem]:
+    """The workloads of every op of the registry; an op without any stands with the largest of its samples."""
+    return [p for name in registry.ops() for p in workloads_of(name)]
+
+
+def workloads_of(name: str) -> list[Problem]:
+    """The workloads of an op in the first of its element types."""
+    target = registry.ops()[name]
+    dtype = registry.dtypes_of(target)[0]
+    rule = target.rules.get("workloads")
+    if not rule:
+        return _largest_sample(name, target, dtype)
+    found = []
+    for w in rule():
+        is_list = bool(getattr(target, "is_variadic", False))
+        shapes = (w.shapes,) if is_list else w.shapes + (None,) * (len(target.operands) - len(w.shapes))
+        found.append(Problem(name, shapes, dict(w.attrs), dtype, name=w.name, sets=w.sets))
+    return found
+
+
+def _largest_sample(name: str, target: Any, dtype: str) -> list[Problem]:
+    if "samples" not in target.rules:
+        return []
+    count = sum(1 for _ in target.rules["samples"](Fill(dtype)))
+    return sorted((of_sample(name, dtype, i) for i in range(count)), key=_elements)[-1:]
+
+
+def _elements(problem: Problem) -> int:
+    return sum(np.size(a) for o in problem.operands() for a in (o if isinstance(o, list) else [o]) if a is not None)
+
+
+def _cost(problem: Problem) -> float:
+    facts = problem.facts
+    return (facts.flops or 0) + facts.read + facts.written
+
+
+def _other_dtypes() -> Iterator[Problem]:
+    """Every op in each further element type it declares, on the middle one of its workloads."""
+    for name, target in registry.ops().items():
+        swept = sorted(workloads_of(name), key=_cost)
+        for dtype in registry.dtypes_of(target)[1:] if swept else ():
+            middle = swept[len(swept) // 2]
+            made = replace(middle, dtype=dtype)
+            if _is_possible(made):
+                yield made
+
+
+def _quick() -> Iterator[Problem]:
+    """The smallest problem of a few ops of each family."""
+    families: dict[str, list[str]] = {}
+    for p in every_workload():
+        if p.op not in families.setdefault(p.family, []):
+            families[p.family].append(p.op)
+    for ops in families.values():
+        few = min(_QUICK_OPS, len(ops))
+        for name in dict.fromkeys(ops[i * (len(ops) - 1) // max(1, few - 1)] for i in range(few)):
+            yield min(workloads_of(name), key=_cost)
+
+
+def packaged_sets() -> dict[str, str]:
+    """Text of the batch files beside this module, by name."""
+    folder = resources.files("tilework.bench").joinpath("sets")
+    return {f.name.removesuffix(".txt"): f.read_text() for f in folder.iterdir() if f.name.endswith(".txt")}
+
+
+def set_names(workloads: Iterable[Problem]) -> list[str]:
+    """Every set that ``--set`` knows."""
+    workloads = list(workloads)
+    named = [*sorted(packaged_sets()), *(p.family for p in workloads), *(s for p in workloads for s in p.sets)]
+    return list(dict.fromkeys(["default", "quick", *named]))
+
+
+def select(
+    sets: Iterable[str] = (), ops: Iterable[str] = (), dtypes: Iterable[str] = (), directions: Iterable[str] = ()
+) -> list[Problem]:
+    """Problems out of sets, files and problem lines, of the ops asked for, in the dtypes and directions asked for.
+
+    Dtypes and directions apply to sets; a line or a file says its own.
+    """
+    names = [known("op", o, registry.ops()) for o in ops]
+    wanted = [dtype_named(d) for d in dtypes]
+    ways = [known("direction", d, DIRECTIONS) for d in directions]
+    swept: list[Problem] = []
+    stated: list[Problem] = []
+    for one in list(sets) or ["default"]:
+        if "=" in one or ("/" in one and not Path(one).exists()):
+            stated.append(parse(one))
+        elif one not in packaged_sets() and Path(one).is_file():
+            stated += parse_lines(_file_text(one), one)
+        else:
+            swept += _members(one)
+    found = []
+    for p in swept:
+        for dtype in wanted or [p.dtype]:
+            for direction in ways or [p.direction]:
+                made = replace(p, dtype=dtype, direction=direction, out_given=p.out_given and direction == "fwd")
+                if _is_possible(made):
+                    found.append(made)
+    chosen = [p for p in [*found, *stated] if not names or p.op in names]
+    if not chosen:
+        raise BenchError("no problem matches; `tilework bench list` shows what there is")
+    return list({p.text: p for p in chosen}.values())
+
+
+def _members(name: str) -> list[Problem]:
+    packaged, workloads = packaged_sets(), every_workload()
+    known("set or file", name, set_names(workloads))
+    calls = parse_lines(packaged["calls"], "set calls")
+    if name == "default":
+        return [*workloads, *_other_dtypes(), *calls]
+    if name == "quick":
+        return [*_quick(), *calls]
+    lines = parse_lines(packaged[name], f"set {name}") if name in packaged else []
+    return [*lines, *(p for p in workloads if name in (*p.sets, p.family))]
+
+
+def _is_possible(problem: Problem) -> bool:
+    """Whether the op takes this dtype and has this direction: a sweep skips the rest."""
+    try:
+        checked(problem)
+    except BenchError:
+        return False
+    return True
+
+
+def _file_text(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BenchError(f"cannot read {path}: {error}") from None
