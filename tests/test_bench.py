@@ -383,7 +383,7 @@ def test_pages_and_pictures(recorded: Path, tmp_path: Path) -> None:
     html = Path(page).read_text()
     assert html.count("<svg") == 2
     assert "Against the earlier run" in html
-    assert "## The 10 worst rows" in Path(text).read_text()
+    assert "## Every row" in Path(text).read_text()
     assert Path(picture).read_text().startswith("<?xml")
 
 

@@ -19,7 +19,7 @@ def figure(document: dict[str, Any]) -> Any:
         found.setdefault(row["family"], []).append(ratio)
     means = {f: m for f, p, m, _ in table.means(document["rows"]) if p == "best peer" and f in found}
     names = sorted(found, key=lambda f: means[f], reverse=True)
-    made = Figure(figsize=(7.6, 1.0 + 0.4 * len(names)), layout="constrained")
+    made = Figure(figsize=(6.0, 1.0 + 0.34 * len(names)), layout="constrained")
     ax = made.subplots()
     for y, name in enumerate(names):
         ax.plot([1, means[name]], [y, y], color=_colour(means[name]), lw=8, alpha=0.3, solid_capstyle="butt")

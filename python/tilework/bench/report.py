@@ -108,8 +108,8 @@ _EXPLAINED = (
     "on the thread count shown. A round counts the fastest of a few blocks of each, because neighbours on the machine "
     "only ever slow a block down; times are medians over rounds, p10-p90 their spread. A ratio is the best peer's time "
     "over tilework's in the same round, above 1 tilework is faster; brackets hold its median with 95 %, and a verdict "
-    "asks for more than 2 %. “Of bound” is the share of the least time that the named roof allows, the roof's loop measured in "
-    "the same rounds. “Kernel” leaves out the Python call; ~ marks rows during which the machine was busy."
+    "asks for more than 2 %. “Of bound” is the share of the least time that the named roof allows, the roof's loop "
+    "measured in the same rounds. “Kernel” leaves out the Python call; ~ marks rows during which the machine was busy."
 )
 
 
@@ -173,8 +173,8 @@ def summary(document: dict[str, Any]) -> str:
     return "\n".join(
         [
             f"{facts_of['machine']}, {counts}, beside {facts_of['beside it']}. Each row is judged against its best "
-            "peer: the mean ratio is theirs over ours, above 1 tilework is faster; a verdict asks for more than 2 % with "
-            "95 % confidence.",
+            "peer: the mean ratio is theirs over ours, above 1 tilework is faster; a verdict asks for more than 2 % "
+            "with 95 % confidence.",
             "",
             table.markdown(columns, lines),
         ]

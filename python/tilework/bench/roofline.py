@@ -13,7 +13,7 @@ from tilework.bench.problems import BenchError
 from tilework.bench.results import key
 
 _LEVELS = ("L1", "L2", "L3", "DRAM")
-_WIDTH, _HEIGHT = 7.6, 4.6  # inches of a panel
+_WIDTH, _HEIGHT = 6.0, 4.4  # inches of a panel
 _ENDINGS = (".svg", ".png", ".pdf")
 _ROOFS = {"fma_f32": "f32 FMA", "fma_f64": "f64 FMA", "dot_bf16": "bf16 dot", "dot_i8": "int8 dot"}
 _COLOURS = (
@@ -128,7 +128,7 @@ def _scatter(ax: Any, dots: list[Point], colours: dict[str, str]) -> None:
 
 
 def _note(ax: Any, text: str, at: tuple[float, float], **how: Any) -> None:
-    ax.annotate(text, at, fontsize=7.5, color="#444444", xytext=(0, 2), textcoords="offset points", va="bottom", **how)
+    ax.annotate(text, at, fontsize=7, color="#444444", xytext=(0, 2), textcoords="offset points", va="bottom", **how)
 
 
 def _roofs(found: list[dict[str, Any]], tier: str) -> list[tuple[str, float]]:
@@ -159,7 +159,7 @@ def _arithmetic_panel(
         width = 1.8 if label.startswith("f32") else 1.0
         ax.plot([rate / slopes["L1"], high], [rate, rate], color="#444444", lw=width, zorder=1)
         # Roofs may lie so close that their names need a place each.
-        _note(ax, f"{label} {table.count_text(rate, 'op/s')}", (high * 0.97 / 8 ** (rank % 2), rate), ha="right")
+        _note(ax, f"{label} {table.count_text(rate, 'op/s')}", (high * 0.97 / 12 ** (rank % 2), rate), ha="right")
     _scatter(ax, dots, colours)
     ax.set(
         xscale="log",
