@@ -20,6 +20,7 @@
 // Defined by the launch:  one of CONV CONV_DX CONV_DW DIRECT;  KERNEL0 KERNEL1 KERNEL2, where divisions are to be cheap
 #include "types.clh"
 #include "activation.clh"
+#include "warp.clh"
 
 // Channels c and k are per group. x and y stand for dx and dy too; what a kernel writes, w and dw are contiguous.
 typedef struct {
@@ -49,7 +50,7 @@ typedef struct {
 #endif
 
 #ifdef CORE_S
-#define TILE_GROUP __attribute__((reqd_work_group_size(TILE_M / REG_M * (TILE_N / REG_N), 1, 1)))
+#define TILE_GROUP __attribute__((reqd_work_group_size(TILE_ITEMS, 1, 1)))
 #else
 #define TILE_GROUP
 #endif

@@ -2,29 +2,63 @@
 //
 // Method    gemm.clh with plain loaders; transposed operands only change strides. A long K with few tiles is cut into
 //           SHARES that write partial sums, added in order by add_shares: no atomics, same bits every time.
-// Numerics  products and sums in float (double for f64); order of the sum: k ascending within a share, then shares.
+// Numerics  products and sums in float (double for f64, int for bytes), one rounding at the store; order of the sum: k
+//           ascending within a share, then shares. Bytes: exact modulo 2^32, like the zero points,
+//               sum (a - za) (b - zb) = sum a b - zb sum a - za sum b + K za zb.
+//
+// Defined by the launch:  BATCH    batch axes, at least 1;  SHARES;  PAIRS    n is even and y begins at an even place
+//                         B_DTYPE  of b, where it differs;  ZEROS    zero points of a and b
+//                         SUM_ONLY, LINE_SUMS    for those kernels alone
 #include "types.clh"
+#include "warp.clh"
+#if BYTES
+#define ACTIVATE(v) (v)
+#else
 #include "activation.clh"
+#endif
 
-// Defined by the launch:  BATCH   batch axes, at least 1;  SHARES;  SUM_ONLY  for add_shares alone
-#ifndef SUM_ONLY
+#define TB CAT(storage_, B_DTYPE)
+#if SHARES > 1
+#define RESULT ACC
+#define PUT(i, v) y[i] = (v)
+#elif BYTES
+#define RESULT int
+#define PUT(i, v) y[i] = (v)
+#define PUT2(i, v, w) store2_i32(y, i, v, w)
+#else
+#define RESULT T
+#define PUT(i, v) STORE(y, i, v)
+#define PUT2(i, v, w) STORE2(y, i, v, w)
+#endif
+
+#if !defined(SUM_ONLY) && !defined(LINE_SUMS)
 
 typedef struct {
     long m, n, k, share;  // share: the k's of one share
     long a_m, a_k, b_k, b_n;
+    long a_zero_m, b_zero_n;
     long shape[BATCH], a_batch[BATCH], b_batch[BATCH];
 } Product;
 
 #ifdef CORE_S
-__attribute__((reqd_work_group_size(TILE_M / REG_M * (TILE_N / REG_N), 1, 1)))
+__attribute__((reqd_work_group_size(TILE_ITEMS, 1, 1)))
 #endif
-__kernel void matmul(IN(T, a), IN(T, b),
+__kernel void matmul(IN(T, a), IN(TB, b),
 #ifdef BIAS
                      IN(T, bias),
 #endif
-                     OUT(ACC, y), const Product p) {
+#ifdef ZEROS
+                     IN(T, a_zeros), IN(TB, b_zeros), IN(int, a_sums), IN(int, b_sums),
+#endif
+                     OUT(RESULT, y), const Product p) {
     START(a);
     START(b);
+#ifdef ZEROS
+    START(a_zeros);
+    START(b_zeros);
+    START(a_sums);
+    START(b_sums);
+#endif
 #ifdef BIAS
     START(bias);
 #endif
@@ -52,19 +86,43 @@ __kernel void matmul(IN(T, a), IN(T, b),
 #define A_PLACE INDEX
 #define A_AT(m) ((m) * a_m)
 #define A_READ(place, k) LOAD(a, (place) + (k) * a_k)
+#define A_SOURCE(m, k) (a + ((m) * a_m + (k) * a_k))
 #define B_PLACE INDEX
 #define B_AT(n) ((n) * b_n)
-#define B_READ(place, k) LOAD(b, (place) + (k) * b_k)
+#define B_READ(place, k) CAT(load_, B_DTYPE)(b, (place) + (k) * b_k)
+#define B_SOURCE(k, n) (b + ((k) * b_k + (n) * b_n))
 #define B_ROW(n) (b_n == 1)
-#define B_READ_ROW(place, k) CAT(vload, LANES)(0, b + (place) + (k) * b_k)
+#define B_READ_ROW(place, k) CAT(row_, B_DTYPE)(b + (place) + (k) * b_k, LANES)
 #define C_PLACE INDEX
 #define C_AT(n) (n)
-#ifdef BIAS
-#define C_WRITE(place, m, n, value) y[(m) * N + (place)] = ACTIVATE(value + LOAD(bias, n))
+#if defined(ZEROS)
+#define A_ZERO(m) a_zeros[(m) * (INDEX)p.a_zero_m]
+#define B_ZERO(n) b_zeros[(n) * (INDEX)p.b_zero_n]
+#define FINISH(m, n, v) ((v) - B_ZERO(n) * (a_sums[m] - (int)p.k * A_ZERO(m)) - A_ZERO(m) * b_sums[n])
+#elif defined(BIAS)
+#define FINISH(m, n, v) ACTIVATE((v) + LOAD(bias, n))
 #else
-#define C_WRITE(place, m, n, value) y[(m) * N + (place)] = ACTIVATE(value)
+#define FINISH(m, n, v) ACTIVATE(v)
+#endif
+#define C_WRITE(place, m, n, value) PUT((m) * N + (place), FINISH(m, n, value))
+#ifdef PAIRS
+#define C_WRITE_PAIR(place, m, n, v, w) PUT2((m) * N + (place), FINISH(m, n, v), FINISH(m, (n) + 1, w))
 #endif
 #include "gemm.clh"
+}
+
+#elif defined(LINE_SUMS)
+
+// The sum of each line of k elements, along k.
+__kernel void line_sums(IN(T, x), OUT(int, sums), const long lines, const long k, const long line_stride,
+                        const long k_stride) {
+    START(x);
+    START(sums);
+    const INDEX i = get_global_id(0);
+    if (i >= (INDEX)lines) return;
+    int sum = 0;
+    for (INDEX j = 0; j < (INDEX)k; ++j) sum += x[i * (INDEX)line_stride + j * (INDEX)k_stride];
+    sums[i] = sum;
 }
 
 #else

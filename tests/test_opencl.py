@@ -446,8 +446,8 @@ def test_local_memory_core_is_right(index: str) -> None:
 def test_largest_tiles_are_right() -> None:
     run(
         """
-        from tilework.backends import opencl_gemm
-        opencl_gemm.WANTED_TILES = 2
+        from tilework.backends import opencl_tiles
+        opencl_tiles.WANTED_TILES = 2
         for dtype, places in ((np.float32, 4), (np.float64, 12)):
             a, b = fill(131, 45, dtype=dtype), fill(45, 150, dtype=dtype)
             got = tw.to_host(tw.matmul(tw.to_device(a), tw.to_device(b)))
@@ -457,6 +457,77 @@ def test_largest_tiles_are_right() -> None:
         """,
         seconds=300,
         TILEWORK_CL_CORE="S",
+    )
+
+
+_PRODUCTS = """
+    from tilework.backends import opencl_gemm
+    queue = opencl.default_device().queue()
+
+    def operand(rows, columns, dtype, *, transposed, aligned):
+        if transposed:
+            rows, columns = columns, rows
+        room = -columns % 16 if aligned else 1
+        whole = np.random.default_rng(0).standard_normal((rows, columns + room)) * (40 if dtype.kind in "iu" else 1)
+        whole = whole.astype(dtype)
+        views = [x[:, :columns] for x in (whole, tw.to_device(whole))]
+        return [x.T for x in views] if transposed else views
+
+    def close(got, a, b, eps):
+        wide = [np.asarray(x, np.float64) for x in (a, b)]
+        error = np.abs(np.asarray(tw.to_host(got), np.float64) - wide[0] @ wide[1])
+        assert (error <= eps * (np.abs(wide[0]) @ np.abs(wide[1]))).all(), (error.max(), eps)
+"""
+
+
+@pytest.mark.parametrize("core", ["P", "S", "T"])
+def test_half_width_products_are_rounded_once(core: str) -> None:
+    run(
+        _PRODUCTS
+        + """
+    import ml_dtypes
+    for dtype, eps, turned, aligned in ((np.float16, 2**-11, True, True), (ml_dtypes.bfloat16, 2**-8, False, False)):
+        a, a_there = operand(70, 45, np.dtype(dtype), transposed=False, aligned=aligned)
+        b, b_there = operand(45, 50, np.dtype(dtype), transposed=turned, aligned=aligned)
+        y = queue.empty((70, 50), dtype)
+        opencl_gemm.multiply(queue, a_there, b_there, y)
+        close(y, a, b, 1.01 * eps)
+    """,
+        seconds=300,
+        TILEWORK_CL_CORE=core,
+    )
+
+
+@pytest.mark.parametrize(("precision", "bits"), [("float32", 21), ("fast32", 21), ("tf32", 10)])
+def test_precision_is_what_was_asked_for(precision: str, bits: int) -> None:
+    run(
+        _PRODUCTS
+        + f"""
+    a, a_there = operand(70, 45, np.dtype(np.float32), transposed=True, aligned=True)
+    b, b_there = operand(45, 50, np.dtype(np.float32), transposed=False, aligned=False)
+    close(tw.matmul(a_there, b_there), a, b, 2.0 ** -{bits})
+    """,
+        seconds=300,
+        TILEWORK_CL_CORE="T",
+        TILEWORK_CL_PRECISION=precision,
+    )
+
+
+@pytest.mark.parametrize("core", ["P", "S", "T"])
+def test_products_of_bytes_are_exact(core: str) -> None:
+    run(
+        _PRODUCTS
+        + """
+    a, a_there = operand(70, 45, np.dtype(np.int8), transposed=False, aligned=True)
+    b, b_there = operand(45, 50, np.dtype(np.uint8), transposed=True, aligned=True)
+    a_zero, b_zero = np.arange(70, dtype=np.int8), np.array(200, np.uint8)
+    y = queue.empty((70, 50), np.int32)
+    opencl_gemm.multiply_bytes(queue, a_there, b_there, y, tw.to_device(a_zero), tw.to_device(b_zero))
+    want = (a.astype(int) - a_zero[:, None].astype(int)) @ (b.astype(int) - int(b_zero))
+    assert np.array_equal(tw.to_host(y), want)
+    """,
+        seconds=300,
+        TILEWORK_CL_CORE=core,
     )
 
 

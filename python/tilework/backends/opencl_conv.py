@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from tilework.backends.opencl_gemm import Tiles, add_shares, epilogue, shares_for, tiles_for
+from tilework.backends.opencl_gemm import accumulator, add_shares, epilogue
 from tilework.backends.opencl_queue import GROUP_SIZE, Queue, Strided, strides_of
 from tilework.backends.opencl_reduce import group_for
+from tilework.backends.opencl_tiles import Tiles, shares_for, tiles_for
 
 # A GEMM of fewer rows than this per group (depthwise convolution) would leave most of a tile empty.
 DIRECT_CHANNELS = 3
@@ -67,7 +68,7 @@ class Conv:
     def define(self, tiles: Tiles) -> dict[str, Any]:
         """The -D options of a GEMM kernel; on a GPU the kernel's sizes are fixed, as they are divided by."""
         define = tiles.define()
-        if tiles.reg_m:
+        if tiles.grouped:
             define |= {f"KERNEL{axis}": n for axis, n in enumerate(self._three(self.kernel))}
         return define
 
@@ -88,9 +89,9 @@ def forward(queue: Queue, conv: Conv, w: Any, bias: Any, activation: str | None)
         define |= {"DIRECT": 1, "GROUP": 1}
         queue.launch("conv.cl", "conv_direct", conv.y.size, GROUP_SIZE, args, **define)
         return
-    tiles = tiles_for(queue, conv.k, columns, conv.groups, w.dtype)
+    tiles = tiles_for(queue.device, conv.k, columns, conv.groups, w.dtype)
     define |= conv.define(tiles) | {"CONV": 1}
-    if tiles.reg_m:
+    if tiles.grouped:
         define["A_ALONG_K"] = 1
     items = tiles.count(conv.k, columns) * conv.groups * tiles.group if conv.y.size else 0
     queue.launch("conv.cl", "conv", items, tiles.group, args, **define)
@@ -105,7 +106,7 @@ def gradient_x(queue: Queue, conv: Conv, w: Any) -> None:
     # Tiles are laid out for the largest phase.
     columns = conv.x.shape[0] * math.prod(-(-n // s) for n, s in zip(conv.x.shape[2:], conv.stride, strict=True))
     products = conv.groups * math.prod(conv.stride)
-    tiles = tiles_for(queue, conv.c, columns, products, w.dtype)
+    tiles = tiles_for(queue.device, conv.c, columns, products, w.dtype)
     items = tiles.count(conv.c, columns) * products * tiles.group if conv.x.size else 0
     queue.launch("conv.cl", "conv_dx", items, tiles.group, args, DTYPE=w.dtype, CONV_DX=1, **conv.define(tiles))
 
@@ -120,11 +121,11 @@ def gradient_w(queue: Queue, conv: Conv, dw: Any) -> None:
         arrays = (Strided(conv.y), Strided(conv.x), dw)
         queue.launch("conv.cl", "conv_dw_direct", items, local, (*arrays, conv.struct()), **define)
         return
-    tiles = tiles_for(queue, conv.k, columns, conv.groups, dw.dtype)
+    tiles = tiles_for(queue.device, conv.k, columns, conv.groups, dw.dtype)
     shares, share = shares_for(tiles, conv.k, columns, depth, conv.groups)
-    target = queue.empty((shares, *dw.shape), dw.dtype) if shares > 1 else dw
+    target = queue.empty((shares, *dw.shape), accumulator(dw.dtype)) if shares > 1 else dw
     define = conv.define(tiles) | {"CONV_DW": 1, "SHARES": shares}
-    if tiles.reg_m:
+    if tiles.grouped:
         define |= {"A_ALONG_K": 1, "B_ALONG_K": 1}
     items = tiles.count(conv.k, columns) * conv.groups * shares * tiles.group if dw.size else 0
     args = (Strided(conv.y), Strided(conv.x), target, conv.struct(share))

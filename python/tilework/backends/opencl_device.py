@@ -19,6 +19,9 @@ NVIDIA_FOLDERS = ("/usr/local/nvidia/lib64", "/usr/lib/x86_64-linux-gnu", "/usr/
 ICD_FOLDER = "/etc/OpenCL/vendors"
 KEPT_CONTEXTS = 16
 
+# How many products of matrix instructions stand for one of floats; 0: none, floats are multiplied as floats.
+PRECISIONS = {"float32": 0, "fast32": 3, "tf32": 1}
+
 _lock = threading.RLock()
 _devices: dict[tuple[int, int], Device] = {}
 _queues: dict[Any, Queue] = {}  # by pyopencl command queue
@@ -44,7 +47,11 @@ class Device:
         self.has_float64 = bool(device.double_fp_config)
         self.memory_limit: int = device.global_mem_size
         self.max_buffer: int = device.max_mem_alloc_size
-        self.core = _wanted_core() or ("P" if self.is_cpu else "S")
+        self.nvidia = _compute_capability(device)
+        wanted = _wanted_core() or ("P" if self.is_cpu else "T" if self.nvidia >= 80 else "S")
+        self.core = "P" if wanted == "P" else "S"  # T is S with matrix instructions
+        self.tensor = wanted == "T"
+        self.products = _wanted_products()
         self.synchronous = os.environ.get("TILEWORK_CL_SYNC", "0") not in ("", "0")
         self.always_wide = os.environ.get("TILEWORK_CL_INDEX") == "long"
         self.launching = threading.Lock()  # a cl.Kernel keeps its arguments between set and enqueue
@@ -60,6 +67,9 @@ class Device:
         options = ["-cl-std=CL1.2", "-cl-mad-enable", f"-DCORE_{self.core}"]
         if self.cl.single_fp_config & cl.device_fp_config.CORRECTLY_ROUNDED_DIVIDE_SQRT:
             options.append("-cl-fp32-correctly-rounded-divide-sqrt")
+        if self.nvidia:
+            options.append(f"-DNVIDIA={self.nvidia}")
+        options += os.environ.get("TILEWORK_CL_OPTIONS", "").split()
         return (*options, "-DON_CPU") if self.is_cpu else tuple(options)
 
     def __repr__(self) -> str:
@@ -250,8 +260,24 @@ def _nvidia_library() -> str | None:
     return None
 
 
+def _compute_capability(device: Any) -> int:
+    """90 for sm_90; 0 where it is not NVIDIA's driver."""
+    if "NVIDIA" not in device.platform.name:
+        return 0
+    return int(10 * device.compute_capability_major_nv + device.compute_capability_minor_nv)
+
+
 def _wanted_core() -> str:
     core = os.environ.get("TILEWORK_CL_CORE", "")
-    if core not in ("", "P", "S"):
-        raise DeviceError(f"TILEWORK_CL_CORE={core!r}; want P (portable) or S (tiles in local memory)")
+    if core not in ("", "P", "S", "T"):
+        raise DeviceError(
+            f"TILEWORK_CL_CORE={core!r}; want P (portable), S (tiles in local memory) or T (matrix instructions)"
+        )
     return core
+
+
+def _wanted_products() -> int:
+    precision = os.environ.get("TILEWORK_CL_PRECISION", "float32")
+    if precision not in PRECISIONS:
+        raise DeviceError(f"TILEWORK_CL_PRECISION={precision!r}; want {', '.join(PRECISIONS)}")
+    return PRECISIONS[precision]

@@ -96,6 +96,8 @@ class Programs:
         import pyopencl as cl
 
         options = [*self._options, *defines]
+        if any(option.startswith("-DNVIDIA=") for option in options):
+            options += [f"-cl-nv-maxrregcount={d[12:]}" for d in defines if d.startswith("-DREGISTERS=")]
         try:
             return cl.Program(self._context, expanded(file)).build(options, [self._device])
         except cl.Error as error:

@@ -1,0 +1,113 @@
+"""Every matrix product that an NVIDIA device would get, through clang to PTX and through ptxas: no GPU is needed.
+
+NVIDIA's own OpenCL front end may differ. What is checked is that the PTX in the kernels is right for its target, that a
+group's local memory and registers suffice, and that nothing spills.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tilework.backends.opencl_programs import define_options, expanded
+from tilework.backends.opencl_tiles import LOCAL_BYTES, SHARED, Tiles
+
+CLANG = next((c for c in (f"clang-{v}" for v in range(22, 15, -1)) if shutil.which(c)), None)
+MISSING = "no clang of version 16 to 22" if CLANG is None else "no ptxas (CUDA)" if not shutil.which("ptxas") else ""
+ELEMENTS = {"f16": np.float16, "f32": np.float32, "f64": np.float64, "i8": np.int8}
+REGISTERS = 65536  # of a multiprocessor
+FRONT = (
+    *("-target", "nvptx64-nvidia-nvcl", "-Xclang", "-target-feature", "-Xclang", "+ptx80", "-x", "cl", "-O3", "-S"),
+    *("-cl-std=CL1.2", "-cl-mad-enable", "-Xclang", "-finclude-default-header"),
+    *(
+        "-Xclang",
+        "-cl-ext=+cl_khr_fp16,+cl_khr_fp64",
+        "-DCORE_S",
+        "-include",
+        str(Path(__file__).parent / "nvidia_builtins.h"),
+    ),
+)
+
+
+def resources(tmp_path: Path, define: dict[str, Any], capability: int) -> dict[str, int]:
+    """Compiles matmul.cl; what ptxas says that an item (registers, spilled bytes) and a group (local bytes) take."""
+    source, ptx = tmp_path / "kernel.cl", tmp_path / "kernel.ptx"
+    source.write_text(expanded("matmul.cl"))
+    target = ("-Xclang", "-target-cpu", "-Xclang", f"sm_{capability}", f"-DNVIDIA={capability}")
+    subprocess.run([CLANG or "", *FRONT, *target, *define_options(define), source, "-o", ptx], check=True)
+    limit = [f"--maxrregcount={define['REGISTERS']}"] if "REGISTERS" in define else []
+    command = ["ptxas", "-v", f"-arch=sm_{capability}", *limit, str(ptx), "-o", str(tmp_path / "kernel.cubin")]
+    told = subprocess.run(command, check=True, capture_output=True, text=True).stderr
+    found = {
+        name: re.search(pattern, told)
+        for name, pattern in {
+            "registers": r"Used (\d+) registers",
+            "spilled": r"(\d+) bytes spill stores",
+            "local": r"(\d+) bytes smem",
+        }.items()
+    }
+    return {name: int(match[1]) if match else 0 for name, match in found.items()}
+
+
+def kernels() -> Iterator[tuple[str, dict[str, Any], Tiles]]:
+    """Name, -D options and blocking of every matrix product in the tables, with b as it lies and transposed."""
+    for (core, kind, copied), (large, small) in SHARED.items():
+        for size, tiles in {"large": large, "small": small}.items():
+            for b_along_k in (False, True):
+                if copied and kind == "i8" and not b_along_k:
+                    continue
+                define = {"DTYPE": np.dtype(ELEMENTS[kind]), "INDEX": "int", "BATCH": 1, "SHARES": 1, "A_ALONG_K": 1}
+                define |= {"B_ALONG_K": 1} if b_along_k else {}
+                define |= {"A_COPIED": 1, "B_COPIED": 1, "PAIRS": 1} if copied else {}
+                for products in (3, 1) if (core, kind) == ("T", "f32") else (1,):
+                    one = replace(tiles, products=products)
+                    way = "chunks" if copied else "elements"
+                    yield (
+                        f"{core}-{kind}-{size}-{way}-{'nt' if b_along_k else 'nn'}-{products}",
+                        define | one.define(),
+                        one,
+                    )
+
+
+@pytest.mark.skipif(bool(MISSING), reason=MISSING)
+@pytest.mark.parametrize(("define", "tiles"), [pytest.param(d, t, id=name) for name, d, t in kernels()])
+def test_kernel_fits_a_multiprocessor(tmp_path: Path, define: dict[str, Any], tiles: Tiles) -> None:
+    taken = resources(tmp_path, define, 90)
+    assert taken["spilled"] == 0
+    assert 0 < taken["local"] <= LOCAL_BYTES
+    assert taken["registers"] * tiles.group <= REGISTERS
+
+
+def test_every_blocking_fits_its_kernel() -> None:
+    for (core, kind, copied), pair in SHARED.items():
+        for tiles in pair:
+            size = np.dtype(ELEMENTS[kind]).itemsize
+            assert tiles.local_bytes(size) <= LOCAL_BYTES
+            step = 16 // size if copied else 1
+            for side in (tiles.m, tiles.n):
+                assert side * tiles.k % (step * tiles.group) == 0
+                assert side % (128 // size) == 0 or size > 4, "the chunks of a row are permuted among 8"
+            if core == "T":
+                assert tiles.m % tiles.warp_m == tiles.n % tiles.warp_n == 0
+                assert tiles.warp_m % 16 == tiles.warp_n % 16 == 0
+                assert tiles.k * size % 32 == 0
+            else:
+                assert tiles.n // tiles.reg_n % 8 == tiles.m // tiles.reg_m % 4 == 0
+                assert tiles.k * size % 16 == 0
+
+
+if __name__ == "__main__":
+    import tempfile
+
+    for name, define, _ in kernels():
+        with tempfile.TemporaryDirectory() as folder:
+            print(name, resources(Path(folder), define, int((sys.argv[1:] or ["90"])[0])), flush=True)
