@@ -1,29 +1,34 @@
-"""What an OpenCL device can do, asked the first time one is at hand: prints two tables in Markdown.
+"""What an OpenCL device can do, asked the first time one is at hand: tables in Markdown, and the same as JSON.
 
-    python bench/opencl_first_contact.py [device]        # device as in tilework.to_device: "nvidia:0", "gpu", ...
+    python bench/opencl_first_contact.py [device] [--seconds 400] [--out FOLDER] [--only SECTION ...]
 
-Every section runs in a process of its own, as a probe that fails may take its context with it. What only an NVIDIA
-device can answer is skipped elsewhere, with the reason. On a CPU device sizes are small and no speed means anything.
+``device`` as in tilework.to_device: "nvidia:0", "gpu", ... Every section runs in a process of its own, as a probe that
+fails may take its context with it, and within a time of its own; what it said before that time was up is kept. What
+only an NVIDIA device can answer is skipped elsewhere, with the reason. On a CPU device sizes are small and no speed
+means anything.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
+import os
 import re
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+import opencl_products
 import tilework as tw
 from tilework.backends.opencl_device import Device, select
 
 Row = tuple[str, str]
-SECONDS = 150
-SECTIONS: dict[str, Callable[[Probe], Iterator[Row]]] = {}
+SECTIONS: dict[str, tuple[Callable[[Probe], Iterator[Row]], int]] = {}  # and the seconds that it may take
 
 
 class Probe:
@@ -64,14 +69,20 @@ class Probe:
         self.cl.enqueue_copy(self.queue, host, buffer)
         return host
 
-    def outcome(self, attempt: Callable[[], str]) -> str:
+    def profiled(self, device: Device) -> Any:
+        """A command queue of ``device`` whose events carry the device's time."""
+        device.queue()  # which makes its context
+        return self.cl.CommandQueue(device.context, properties=self.cl.command_queue_properties.PROFILING_ENABLE)
+
+    def outcome(self, attempt: Callable[[], str], length: int = 160) -> str:
         """What ``attempt`` says, or the error it ends with, on one line."""
         try:
             return attempt()
         except Exception as error:
             text = str(error).replace("|", "/")
             told = re.findall(r"error:[^\n]*", text)
-            return "no: " + (told[0] if told else " ".join(text.split()))[:160]
+            shown = " ".join(told) if told and length == 160 else text
+            return "no: " + " ".join(shown.split())[:length]
 
     def seconds(self, enqueue: Callable[[], Any], repeats: int = 10) -> float:
         """The best wall time of one enqueued step, of several."""
@@ -87,7 +98,7 @@ class Probe:
 
 def section(run: Callable[[Probe], Iterator[Row]]) -> Callable[[Probe], Iterator[Row]]:
     """Adds a section to the table."""
-    SECTIONS[run.__name__] = run
+    SECTIONS[run.__name__] = run, 45
     return run
 
 
@@ -135,6 +146,17 @@ def language(probe: Probe) -> Iterator[Row]:
         "vload_half, vstore_half",
         builds("__kernel void f(__global half* x) { vstore_half_rte(vload_half(0, x), 1, x); }"),
     )
+    yield (
+        "_Pragma in front of a loop",
+        builds('__kernel void f(__global int* x) { _Pragma("unroll") for (int i = 0; i < 4; ++i) x[i] = i; }'),
+    )
+    yield (
+        "union of a vector and an array",
+        builds(
+            "__kernel void f(__global float* x) { union { uint4 all; float one[4]; } u; u.all = (uint4)(1);"
+            " for (int i = 0; i < 4; ++i) x[i] = u.one[i]; }"
+        ),
+    )
     if not probe.nvidia:
         yield "inline PTX", f"skipped: {probe.device.platform} is not NVIDIA's"
         return
@@ -142,6 +164,8 @@ def language(probe: Probe) -> Iterator[Row]:
         move = f'{keyword} volatile("mov.u32 %0, %%laneid;" : "=r"(i));'
         lane = f"__kernel void f(__global uint* y) {{ uint i; {move} y[i] = i; }}"
         yield f"inline PTX with {keyword}", builds(lane)
+    wait = 'asm volatile("cp.async.wait_group %0;" : : "n"(2) : "memory");'
+    yield "a constant in inline PTX", builds(f"__kernel void f(__global uint* y) {{ {wait} y[0] = 1; }}")
 
 
 # --------------------------------------------------------------------------------------- 3 to 5: tensor cores
@@ -372,7 +396,7 @@ def persistence(probe: Probe) -> Iterator[Row]:
         yield f"grid barrier, {per_unit} group(s) per compute unit", probe.outcome(attempt)
 
 
-# ------------------------------------------------------------------------------------------------ rows 1 and 2
+# ------------------------------------------------------------------------------------------------ row 1
 
 
 def _rival(name: str, run: Callable[[Any], float]) -> str:
@@ -399,9 +423,9 @@ def _torch_best(torch: Any, step: Callable[[], Any]) -> float:
 
 
 @section
-def speed(probe: Probe) -> Iterator[Row]:
+def copies(probe: Probe) -> Iterator[Row]:
     rng = np.random.default_rng(0)
-    x = tw.to_device(rng.standard_normal(1 << (22 if probe.small else 28), np.float32), probe.device)
+    x = tw.to_device(rng.standard_normal(1 << (22 if probe.small else 29), np.float32), probe.device)
     y = tw.to_device(np.zeros(x.shape, np.float32), probe.device)
 
     def ours(step: Callable[[], Any]) -> float:
@@ -425,57 +449,76 @@ def speed(probe: Probe) -> Iterator[Row]:
     rival = _rival("GB/s", torch_copy)
     yield f"copy of {x.nbytes >> 20} MiB (row 1)", f"{2 * x.nbytes / copied / 1e9:.1f} GB/s; {rival}"
     yield f"add of {x.nbytes >> 20} MiB (row 1)", f"{3 * x.nbytes / added / 1e9:.1f} GB/s"
-    for n in (256,) if probe.small else (4096, 8192):
-        host = rng.standard_normal((2, n, n), np.float32)
-        a, b = tw.to_device(host[0], probe.device), tw.to_device(host[1], probe.device)
-        c = tw.matmul(a, b)
-        want = host[0][:8].astype(np.float64) @ host[1]
-        error = float(np.abs(tw.to_host(c[:8]) - want).max() / np.abs(want).max())
-        if error > 1e-5:
-            yield f"matmul {n} (row 2)", f"wrong by {error:.2g}, so it has no speed"
-            continue
-        taken = ours(lambda a=a, b=b, c=c: tw.matmul(a, b, out=c))  # type: ignore[misc]
-
-        def torch_matmul(torch: Any, n: int = n) -> float:
-            left, right = torch.randn(n, n, device="cuda"), torch.randn(n, n, device="cuda")
-            return float(2 * n**3 / _torch_best(torch, lambda: left @ right) / 1e12)
-
-        rival = _rival("TFLOP/s", torch_matmul)
-        yield f"matmul {n}^3 float32 (row 2)", f"{2 * n**3 / taken / 1e12:.4g} TFLOP/s, error {error:.1g}; {rival}"
 
 
 # ------------------------------------------------------------------------------------------------------- main
 
 
-def main(arguments: list[str]) -> int:
-    if len(arguments) == 3 and arguments[0] == "--section":
-        rows = list(SECTIONS[arguments[1]](Probe(select(arguments[2]))))
-        print(json.dumps(rows))
-        return 0
-    wanted = arguments[0] if arguments else ""
-    device = select(wanted)
-    print(f"# First contact with {device.name}\n")
-    for name in SECTIONS:
-        print(f"\n## {name.replace('_', ' ')}\n\n| question | answer |\n|---|---|")
-        try:
-            done = subprocess.run(
-                [sys.executable, __file__, "--section", name, wanted],
-                capture_output=True,
-                text=True,
-                timeout=SECONDS,
-            )
-        except subprocess.TimeoutExpired:
-            print(f"| {name} | no answer within {SECONDS} s |", flush=True)
-            continue
+SECTIONS |= opencl_products.SECTIONS
+
+
+def run_section(name: str, device: str, seconds: float) -> list[list[str]]:
+    """The rows of one section, from a process of its own."""
+    rows = []
+    try:
+        done = subprocess.run(
+            [sys.executable, __file__, device, "--section", name], capture_output=True, text=True, timeout=seconds
+        )
+        said = done.stdout
         if done.returncode:
-            last = " ".join(done.stderr.strip().splitlines()[-1:]).replace("|", "/")
-            print(f"| {name} | the process ended with {done.returncode}: {last[:200]} |", flush=True)
-            continue
-        for question, answer in json.loads(done.stdout.splitlines()[-1]):
-            print(f"| {question} | {answer} |")
-        sys.stdout.flush()
+            rows.append([name, f"the process ended with {done.returncode}: {' '.join(done.stderr.split())[-600:]}"])
+    except subprocess.TimeoutExpired as late:
+        said = late.stdout.decode(errors="replace") if isinstance(late.stdout, bytes) else late.stdout or ""
+        rows.append([name, f"the rest did not come within {seconds:.0f} s"])
+    return [json.loads(line) for line in said.splitlines() if line.startswith("[")] + rows
+
+
+def adapt(rows: list[list[str]]) -> None:
+    """What the compiler of this device does not take is left out of later builds."""
+    said = dict(rows)
+    options = os.environ.get("TILEWORK_CL_OPTIONS", "").split()
+    if said.get("_Pragma in front of a loop", "yes") != "yes":
+        options.append("-DUNROLL=")
+    if said.get("inline PTX with asm", "yes") != "yes" and said.get("inline PTX with __asm__") == "yes":
+        options.append("-DASM=__asm__")
+    os.environ["TILEWORK_CL_OPTIONS"] = " ".join(options)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("device", nargs="?", default="")
+    parser.add_argument("--seconds", type=float, default=400, help="for all sections together")
+    parser.add_argument("--out", type=Path, help="where first_contact.json and first_contact.md go")
+    parser.add_argument("--only", nargs="*", default=list(SECTIONS), metavar="SECTION")
+    parser.add_argument("--section", help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    device = select(asked.device)
+    if asked.section:
+        for row in SECTIONS[asked.section][0](Probe(device)):
+            print(json.dumps(row), flush=True)
+        return 0
+    start = time.monotonic()
+    answers: dict[str, list[list[str]]] = {}
+    text = ""
+    for name in asked.only:
+        left = asked.seconds - (time.monotonic() - start)
+        began = time.monotonic()
+        answers[name] = rows = (
+            run_section(name, asked.device, min(left, SECTIONS[name][1])) if left > 5 else [[name, "no time was left"]]
+        )
+        if name == "language":
+            adapt(rows)
+        lines = [f"| {question} | {' '.join(answer.split()).replace('|', '/')} |" for question, answer in rows]
+        took = time.monotonic() - began
+        part = f"\n## {name.replace('_', ' ')} ({took:.0f} s)\n\n| question | answer |\n|---|---|\n" + "\n".join(lines)
+        print(part, flush=True)
+        text += part + "\n"
+        if asked.out:
+            asked.out.mkdir(parents=True, exist_ok=True)
+            (asked.out / "first_contact.json").write_text(json.dumps({"device": device.name, "answers": answers}))
+            (asked.out / "first_contact.md").write_text(f"# First contact with {device.name}\n{text}")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -1,0 +1,418 @@
+"""Matrix products on an OpenCL device: are they right, how fast beside torch on the same card, which blocking is best.
+
+Sections of opencl_first_contact.py. A product is timed by the device's own clock (events, kernels alone) and beside
+torch by a stopwatch over many enqueued calls, ours and theirs in turn, medians of both. What is wrong is not timed.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import tilework as tw
+from tilework.backends import opencl_gemm, opencl_tiles
+from tilework.backends.opencl_tiles import Tiles, fma, matrix
+
+if TYPE_CHECKING:
+    from opencl_first_contact import Probe
+
+Row = tuple[str, str]
+TURNS = 5  # of ours and theirs
+TURN_SECONDS = 0.06
+
+
+class Timed:
+    """A device whose launches are recorded: the time of kernels alone, without what Python and the driver add."""
+
+    def __init__(self, probe: Probe) -> None:
+        self.device = probe.device
+        self.queue = probe.device.queue(probe.profiled(probe.device))
+        self.events: list[Any] = []
+        self.logs: list[str] = []
+        original = self.device.programs.kernel
+
+        def recorded(*request: Any) -> Any:
+            kernel = original(*request)
+
+            def enqueue(*args: Any) -> Any:
+                event = kernel(*args)
+                self.events.append(event)
+                return event
+
+            return enqueue
+
+        self.device.programs.kernel = recorded  # type: ignore[method-assign]
+
+    def seconds(self, call: Callable[[], Any], repeats: int = 7) -> float:
+        """The median over calls of what their kernels took."""
+        call()
+        self.queue.finish()
+        taken = []
+        for _ in range(repeats):
+            self.events.clear()
+            call()
+            self.queue.finish()
+            taken.append(sum(e.profile.end - e.profile.start for e in self.events) * 1e-9)
+        return statistics.median(taken)
+
+    def empty(self, m: int, n: int, dtype: Any) -> Any:
+        """A result full of a value that no product has, so that an element left out shows."""
+        dtype = np.dtype(dtype)
+        made = self.queue.empty((m, n), np.dtype(f"u{dtype.itemsize}"))
+        self.queue.fill(made, 0x4242)
+        return made.view(dtype)
+
+
+def operand(
+    rng: Any, rows: int, columns: int, dtype: Any, *, transposed: bool = False, ragged: bool = False
+) -> tuple[Any, Any]:
+    """(numpy view, a function that makes the device view) of a matrix whose rows do, or do not, begin at 16 bytes."""
+    dtype = np.dtype(dtype)
+    if transposed:
+        rows, columns = columns, rows
+    shape = (rows, columns + (1 if ragged else -columns % 16))
+    if dtype.kind in "iu":
+        whole = rng.integers(np.iinfo(dtype).min, np.iinfo(dtype).max + 1, shape, dtype)
+    else:
+        whole = rng.standard_normal(shape, np.float32).astype(dtype)
+
+    def view(x: Any) -> Any:
+        return x[:, :columns].T if transposed else x[:, :columns]
+
+    return view(whole), lambda queue: view(tw.to_device(whole, queue.cl))
+
+
+def relative_error(got: Any, a: Any, b: Any) -> float:
+    """||got - a b|| / ||a b|| of some rows of a, in float64."""
+    want = np.asarray(a, np.float64) @ np.asarray(b, np.float64)
+    return float(np.linalg.norm(np.asarray(got, np.float64) - want) / np.linalg.norm(want))
+
+
+def _multiply(timed: Timed, a: Any, b: Any, y: Any) -> None:
+    if a.dtype.itemsize == 1:
+        opencl_gemm.multiply_bytes(timed.queue, a, b, y)
+    else:
+        opencl_gemm.multiply(timed.queue, a, b, y)
+
+
+def _result_dtype(dtype: Any) -> Any:
+    return np.int32 if np.dtype(dtype).kind in "iu" else dtype
+
+
+# Storage, precision, core, and the largest relative error that rounding explains.
+KINDS = (
+    ("float32", 0, "S", 2e-6),
+    ("float32", 3, "T", 2e-6),
+    ("float32", 1, "T", 1e-3),
+    ("float64", 0, "S", 1e-14),
+    ("float16", 0, "S", 5e-4),
+    ("float16", 0, "T", 5e-4),
+    ("bfloat16", 0, "T", 4e-3),
+    ("int8", 0, "S", 0.0),
+    ("int8", 0, "T", 0.0),
+    ("uint8", 0, "T", 0.0),
+)
+
+
+def _dtype(name: str) -> Any:
+    if name == "bfloat16":
+        import ml_dtypes
+
+        return np.dtype(ml_dtypes.bfloat16)
+    return np.dtype(name)
+
+
+def correctness(probe: Probe) -> Iterator[Row]:
+    """Ragged shapes in every storage and core against float64 on the host."""
+    timed = Timed(probe)
+    rng = np.random.default_rng(1)
+    shapes = ((70, 45, 50), (129, 65, 200)) if probe.small else ((70, 45, 50), (517, 331, 1030), (1024, 2048, 768))
+    for name, products, core, limit in KINDS:
+        dtype = _dtype(name)
+        timed.device.tensor, timed.device.products = core == "T", products
+
+        def attempt(dtype: Any = dtype, limit: float = limit) -> str:
+            worst, where = 0.0, ""
+            for m, k, n in shapes:
+                for a_turned, b_turned, ragged in (
+                    ((False, False, False), (False, True, True))
+                    if probe.small
+                    else [(a, b, r) for a in (False, True) for b in (False, True) for r in (False, True)]
+                ):
+                    a, to_a = operand(rng, m, k, dtype, transposed=a_turned, ragged=ragged)
+                    b, to_b = operand(rng, k, n, dtype, transposed=b_turned, ragged=ragged)
+                    there = to_a(timed.queue), to_b(timed.queue)
+                    y, again = (timed.empty(m, n, _result_dtype(dtype)) for _ in range(2))
+                    _multiply(timed, *there, y)
+                    _multiply(timed, *there, again)
+                    got = tw.to_host(y)
+                    error = relative_error(got, a, b)
+                    if got.tobytes() != tw.to_host(again).tobytes():
+                        return f"WRONG: two runs differ at {(m, k, n, a_turned, b_turned, ragged)}"
+                    if not error <= worst:
+                        worst, where = error, str((m, k, n, a_turned, b_turned, ragged))
+            return f"{'right' if worst <= limit else 'WRONG'}, worst error {worst:.2g} {where}"
+
+        yield f"{name}, core {core}, products {products}", probe.outcome(attempt, 1500)
+
+
+# ---------------------------------------------------------------------------------------- beside torch, rows 2 to 8
+
+
+def _torch() -> Any:
+    """torch with a GPU and without TF32, or None."""
+    try:
+        import torch
+    except ImportError:
+        return None
+    if not torch.cuda.is_available():
+        return None
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    return torch
+
+
+def _one_turn(call: Callable[[], Any], wait: Callable[[], Any]) -> float:
+    """Seconds per call over as many calls as fill a turn."""
+    wait()
+    start = time.perf_counter()
+    call()
+    wait()
+    count = max(1, min(200, int(TURN_SECONDS / max(time.perf_counter() - start, 1e-6))))
+    start = time.perf_counter()
+    for _ in range(count):
+        call()
+    wait()
+    return (time.perf_counter() - start) / count
+
+
+def beside(timed: Timed, ours: Callable[[], Any], torch: Any, theirs: Callable[[], Any] | None) -> tuple[float, float]:
+    """Median seconds of both per call, measured in turn; theirs is NaN without torch."""
+    mine, other = [], []
+    ours()
+    for _ in range(TURNS):
+        mine.append(_one_turn(ours, timed.queue.finish))
+        timed.events.clear()
+        if theirs is not None:
+            other.append(_one_turn(theirs, torch.cuda.synchronize))
+    return statistics.median(mine), statistics.median(other) if other else float("nan")
+
+
+def rows(probe: Probe) -> Iterator[Row]:
+    """Rows 2, 3, 4, 6, 7 and 8 of the table that a release is measured by."""
+    timed = Timed(probe)
+    torch = _torch()
+    rng = np.random.default_rng(2)
+    big = 192 if probe.small else 8192
+    half = 128 if probe.small else 4096
+    cases: list[tuple[str, str, int, str, tuple[int, int, int], bool]] = [
+        ("row 2 float32 strict", "float32", 0, "S", (half, half, half), False),
+        ("row 2 float32 strict", "float32", 0, "S", (big, big, big), False),
+        ("row 2 float32 strict, b transposed", "float32", 0, "S", (half, half, half), True),
+        ("row 3 float32 by three products", "float32", 3, "T", (half, half, half), False),
+        ("row 3 float32 by three products", "float32", 3, "T", (big, big, big), False),
+        ("row 4 float16", "float16", 0, "T", (half, half, half), False),
+        ("row 4 float16", "float16", 0, "T", (big, big, big), False),
+        ("row 4 float16, b transposed", "float16", 0, "T", (half, half, half), True),
+        ("row 4 bfloat16", "bfloat16", 0, "T", (half, half, half), False),
+        ("row 6 float16 skinny", "float16", 0, "T", (16, half, 4 * half), False),
+        ("row 6 float16 skinny", "float16", 0, "T", (64, half, 4 * half), False),
+        ("row 7 int8, b transposed", "int8", 0, "T", (big, big, big), True),
+        ("row 8 int8 by dp4a, b transposed", "int8", 0, "S", (half, half, half), True),
+        ("float64", "float64", 0, "S", (half, half, half), False),
+    ]
+    for label, name, products, core, (m, k, n), turned in cases:
+        dtype = _dtype(name)
+        timed.device.tensor, timed.device.products = core == "T", products
+
+        def attempt(
+            dtype: Any = dtype, m: int = m, k: int = k, n: int = n, turned: bool = turned, name: str = name
+        ) -> str:
+            a, to_a = operand(rng, m, k, dtype)
+            b, to_b = operand(rng, k, n, dtype, transposed=turned)
+            left, right = to_a(timed.queue), to_b(timed.queue)
+            y = timed.empty(m, n, _result_dtype(dtype))
+            _multiply(timed, left, right, y)
+            some = [0, m // 2, m - 1]
+            got = tw.to_host(y)[some]
+            error = relative_error(got, a[some], b)
+            limit = {"float16": 5e-4, "bfloat16": 4e-3, "int8": 0.0, "float64": 1e-14}.get(name, 1e-5)
+            if not error <= limit:
+                return f"WRONG by {error:.2g}, so it has no time"
+            tiles = opencl_gemm.Product(left, right).tiles(timed.queue, dtype)
+            alone = timed.seconds(lambda: _multiply(timed, left, right, y))
+            theirs = None
+            their_error = float("nan")
+            if torch is not None:
+                kinds = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+                kinds |= {"int8": torch.int8, "float64": torch.float64}
+                plain = a.astype(np.float32) if name == "bfloat16" else np.ascontiguousarray(a)
+                ta = torch.from_numpy(plain).cuda().to(kinds[name])
+                base = b.T if turned else b
+                plain = base.astype(np.float32) if name == "bfloat16" else np.ascontiguousarray(base)
+                tb = torch.from_numpy(plain).cuda().to(kinds[name])
+                tb = tb.T if turned else tb
+                theirs = (lambda: torch._int_mm(ta, tb)) if name == "int8" else (lambda: torch.matmul(ta, tb))
+                their_rows = theirs()[some].to(torch.float64).cpu().numpy()
+                their_error = relative_error(their_rows, a[some], b)
+            mine, other = beside(timed, lambda: _multiply(timed, left, right, y), torch, theirs)
+            rate = 2 * m * n * k / 1e12
+            moved = (left.nbytes + right.nbytes + y.nbytes) / 1e9
+            return (
+                f"{rate / alone:.1f} T/s alone, {rate / mine:.1f} in a row ({moved / alone:.0f} GB/s), torch "
+                f"{rate / other:.1f}, ratio {other / mine:.3f}; error {error:.2g}, torch's {their_error:.2g}; "
+                f"{_named(tiles)}"
+            )
+
+        yield f"{label} {m}x{k}x{n}", probe.outcome(attempt, 1500)
+
+
+# ------------------------------------------------------------------------------------------------------- blockings
+
+
+def _named(tiles: Tiles) -> str:
+    inner = f"warp {tiles.warp_m}x{tiles.warp_n}" if tiles.warp_m else f"item {tiles.reg_m}x{tiles.reg_n}"
+    most = f" registers {tiles.registers}" if tiles.registers else ""
+    return f"{tiles.m}x{tiles.n}x{tiles.k} {inner} stages {tiles.stages}{most}"
+
+
+HALF = (
+    matrix(128, 128, 32, 64, 64, 3),
+    matrix(128, 128, 32, 64, 32, 3),
+    matrix(128, 128, 32, 32, 64, 3),
+    matrix(128, 128, 32, 64, 64, 2),
+    matrix(128, 256, 32, 64, 64, 2),
+    matrix(256, 128, 32, 64, 64, 2),
+    matrix(128, 64, 32, 64, 32, 4),
+    matrix(128, 64, 64, 64, 32, 2),
+    matrix(64, 128, 32, 32, 64, 4),
+    matrix(64, 64, 64, 32, 32, 3),
+    replace(matrix(128, 128, 32, 64, 32, 3), registers=128),
+)
+FLOATS = (
+    fma(128, 128, 16, 8, 8, 2),
+    fma(128, 128, 16, 8, 8, 3),
+    fma(128, 128, 8, 8, 8, 4),
+    replace(fma(128, 128, 16, 8, 8, 2), registers=128),
+    replace(fma(128, 128, 16, 8, 8, 3), registers=128),
+    replace(fma(128, 128, 8, 8, 8, 3), registers=128),
+    replace(fma(128, 128, 16, 8, 8, 2), registers=168),
+    fma(128, 64, 16, 8, 8, 3),
+    fma(64, 64, 16, 8, 8, 3),
+    fma(64, 64, 16, 4, 4, 3),
+)
+THREE = (
+    matrix(128, 128, 16, 64, 32, 3),
+    matrix(128, 128, 16, 64, 32, 2),
+    matrix(128, 128, 16, 32, 64, 3),
+    matrix(128, 128, 16, 32, 32, 3),
+    matrix(128, 64, 16, 32, 32, 4),
+    matrix(128, 64, 16, 64, 32, 4),
+    matrix(64, 64, 16, 32, 32, 3),
+    matrix(64, 64, 32, 32, 32, 3),
+)
+BYTES = (
+    matrix(128, 128, 64, 64, 64, 3),
+    matrix(128, 128, 64, 64, 32, 3),
+    matrix(128, 256, 64, 64, 64, 2),
+    matrix(256, 128, 64, 64, 64, 2),
+    matrix(128, 64, 64, 64, 32, 4),
+)
+DOTS = (fma(128, 128, 64, 8, 8, 2), fma(128, 128, 32, 8, 8, 3), fma(64, 64, 64, 4, 4, 3))
+DOUBLES = (fma(64, 64, 16, 4, 4, 2), fma(128, 64, 16, 8, 4, 2), fma(64, 64, 8, 4, 4, 3))
+
+
+def _sweep(
+    probe: Probe, key: tuple[str, str, bool], blockings: tuple[Tiles, ...], name: str, products: int, turned: bool
+) -> Iterator[Row]:
+    timed = Timed(probe)
+    rng = np.random.default_rng(3)
+    n = 192 if probe.small else 4096
+    dtype = _dtype(name)
+    timed.device.tensor, timed.device.products = key[0] == "T", products
+    a, to_a = operand(rng, n, n, dtype)
+    b, to_b = operand(rng, n, n, dtype, transposed=turned)
+    left, right = to_a(timed.queue), to_b(timed.queue)
+    some = [0, n // 3, n - 1]
+    for tiles in blockings:
+        opencl_tiles.SHARED[key] = (tiles, tiles)
+
+        def attempt(tiles: Tiles = tiles) -> str:
+            y = timed.empty(n, n, _result_dtype(dtype))
+            start = time.perf_counter()
+            _multiply(timed, left, right, y)
+            timed.queue.finish()
+            built = time.perf_counter() - start
+            error = relative_error(tw.to_host(y)[some], a[some], b)
+            if not error <= 1e-3:
+                return f"WRONG by {error:.2g}"
+            taken = timed.seconds(lambda: _multiply(timed, left, right, y), 5)
+            return f"{2 * n**3 / taken / 1e12:.2f} T/s, built in {built:.1f} s, error {error:.2g}"
+
+        yield f"{name} {'nt' if turned else 'nn'} {n}^3 {_named(tiles)}", probe.outcome(attempt, 800)
+
+
+def half_blockings(probe: Probe) -> Iterator[Row]:
+    """Core T in float16."""
+    yield from _sweep(probe, ("T", "f16", True), HALF[:3] if probe.small else HALF, "float16", 0, False)
+
+
+def float_blockings(probe: Probe) -> Iterator[Row]:
+    """Core S in float32."""
+    yield from _sweep(probe, ("S", "f32", True), FLOATS[:2] if probe.small else FLOATS, "float32", 0, False)
+
+
+def three_product_blockings(probe: Probe) -> Iterator[Row]:
+    """Core T in float32, three products."""
+    yield from _sweep(probe, ("T", "f32", True), THREE[:1] if probe.small else THREE, "float32", 3, False)
+
+
+def byte_blockings(probe: Probe) -> Iterator[Row]:
+    """Core T and dp4a in int8, then doubles."""
+    yield from _sweep(probe, ("T", "i8", True), BYTES[:1] if probe.small else BYTES, "int8", 0, True)
+    yield from _sweep(probe, ("S", "i8", True), DOTS[:1] if probe.small else DOTS, "int8", 0, True)
+    yield from _sweep(probe, ("S", "f64", True), DOUBLES[:1] if probe.small else DOUBLES, "float64", 0, False)
+
+
+def skinny_shares(probe: Probe) -> Iterator[Row]:
+    """Row 6 with K cut into more or fewer shares, and tiles of other widths."""
+    timed = Timed(probe)
+    timed.device.tensor = True
+    rng = np.random.default_rng(4)
+    m, k, n = (16, 256, 512) if probe.small else (16, 4096, 16384)
+    a, to_a = operand(rng, m, k, np.float16)
+    b, to_b = operand(rng, k, n, np.float16)
+    left, right = to_a(timed.queue), to_b(timed.queue)
+    y = timed.empty(m, n, np.float16)
+    for tiles in (
+        matrix(64, 64, 32, 32, 32, 3),
+        matrix(64, 64, 64, 32, 32, 3),
+        matrix(64, 128, 32, 32, 64, 3),
+        matrix(64, 128, 64, 32, 32, 2),
+    )[: 1 if probe.small else 4]:
+        opencl_tiles.SHARED["T", "f16", True] = (tiles, tiles)
+        for wanted in (256, 512, 1024, 2048)[: 1 if probe.small else 4]:
+            opencl_tiles.WANTED_TILES = wanted
+
+            def attempt() -> str:
+                taken = timed.seconds(lambda: opencl_gemm.multiply(timed.queue, left, right, y))
+                error = relative_error(tw.to_host(y), a, b)
+                return f"{taken * 1e6:.1f} us, {right.nbytes / taken / 1e9:.0f} GB/s of weights, error {error:.2g}"
+
+            yield f"{m}x{k}x{n} {_named(tiles)}, {wanted} tiles wanted", probe.outcome(attempt, 800)
+
+
+SECTIONS: dict[str, tuple[Callable[[Probe], Iterator[Row]], int]] = {
+    "correctness": (correctness, 100),
+    "rows": (rows, 120),
+    "half_blockings": (half_blockings, 60),
+    "float_blockings": (float_blockings, 50),
+    "three_product_blockings": (three_product_blockings, 50),
+    "byte_blockings": (byte_blockings, 50),
+    "skinny_shares": (skinny_shares, 40),
+}
