@@ -17,7 +17,9 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,9 @@ import tilework as tw
 from tilework.backends.opencl_device import Device, select
 
 Row = tuple[str, str]
-SECTIONS: dict[str, tuple[Callable[[Probe], Iterator[Row]], int]] = {}  # and the seconds that it may take
+# The seconds that a section may take, and whether it may run beside its neighbours.
+SECTIONS: dict[str, tuple[Callable[[Probe], Iterator[Row]], int, bool]] = {}
+TOGETHER = max(1, min(8, (os.cpu_count() or 1) // 2))
 
 
 class Probe:
@@ -98,7 +102,7 @@ class Probe:
 
 def section(run: Callable[[Probe], Iterator[Row]]) -> Callable[[Probe], Iterator[Row]]:
     """Adds a section to the table."""
-    SECTIONS[run.__name__] = run, 45
+    SECTIONS[run.__name__] = run, 45, False
     return run
 
 
@@ -500,23 +504,32 @@ def main() -> int:
     start = time.monotonic()
     answers: dict[str, list[list[str]]] = {}
     text = ""
-    for name in asked.only:
+
+    def finished(name: str) -> list[list[str]]:
         left = asked.seconds - (time.monotonic() - start)
-        began = time.monotonic()
-        answers[name] = rows = (
+        return (
             run_section(name, asked.device, min(left, SECTIONS[name][1])) if left > 5 else [[name, "no time was left"]]
         )
-        if name == "language":
-            adapt(rows)
-        lines = [f"| {question} | {' '.join(answer.split()).replace('|', '/')} |" for question, answer in rows]
-        took = time.monotonic() - began
-        part = f"\n## {name.replace('_', ' ')} ({took:.0f} s)\n\n| question | answer |\n|---|---|\n" + "\n".join(lines)
-        print(part, flush=True)
-        text += part + "\n"
-        if asked.out:
-            asked.out.mkdir(parents=True, exist_ok=True)
-            (asked.out / "first_contact.json").write_text(json.dumps({"device": device.name, "answers": answers}))
-            (asked.out / "first_contact.md").write_text(f"# First contact with {device.name}\n{text}")
+
+    def together(names: Iterable[str]) -> Iterator[tuple[str, list[list[str]]]]:
+        names = list(names)
+        with ThreadPoolExecutor(TOGETHER) as pool:
+            yield from zip(names, pool.map(finished, names), strict=True)
+
+    for beside, group in groupby(asked.only, key=lambda name: SECTIONS[name][2]):
+        for name, rows in together(group) if beside else ((name, finished(name)) for name in group):
+            answers[name] = rows
+            if name == "language":
+                adapt(rows)
+            lines = [f"| {question} | {' '.join(answer.split()).replace('|', '/')} |" for question, answer in rows]
+            head = f"## {name.replace('_', ' ')}, at {time.monotonic() - start:.0f} s"
+            part = f"\n{head}\n\n| question | answer |\n|---|---|\n" + "\n".join(lines)
+            print(part, flush=True)
+            text += part + "\n"
+            if asked.out:
+                asked.out.mkdir(parents=True, exist_ok=True)
+                (asked.out / "first_contact.json").write_text(json.dumps({"device": device.name, "answers": answers}))
+                (asked.out / "first_contact.md").write_text(f"# First contact with {device.name}\n{text}")
     return 0
 
 

@@ -127,38 +127,41 @@ def _dtype(name: str) -> Any:
     return np.dtype(name)
 
 
-def correctness(probe: Probe) -> Iterator[Row]:
-    """Ragged shapes in every storage and core against float64 on the host."""
-    timed = Timed(probe)
-    rng = np.random.default_rng(1)
-    shapes = ((70, 45, 50), (129, 65, 200)) if probe.small else ((70, 45, 50), (517, 331, 1030), (1024, 2048, 768))
-    for name, products, core, limit in KINDS:
+def _correctness(name: str, products: int, core: str, limit: float) -> Callable[[Probe], Iterator[Row]]:
+    """A section: ragged shapes in one storage and core against float64 on the host, each twice."""
+
+    def attempt(timed: Timed, rng: Any, small: bool) -> str:
         dtype = _dtype(name)
+        worst, where = 0.0, ""
+        turns = [(False, False, False), (False, True, True)]
+        shapes = [((70, 45, 50), turns), ((129, 65, 200), turns)]
+        if not small:
+            turns = [*turns, (True, False, False), (True, True, True), (False, True, False)]
+            shapes = [((70, 45, 50), turns[:2]), ((1541, 331, 2054), turns), ((1024, 2048, 1536), turns[:1])]
+        for (m, k, n), ways in shapes:
+            for a_turned, b_turned, ragged in ways:
+                a, to_a = operand(rng, m, k, dtype, transposed=a_turned, ragged=ragged)
+                b, to_b = operand(rng, k, n, dtype, transposed=b_turned, ragged=ragged)
+                there = to_a(timed.queue), to_b(timed.queue)
+                y, again = (timed.empty(m, n, _result_dtype(dtype)) for _ in range(2))
+                _multiply(timed, *there, y)
+                _multiply(timed, *there, again)
+                got = tw.to_host(y)
+                error = relative_error(got, a, b)
+                at = str((m, k, n, "a.T" if a_turned else "a", "b.T" if b_turned else "b", "ragged" if ragged else ""))
+                if got.tobytes() != tw.to_host(again).tobytes():
+                    return f"WRONG: two runs differ at {at}"
+                if not error <= worst:
+                    worst, where = error, at
+        return f"{'right' if worst <= limit else 'WRONG'}, worst error {worst:.2g} {where}"
+
+    def section(probe: Probe) -> Iterator[Row]:
+        timed = Timed(probe)
         timed.device.tensor, timed.device.products = core == "T", products
+        rng = np.random.default_rng(1)
+        yield f"{name}, core {core}, products {products}", probe.outcome(lambda: attempt(timed, rng, probe.small), 1500)
 
-        def attempt(dtype: Any = dtype, limit: float = limit) -> str:
-            worst, where = 0.0, ""
-            for m, k, n in shapes:
-                for a_turned, b_turned, ragged in (
-                    ((False, False, False), (False, True, True))
-                    if probe.small
-                    else [(a, b, r) for a in (False, True) for b in (False, True) for r in (False, True)]
-                ):
-                    a, to_a = operand(rng, m, k, dtype, transposed=a_turned, ragged=ragged)
-                    b, to_b = operand(rng, k, n, dtype, transposed=b_turned, ragged=ragged)
-                    there = to_a(timed.queue), to_b(timed.queue)
-                    y, again = (timed.empty(m, n, _result_dtype(dtype)) for _ in range(2))
-                    _multiply(timed, *there, y)
-                    _multiply(timed, *there, again)
-                    got = tw.to_host(y)
-                    error = relative_error(got, a, b)
-                    if got.tobytes() != tw.to_host(again).tobytes():
-                        return f"WRONG: two runs differ at {(m, k, n, a_turned, b_turned, ragged)}"
-                    if not error <= worst:
-                        worst, where = error, str((m, k, n, a_turned, b_turned, ragged))
-            return f"{'right' if worst <= limit else 'WRONG'}, worst error {worst:.2g} {where}"
-
-        yield f"{name}, core {core}, products {products}", probe.outcome(attempt, 1500)
+    return section
 
 
 # ---------------------------------------------------------------------------------------- beside torch, rows 2 to 8
@@ -327,9 +330,27 @@ DOTS = (fma(128, 128, 64, 8, 8, 2), fma(128, 128, 32, 8, 8, 3), fma(64, 64, 64, 
 DOUBLES = (fma(64, 64, 16, 4, 4, 2), fma(128, 64, 16, 8, 4, 2), fma(64, 64, 8, 4, 4, 3))
 
 
+# Name, the place in the table, what is tried there, storage, products, whether b is transposed.
+SWEEPS: tuple[tuple[str, tuple[str, str, bool], tuple[Tiles, ...], str, int, bool], ...] = (
+    ("half", ("T", "f16", True), HALF, "float16", 0, False),
+    ("float", ("S", "f32", True), FLOATS, "float32", 0, False),
+    ("three", ("T", "f32", True), THREE, "float32", 3, False),
+    ("bytes", ("T", "i8", True), BYTES, "int8", 0, True),
+    ("dots", ("S", "i8", True), DOTS, "int8", 0, True),
+    ("double", ("S", "f64", True), DOUBLES, "float64", 0, False),
+)
+
+
 def _sweep(
-    probe: Probe, key: tuple[str, str, bool], blockings: tuple[Tiles, ...], name: str, products: int, turned: bool
+    probe: Probe,
+    key: tuple[str, str, bool],
+    blockings: tuple[Tiles, ...],
+    name: str,
+    products: int,
+    turned: bool,
+    timing: bool,
 ) -> Iterator[Row]:
+    """Every blocking at one size; without ``timing`` only built and checked, which many processes may do at once."""
     timed = Timed(probe)
     rng = np.random.default_rng(3)
     n = 192 if probe.small else 4096
@@ -339,7 +360,7 @@ def _sweep(
     b, to_b = operand(rng, n, n, dtype, transposed=turned)
     left, right = to_a(timed.queue), to_b(timed.queue)
     some = [0, n // 3, n - 1]
-    for tiles in blockings:
+    for tiles in blockings[: 2 if probe.small else None]:
         opencl_tiles.SHARED[key] = (tiles, tiles)
 
         def attempt(tiles: Tiles = tiles) -> str:
@@ -351,32 +372,12 @@ def _sweep(
             error = relative_error(tw.to_host(y)[some], a[some], b)
             if not error <= 1e-3:
                 return f"WRONG by {error:.2g}"
+            if not timing:
+                return f"right, built in {built:.1f} s"
             taken = timed.seconds(lambda: _multiply(timed, left, right, y), 5)
             return f"{2 * n**3 / taken / 1e12:.2f} T/s, built in {built:.1f} s, error {error:.2g}"
 
         yield f"{name} {'nt' if turned else 'nn'} {n}^3 {_named(tiles)}", probe.outcome(attempt, 800)
-
-
-def half_blockings(probe: Probe) -> Iterator[Row]:
-    """Core T in float16."""
-    yield from _sweep(probe, ("T", "f16", True), HALF[:3] if probe.small else HALF, "float16", 0, False)
-
-
-def float_blockings(probe: Probe) -> Iterator[Row]:
-    """Core S in float32."""
-    yield from _sweep(probe, ("S", "f32", True), FLOATS[:2] if probe.small else FLOATS, "float32", 0, False)
-
-
-def three_product_blockings(probe: Probe) -> Iterator[Row]:
-    """Core T in float32, three products."""
-    yield from _sweep(probe, ("T", "f32", True), THREE[:1] if probe.small else THREE, "float32", 3, False)
-
-
-def byte_blockings(probe: Probe) -> Iterator[Row]:
-    """Core T and dp4a in int8, then doubles."""
-    yield from _sweep(probe, ("T", "i8", True), BYTES[:1] if probe.small else BYTES, "int8", 0, True)
-    yield from _sweep(probe, ("S", "i8", True), DOTS[:1] if probe.small else DOTS, "int8", 0, True)
-    yield from _sweep(probe, ("S", "f64", True), DOUBLES[:1] if probe.small else DOUBLES, "float64", 0, False)
 
 
 def skinny_shares(probe: Probe) -> Iterator[Row]:
@@ -407,12 +408,15 @@ def skinny_shares(probe: Probe) -> Iterator[Row]:
             yield f"{m}x{k}x{n} {_named(tiles)}, {wanted} tiles wanted", probe.outcome(attempt, 800)
 
 
-SECTIONS: dict[str, tuple[Callable[[Probe], Iterator[Row]], int]] = {
-    "correctness": (correctness, 100),
-    "rows": (rows, 120),
-    "half_blockings": (half_blockings, 60),
-    "float_blockings": (float_blockings, 50),
-    "three_product_blockings": (three_product_blockings, 50),
-    "byte_blockings": (byte_blockings, 50),
-    "skinny_shares": (skinny_shares, 40),
+def _swept(which: int, timing: bool) -> Callable[[Probe], Iterator[Row]]:
+    return lambda probe: _sweep(probe, *SWEEPS[which][1:], timing=timing)
+
+
+# Section, the seconds it may take, whether it may run beside its neighbours: compilers work on one core.
+SECTIONS: dict[str, tuple[Callable[[Probe], Iterator[Row]], int, bool]] = {
+    **{f"right_{kind[0]}_{kind[2]}{kind[1]}": (_correctness(*kind), 100, True) for kind in KINDS},
+    **{f"build_{sweep[0]}": (_swept(i, False), 100, True) for i, sweep in enumerate(SWEEPS)},
+    "rows": (rows, 110, False),
+    **{f"sweep_{sweep[0]}": (_swept(i, True), 45, False) for i, sweep in enumerate(SWEEPS)},
+    "skinny": (skinny_shares, 40, False),
 }
