@@ -244,9 +244,10 @@ def instructions(probe: Probe) -> Iterator[Row]:
     def retargeted() -> str:
         text = re.sub(r"\.target sm_\d+\w*", ".target sm_90a", binary().decode("ascii"))
         text = re.sub(r"\.version \d+\.\d+", ".version 8.0", text)
+        text = text.replace("ret;", "wgmma.fence.sync.aligned;\n\tret;")
         program = probe.cl.Program(probe.context, [probe.raw], [text.encode()]).build()
-        y = probe.zeros(16)
-        probe.cl.Kernel(program, "f")(probe.queue, (4,), (4,), y)
+        y = probe.zeros(512)
+        probe.cl.Kernel(program, "f")(probe.queue, (128,), (128,), y)
         return f"runs, y = {probe.read(y, 4, np.float32)}"
 
     def registers(*options: str) -> str:
@@ -258,7 +259,7 @@ def instructions(probe: Probe) -> Iterator[Row]:
     yield "wgmma, plain build", probe.outcome(wgmma)
     yield "wgmma with -cl-nv-arch sm_90a", probe.outcome(lambda: wgmma("-cl-nv-arch", "sm_90a"))
     yield "PTX of a plain build", probe.outcome(header)
-    yield "PTX with .target sm_90a as a binary", probe.outcome(retargeted)
+    yield "PTX with .target sm_90a and wgmma.fence as a binary", probe.outcome(retargeted)
     yield "registers of a greedy kernel", probe.outcome(registers)
     yield "the same with -cl-nv-maxrregcount=64", probe.outcome(lambda: registers("-cl-nv-maxrregcount=64"))
 
