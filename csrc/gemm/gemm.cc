@@ -9,6 +9,9 @@
 namespace tw::TW_ISA {
 namespace {
 
+// One copy of what several regimes call.
+#define TW_NOINLINE __attribute__((noinline))
+
 TW_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 TW_INLINE int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
 
@@ -58,24 +61,46 @@ struct Constant {
     static constexpr int value = N;
 };
 
-template <class T>
+template <class C>
+TW_INLINE Wide<C> widened(C x) {
+    if constexpr (__is_same(C, Wide<C>)) {
+        return x;
+    } else {
+        return to_float(x);
+    }
+}
+template <class C>
+TW_INLINE C narrowed(Wide<C> x) {
+    if constexpr (__is_same(C, Wide<C>)) {
+        return x;
+    } else {
+        return from_float<C>(x);
+    }
+}
+
+template <class C, class A, class B>
 struct Engine {
-    typedef Blocking<T> B;
-    static constexpr int NR = B::NR;
-    const Gemm<T>& g;
+    typedef Wide<C> T;
+    typedef Blocking<T> Block;
+    static constexpr int NR = Block::NR;
+    // Operands of the type of the sums can be read in place, and a C of that type can hold sums between blocks.
+    static constexpr bool kPlainA = __is_same(A, T), kPlainB = __is_same(B, T), kPlainC = __is_same(C, T);
+    const Gemm<C, A, B>& g;
     Rows rows;
     int64_t panels, k_blocks, kc_max;
     int64_t spare = 0;  // last columns, too few for a vector, left to dot products
-    bool direct_b, scatter;
+    bool direct_b = false, pack_a;
 
-    explicit Engine(const Gemm<T>& gemm) : g(gemm), rows(gemm.m), panels(ceil_div(gemm.n, NR)) {
-        direct_b = !g.pack_b && !g.packed_b && g.b.col == 1 &&
-                   (g.k * g.n * static_cast<int64_t>(sizeof(T)) <= B::kDirectBytes || g.m <= 2 * kMR);
-        k_blocks = direct_b || g.k == 0 ? 1 : ceil_div(g.k, B::KC);
+    explicit Engine(const Gemm<C, A, B>& gemm) : g(gemm), rows(gemm.m), panels(ceil_div(gemm.n, NR)) {
+        pack_a = !kPlainA || (g.a.col != 1 && g.n > Block::kPackColumns && rows.tiles > 1);
+        if constexpr (kPlainA && kPlainB)
+            direct_b = !g.pack_b && !g.packed_b && g.b.col == 1 &&
+                       (g.k * g.n * static_cast<int64_t>(sizeof(T)) <= Block::kDirectBytes || g.m <= 2 * kMR);
+        k_blocks = direct_b || g.k == 0 ? 1 : ceil_div(g.k, Block::KC);
         kc_max = ceil_div(g.k, k_blocks);
-        scatter = g.c_col != 1;
         const int64_t rest = g.n % kLanes<T>;
-        if (g.pack_b && g.a.col == 1 && g.k >= 512 && g.n > kLanes<T> && panels < kStreamedPanels && rest <= kColumns)
+        if (kPlainA && g.pack_b && g.a.col == 1 && g.k >= 512 && g.n > kLanes<T> && panels < kStreamedPanels &&
+            rest <= kColumns)
             spare = rest;
     }
 
@@ -91,9 +116,17 @@ struct Engine {
         int64_t first, k0, kc;
     };
 
+    // Sums of a narrow C between blocks of k: element (i, j) at data[(i - m0) * row + j - n0].
+    struct Sums {
+        T* data;
+        int64_t row, m0, n0;
+        T* at(int64_t m, int64_t n) const { return data + (m - m0) * row + n - n0; }
+    };
+    bool keeps_sums() const { return !kPlainC && k_blocks > 1; }
+
     // Tile rows [i0, i1) of one panel of C; b points at its terms of this block.
-    void run_tiles(int64_t i0, int64_t i1, int64_t panel, int64_t block, const Left& left, const T* b,
-                   int64_t b_k) const {
+    TW_NOINLINE void run_tiles(int64_t i0, int64_t i1, int64_t panel, int64_t block, const Left& left, const T* b,
+                               int64_t b_k, const Sums& sums) const {
         const int64_t n0 = panel * NR;
         const int n = static_cast<int>(min_of(g.n - spare - n0, NR));
         if (n <= 0) return;
@@ -101,51 +134,80 @@ struct Engine {
         t.kc = k_begin(block + 1) - k_begin(block);
         t.b = b, t.b_k = b_k;
         t.outer = 1;
-        t.c_row = g.c_row;
         t.load_c = g.accumulate || block > 0;
         t.bias_col = g.bias_col ? g.bias_col + n0 : nullptr;
-        t.activation = block == k_blocks - 1 ? g.activation : Activation::none;
+        const bool last = block == k_blocks - 1;
+        t.activation = last ? g.activation : Activation::none;
+        const bool through_copy = last ? !kPlainC || g.c_col != 1 : kPlainC && g.c_col != 1;
         for (int64_t i = i0; i < i1;) {
             const int m = rows.count(i);
             const int64_t same = i < rows.extra ? min_of(rows.extra, i1) : i1, m0 = rows.begin(i);
-            t.tiles = scatter ? 1 : same - i;
-            t.c = g.c + m0 * g.c_row + n0 * g.c_col;
+            t.tiles = through_copy ? 1 : same - i;
             t.bias_row = g.bias_row ? g.bias_row + m0 : nullptr;
             if (left.packed) {
                 t.a = left.packed + (i - left.first) * kMR * left.kc;
                 t.a_row = g.a.row == 1 ? 1 : left.kc, t.a_k = g.a.row == 1 ? kMR : 1, t.a_tile = kMR * left.kc;
-            } else {
+            } else if constexpr (kPlainA) {
                 t.a = g.a.data + m0 * g.a.row + left.k0 * g.a.col;
                 t.a_row = g.a.row, t.a_k = g.a.col, t.a_tile = m * g.a.row;
             }
-            scatter ? run_scattered(t, m, n) : tile(t, m, n);
+            if (through_copy) {
+                run_copied(t, m, n, m0, n0, block, sums);
+            } else {
+                if constexpr (kPlainC)
+                    t.c = g.c + m0 * g.c_row + n0, t.c_row = g.c_row;
+                else
+                    t.c = sums.at(m0, n0), t.c_row = sums.row, t.load_c = block > 0;
+                tile(t, m, n);
+            }
             i += t.tiles;
         }
     }
 
-    // A tile of a C without neighbouring columns goes through a small dense copy.
-    void run_scattered(Tile<T> t, int m, int n) const {
+    // A tile of a C that is narrow or has no neighbouring columns goes through a small dense copy.
+    void run_copied(Tile<T> t, int m, int n, int64_t m0, int64_t n0, int64_t block, const Sums& sums) const {
         T copy[kMR * NR];
-        T* const c = t.c;
-        for (int i = 0; t.load_c && i < m; ++i)
-            for (int j = 0; j < n; ++j) copy[i * NR + j] = c[i * g.c_row + j * g.c_col];
+        C* const c = g.c + m0 * g.c_row + n0 * g.c_col;
+        const bool from_sums = !kPlainC && block > 0;
+        if (t.load_c)
+            for (int i = 0; i < m; ++i)
+                for (int j = 0; j < n; ++j)
+                    copy[i * NR + j] = from_sums ? sums.at(m0 + i, n0)[j] : widened(c[i * g.c_row + j * g.c_col]);
         t.c = copy;
         t.c_row = NR;
         tile(t, m, n);
-        for (int i = 0; i < m; ++i)
-            for (int j = 0; j < n; ++j) c[i * g.c_row + j * g.c_col] = copy[i * NR + j];
+        for (int i = 0; i < m; ++i) {
+            if (g.c_col == 1) {
+                for (int j = 0; j < n; j += kLanes<T>) {
+                    const int lanes = n - j < kLanes<T> ? n - j : kLanes<T>;
+                    const Vec<T> v = load_n(copy + i * NR + j, lanes);
+                    if (lanes == kLanes<T>)
+                        store_from(c + i * g.c_row + j, v);
+                    else
+                        store_from_n(c + i * g.c_row + j, v, lanes);
+                }
+            } else {
+                for (int j = 0; j < n; ++j) c[i * g.c_row + j * g.c_col] = narrowed<C>(copy[i * NR + j]);
+            }
+        }
     }
 
-    void pack(int64_t block, int64_t panel, T* to) const {
+    // Whether prepared panels are multiplied where they are.
+    bool stored_b() const { return kPlainB && g.packed_b; }
+
+    TW_NOINLINE void pack(int64_t block, int64_t panel, T* to) const {
         const int64_t k0 = k_begin(block), kc = k_begin(block + 1) - k0, n0 = panel * NR, n = min_of(g.n - n0, NR);
         if (g.pack_b)
             g.pack_b(g.context, k0, kc, n0, n, to);
+        else if (g.packed_b)
+            widen_panel(g.packed_b + panel * NR * g.k + k0 * NR, kc, to);
         else
             pack_panel(g.b, k0, kc, n0, n, to);
     }
 
     const T* prepared(int64_t block, int64_t panel) const {
-        return g.packed_b + panel * NR * g.k + k_begin(block) * NR;
+        if constexpr (kPlainB) return g.packed_b + panel * NR * g.k + k_begin(block) * NR;
+        return nullptr;
     }
 
     // Work of about this many multiply-adds makes a chunk worth handing to another thread.
@@ -175,53 +237,85 @@ struct Engine {
         return q;
     }
 
+    // Runs body(i) for all chunks, on this thread alone where there is little to do.
+    template <class Body>
+    bool spread(int64_t chunks, const Body& body) const {
+        if (g.m * g.n * g.k >= kChunkWork) return parallel(chunks, body);
+        for (int64_t i = 0; i < chunks; ++i) body(i);
+        return true;
+    }
+
     // B stays where it is.
     bool run_direct() const {
         note_kernel("gemm direct");
-        const Grid q = grid(panels, g.k, rows.tiles);
-        return parallel(q.chunks(), [&](int64_t chunk) {
-            const int64_t i0 = chunk / q.across * q.tall, i1 = min_of(i0 + q.tall, rows.tiles);
-            const int64_t j0 = chunk % q.across * q.wide, j1 = min_of(j0 + q.wide, panels);
-            for (int64_t j = j0; j < j1; ++j) run_tiles(i0, i1, j, 0, {nullptr, 0, 0, g.k}, g.b.data + j * NR, g.b.row);
-        });
+        if constexpr (kPlainA && kPlainB) {
+            const Grid q = grid(panels, g.k, rows.tiles);
+            return parallel(q.chunks(), [&](int64_t chunk) {
+                const int64_t i0 = chunk / q.across * q.tall, i1 = min_of(i0 + q.tall, rows.tiles);
+                const int64_t j0 = chunk % q.across * q.wide, j1 = min_of(j0 + q.wide, panels);
+                for (int64_t j = j0; j < j1; ++j)
+                    run_tiles(i0, i1, j, 0, {nullptr, 0, 0, g.k}, g.b.data + j * NR, g.b.row, {});
+            });
+        }
+        return true;
+    }
+
+    TW_NOINLINE void pack_left(int64_t i, int64_t block, T* to) const {
+        pack_rows(g.a, rows.begin(i), rows.count(i), k_begin(block), k_begin(block + 1) - k_begin(block), to);
     }
 
     // Each thread packs a panel of B and runs all of A over it at once: the panel never leaves its L2.
     bool run_streamed() const {
         note_kernel("gemm streamed");
+        Scratch a_scratch(pack_a ? static_cast<size_t>(rows.tiles * kMR * g.k) * sizeof(T) : 64);
+        T* const a_panels = a_scratch.template as<T>();
+        if (!a_panels) return false;
+        const auto left = [&](int64_t block) {
+            const int64_t k0 = k_begin(block);
+            return Left{pack_a ? a_panels + rows.tiles * kMR * k0 : nullptr, 0, k0, k_begin(block + 1) - k0};
+        };
+        if (pack_a)
+            for (int64_t block = 0; block < k_blocks; ++block)
+                for (int64_t i = 0; i < rows.tiles; ++i)
+                    pack_left(i, block, a_panels + rows.tiles * kMR * k_begin(block) + i * kMR * left(block).kc);
         bool enough = true;
         const int64_t wide = panels >= 32 ? 2 : 1;
         const bool done = parallel(ceil_div(panels, wide), [&](int64_t chunk) {
             Scratch scratch(static_cast<size_t>(kc_max * NR) * sizeof(T));
-            T* panel = scratch.template as<T>();
-            if (!panel) {
+            Scratch sums_scratch(keeps_sums() ? static_cast<size_t>(g.m * NR) * sizeof(T) : 64);
+            T* const panel = scratch.template as<T>();
+            if (!panel || !sums_scratch.template as<T>()) {
                 __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
                 return;
             }
             for (int64_t j = chunk * wide; j < min_of(chunk * wide + wide, panels); ++j)
                 for (int64_t block = 0; block < k_blocks; ++block) {
                     pack(block, j, panel);
-                    run_tiles(0, rows.tiles, j, block, {nullptr, 0, k_begin(block), 0}, panel, NR);
+                    run_tiles(0, rows.tiles, j, block, left(block), panel, NR,
+                              {sums_scratch.template as<T>(), NR, 0, j * NR});
                 }
         });
         return done ? enough : true;
     }
 
-    // Blocks of B, and of an A that does not run along k, packed by all threads, then used by all.
+    // Blocks of B, and of an A that cannot be read in place, packed by all threads, then used by all.
     bool run_blocked() const {
         note_kernel(g.packed_b ? "gemm prepared" : "gemm blocked");
-        const bool pack_a = g.a.col != 1 && g.n > B::kPackColumns && rows.tiles > 1;
-        const int64_t panel_block = g.packed_b ? panels : min_of(panels, B::NC / NR);
+        const int64_t panel_block = stored_b() ? panels : min_of(panels, Block::NC / NR);
         const int64_t row_block = min_of(rows.tiles, 4096 / kMR);
-        Scratch b_scratch(g.packed_b ? 64 : static_cast<size_t>((panel_block * NR + spare) * kc_max) * sizeof(T));
+        Scratch b_scratch(stored_b() ? 64 : static_cast<size_t>((panel_block * NR + spare) * kc_max) * sizeof(T));
         Scratch a_scratch(pack_a ? static_cast<size_t>(row_block * kMR * kc_max) * sizeof(T) : 64);
+        Scratch sums(keeps_sums() ? static_cast<size_t>(row_block * kMR * panel_block * NR) * sizeof(T) : 64);
         T* const b_panels = b_scratch.template as<T>();
         T* const a_panels = a_scratch.template as<T>();
-        if (!b_panels || !a_panels) return false;
+        if (!b_panels || !a_panels || !sums.template as<T>()) return false;
         for (int64_t j0 = 0; j0 < panels; j0 += panel_block)
-            for (int64_t block = 0; block < k_blocks; ++block)
-                if (!run_block(j0, min_of(panel_block, panels - j0), block, row_block, pack_a, a_panels, b_panels))
-                    return true;
+            for (int64_t i0 = 0; i0 < rows.tiles; i0 += row_block)
+                for (int64_t block = 0; block < k_blocks; ++block)
+                    if (!run_block(i0, min_of(row_block, rows.tiles - i0), j0, min_of(panel_block, panels - j0), block,
+                                   a_panels, b_panels,
+                                   {sums.template as<T>(), panel_block * NR, rows.begin(i0), j0 * NR}))
+                        return true;
         return true;
     }
 
@@ -232,53 +326,48 @@ struct Engine {
             for (int64_t k = 0; k < kc; ++k) to[c * kc + k] = panel[k * NR + from + c];
     }
 
-    bool run_block(int64_t j0, int64_t n_panels, int64_t block, int64_t row_block, bool pack_a, T* a_panels,
-                   T* b_panels) const {
+    bool run_block(int64_t i0, int64_t n_rows, int64_t j0, int64_t n_panels, int64_t block, T* a_panels, T* b_panels,
+                   const Sums& sums) const {
         const int64_t k0 = k_begin(block), kc = k_begin(block + 1) - k0;
-        const int64_t max_tall = B::MC / kMR;
-        for (int64_t i0 = 0; i0 < rows.tiles; i0 += row_block) {
-            const int64_t n_rows = min_of(row_block, rows.tiles - i0);
-            const int64_t b_jobs = !g.packed_b && i0 == 0 ? n_panels : 0, a_jobs = pack_a ? ceil_div(n_rows, 8) : 0;
-            if (b_jobs + a_jobs > 0 && !parallel(b_jobs + a_jobs, [&](int64_t job) {
-                if (job < b_jobs) {
-                    pack(block, j0 + job, b_panels + job * NR * kc);
-                    if (j0 + job == panels - 1)
-                        stand_spare(b_panels + job * NR * kc, kc, b_panels + n_panels * NR * kc);
-                    return;
-                }
-                const int64_t first = (job - b_jobs) * 8;
-                for (int64_t i = first; i < min_of(first + 8, n_rows); ++i)
-                    pack_rows(g.a, rows.begin(i0 + i), rows.count(i0 + i), k0, kc, a_panels + i * kMR * kc);
-            }))
-                return false;
-            Grid q = grid(n_panels, kc, min_of(max_tall, n_rows));
-            q.down = ceil_div(n_rows, q.tall);
-            if (!parallel(q.chunks(), [&](int64_t chunk) {
-                const int64_t first = chunk / q.across * q.tall, end = min_of(first + q.tall, n_rows);
-                const int64_t j_first = chunk % q.across * q.wide, j_end = min_of(j_first + q.wide, n_panels);
-                const Left left = {pack_a ? a_panels : nullptr, i0, k0, kc};
-                for (int64_t j = j_first; j < j_end; ++j)
-                    run_tiles(i0 + first, i0 + end, j0 + j, block, left,
-                              g.packed_b ? prepared(block, j0 + j) : b_panels + j * NR * kc, NR);
+        const int64_t b_jobs = stored_b() ? 0 : n_panels, a_jobs = pack_a ? ceil_div(n_rows, 8) : 0;
+        if (b_jobs + a_jobs > 0 && !spread(b_jobs + a_jobs, [&](int64_t job) {
+            if (job < b_jobs) {
+                pack(block, j0 + job, b_panels + job * NR * kc);
+                if (j0 + job == panels - 1) stand_spare(b_panels + job * NR * kc, kc, b_panels + n_panels * NR * kc);
+                return;
+            }
+            const int64_t first = (job - b_jobs) * 8;
+            for (int64_t i = first; i < min_of(first + 8, n_rows); ++i)
+                pack_left(i0 + i, block, a_panels + i * kMR * kc);
+        }))
+            return false;
+        Grid q = grid(n_panels, kc, min_of(Block::MC / kMR, n_rows));
+        q.down = ceil_div(n_rows, q.tall);
+        return spread(q.chunks(), [&](int64_t chunk) {
+            const int64_t first = chunk / q.across * q.tall, end = min_of(first + q.tall, n_rows);
+            const int64_t j_first = chunk % q.across * q.wide, j_end = min_of(j_first + q.wide, n_panels);
+            const Left left = {pack_a ? a_panels : nullptr, i0, k0, kc};
+            for (int64_t j = j_first; j < j_end; ++j)
+                run_tiles(i0 + first, i0 + end, j0 + j, block, left,
+                          stored_b() ? prepared(block, j0 + j) : b_panels + j * NR * kc, NR, sums);
+            if constexpr (kPlainA)
                 if (spare && j0 + j_end == panels)
                     for (int64_t i = i0 + first; i < i0 + end; ++i)
                         run_dots(rows.begin(i), rows.count(i), g.n - spare, static_cast<int>(spare),
                                  g.a.data + rows.begin(i) * g.a.row + k0, b_panels + n_panels * NR * kc, kc, kc,
                                  block == 0, block == k_blocks - 1);
-            }))
-                return false;
-        }
-        return true;
+        });
     }
 
     // ---- few columns, both operands along k: dot products, nothing packed -------------------------------------------
 
     // Rows [m0, m0 + m) times columns [n0, n0 + n) over kc terms; n <= kColumns, m <= kMR.
-    void run_dots(int64_t m0, int m, int64_t n0, int n, const T* a, const T* b, int64_t b_col, int64_t kc, bool first,
-                  bool last) const {
+    template <class Right>
+    TW_NOINLINE void run_dots(int64_t m0, int m, int64_t n0, int n, const A* a, const Right* b, int64_t b_col,
+                              int64_t kc, bool first, bool last) const {
         T sums[kMR * kColumns];
         for (int i = 0; i < m;) {
-            const T* row = a + i * g.a.row;
+            const A* row = a + i * g.a.row;
             const int rows_here = m - i >= kMR ? kMR : m - i >= 3 ? 3 : 1;
             const auto at = [&](auto R) {
                 if (rows_here == kMR)
@@ -299,15 +388,16 @@ struct Engine {
             for (int r = 0; r < rows_here; ++r)
                 for (int j = 0; j < n; ++j) {
                     const int64_t y = m0 + i + r, x = n0 + j;
-                    T& c = g.c[y * g.c_row + x * g.c_col];
+                    C& c = g.c[y * g.c_row + x * g.c_col];
                     T v = sums[r * n + j];
                     if (g.accumulate || !first)
-                        v += c;
+                        v += widened(c);
                     else if (g.bias_row)
                         v += g.bias_row[y];
                     else if (g.bias_col)
                         v += g.bias_col[x];
-                    c = last && g.activation != Activation::none ? activate(splat<T>(v), g.activation)[0] : v;
+                    c = narrowed<C>(last && g.activation != Activation::none ? activate(splat<T>(v), g.activation)[0]
+                                                                             : v);
                 }
             i += rows_here;
         }
@@ -330,44 +420,66 @@ struct Engine {
     }
 
     bool run() const {
-        if (few_columns() && g.m > 0 && g.n > 0) return run_few_columns();
         if (g.m == 0 || g.n == 0) return true;
+        if (few_columns()) return run_few_columns();
         if (direct_b) return run_direct();
-        const bool a_stays = g.m * g.k * static_cast<int64_t>(sizeof(T)) <= B::kDirectBytes && g.a.col == 1;
-        if (!g.packed_b && a_stays && panels >= kStreamedPanels) return run_streamed();
-        return run_blocked();
+        const bool a_stays =
+            g.m * g.k * static_cast<int64_t>(sizeof(T)) <= Block::kDirectBytes && (g.a.col == 1 || pack_a);
+        return !stored_b() && a_stays && panels >= kStreamedPanels ? run_streamed() : run_blocked();
     }
 };
 
-template <class T>
-bool run_gemm(Gemm<T> g) {
+template <class C, class A, class B>
+bool run_gemm(const Gemm<C, A, B>& g) {
     // A C that runs down its columns is the transpose of one that runs along its rows; few rows along k are few columns.
     const bool few_rows = g.m <= 32 && g.m < g.n && g.a.col == 1 && g.b.row == 1 && (g.m <= 4 || g.k >= 1024);
     if (!g.pack_b && !g.packed_b && (few_rows || (g.c_col != 1 && g.c_row == 1))) {
-        Gemm<T> t = g;
-        t.m = g.n, t.n = g.m;
+        Gemm<C, B, A> t{};
+        t.m = g.n, t.n = g.m, t.k = g.k;
         t.a = {g.b.data, g.b.col, g.b.row};
         t.b = {g.a.data, g.a.col, g.a.row};
-        t.c_row = g.c_col, t.c_col = g.c_row;
+        t.c = g.c, t.c_row = g.c_col, t.c_col = g.c_row;
+        t.accumulate = g.accumulate;
         t.bias_row = g.bias_col, t.bias_col = g.bias_row;
-        return Engine<T>(t).run();
+        t.activation = g.activation;
+        return Engine<C, B, A>(t).run();
     }
-    return Engine<T>(g).run();
+    return Engine<C, A, B>(g).run();
 }
 
-template <class T>
-void run_pack_all(const Matrix<T>& b, int64_t k, int64_t n, T* packed) {
+template <class B>
+void run_pack_all(const Matrix<B>& b, int64_t k, int64_t n, B* packed) {
+    typedef Wide<B> T;
     constexpr int NR = Blocking<T>::NR;
-    parallel(ceil_div(n, NR),
-             [&](int64_t j) { pack_panel(b, 0, k, j * NR, min_of(n - j * NR, NR), packed + j * NR * k); });
+    parallel(ceil_div(n, NR), [&](int64_t j) {
+        const int64_t n0 = j * NR, columns = min_of(n - n0, NR);
+        B* const to = packed + n0 * k;
+        if constexpr (__is_same(B, T)) {
+            pack_panel(b, 0, k, n0, columns, to);
+        } else {
+            constexpr int64_t kRows = 64;
+            T wide[kRows * NR];
+            for (int64_t k0 = 0; k0 < k; k0 += kRows) {
+                const int64_t kc = min_of(kRows, k - k0);
+                pack_panel(b, k0, kc, n0, columns, wide);
+                for (int64_t i = 0; i < kc * NR; i += kLanes<T>) store_from(to + k0 * NR + i, load(wide + i));
+            }
+        }
+    });
 }
 
 }  // namespace
 
 bool gemm(const Gemm<float>& g) { return run_gemm(g); }
 bool gemm(const Gemm<double>& g) { return run_gemm(g); }
+bool gemm(const Gemm<f16>& g) { return run_gemm(g); }
+bool gemm(const Gemm<bf16>& g) { return run_gemm(g); }
+bool gemm(const Gemm<float, float, f16>& g) { return run_gemm(g); }
+bool gemm(const Gemm<float, float, bf16>& g) { return run_gemm(g); }
 void pack_all(const Matrix<float>& b, int64_t k, int64_t n, float* packed) { run_pack_all(b, k, n, packed); }
 void pack_all(const Matrix<double>& b, int64_t k, int64_t n, double* packed) { run_pack_all(b, k, n, packed); }
+void pack_all(const Matrix<f16>& b, int64_t k, int64_t n, f16* packed) { run_pack_all(b, k, n, packed); }
+void pack_all(const Matrix<bf16>& b, int64_t k, int64_t n, bf16* packed) { run_pack_all(b, k, n, packed); }
 void run_tile(const Tile<float>& t, int m, int n) { tile(t, m, n); }
 void run_tile(const Tile<double>& t, int m, int n) { tile(t, m, n); }
 

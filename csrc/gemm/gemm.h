@@ -2,14 +2,28 @@
 //
 // Method    GotoBLAS loops around a register tile (Goto and van de Geijn, 2008); B and A are read in place where they
 //           stay in L2, else packed once per block; a packer callback replaces B for convolution, so no unfolded copy exists.
-// Numerics  each C element is one running sum over k with FMA where the tier has it, cut every KC terms.
+// Numerics  each C element is one running sum over k with FMA where the tier has it, cut every KC terms. 16-bit operands
+//           are widened while they are packed, sums are float, and C is rounded once, at its store.
 // Threads   tiles of C are independent; k is never split between threads, so bits do not depend on their number.
 #pragma once
+#include "core/types.h"
 #include "gemm/blocking.h"
 
 namespace tw::TW_ISA {
 
 enum class Activation : int { none, relu, sigmoid, tanh, gelu };
+
+// What numbers of type S are computed in.
+template <class S>
+struct WideOf {
+    typedef float type;
+};
+template <>
+struct WideOf<double> {
+    typedef double type;
+};
+template <class S>
+using Wide = typename WideOf<S>::type;
 
 // Element (i, j) at data[i * row + j * col].
 template <class T>
@@ -18,17 +32,20 @@ struct Matrix {
     int64_t row, col;
 };
 
-template <class T>
+// C, and A and B where they differ from it, may be stored in 16 bits.
+template <class C, class A = C, class B = C>
 struct Gemm {
+    typedef Wide<C> T;
     int64_t m, n, k;
-    Matrix<T> a, b;
-    T* c;
+    Matrix<A> a;
+    Matrix<B> b;
+    C* c;
     int64_t c_row, c_col;
     bool accumulate = false;  // add to C instead of overwriting it
     const T* bias_row = nullptr;  // one number per row of C
     const T* bias_col = nullptr;  // one number per column of C
     Activation activation = Activation::none;
-    const T* packed_b = nullptr;  // all of B as pack_all wrote it
+    const B* packed_b = nullptr;  // all of B as pack_all wrote it
     // Instead of b: writes rows [k0, k0 + kc) of columns [n0, n0 + n) as [kc][NR], the columns from n on zero.
     void (*pack_b)(const void* context, int64_t k0, int64_t kc, int64_t n0, int64_t n, T* panel) = nullptr;
     const void* context = nullptr;
@@ -36,15 +53,21 @@ struct Gemm {
 
 bool gemm(const Gemm<float>& g);  // false: no memory for panels
 bool gemm(const Gemm<double>& g);
+bool gemm(const Gemm<f16>& g);
+bool gemm(const Gemm<bf16>& g);
+bool gemm(const Gemm<float, float, f16>& g);
+bool gemm(const Gemm<float, float, bf16>& g);
 
-// B packed ahead of time, for every block the gemm will ask for.
-template <class T>
+// B packed ahead of time, in its own type, for every block the gemm will ask for.
+template <class B>
 int64_t packed_elements(int64_t k, int64_t n) {
-    constexpr int NR = Blocking<T>::NR;
+    constexpr int NR = Blocking<Wide<B>>::NR;
     return (n + NR - 1) / NR * NR * (k ? k : 1);
 }
 void pack_all(const Matrix<float>& b, int64_t k, int64_t n, float* packed);
 void pack_all(const Matrix<double>& b, int64_t k, int64_t n, double* packed);
+void pack_all(const Matrix<f16>& b, int64_t k, int64_t n, f16* packed);
+void pack_all(const Matrix<bf16>& b, int64_t k, int64_t n, bf16* packed);
 
 // The register tile itself, for callers with their own loops: sums over `outer` x `kc` terms.
 template <class T>

@@ -1,6 +1,7 @@
 // The register tile: MR rows by NV vectors of C in registers, one broadcast per row and one FMA per accumulator a term.
 #pragma once
 #include "gemm/gemm.h"
+#include "simd/convert.h"
 #include "simd/math.h"
 
 namespace tw::TW_ISA {
@@ -92,17 +93,18 @@ void micro(const Tile<T>& t, int n) {
 }
 
 // MR rows of A times R columns of B where both run along k: sums kept per lane, added up at the end.
-template <class T, int MR, int R>
-TW_INLINE void dots(const T* a, int64_t a_row, const T* b, int64_t b_col, int64_t kc, T* sums) {
+template <class T, int MR, int R, class A, class B>
+TW_INLINE void dots(const A* a, int64_t a_row, const B* b, int64_t b_col, int64_t kc, T* sums) {
     constexpr int L = kLanes<T>;
     Vec<T> acc[MR][R] = {};
     const auto add = [&](int64_t k, int64_t lanes) __attribute__((always_inline)) {
         Vec<T> bv[R];
 #pragma GCC unroll 4
-        for (int j = 0; j < R; ++j) bv[j] = lanes == L ? load(b + j * b_col + k) : load_n(b + j * b_col + k, lanes);
+        for (int j = 0; j < R; ++j)
+            bv[j] = lanes == L ? load_as<T>(b + j * b_col + k) : load_as_n<T>(b + j * b_col + k, lanes);
 #pragma GCC unroll 8
         for (int i = 0; i < MR; ++i) {
-            const Vec<T> av = lanes == L ? load(a + i * a_row + k) : load_n(a + i * a_row + k, lanes);
+            const Vec<T> av = lanes == L ? load_as<T>(a + i * a_row + k) : load_as_n<T>(a + i * a_row + k, lanes);
 #pragma GCC unroll 4
             for (int j = 0; j < R; ++j) acc[i][j] += av * bv[j];
         }

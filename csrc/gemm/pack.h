@@ -1,21 +1,49 @@
-// Copies blocks of strided matrices into panels. Panel of B: [kc][NR], zero beyond the last column.
+// Copies blocks of strided matrices into panels, widened to the type of the sums. Panel of B: [kc][NR], zero beyond the last column.
 // Panel of A: MR rows of kc where A runs along k, [kc][MR] where it runs along m: both are straight copies.
 #pragma once
 #include "gemm/gemm.h"
+#include "simd/convert.h"
 
 namespace tw::TW_ISA {
 namespace {
 
+// The first n of kLanes<T> elements at distance `step`, widened.
+template <class T, class S>
+TW_INLINE Vec<T> take_wide(const S* p, int64_t step, int64_t n) {
+    if (step == 1) return n == kLanes<T> ? load_as<T>(p) : load_as_n<T>(p, n);
+    if constexpr (__is_same(T, S)) {
+        return load_strided(p, step, n);
+    } else {
+        S lane[kLanes<T>] = {};
+        for (int64_t i = 0; i < n; ++i) lane[i] = p[i * step];
+        return load_as<T>(lane);
+    }
+}
+
+// Transposes a tile of kLanes x kLanes numbers; narrow ones are widened row by row on the way.
+template <class T, class S>
+TW_INLINE void transpose_wide(const S* src, int64_t src_stride, T* dst, int64_t dst_stride) {
+    if constexpr (__is_same(T, S)) {
+        transpose_tile(src, src_stride, dst, dst_stride);
+    } else {
+        constexpr int L = kLanes<T>;
+        alignas(kVecBytes) T wide[L * L];
+#pragma GCC unroll 16
+        for (int i = 0; i < L; ++i) store(wide + i * L, load_as<T>(src + i * src_stride));
+        transpose_tile(wide, L, dst, dst_stride);
+    }
+}
+
 // Rows [k0, k0+kc) of columns [n0, n0+n) of B as [kc][NR].
-template <class T>
-void pack_panel(const Matrix<T>& b, int64_t k0, int64_t kc, int64_t n0, int64_t n, T* panel) {
+template <class T, class S>
+void pack_panel(const Matrix<S>& b, int64_t k0, int64_t kc, int64_t n0, int64_t n, T* panel) {
     constexpr int NR = Blocking<T>::NR;
     constexpr int L = kLanes<T>;
-    const T* src = b.data + k0 * b.row + n0 * b.col;
+    const S* src = b.data + k0 * b.row + n0 * b.col;
     if (b.col == 1) {
         for (int64_t k = 0; k < kc; ++k, src += b.row, panel += NR)
             for (int64_t j = 0; j < NR; j += L)
-                store(panel + j, j + L <= n ? load(src + j) : load_n(src + j, n > j ? n - j : 0));
+                store(panel + j, j + L <= n ? load_as<T>(src + j) : load_as_n<T>(src + j, n > j ? n - j : 0));
         return;
     }
     const int64_t k_tiles = b.row == 1 ? kc / L * L : 0;
@@ -23,27 +51,36 @@ void pack_panel(const Matrix<T>& b, int64_t k0, int64_t kc, int64_t n0, int64_t 
         const int64_t columns = n - j < L ? (n > j ? n - j : 0) : L;
         int64_t k = 0;
         if (columns == L)
-            for (; k < k_tiles; k += L) transpose_tile(src + j * b.col + k, b.col, panel + k * NR + j, NR);
-        for (; k < kc; ++k) store(panel + k * NR + j, load_strided(src + k * b.row + j * b.col, b.col, columns));
+            for (; k < k_tiles; k += L) transpose_wide(src + j * b.col + k, b.col, panel + k * NR + j, NR);
+        for (; k < kc; ++k) store(panel + k * NR + j, take_wide<T>(src + k * b.row + j * b.col, b.col, columns));
     }
 }
 
-// Rows [m0, m0+m) of columns [k0, k0+kc) of A, m <= kMR; the tile then reads it with the strides of packed_a below.
-template <class T>
-void pack_rows(const Matrix<T>& a, int64_t m0, int m, int64_t k0, int64_t kc, T* panel) {
-    const T* src = a.data + m0 * a.row + k0 * a.col;
+// Rows [m0, m0+m) of columns [k0, k0+kc) of A, m <= kMR; the tile then reads it with the strides of `Left` in gemm.cc.
+template <class T, class S>
+void pack_rows(const Matrix<S>& a, int64_t m0, int m, int64_t k0, int64_t kc, T* panel) {
+    constexpr int L = kLanes<T>;
+    const S* src = a.data + m0 * a.row + k0 * a.col;
     if (a.row == 1) {
-        for (int64_t k = 0; k < kc; ++k, src += a.col)
-            for (int i = 0; i < m; ++i) panel[k * kMR + i] = src[i];
+        for (int64_t k = 0; k < kc; ++k, src += a.col, panel += kMR)
+            for (int i = 0; i < m; i += L) {
+                const int lanes = m - i < L ? m - i : L;
+                store_n(panel + i, load_as_n<T>(src + i, lanes), lanes);
+            }
         return;
     }
+    for (int i = 0; i < m; ++i, src += a.row, panel += kc)
+        for (int64_t k = 0; k < kc; k += L) {
+            const int64_t lanes = kc - k < L ? kc - k : L;
+            store_n(panel + k, take_wide<T>(src + k * a.col, a.col, lanes), lanes);
+        }
+}
+
+// A prepared panel of narrow numbers, widened.
+template <class T, class S>
+void widen_panel(const S* from, int64_t kc, T* panel) {
     constexpr int L = kLanes<T>;
-    for (int i = 0; i < m; ++i, src += a.row, panel += kc) {
-        int64_t k = 0;
-        if (a.col == 1)
-            for (; k + L <= kc; k += L) store(panel + k, load(src + k));
-        for (; k < kc; ++k) panel[k] = src[k * a.col];
-    }
+    for (int64_t i = 0; i < kc * Blocking<T>::NR; i += L) store(panel + i, load_as<T>(from + i));
 }
 
 }  // namespace

@@ -2,17 +2,63 @@
 //
 // Method    leading axes are merged into rows where strides allow it, else walked as a batch; transposes are strides,
 //           so no operand is copied. All products run on gemm/. prepare() keeps the right operand in panels.
-// Numerics  see gemm/gemm.h; bias is the first term of each sum, one rounding at the store.
+// Numerics  see gemm/gemm.h; bias is the first term of each sum, one rounding at the store. 16-bit operands are storage:
+//           they are widened exactly and summed in float. A 16-bit right operand may meet float32 on the left.
 // Threads   a batch of small products is split by product, everything else inside gemm.
 #include "core/check.h"
 #include "core/walk.h"
 #include "gemm/gemm.h"
 #include "ops/ops.h"
+#include "simd/convert.h"
 
 namespace tw::TW_ISA {
 namespace {
 
 constexpr int64_t kSmallProduct = int64_t{1} << 21;  // multiply-adds below which a batch is split by product
+
+// The types of a left operand and the result, and of a right operand.
+template <class Left, class Right>
+struct Types {
+    typedef Left C;
+    typedef Right B;
+};
+
+template <class F>
+auto with_types(DType left, DType right, const F& f) {
+    if (left == DType::f64) return f(Types<double, double>{});
+    if (left == DType::f16) return f(Types<f16, f16>{});
+    if (left == DType::bf16) return f(Types<bf16, bf16>{});
+    if (right == DType::f16) return f(Types<float, f16>{});
+    if (right == DType::bf16) return f(Types<float, bf16>{});
+    return f(Types<float, float>{});
+}
+
+Status want_floating(const View& v, const char* name) {
+    if (is_float(v.dtype)) return Status::ok;
+    return fail(Status::dtype, name, "%s has dtype %s; want float32, float64, float16 or bfloat16", name,
+                name_of(v.dtype));
+}
+
+// The dtype of the left operand, or 16 bits beside float32.
+Status want_right(const View& v, const char* name, const View& left, const char* left_name) {
+    if (v.dtype == left.dtype || (left.dtype == DType::f32 && is_float(v.dtype) && v.dtype != DType::f64))
+        return Status::ok;
+    return fail(Status::dtype, name, "%s has dtype %s but %s has %s; want the same%s", name, name_of(v.dtype),
+                left_name, name_of(left.dtype), left.dtype == DType::f32 ? ", float16 or bfloat16" : "");
+}
+
+// Packed panels of a 2-D right operand, of strides `along` the terms of a sum and `across` the columns.
+int64_t packed_bytes(const View& v, int64_t k, int64_t n) {
+    return v.dtype == DType::f64 ? 8 * packed_elements<double>(k, n)
+                                 : item_size(v.dtype) * packed_elements<float>(k, n);
+}
+void pack_right(const View& v, int64_t k, int64_t n, int64_t along, int64_t across, void* packed) {
+    with_types(v.dtype, v.dtype, [&](auto types) {
+        typedef typename decltype(types)::B B;
+        pack_all(Matrix<B>{v.as<B>(), along, across}, k, n, static_cast<B*>(packed));
+        return 0;
+    });
+}
 
 // The axes before the last `inner` ones, of one operand.
 View leading(const View& v, int inner) {
@@ -66,8 +112,8 @@ Product product_of(const View& a, const View& b) {
 
 Status infer_matmul(Call& c, Inferred& r) {
     const View &a = c.in[0], &b = c.in[1];
-    TW_TRY(want_real(a, "a"));
-    TW_TRY(want_dtype_of(b, "b", a, "a"));
+    TW_TRY(want_floating(a, "a"));
+    TW_TRY(want_right(b, "b", a, "a"));
     TW_TRY(want_ndim(a, "a", 1, kMaxDims));
     TW_TRY(want_ndim(b, "b", 1, kMaxDims));
     const Product p = product_of(a, b);
@@ -93,12 +139,12 @@ Status infer_matmul(Call& c, Inferred& r) {
     return Status::ok;
 }
 
-template <class T>
+template <class C, class B>
 Status matmul(const Call& c) {
     const View &a = c.in[0], &b = c.in[1], &y = c.out[0];
     const Product p = product_of(a, b);
     const int a_inner = a.ndim > 1 ? 2 : 1, b_inner = b.ndim > 1 ? 2 : 1, y_inner = (a.ndim > 1) + (b.ndim > 1);
-    Gemm<T> g{};
+    Gemm<C, C, B> g{};
     g.m = p.m, g.n = p.n, g.k = p.k;
     g.c_col = b.ndim > 1 ? y.stride[y.ndim - 1] : 1;
     g.c_row = a.ndim > 1 ? y.stride[y.ndim - (b.ndim > 1 ? 2 : 1)] : 1;
@@ -111,10 +157,10 @@ Status matmul(const Call& c) {
         if (merged.ndim == 0) {
             g.m = merged.row, g.c_row = merged.stride[0];
             ly.ndim = la.ndim = 0;
-            g.a = {a.as<T>(), merged.stride[1], p.a_col};
-            g.b = {b.as<T>(), p.b_row, p.b_col};
-            g.c = y.as<T>();
-            g.packed_b = static_cast<const T*>(c.packed);
+            g.a = {a.as<C>(), merged.stride[1], p.a_col};
+            g.b = {b.as<B>(), p.b_row, p.b_col};
+            g.c = y.as<C>();
+            g.packed_b = static_cast<const B*>(c.packed);
             return gemm(g) ? Status::ok
                            : fail(Status::memory, "", "no memory for packed panels; want smaller operands");
         }
@@ -122,51 +168,45 @@ Status matmul(const Call& c) {
     const View* views[] = {&ly, &la, &lb};
     const Walk w = walk_over(views, 3, ly.ndim, ly.shape);
     return for_batch(w, p.m * p.n * p.k, [&](char* const* at) {
-        Gemm<T> one = g;
-        one.a = {reinterpret_cast<const T*>(at[1]), p.a_row, p.a_col};
-        one.b = {reinterpret_cast<const T*>(at[2]), p.b_row, p.b_col};
-        one.c = reinterpret_cast<T*>(at[0]);
-        one.packed_b = static_cast<const T*>(c.packed);
+        Gemm<C, C, B> one = g;
+        one.a = {reinterpret_cast<const C*>(at[1]), p.a_row, p.a_col};
+        one.b = {reinterpret_cast<const B*>(at[2]), p.b_row, p.b_col};
+        one.c = reinterpret_cast<C*>(at[0]);
+        one.packed_b = static_cast<const B*>(c.packed);
         return gemm(one);
     });
 }
 
 Status run_matmul(const Call& c) {
     if (numel(c.out[0]) == 0) return Status::ok;
-    return c.in[0].dtype == DType::f32 ? matmul<float>(c) : matmul<double>(c);
+    return with_types(c.in[0].dtype, c.in[1].dtype,
+                      [&](auto types) { return matmul<typename decltype(types)::C, typename decltype(types)::B>(c); });
 }
 
 int64_t matmul_packed_size(const Call& c) {
     const View& b = c.in[1];
-    if (!given(b) || b.ndim != 2 || (b.dtype != DType::f32 && b.dtype != DType::f64)) return 0;
-    return b.dtype == DType::f32 ? 4 * packed_elements<float>(b.shape[0], b.shape[1])
-                                 : 8 * packed_elements<double>(b.shape[0], b.shape[1]);
+    return given(b) && b.ndim == 2 && is_float(b.dtype) ? packed_bytes(b, b.shape[0], b.shape[1]) : 0;
 }
 
 void matmul_pack(const Call& c, void* packed) {
     const View& b = c.in[1];
-    if (b.dtype == DType::f32)
-        pack_all(Matrix<float>{b.as<float>(), b.stride[0], b.stride[1]}, b.shape[0], b.shape[1],
-                 static_cast<float*>(packed));
-    else
-        pack_all(Matrix<double>{b.as<double>(), b.stride[0], b.stride[1]}, b.shape[0], b.shape[1],
-                 static_cast<double*>(packed));
+    pack_right(b, b.shape[0], b.shape[1], b.stride[0], b.stride[1], packed);
 }
 
 // ---- linear -------------------------------------------------------------------------------------------------------------
 
 Status infer_linear(Call& c, Inferred& r) {
     const View &x = c.in[0], &w = c.in[1], &b = c.in[2];
-    TW_TRY(want_real(x, "x"));
+    TW_TRY(want_floating(x, "x"));
     TW_TRY(want_ndim(x, "x", 1, kMaxDims));
-    TW_TRY(want_dtype_of(w, "w", x, "x"));
+    TW_TRY(want_right(w, "w", x, "x"));
     TW_TRY(want_ndim(w, "w", 2, 2));
     const int64_t in = x.shape[x.ndim - 1], out = w.shape[0];
     if (w.shape[1] != in)
         return fail(Status::shape, "w", "x has I=%lld but w has shape %s; want w of shape (O, %lld)",
                     static_cast<long long>(in), shape_text(w).text, static_cast<long long>(in));
     if (given(b)) {
-        TW_TRY(want_dtype_of(b, "b", x, "x"));
+        TW_TRY(want_right(b, "b", x, "x"));
         if (b.ndim != 1 || b.shape[0] != out)
             return fail(Status::shape, "b", "b has shape %s but w has O=%lld; want (%lld,)", shape_text(b).text,
                         static_cast<long long>(out), static_cast<long long>(out));
@@ -179,20 +219,35 @@ Status infer_linear(Call& c, Inferred& r) {
     return Status::ok;
 }
 
-template <class T>
+template <class S, class T>
+void widen_bias(const View& b, T* to) {
+    for (int64_t i = 0; i < b.shape[0]; ++i) {
+        if constexpr (__is_same(S, T))
+            to[i] = b.as<S>()[i * b.stride[0]];
+        else
+            to[i] = to_float(b.as<S>()[i * b.stride[0]]);
+    }
+}
+
+template <class C, class B>
 Status linear(const Call& c) {
+    typedef Wide<C> T;
     const View &x = c.in[0], &w = c.in[1], &b = c.in[2], &y = c.out[0];
     Scratch bias_scratch(static_cast<size_t>(w.shape[0] + 1) * sizeof(T));
-    Gemm<T> g{};
+    Gemm<C, C, B> g{};
     g.k = w.shape[1], g.n = w.shape[0];
-    g.b = {w.as<T>(), w.stride[1], w.stride[0]};
-    g.packed_b = static_cast<const T*>(c.packed);
+    g.b = {w.as<B>(), w.stride[1], w.stride[0]};
+    g.packed_b = static_cast<const B*>(c.packed);
     g.c_col = y.stride[y.ndim - 1];
     g.activation = c.attr[0].is_none ? Activation::none : static_cast<Activation>(c.attr[0].choice + 1);
     if (given(b)) {
         T* bias = bias_scratch.template as<T>();
         if (!bias) return fail(Status::memory, "b", "no memory for the bias; want a smaller one");
-        for (int64_t i = 0; i < g.n; ++i) bias[i] = b.as<T>()[i * b.stride[0]];
+        with_types(b.dtype, b.dtype, [&](auto types) {
+            if constexpr (__is_same(Wide<typename decltype(types)::B>, T))
+                widen_bias<typename decltype(types)::B>(b, bias);
+            return 0;
+        });
         g.bias_col = bias;
     }
     const View lx = leading(x, 1), ly = leading(y, 1);
@@ -204,8 +259,8 @@ Status linear(const Call& c) {
     for (int64_t i = 0; i < walk_rows(rows); ++i) {
         char* at[kMaxWalked];
         walk_seek(rows, i, at);
-        g.c = reinterpret_cast<T*>(at[0]);
-        g.a = {reinterpret_cast<const T*>(at[1]), rows.stride[1], x.stride[x.ndim - 1]};
+        g.c = reinterpret_cast<C*>(at[0]);
+        g.a = {reinterpret_cast<const C*>(at[1]), rows.stride[1], x.stride[x.ndim - 1]};
         enough = gemm(g) && enough;
     }
     return enough ? Status::ok : fail(Status::memory, "", "no memory for packed panels; want smaller operands");
@@ -213,24 +268,18 @@ Status linear(const Call& c) {
 
 Status run_linear(const Call& c) {
     if (numel(c.out[0]) == 0) return Status::ok;
-    return c.in[0].dtype == DType::f32 ? linear<float>(c) : linear<double>(c);
+    return with_types(c.in[0].dtype, c.in[1].dtype,
+                      [&](auto types) { return linear<typename decltype(types)::C, typename decltype(types)::B>(c); });
 }
 
 int64_t linear_packed_size(const Call& c) {
     const View& w = c.in[1];
-    if (!given(w) || w.ndim != 2 || (w.dtype != DType::f32 && w.dtype != DType::f64)) return 0;
-    return w.dtype == DType::f32 ? 4 * packed_elements<float>(w.shape[1], w.shape[0])
-                                 : 8 * packed_elements<double>(w.shape[1], w.shape[0]);
+    return given(w) && w.ndim == 2 && is_float(w.dtype) ? packed_bytes(w, w.shape[1], w.shape[0]) : 0;
 }
 
 void linear_pack(const Call& c, void* packed) {
     const View& w = c.in[1];
-    if (w.dtype == DType::f32)
-        pack_all(Matrix<float>{w.as<float>(), w.stride[1], w.stride[0]}, w.shape[1], w.shape[0],
-                 static_cast<float*>(packed));
-    else
-        pack_all(Matrix<double>{w.as<double>(), w.stride[1], w.stride[0]}, w.shape[1], w.shape[0],
-                 static_cast<double*>(packed));
+    pack_right(w, w.shape[1], w.shape[0], w.stride[1], w.stride[0], packed);
 }
 
 constexpr Operand kAB[] = {{"a"}, {"b"}};

@@ -1,4 +1,8 @@
-"""Matrix products: matmul and linear, over the one GEMM."""
+"""Matrix products: matmul and linear, over the one GEMM.
+
+Both compute in float32, float64, float16 and bfloat16. The 16-bit types are storage: products are summed in float32 and
+rounded once. A float16 or bfloat16 right operand also goes with a float32 left one, and the result is float32 then.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ import numpy as np
 
 from tilework import ops
 from tilework.arrays import Activation, Array, Sizes, Wanted
+from tilework.dtypes import is_narrow, named
 from tilework.errors import AttrError, DTypeError, ShapeError
 from tilework.ops.elementwise import activated, activation_dx, forward_activated, sum_to_shape
 from tilework.ops.movement import as_rows
@@ -19,6 +24,7 @@ from tilework.registry import (
     Workload,
     backward,
     depth,
+    dtypes,
     errors,
     flops,
     forward,
@@ -57,6 +63,7 @@ def _(a: Any, b: Any) -> int:
 
 @backward(matmul, of=("a", "b"))
 def _(dy: Array, a: Array, b: Array, *, saved: None, wanted: Wanted) -> Any:
+    dy = _wide(dy)
     rows = a if a.ndim > 1 else ops.reshape(a, shape=(1, a.shape[0]))
     columns = b if b.ndim > 1 else ops.reshape(b, shape=(b.shape[0], 1))
     lead = dy.shape[: dy.ndim - (a.ndim > 1) - (b.ndim > 1)]
@@ -65,13 +72,25 @@ def _(dy: Array, a: Array, b: Array, *, saved: None, wanted: Wanted) -> Any:
     if "a" in wanted:
         da = ops.reshape(sum_to_shape(matmul(full, _swapped(columns)), rows.shape), shape=a.shape)
     if "b" in wanted:
-        db = ops.reshape(sum_to_shape(matmul(_swapped(rows), full), columns.shape), shape=b.shape)
-    return da, db
+        db = ops.reshape(sum_to_shape(matmul(_swapped(_wide(rows)), full), columns.shape), shape=b.shape)
+    return _as_type_of(da, a), _as_type_of(db, b)
+
+
+def _wide(x: Array) -> Array:
+    """x in the type that sums are kept in: gradients of 16-bit operands are rounded once, at their end."""
+    return ops.cast(x, dtype=np.float32) if is_narrow(x.dtype) else x
+
+
+def _as_type_of(x: Array | None, like: Array) -> Array | None:
+    return x if x is None or x.dtype == like.dtype else ops.cast(x, dtype=like.dtype)
 
 
 def _swapped(x: Array) -> Array:
     """x with its last two axes swapped, a view."""
     return ops.transpose(x, axes=(*range(x.ndim - 2), x.ndim - 1, x.ndim - 2))
+
+
+dtypes(matmul, "float32", "float64", "float16", "bfloat16")
 
 
 @samples(matmul)
@@ -91,6 +110,9 @@ def _(fill: Fill) -> Iterator[Sample]:
     yield sample(fill(2, 3, 0), fill(2, 0, 4))
     yield sample(fill(0, 3), fill(3, 4))
     yield sample(fill(3, 4), fill(4, 0))
+    if fill.dtype == np.float32:
+        yield sample(fill(5, 41), fill(41, 19).astype(np.float16))
+        yield sample(fill(2, 3, 33), fill(2, 33, 5).astype(named("bfloat16")))
 
 
 @errors(matmul)
@@ -145,18 +167,29 @@ def _(x: Any, w: Any, b: Any, *, activation: Activation) -> int:
 
 @forward(linear)
 def _(x: Array, w: Array, b: Array, *, activation: Activation) -> tuple[Array, Array | None]:
-    return forward_activated(lambda last: linear(x, w, b, activation=last), activation)
+    if activation is None:
+        return linear(x, w, b), None
+    y, saved = _forward(x, w, b, activation)
+    return _as_type_of(y, x), saved
+
+
+def _forward(x: Array, w: Array, b: Array, activation: Activation) -> tuple[Array, Array | None]:
+    """The result before its last rounding, and what activation_dx needs."""
+    return forward_activated(lambda last: linear(_wide(x), w, b, activation=last), activation)
 
 
 @backward(linear, of=("x", "w", "b"))
 def _(dy: Array, x: Array, w: Array, b: Array, *, saved: Array | None, wanted: Wanted, activation: Activation) -> Any:
     if activation and saved is None:
-        saved = forward_activated(lambda last: linear(x, w, b, activation=last), activation)[1]
-    dy = activation_dx(dy, saved, activation)
-    dx = matmul(dy, w) if "x" in wanted else None
-    dw = matmul(ops.transpose(as_rows(dy)), as_rows(x)) if "w" in wanted else None
-    db = ops.reduce_sum(dy, axes=tuple(range(dy.ndim - 1))) if "b" in wanted else None
+        saved = _forward(x, w, b, activation)[1]
+    dy = activation_dx(_wide(dy), saved, activation)
+    dx = _as_type_of(matmul(dy, w), x) if "x" in wanted else None
+    dw = _as_type_of(matmul(ops.transpose(as_rows(dy)), as_rows(x)), w) if "w" in wanted else None
+    db = _as_type_of(ops.reduce_sum(dy, axes=tuple(range(dy.ndim - 1))), b) if "b" in wanted else None
     return dx, dw, db
+
+
+dtypes(linear, "float32", "float64", "float16", "bfloat16")
 
 
 @samples(linear)
@@ -172,6 +205,9 @@ def _(fill: Fill) -> Iterator[Sample]:
     yield sample(fill(2, 3, 9), fill(5, 9), activation="gelu")
     yield sample(fill(0, 5), fill(4, 5), fill(4))
     yield sample(fill(3, 0), fill(4, 0), fill(4), activation="relu")
+    if fill.dtype == np.float32:
+        yield sample(fill(5, 37), fill(19, 37).astype(np.float16), fill(19), activation="relu")
+        yield sample(fill(2, 37), fill(19, 37).astype(named("bfloat16")), fill(19).astype(named("bfloat16")))
 
 
 @errors(linear)
@@ -203,17 +239,18 @@ def _(x: Sizes, w: Sizes, b: Sizes | None, *, activation: Activation) -> float:
 
 
 # ------------------------------------------------------------------------------------------------- OpenCL
+# A 16-bit operand beside float32 is widened on the device before the product.
 
 
 @opencl(matmul)
 def _(queue: Queue, a: Any, b: Any, y: Any) -> None:
     from tilework.backends.opencl_gemm import multiply
 
-    multiply(queue, a, b, y)
+    multiply(queue, a, _as_type_of(b, y), y)
 
 
 @opencl(linear)
 def _(queue: Queue, x: Any, w: Any, b: Any, y: Any, *, activation: Activation) -> None:
     from tilework.backends.opencl_gemm import multiply
 
-    multiply(queue, x, w.T, y, b, activation)
+    multiply(queue, x, _as_type_of(w, y).T, y, _as_type_of(b, y), activation)
