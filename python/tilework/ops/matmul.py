@@ -81,7 +81,7 @@ def _wide(x: Array) -> Array:
     return ops.cast(x, dtype=np.float32) if is_narrow(x.dtype) else x
 
 
-def _as_type_of(x: Array | None, like: Array) -> Array | None:
+def _as_type_of(x: Array | None, like: Array) -> Any:
     return x if x is None or x.dtype == like.dtype else ops.cast(x, dtype=like.dtype)
 
 
