@@ -23,6 +23,7 @@ from tilework.bench.problems import (
     parse_lines,
 )
 from tilework.testing import Fill
+from tilework.testing.fill import workload_shapes
 
 _QUICK_OPS = 3  # of each family
 
@@ -41,9 +42,7 @@ def workloads_of(name: str) -> list[Problem]:
         return _largest_sample(name, target, dtype)
     found = []
     for w in rule():
-        is_list = bool(getattr(target, "is_variadic", False))
-        shapes = (w.shapes,) if is_list else w.shapes + (None,) * (len(target.operands) - len(w.shapes))
-        found.append(Problem(name, shapes, dict(w.attrs), dtype, name=w.name, sets=w.sets))
+        found.append(Problem(name, workload_shapes(target, w), dict(w.attrs), dtype, name=w.name, sets=w.sets))
     return found
 
 

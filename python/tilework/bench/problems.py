@@ -97,7 +97,7 @@ class Problem:
         if self.sample is not None:
             return sample_of(self.target, self.dtype, self.sample).args
         shapes = self.shapes[0] if getattr(self.target, "is_variadic", False) else self.shapes
-        return workload_operands(self.target, Workload("", shapes, self.attrs), fill)
+        return workload_operands(self.target, Workload(self.name, shapes, self.attrs), fill)
 
     def upstream(self, shape: Shape) -> Any:
         """The gradient that flows into the first result, the same in every process."""
@@ -218,8 +218,8 @@ def parse(line: str) -> Problem:
             raise BenchError(f"problem '{line:.120}' is malformed; want sample=N and nothing else")
         return checked(of_sample(op, dtype, int(number), direction))
     shapes = tuple(
-        _shape(values.pop(n), bool(getattr(target, "is_variadic", False)), line) if n in values else None
-        for n in target.operands
+        _shape(values.pop(n), i == 0 and bool(getattr(target, "is_variadic", False)), line) if n in values else None
+        for i, n in enumerate(target.operands)
     )
     if values.get("out", "given") != "given":
         raise BenchError(f"out={values['out']:.80} in problem '{line:.120}'; want out=given or nothing")

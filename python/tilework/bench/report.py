@@ -207,10 +207,11 @@ def html(document: dict[str, Any], old: dict[str, Any] | None = None) -> str:
             0, ("Against the earlier run", columns, [compare.cells(j) for j in compare.rows(old, document)])
         )
     for title, columns, lines in sections:
+        kind = " class=rows" if "problem" in columns else ""
         head = "".join(f"<th{_class(c)}>{escape(c)}</th>" for c in columns)
         rows = "".join(_table_row(columns, line) for line in lines)
         body.append(
-            f"<h2>{escape(title)}</h2><div class=wide><table><thead><tr>{head}</tr></thead>\n"
+            f"<h2>{escape(title)}</h2><div class=wide><table{kind}><thead><tr>{head}</tr></thead>\n"
             f"<tbody>{rows}</tbody></table></div>"
         )
     style = resources.files("tilework.bench").joinpath("report.css").read_text()
@@ -227,8 +228,10 @@ def html(document: dict[str, Any], old: dict[str, Any] | None = None) -> str:
 
 
 def _class(column: str) -> str:
-    names = ["minor"] * (column in table.MINOR) + [column] * (column in ("op", "problem"))
-    return f" class={names[0]}" if names else ""
+    """The class of a header or cell: what a phone leaves out, wraps, or names because it has no header there."""
+    if column in ("op", "problem", "verdict"):
+        return f" class={column}"
+    return f" class='{'minor ' * (column in table.MINOR)}named' data-name='{markup.escape(column)}'"
 
 
 def _table_row(columns: list[str], line: list[str]) -> str:

@@ -106,7 +106,7 @@ class Row:
                 if library == OURS:
                     self._fail("n/a" if answer.get("unsupported") else "error", answer["error"])
                     return {}
-                self._lose(library, answer["error"])
+                self._lose(library, answer["error"], "n/a" if answer.get("unsupported") else "error")
                 continue
             for name, told in answer["contestants"].items():
                 self._told(name, told, askers, worker)
@@ -122,10 +122,10 @@ class Row:
         entries = self.record["contestants"]
         return [f for f in found if any(n.split(" ")[0] == f and e["status"] == "ok" for n, e in entries.items())]
 
-    def _lose(self, library: str, message: str) -> None:
+    def _lose(self, library: str, message: str, status: str = "error") -> None:
         entries = self.record["contestants"]
         for name in [n for n in entries if n.split(" ")[0] == library] or [library]:
-            entries.setdefault(name, {}).update(status="error", message=message)
+            entries.setdefault(name, {}).update(status=status, message=message)
 
     def _told(self, name: str, told: dict[str, Any], askers: Askers, worker: Remote) -> None:
         entry = self.record["contestants"].setdefault(

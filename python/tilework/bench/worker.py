@@ -11,6 +11,7 @@ import importlib
 import itertools
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -26,6 +27,8 @@ from tilework.errors import UnsupportedError
 
 _BLOCK_SECONDS = 1e-3
 _PROFILED_CALLS = 256
+# How libraries say that they have no such operation for such a type.
+_ABSENT = re.compile(r"not.implemented|not supported|unsupported|could not find an implementation", re.IGNORECASE)
 _LONG = 1e-4  # seconds of a call beside which noting its kernels costs nothing
 
 
@@ -63,6 +66,8 @@ class Worker:
             return {"error": str(error), "unsupported": True}
         except Exception as error:
             text = " ".join(str(error).split())[:300]
+            if self.library != "tilework" and _ABSENT.search(text):
+                return {"error": text, "unsupported": True}
             return {"error": text if isinstance(error, ValueError) else f"{type(error).__name__}: {text}"}
         return answer
 
@@ -138,7 +143,7 @@ class Worker:
         if not answers:
             return ""
         if self.library != "tilework":
-            return check.peer_mismatch(contestant.results(), check.load(answers), problem.dtype)
+            return check.peer_mismatch(contestant.results(), check.load(answers), problem)
         operands = problem.operands()
         want = check.expected(problem, operands) if problem.direction == "fwd" else None
         wrong, results = ours.check_answer(problem, operands, contestant, want)

@@ -72,11 +72,17 @@ class Zeros(Fill):
 
 def workload_operands(op: Op[..., Any], workload: Workload, fill: Fill) -> tuple[Any, ...]:
     """Operands of a workload: what the op's ``fills`` rule makes of the shapes, or normal values."""
-    shapes: tuple[Any, ...] = (workload.shapes,) if getattr(op, "is_variadic", False) else workload.shapes
+    shapes = workload_shapes(op, workload)
     rule = op.rules.get("fills")
     if rule:
         return tuple(rule(fill, *shapes, **workload.attrs))
     return tuple(_filled(fill, s) for s in shapes)
+
+
+def workload_shapes(op: Op[..., Any], workload: Workload) -> tuple[Any, ...]:
+    """One shape per operand, a tuple of shapes for a list of arrays, None where not given."""
+    shapes: tuple[Any, ...] = (workload.shapes,) if getattr(op, "is_variadic", False) else workload.shapes
+    return shapes + (None,) * (len(op.operands) - len(shapes))
 
 
 def _filled(fill: Fill, shape: Any) -> Any:

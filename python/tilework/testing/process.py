@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from tilework import _core
-from tilework.registry import Workload
-from tilework.testing.cases import AnyOp, Array, Case, cases, copied, in_place, is_variadic, results_of
+from tilework.registry import Workload, dtypes_of
+from tilework.testing.cases import AnyOp, Array, Case, cases, copied, in_place, results_of
 from tilework.testing.compare import assert_same_bits
-from tilework.testing.fill import Fill, workload_operands
+from tilework.testing.fill import Fill, Zeros, workload_operands, workload_shapes
 from tilework.testing.run import per_op, per_sample
 
 
@@ -33,9 +33,10 @@ def _threads(count: int) -> Iterator[None]:
 
 def _work(op: AnyOp, workload: Workload) -> float:
     """About how many operations a workload takes."""
-    if "flops" in op.rules and not is_variadic(op):
-        operands = [None if s is None else (s, np.dtype(np.float32)) for s in workload.shapes]
-        return float(op.rules["flops"](*workload.shapes, **_core.infer(op.name, operands, workload.attrs)[1]))
+    if "flops" in op.rules:
+        operands = list(workload_operands(op, workload, Zeros(dtypes_of(op)[0])))
+        attrs = _core.infer(op.name, operands, workload.attrs)[1]
+        return float(op.rules["flops"](*workload_shapes(op, workload), **attrs))
     return 10.0 * sum(math.prod(s) for s in workload.shapes if s is not None)
 
 

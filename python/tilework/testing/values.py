@@ -22,7 +22,7 @@ from tilework.testing.cases import (
     results_of,
 )
 from tilework.testing.compare import assert_close, assert_matches_reference, assert_same_bits
-from tilework.testing.fill import Zeros, workload_operands
+from tilework.testing.fill import Zeros, workload_operands, workload_shapes
 from tilework.testing.gradients import check_gradient
 from tilework.testing.run import applies, per_op, per_sample
 
@@ -164,4 +164,4 @@ def check_workloads(op: AnyOp, dtype: str) -> None:
             operands = workload_operands(op, w, Zeros(dtype))
         resolved = _core.infer(op.name, list(operands), w.attrs)[1]
         if "flops" in op.rules:
-            assert op.rules["flops"](*w.shapes, **resolved) > 0, f"{w.name}: no operations"
+            assert op.rules["flops"](*workload_shapes(op, w), **resolved) > 0, f"{w.name}: no operations"

@@ -76,6 +76,45 @@ def _adam(w: Any, g: Any, m: Any, v: Any, a: dict[str, Any]) -> Any:
     return run
 
 
+def _along(v: Any, x: Any, a: dict[str, Any]) -> Any:
+    """A scale or zero point in the shape that broadcasts along its axis; None where it has blocks."""
+    if a.get("block"):
+        return None
+    if v is None or not np.ndim(v):
+        return 0 if v is None else v
+    shape = [1] * x.ndim
+    shape[a.get("axis", 1)] = -1
+    return v.reshape(shape)
+
+
+def _quantize(x: Any, scale: Any, zero: Any, a: dict[str, Any]) -> Callable[[], Any] | None:
+    s, z = _along(scale, x, a), _along(zero, x, a)
+    kind = np.dtype(a.get("dtype") or (np.uint8 if zero is None else zero.dtype))
+    if s is None or kind.name not in ("int8", "uint8"):
+        return None
+    low, high = np.iinfo(kind).min, np.iinfo(kind).max
+    return lambda: np.clip(np.rint(x / s) + z, low, high).astype(kind)
+
+
+def _dequantize(q: Any, scale: Any, zero: Any, a: dict[str, Any]) -> Callable[[], Any] | None:
+    s, z = _along(scale, q, a), _along(zero, q, a)
+    return None if s is None else lambda: (q.astype(scale.dtype) - z) * s
+
+
+def _layer_norm(x: Any, weight: Any, bias: Any, a: dict[str, Any]) -> Callable[[], Any] | None:
+    if a.get("axes", -1) not in (-1, [-1], (-1,), x.ndim - 1):
+        return None
+    eps = x.dtype.type(a.get("eps", 1e-5))
+
+    def run() -> Any:
+        centred = x - x.mean(-1, keepdims=True)
+        y = centred / np.sqrt(np.square(centred).mean(-1, keepdims=True) + eps)
+        y = y if weight is None else y * weight
+        return y if bias is None else y + bias
+
+    return run
+
+
 _UFUNCS = {
     "add": np.add,
     "sub": np.subtract,
@@ -108,6 +147,16 @@ _CALLS: dict[str, Callable[..., Callable[[], Any] | None]] = {
     "cast": lambda a, x: lambda: x.astype(a["dtype"]),
     "transpose": lambda a, x: lambda: np.transpose(x, a.get("axes")),
     "reshape": lambda a, x: lambda: np.reshape(x, a["shape"]),
+    "tril": lambda a, x: lambda: np.tril(x, a.get("diagonal", 0)),
+    "triu": lambda a, x: lambda: np.triu(x, a.get("diagonal", 0)),
+    "cholesky": lambda a, x: None if a.get("upper") else lambda: np.linalg.cholesky(x),
+    "inv": lambda a, x: lambda: np.linalg.inv(x),
+    "det": lambda a, x: lambda: np.linalg.det(x),
+    "slogdet": lambda a, x: lambda: np.linalg.slogdet(x),
+    "solve": lambda a, x, b: lambda: np.linalg.solve(x, b),
+    "quantize_linear": lambda a, x, scale, zero: _quantize(x, scale, zero, a),
+    "dequantize_linear": lambda a, q, scale, zero: _dequantize(q, scale, zero, a),
+    "layer_norm": lambda a, x, weight, bias: _layer_norm(x, weight, bias, a),
     "sgd_step": lambda a, w, g, v: _sgd(w, g, v, a),
     "adam_step": lambda a, w, g, m, v: _adam(w, g, m, v, a),
 }

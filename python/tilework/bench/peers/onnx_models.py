@@ -26,19 +26,19 @@ class Model:
 
 @dataclass
 class _Graph:
-    nodes: list[tuple[str, list[str], str, dict[str, Any]]]
+    nodes: list[tuple[str, list[str], list[str], dict[str, Any]]]
     constants: dict[str, Any]
 
 
 def _node(op: str, *inputs: str, **attrs: Any) -> _Graph:
-    return _Graph([(op, list(inputs), "y", attrs)], {})
+    return _Graph([(op, list(inputs), ["y"], attrs)], {})
 
 
 def _then(graph: _Graph, activation: str | None) -> _Graph:
     if activation:
         op, inputs, _, attrs = graph.nodes[-1]
-        graph.nodes[-1] = (op, inputs, "before", attrs)
-        graph.nodes.append((activation.capitalize(), ["before"], "y", {}))
+        graph.nodes[-1] = (op, inputs, ["before"], attrs)
+        graph.nodes.append((activation.capitalize(), ["before"], ["y"], {}))
     return graph
 
 
@@ -64,9 +64,9 @@ def _conv_dx(a: dict[str, Any], shapes: tuple[Any, ...]) -> _Graph | None:
 
 
 def _linear(a: dict[str, Any], given: list[str]) -> _Graph:
-    nodes: list[tuple[str, list[str], str, dict[str, Any]]] = [("MatMul", ["x", "w"], "y", {})]
+    nodes: list[tuple[str, list[str], list[str], dict[str, Any]]] = [("MatMul", ["x", "w"], ["y"], {})]
     if "b" in given:
-        nodes = [("MatMul", ["x", "w"], "product", {}), ("Add", ["product", "b"], "y", {})]
+        nodes = [("MatMul", ["x", "w"], ["product"], {}), ("Add", ["product", "b"], ["y"], {})]
     return _then(_Graph(nodes, {}), a["activation"])
 
 
@@ -83,12 +83,14 @@ def _pool(op: str, a: dict[str, Any]) -> _Graph:
 
 
 def _reduce(op: str, a: dict[str, Any]) -> _Graph:
-    return _Graph([(op, ["x", "axes"], "y", {"keepdims": int(a["keepdims"])})], {"axes": np.array(a["axes"], np.int64)})
+    return _Graph(
+        [(op, ["x", "axes"], ["y"], {"keepdims": int(a["keepdims"])})], {"axes": np.array(a["axes"], np.int64)}
+    )
 
 
 def _pad(a: dict[str, Any], dtype: str) -> _Graph:
     constants = {"pads": np.array(_ends(a["pads"]), np.int64), "value": np.array(a["value"], dtype)}
-    return _Graph([("Pad", ["x", "pads", "value"], "y", {})], constants)
+    return _Graph([("Pad", ["x", "pads", "value"], ["y"], {})], constants)
 
 
 def _graph(problem: Problem, a: dict[str, Any], given: list[str]) -> _Graph | None:
@@ -121,9 +123,42 @@ def _graph(problem: Problem, a: dict[str, Any], given: list[str]) -> _Graph | No
         "log_softmax": lambda: _node("LogSoftmax", "x", axis=a["axis"]),
         "concat": lambda: _node("Concat", *given, axis=a["axis"]),
         "pad": lambda: _pad(a, problem.dtype),
-        "expand": lambda: _Graph([("Expand", ["x", "shape"], "y", {})], {"shape": np.array(a["shape"], np.int64)}),
+        "expand": lambda: _Graph([("Expand", ["x", "shape"], ["y"], {})], {"shape": np.array(a["shape"], np.int64)}),
+    }
+    made |= {
+        "matmul_integer": lambda: _node("MatMulInteger", *given),
+        "linear_int8": lambda: _linear_int8(problem, a, given),
+        "quantize_linear": lambda: None if a.get("block") else _node("QuantizeLinear", *given, axis=a["axis"]),
+        "dequantize_linear": lambda: None if a.get("block") else _node("DequantizeLinear", *given, axis=a["axis"]),
+        "dynamic_quantize_linear": lambda: _Graph([("DynamicQuantizeLinear", ["x"], ["y", "scale", "zero"], {})], {}),
+        "layer_norm": lambda: _layer_norm(problem, a, given),
+        "instance_norm": lambda: _node("InstanceNormalization", *given, epsilon=a["eps"]) if len(given) == 3 else None,
+        "batch_norm": lambda: None if a["training"] else _node("BatchNormalization", *given, epsilon=a["eps"]),
+        "einsum": lambda: _einsum(a, given),
+        "det": lambda: _node("Det", *given),
     }
     return made[problem.op]() if problem.op in made else None
+
+
+def _linear_int8(problem: Problem, a: dict[str, Any], given: list[str]) -> _Graph | None:
+    """ONNX Runtime's own node; it quantises all of x by one range."""
+    if a["activation"] or "w_zero" in given or problem.dtype != "float32":
+        return None
+    inputs = ["x", "w", "w_scale", "", "b"] if "b" in given else ["x", "w", "w_scale"]
+    return _Graph([("DynamicQuantizeMatMul", inputs, ["y"], {"domain": "com.microsoft"})], {})
+
+
+def _layer_norm(problem: Problem, a: dict[str, Any], given: list[str]) -> _Graph | None:
+    axes, rank = a["axes"] if isinstance(a["axes"], (list, tuple)) else [a["axes"]], len(problem.shapes[0])
+    first = min(axis % rank for axis in axes)
+    if sorted(axis % rank for axis in axes) != list(range(first, rank)) or "weight" not in given:
+        return None
+    return _node("LayerNormalization", *given, axis=first, epsilon=a["eps"])
+
+
+def _einsum(a: dict[str, Any], given: list[str]) -> _Graph | None:
+    plain = all(a.get(k) == v for k, v in (("alpha", 1.0), ("beta", 1.0), ("largest", None)))
+    return _node("Einsum", *given, equation=a["subscripts"]) if plain and "c" not in given else None
 
 
 def models(problem: Problem, operands: tuple[Any, ...]) -> list[Model]:
@@ -134,13 +169,13 @@ def models(problem: Problem, operands: tuple[Any, ...]) -> list[Model]:
         feeds = {f"x{i}": x for i, x in enumerate(operands[0])}
     else:
         feeds = {n: o for n, o in zip(problem.target.operands, operands, strict=True) if o is not None}
-    if problem.op == "linear":
+    if problem.op in ("linear", "linear_int8"):
         feeds["w"] = np.ascontiguousarray(feeds["w"].T)
     graph = _graph(problem, registry.resolve(problem.target, operands, dict(problem.attrs)), list(feeds))
     if graph is None:
         return []
     made = [Model(_serialized(graph, feeds, {}), feeds, False)]
-    weights = {n: v for n, v in feeds.items() if n in ("w", "b") and "w" in feeds}
+    weights = {n: v for n, v in feeds.items() if n in ("w", "b", "w_scale") and "w" in feeds}
     if weights:
         rest = {n: v for n, v in feeds.items() if n not in weights}
         made.append(Model(_serialized(graph, rest, weights), rest, True))
@@ -151,10 +186,13 @@ def _serialized(graph: _Graph, feeds: dict[str, Any], weights: dict[str, Any]) -
     onnx: Any = importlib.import_module("onnx")
     helper, kind = onnx.helper, onnx.helper.np_dtype_to_tensor_dtype
     inputs = [helper.make_tensor_value_info(n, kind(v.dtype), v.shape) for n, v in feeds.items()]
-    result = helper.make_tensor_value_info("y", kind(next(iter(feeds.values())).dtype), None)
-    nodes = [helper.make_node(op, ins, [out], **attrs) for op, ins, out, attrs in graph.nodes]
+    # Types and shapes of results are inferred.
+    results = [onnx.ValueInfoProto(name=n) for n in graph.nodes[-1][2]]
+    nodes = [helper.make_node(op, ins, outs, **attrs) for op, ins, outs, attrs in graph.nodes]
     constants = [onnx.numpy_helper.from_array(v, n) for n, v in {**graph.constants, **weights}.items()]
-    made = helper.make_graph(nodes, "problem", inputs, [result], constants)
-    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", _OPSET)])
+    made = helper.make_graph(nodes, "problem", inputs, results, constants)
+    model = helper.make_model(
+        made, opset_imports=[helper.make_opsetid("", _OPSET), helper.make_opsetid("com.microsoft", 1)]
+    )
     model.ir_version = _IR
     return bytes(model.SerializeToString())

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tilework import registry
-from tilework.bench.peers import Contestant
+from tilework.bench.peers import Contestant, torch_algebra, torch_bytes, torch_norms
 from tilework.bench.problems import Problem
 
 Call = Callable[..., Any]
@@ -129,6 +129,8 @@ def _forward(torch: Any, op: str, a: dict[str, Any]) -> Call | None:
         "transpose": lambda: lambda x: x.permute(a["axes"] or tuple(range(x.ndim))[::-1]),
         "reshape": lambda: lambda x: x.view(a["shape"]),
     }
+    for more in (torch_algebra.functions(torch, a), torch_bytes.functions(torch, a), torch_norms.functions(torch, a)):
+        made |= more
     return made[op]() if op in made else None
 
 
@@ -151,7 +153,7 @@ def _stepper(torch: Any, problem: Problem, tensors: list[Any]) -> Contestant | N
 
     def answer() -> list[Any]:
         step.step()
-        return [t.detach().numpy().copy() for t in (w, *state)]
+        return [a.copy() for a in _to_numpy(torch, (w, *state))]
 
     return Contestant(step.step, answer=answer, keep=w)
 
@@ -192,10 +194,19 @@ def calls(problem: Problem, operands: tuple[Any, ...], threads: int) -> dict[str
     torch: Any = importlib.import_module("torch")
     torch.set_grad_enabled(True)
     flat = [a for o in operands for a in (o if isinstance(o, list) else [o])]
-    tensors = [None if a is None else torch.from_numpy(a) for a in flat]
+    tensors = [None if a is None else _tensor(torch, a) for a in flat]
     a = registry.resolve(problem.target, operands, dict(problem.attrs))
     made = _contestant(torch, problem, tensors, a)
+    if made and not made.answer:
+        made.answer = lambda: _to_numpy(torch, made.call())
     return {"torch": made} if made else {}
+
+
+def _tensor(torch: Any, array: Any) -> Any:
+    """A tensor of the same memory; numpy's bfloat16 is not torch's, but has its bits."""
+    if array.dtype.name != "bfloat16":
+        return torch.from_numpy(array)
+    return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
 
 
 def _contestant(torch: Any, problem: Problem, tensors: list[Any], a: dict[str, Any]) -> Contestant | None:
@@ -215,11 +226,11 @@ def _contestant(torch: Any, problem: Problem, tensors: list[Any], a: dict[str, A
         if problem.out_given:
             return _into(torch, problem, tensors, y)
         torch.set_grad_enabled(False)  # for this process, which nothing else lives in
-        return Contestant(lambda: forward(*tensors), answer=lambda: [_to_numpy(torch, forward(*tensors))])
+        return Contestant(lambda: forward(*tensors))
     leaves = [t.clone().requires_grad_(True) if t is not None and t.is_floating_point() else t for t in tensors]
     wanted = [t for t in leaves if t is not None and t.requires_grad]
     y = forward(*leaves)
-    dy = torch.from_numpy(np.ascontiguousarray(problem.upstream(tuple(y.shape))))
+    dy = _tensor(torch, np.ascontiguousarray(problem.upstream(tuple(y.shape))))
 
     def backward() -> Any:
         return torch.autograd.grad(y, wanted, dy, retain_graph=True)
@@ -247,5 +258,9 @@ def _into(torch: Any, problem: Problem, tensors: list[Any], out: Any) -> Contest
     return Contestant(lambda: function(*tensors, out=out)) if function else None
 
 
-def _to_numpy(torch: Any, tensor: Any) -> Any:
-    return tensor.float().numpy() if tensor.dtype == torch.bfloat16 else tensor.numpy()
+def _to_numpy(torch: Any, value: Any) -> list[Any]:
+    if isinstance(value, (list, tuple)):
+        return [array for v in value for array in _to_numpy(torch, v)]
+    if value is None:
+        return []
+    return [(value.float() if value.dtype == torch.bfloat16 else value).detach().numpy()]

@@ -1,0 +1,39 @@
+"""PyTorch's normalisations, by the ops of tilework."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+
+def functions(torch: Any, a: dict[str, Any]) -> dict[str, Callable[[], Callable[..., Any] | None]]:
+    """For each op what makes its function of tensors from resolved attributes ``a``."""
+    functional = torch.nn.functional
+
+    def layer(x: Any, weight: Any = None, bias: Any = None) -> Any:
+        return functional.layer_norm(x, _tail(x, a), weight, bias, a["eps"])
+
+    def batch(x: Any, weight: Any, bias: Any, mean: Any, var: Any) -> Any:
+        return functional.batch_norm(x, mean, var, weight, bias, a["training"], a["momentum"], a["eps"])
+
+    def group(x: Any, weight: Any = None, bias: Any = None) -> Any:
+        return functional.group_norm(x, a["groups"], weight, bias, a["eps"])
+
+    return {
+        "layer_norm": lambda: layer,
+        "rms_norm": lambda: lambda x, weight=None: functional.rms_norm(x, _tail(x, a), weight, a["eps"]),
+        "batch_norm": lambda: batch,
+        "group_norm": lambda: group,
+        "instance_norm": lambda: (
+            lambda x, weight=None, bias=None: functional.instance_norm(x, None, None, weight, bias, True, 0.0, a["eps"])
+        ),
+    }
+
+
+def _tail(x: Any, a: dict[str, Any]) -> list[int]:
+    """The sizes of the last axes, which are those that torch normalises over."""
+    axes = a["axes"] if isinstance(a["axes"], (list, tuple)) else [a["axes"]]
+    first = min(axis % x.ndim for axis in axes)
+    if sorted(axis % x.ndim for axis in axes) != list(range(first, x.ndim)):
+        raise NotImplementedError("torch normalises over the last axes")
+    return list(x.shape[first:])
