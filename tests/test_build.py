@@ -73,7 +73,7 @@ def _tiers(objects: dict[str, list[Path]]) -> dict[str, list[Path]]:
 
 def test_every_tier_is_built(objects: dict[str, list[Path]]) -> None:
     assert set(_tiers(objects)) == {name for name, _ in _core.tiers()}
-    sources = {p.name for folder in ("gemm", "ops") for p in (ROOT / "csrc" / folder).glob("*.cc")}
+    sources = {p.name for folder in ("gemm", "linalg", "ops") for p in (ROOT / "csrc" / folder).glob("*.cc")}
     for tier, paths in _tiers(objects).items():
         assert {p.name.removesuffix(".o") for p in paths} >= sources, tier
 
@@ -176,7 +176,7 @@ def test_the_wheel_stays_small() -> None:
 
 def _check_program(compiler: str, folder: Path, *flags: str) -> Path:
     """tests/aarch64_check.cc and the floors it stands on, compiled into one program."""
-    sources = [p for floor in ("core", "gemm", "ops") for p in sorted((ROOT / "csrc" / floor).glob("*.cc"))]
+    sources = [p for floor in ("core", "gemm", "linalg", "ops") for p in sorted((ROOT / "csrc" / floor).glob("*.cc"))]
     sources.append(ROOT / "tests" / "aarch64_check.cc")
     common = ("-std=c++20", "-O1", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi")
 
@@ -193,7 +193,7 @@ def _check_program(compiler: str, folder: Path, *flags: str) -> Path:
 
 
 def test_the_neon_tier_computes_under_emulation(tmp_path: Path) -> None:
-    """core, gemm and ops are cross-compiled for aarch64 and give known answers under qemu."""
+    """core, gemm, linalg and ops are cross-compiled for aarch64 and give known answers under qemu."""
     _needs("aarch64-linux-gnu-g++")
     emulator = next((e for e in ("qemu-aarch64-static", "qemu-aarch64") if shutil.which(e)), None)
     if emulator is None:

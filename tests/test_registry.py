@@ -19,7 +19,15 @@ ROOT = Path(__file__).parent.parent
 COMPILED = [name for name, op in ops().items() if not op.is_view]
 
 # Gradients of gradients and steps have no gradient rule unless it is easy.
-NO_GRADIENT = {"gelu_dx", "max_pool_dx", "reduce_max_dx", "softmax_cross_entropy_dx", "sgd_step", "adam_step"}
+NO_GRADIENT = {
+    "gelu_dx",
+    "max_pool_dx",
+    "reduce_max_dx",
+    "softmax_cross_entropy_dx",
+    "sgd_step",
+    "adam_step",
+    "slogdet",
+}
 
 
 def test_python_and_cpp_have_the_same_ops() -> None:
@@ -88,7 +96,7 @@ def test_op_is_one_room_on_every_floor(name: str) -> None:
 
 # ------------------------------------------------------------------------------------------------------- arrows
 
-FLOORS = ["core", "simd", "gemm", "ops", "bindings"]
+FLOORS = ["core", "simd", "gemm", "linalg", "ops", "bindings"]
 
 
 def _sources(*suffixes: str) -> list[Path]:

@@ -14,6 +14,7 @@ const char* class_of(Status status) {
         case Status::index: return "IndexContentError";
         case Status::unsupported: return "UnsupportedError";
         case Status::memory: return "AllocationError";
+        case Status::singular: return "SingularError";
         default: return "Error";
     }
 }

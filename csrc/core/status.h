@@ -3,7 +3,7 @@
 
 namespace tw {
 
-enum class Status : int { ok, shape, dtype, attr, index, unsupported, memory, interrupted, internal };
+enum class Status : int { ok, shape, dtype, attr, index, unsupported, memory, interrupted, internal, singular };
 
 struct ErrorText {
     Status code;

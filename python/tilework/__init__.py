@@ -13,6 +13,7 @@ from tilework.errors import (
     Error,
     IndexContentError,
     ShapeError,
+    SingularError,
     UnsupportedError,
 )
 from tilework.settings import (
@@ -55,6 +56,7 @@ __all__ = [
     "IndexContentError",
     "Ran",
     "ShapeError",
+    "SingularError",
     "UnsupportedError",
     "__version__",
     "devices",

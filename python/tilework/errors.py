@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numpy.linalg import LinAlgError
+
 
 class Error(Exception):
     """Base of every error of tilework; ``op`` and ``argument`` name what to blame (``""`` if nothing)."""
@@ -33,6 +35,10 @@ class AttrTypeError(Error, TypeError):
 
 class IndexContentError(Error, IndexError):
     """An index inside a tensor that points outside its target."""
+
+
+class SingularError(Error, LinAlgError):
+    """A matrix without an inverse, or one that is not positive definite; numpy's LinAlgError is a ValueError."""
 
 
 class UnsupportedError(Error, NotImplementedError):

@@ -174,6 +174,7 @@ opencl = _registrar("opencl")  # (queue, *operands, *results, **attrs): enqueue
 flops = _registrar("flops")  # (*shapes, **attrs) -> float
 bytes_moved = _registrar("bytes")  # (*shapes, **attrs) -> (read, written), where not all of every operand counts once
 depth = _registrar("depth")  # (*operands, **attrs) -> K of a linear op's sums: gives its bound
+terms = _registrar("terms")  # (*operands, **attrs) -> per result, what the bound of `depth` multiplies: see numerics.md
 samples = _registrar("samples")  # (fill) -> iterable of Sample
 errors = _registrar("errors")  # (fill) -> iterable of ErrorCase
 workloads = _registrar("workloads")  # () -> iterable of Workload

@@ -24,6 +24,15 @@ from tilework.ops.elementwise import (
     tanh as tanh,
     tanh_dx as tanh_dx,
 )
+from tilework.ops.factor import (
+    cholesky as cholesky,
+    lu as lu,
+)
+from tilework.ops.inverse import (
+    det as det,
+    inv as inv,
+    slogdet as slogdet,
+)
 from tilework.ops.loss import (
     softmax_cross_entropy as softmax_cross_entropy,
     softmax_cross_entropy_dx as softmax_cross_entropy_dx,
@@ -62,4 +71,14 @@ from tilework.ops.softmax import (
     log_softmax_dx as log_softmax_dx,
     softmax as softmax,
     softmax_dx as softmax_dx,
+)
+from tilework.ops.solve import (
+    cholesky_solve as cholesky_solve,
+    lu_solve as lu_solve,
+    solve as solve,
+    triangular_solve as triangular_solve,
+)
+from tilework.ops.triangle import (
+    tril as tril,
+    triu as triu,
 )

@@ -63,9 +63,11 @@ def bounds(op: AnyOp, args: Sequence[Any], attrs: Attrs, wide: Sequence[Array], 
 
 
 def _largest_terms(op: AnyOp, args: Sequence[Any], resolved: Attrs, count: int) -> tuple[Any, ...]:
-    """Per result, the size of what was summed: sum|a||b| of a linear op, its ``scale`` of another, or None."""
+    """Per result, the size of what was summed: ``terms`` or sum|a||b| of a linear op, ``scale`` of another, or None."""
     operands = tuple(widen(a) for a in args)
-    if "depth" in op.rules:
+    if "terms" in op.rules:
+        terms = op.rules["terms"](*operands, **resolved)
+    elif "depth" in op.rules:
         absolute = mapped(lambda a: np.abs(a) if is_floating(a.dtype) else a, operands)
         without = {"activation": None} if "activation" in resolved else {}
         terms = op.rules["reference"](*absolute, **(resolved | without))

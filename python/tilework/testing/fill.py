@@ -49,6 +49,20 @@ class Fill:
         order = np.asarray(self._random.permutation(count).reshape(shape) - count // 2)
         return np.asarray(order if self.exact else order * 0.07 + 0.013).astype(self.dtype)
 
+    def regular(self, *shape: int) -> Array:
+        """Square matrices (..., N, N) with singular values of 1 to 2, none of whose rows dominates."""
+        return self._spectral(shape, symmetric=False)
+
+    def definite(self, *shape: int) -> Array:
+        """Symmetric matrices (..., N, N) with eigenvalues of 1 to 2."""
+        return self._spectral(shape, symmetric=True)
+
+    def _spectral(self, shape: tuple[int, ...], *, symmetric: bool) -> Array:
+        left, right = (np.linalg.qr(self._random.standard_normal(shape))[0] for _ in range(2))
+        values = self._random.uniform(1, 2, shape[:-1])
+        made = (left * values[..., None, :]) @ np.swapaxes(left if symmetric else right, -1, -2)
+        return np.asarray((made + np.swapaxes(made, -1, -2)) / 2 if symmetric else made).astype(self.dtype)
+
     def integers(self, *shape: int, low: int, high: int, dtype: npt.DTypeLike = np.int64) -> Array:
         """Integers of ``low`` to ``high - 1``."""
         return np.asarray(self._random.integers(low, high, shape)).astype(dtype)
@@ -60,7 +74,7 @@ class Zeros(Fill):
     def __call__(self, *shape: int) -> Array:
         return self._zeros(shape, self.dtype)
 
-    positive = distinct = __call__
+    positive = distinct = regular = definite = __call__
 
     def integers(self, *shape: int, low: int, high: int, dtype: npt.DTypeLike = np.int64) -> Array:
         return self._zeros(shape, dtype)

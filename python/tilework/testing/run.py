@@ -32,7 +32,7 @@ def applies(check: str, op: AnyOp) -> bool:
     if check in ("gradient", "hostile_gradients"):
         return "backward" in op.rules
     if check == "exact":
-        return "depth" in op.rules
+        return "depth" in op.rules and "terms" not in op.rules
     if check == "workloads":
         return "workloads" in op.rules
     if check == "opencl":
