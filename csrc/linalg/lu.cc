@@ -27,10 +27,26 @@ TW_INLINE void look(Largest<T>& best, Vec<T> v, Mask<T> at) {
 
 template <class T>
 int64_t first_of(const Largest<T>& best) {
-    int at = 0;
-    for (int i = 1; i < kLanes<T>; ++i)
-        if (best.size[i] > best.size[at] || (best.size[i] == best.size[at] && best.at[i] < best.at[at])) at = i;
-    return best.at[at];
+    typedef Elem<Mask<T>> Lane;
+    const Mask<T> largest = best.size == splat<T>(reduce_max(best.size));
+    const Mask<T> never = splat<Lane>(__INT32_MAX__);
+    return -reduce_max(largest ? -best.at : -never);
+}
+
+// Rows [first, last) of y minus u times those of x, in whole aligned vectors: what one step stores, the next one loads.
+template <class T>
+TW_INLINE void subtract_rows(T* y, const T* x, T u, int64_t first, int64_t last) {
+    typedef Elem<Mask<T>> Lane;
+    constexpr int64_t L = kLanes<T>;
+    for (int64_t i = first / L * L; i < last; i += L) {
+        const Vec<T> former = load(y + i);
+        Vec<T> v = former - load(x + i) * splat<T>(u);
+        if (i < first || i + L > last) {
+            const Mask<T> row = iota<Lane>() + static_cast<Lane>(i);
+            v = select((row >= static_cast<Lane>(first)) & (row < static_cast<Lane>(last)), v, former);
+        }
+        store(y + i, v);
+    }
 }
 
 // Rows [i, i + NV vectors) of a column: minus the former columns times their numbers in this column's top.
@@ -54,26 +70,38 @@ TW_INLINE void update_rows(T* column, const T* former, int64_t step, int64_t k, 
     }
 }
 
-// Turned panel: n columns of m rows, `step` apart, with a vector of zeros below each.
+// The largest number of a finished column from row k on.
+template <class T>
+TW_INLINE Largest<T> largest_of(const T* column, int64_t k, int64_t m) {
+    typedef Elem<Mask<T>> Lane;
+    Largest<T> best = {splat<T>(-1), Mask<T>{}};
+    for (int64_t i = k; i < m; i += kLanes<T>) look<T>(best, load(column + i), iota<Lane>() + static_cast<Lane>(i));
+    return best;
+}
+
+// Column k <- its final numbers, from all former columns; the search for its pivot rides along.
+template <class T>
+TW_INLINE Largest<T> finish_column(int64_t k, int64_t m, T* panel, int64_t step) {
+    constexpr int L = kLanes<T>;
+    T* const column = panel + k * step;
+    for (int64_t t = 0; t + 1 < k; ++t) subtract_rows(column, panel + t * step, column[t], t + 1, k);
+    Largest<T> best = {splat<T>(-1), Mask<T>{}};
+    int64_t i = k;
+    for (; i + 4 * L <= m; i += 4 * L) update_rows<T, 4>(column, panel, step, k, i, best);
+    for (; i < m; i += L) update_rows<T, 1>(column, panel, step, k, i, best);
+    return best;
+}
+
+// Turned panel: n columns of m rows, `step` apart, with a vector of zeros below each. A low one lies in L1, and each step
+// updates all columns to come; a high one is read once per column. Either way an element meets the same terms in turn.
 template <class T>
 int64_t factor_panel(int64_t m, int64_t n, T* panel, int64_t step, int32_t* pivots) {
     constexpr int L = kLanes<T>;
+    const bool low = m * n * static_cast<int64_t>(sizeof(T)) <= 16 * 1024;
     for (int64_t k = 0; k < n; ++k) {
         T* const column = panel + k * step;
-        for (int64_t t = 0; t + 1 < k; ++t) {
-            const T u = column[t];
-            const T* from = panel + t * step;
-            each_vector<T>(k - t - 1, [&](int64_t i, int64_t count) __attribute__((always_inline)) {
-                T* const at = column + t + 1 + i;
-                store_n(at, load_n(at, count) - load_n(from + t + 1 + i, count) * splat<T>(u), count);
-            });
-        }
-        Largest<T> best = {splat<T>(-1), Mask<T>{}};
-        int64_t i = k;
-        for (; i + 4 * L <= m; i += 4 * L) update_rows<T, 4>(column, panel, step, k, i, best);
-        for (; i < m; i += L) update_rows<T, 1>(column, panel, step, k, i, best);
-        const int64_t pivot = first_of<T>(best);  // no row of the panel where all of them are NaN
-        pivots[k] = static_cast<int32_t>(pivot < k || pivot >= m ? k : pivot);
+        const int64_t pivot = first_of<T>(low ? largest_of(column, k, m) : finish_column(k, m, panel, step));
+        pivots[k] = static_cast<int32_t>(pivot < k || pivot >= m ? k : pivot);  // neither where all are NaN
         const T value = column[pivots[k]];
         if (value == 0) return k;
         if (pivots[k] != k)
@@ -85,10 +113,12 @@ int64_t factor_panel(int64_t m, int64_t n, T* panel, int64_t step, int32_t* pivo
             }
         const T inverse = 1 / value;
         const bool exact = inverse - inverse == 0;  // else the pivot is too small to be turned over
-        for (i = k + 1; i < m; i += L) {
+        for (int64_t i = k + 1; i < m; i += L) {
             const Vec<T> v = load(column + i);
             store(column + i, exact ? v * splat<T>(inverse) : v / splat<T>(value));
         }
+        for (int64_t j = k + 1; low && j < n; ++j)
+            subtract_rows(panel + j * step, column, panel[j * step + k], k + 1, m);
     }
     return kRegular;
 }
