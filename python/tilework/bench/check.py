@@ -103,7 +103,8 @@ def _moved(value: Any, steps: list[Any]) -> Any:
 
 def save(path: str, results: list[Any]) -> None:
     """Writes what peers are compared with."""
-    np.savez(path, *[np.asarray(r, np.float32 if np.asarray(r).dtype.kind == "f" else None) for r in results])
+    arrays = [np.asarray(r) for r in results]
+    np.savez(path, *[a.astype(np.float32) if is_floating(a.dtype) else a for a in arrays])
 
 
 def load(path: str) -> list[Any]:

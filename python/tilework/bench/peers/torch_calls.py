@@ -50,11 +50,11 @@ def _conv_gradient(torch: Any, a: dict[str, Any], of_x: bool) -> Call | None:
     gradient, none = torch.ops.aten.convolution_backward, [0] * rank
 
     def dx(dy: Any, w: Any) -> Any:
-        x = torch.empty(1).expand(dy.shape[0], w.shape[1] * groups, *a["shape"])
+        x = torch.empty(1, dtype=dy.dtype).expand(dy.shape[0], w.shape[1] * groups, *a["shape"])
         return gradient(dy, x, w, None, stride, padding, dilation, False, none, groups, mask)[0]
 
     def dw(dy: Any, x: Any) -> Any:
-        w = torch.empty(1).expand(dy.shape[1], x.shape[1] // groups, *a["kernel"])
+        w = torch.empty(1, dtype=dy.dtype).expand(dy.shape[1], x.shape[1] // groups, *a["kernel"])
         return gradient(dy, x, w, None, stride, padding, dilation, False, none, groups, mask)[1]
 
     return dx if of_x else dw
