@@ -94,10 +94,7 @@ def relative_error(got: Any, a: Any, b: Any) -> float:
 
 
 def _multiply(timed: Timed, a: Any, b: Any, y: Any) -> None:
-    if a.dtype.itemsize == 1:
-        opencl_gemm.multiply_bytes(timed.queue, a, b, y)
-    else:
-        opencl_gemm.multiply(timed.queue, a, b, y)
+    opencl_gemm.multiply(timed.queue, a, b, y)
 
 
 def _result_dtype(dtype: Any) -> Any:
@@ -142,13 +139,16 @@ def _correctness(name: str, products: int, core: str, limit: float) -> Callable[
             for a_turned, b_turned, ragged in ways:
                 a, to_a = operand(rng, m, k, dtype, transposed=a_turned, ragged=ragged)
                 b, to_b = operand(rng, k, n, dtype, transposed=b_turned, ragged=ragged)
-                there = to_a(timed.queue), to_b(timed.queue)
-                y, again = (timed.empty(m, n, _result_dtype(dtype)) for _ in range(2))
-                _multiply(timed, *there, y)
-                _multiply(timed, *there, again)
-                got = tw.to_host(y)
-                error = relative_error(got, a, b)
                 at = str((m, k, n, "a.T" if a_turned else "a", "b.T" if b_turned else "b", "ragged" if ragged else ""))
+                try:
+                    there = to_a(timed.queue), to_b(timed.queue)
+                    y, again = (timed.empty(m, n, _result_dtype(dtype)) for _ in range(2))
+                    _multiply(timed, *there, y)
+                    _multiply(timed, *there, again)
+                    got = tw.to_host(y)
+                except tw.Error as failure:
+                    return f"FAILED at {at}: {failure}"
+                error = relative_error(got, a, b)
                 if got.tobytes() != tw.to_host(again).tobytes():
                     return f"WRONG: two runs differ at {at}"
                 if not error <= worst:
@@ -247,7 +247,7 @@ def rows(probe: Probe) -> Iterator[Row]:
             limit = {"float16": 5e-4, "bfloat16": 4e-3, "int8": 0.0, "float64": 1e-14}.get(name, 1e-5)
             if not error <= limit:
                 return f"WRONG by {error:.2g}, so it has no time"
-            tiles = opencl_gemm.Product(left, right).tiles(timed.queue, dtype)
+            tiles = opencl_gemm.Product(left, right).tiles(timed.queue)
             alone = timed.seconds(lambda: _multiply(timed, left, right, y))
             theirs = None
             their_error = float("nan")

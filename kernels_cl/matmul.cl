@@ -8,13 +8,13 @@
 //
 // Defined by the launch:  BATCH    batch axes, at least 1;  SHARES;  PAIRS    n is even and y begins at an even place
 //                         B_DTYPE  of b, where it differs;  ZEROS    zero points of a and b
-//                         SUM_ONLY, LINE_SUMS    for those kernels alone
+//                         SUM_ONLY; A_SUMS or B_SUMS    for add_shares and line_sums alone
 #include "types.clh"
 #include "warp.clh"
-#if BYTES
-#define ACTIVATE(v) (v)
-#else
+#if REALS
 #include "activation.clh"
+#else
+#define ACTIVATE(v) (v)
 #endif
 
 #define TB CAT(storage_, B_DTYPE)
@@ -31,14 +31,60 @@
 #define PUT2(i, v, w) STORE2(y, i, v, w)
 #endif
 
-#if !defined(SUM_ONLY) && !defined(LINE_SUMS)
-
 typedef struct {
     long m, n, k, share;  // share: the k's of one share
     long a_m, a_k, b_k, b_n;
     long a_zero_m, b_zero_n;
-    long shape[BATCH], a_batch[BATCH], b_batch[BATCH];
+#ifdef BATCH
+    long shape[BATCH], a_batch[BATCH], b_batch[BATCH], a_zero_batch[BATCH], b_zero_batch[BATCH];
+#endif
 } Product;
+
+#if defined(SUM_ONLY)
+
+__kernel void add_shares(IN(ACC, partial),
+#ifdef BIAS
+                         IN(T, bias),
+#endif
+                         OUT(T, y), const long count, const long n, const long shares) {
+    START(partial);
+#ifdef BIAS
+    START(bias);
+#endif
+    START(y);
+    const INDEX i = get_global_id(0);
+    if (i >= (INDEX)count) return;
+    ACC sum = partial[i];
+    for (INDEX s = 1; s < (INDEX)shares; ++s) sum += partial[s * (INDEX)count + i];
+#ifdef BIAS
+    sum += LOAD(bias, i % (INDEX)n);
+#endif
+    STORE(y, i, ACTIVATE(sum));
+}
+
+#elif defined(A_SUMS) || defined(B_SUMS)
+
+// The sums along k of every row of a (A_SUMS) or column of b, product after product.
+__kernel void line_sums(IN(T, x), OUT(int, sums), const long count, const Product p) {
+    START(x);
+    START(sums);
+    const INDEX i = get_global_id(0);
+    if (i >= (INDEX)count) return;
+#ifdef A_SUMS
+    const INDEX lines = p.m, step = p.a_k;
+    INDEX rest = i / lines, at = i % lines * (INDEX)p.a_m;
+    for (int d = BATCH - 1; d >= 0; rest /= (INDEX)p.shape[d--]) at += rest % (INDEX)p.shape[d] * (INDEX)p.a_batch[d];
+#else
+    const INDEX lines = p.n, step = p.b_k;
+    INDEX rest = i / lines, at = i % lines * (INDEX)p.b_n;
+    for (int d = BATCH - 1; d >= 0; rest /= (INDEX)p.shape[d--]) at += rest % (INDEX)p.shape[d] * (INDEX)p.b_batch[d];
+#endif
+    int sum = 0;
+    for (INDEX k = 0; k < (INDEX)p.k; ++k) sum += x[at + k * step];
+    sums[i] = sum;
+}
+
+#else
 
 #ifdef CORE_S
 __attribute__((reqd_work_group_size(TILE_ITEMS, 1, 1)))
@@ -76,7 +122,15 @@ __kernel void matmul(IN(T, a), IN(TB, b),
         rest /= (INDEX)p.shape[d];
         a += i * (INDEX)p.a_batch[d];
         b += i * (INDEX)p.b_batch[d];
+#ifdef ZEROS
+        a_zeros += i * (INDEX)p.a_zero_batch[d];
+        b_zeros += i * (INDEX)p.b_zero_batch[d];
+#endif
     }
+#ifdef ZEROS
+    a_sums += batch * M;
+    b_sums += batch * N;
+#endif
     // Shares lie behind each other: (share, batch, m, n).
     y += ((long)share * (get_num_groups(0) / (tiles * SHARES)) + batch) * M * N;
     const INDEX a_m = p.a_m, a_k = p.a_k, b_k = p.b_k, b_n = p.b_n;
@@ -109,42 +163,6 @@ __kernel void matmul(IN(T, a), IN(TB, b),
 #define C_WRITE_PAIR(place, m, n, v, w) PUT2((m) * N + (place), FINISH(m, n, v), FINISH(m, (n) + 1, w))
 #endif
 #include "gemm.clh"
-}
-
-#elif defined(LINE_SUMS)
-
-// The sum of each line of k elements, along k.
-__kernel void line_sums(IN(T, x), OUT(int, sums), const long lines, const long k, const long line_stride,
-                        const long k_stride) {
-    START(x);
-    START(sums);
-    const INDEX i = get_global_id(0);
-    if (i >= (INDEX)lines) return;
-    int sum = 0;
-    for (INDEX j = 0; j < (INDEX)k; ++j) sum += x[i * (INDEX)line_stride + j * (INDEX)k_stride];
-    sums[i] = sum;
-}
-
-#else
-
-__kernel void add_shares(IN(ACC, partial),
-#ifdef BIAS
-                         IN(T, bias),
-#endif
-                         OUT(T, y), const long count, const long n, const long shares) {
-    START(partial);
-#ifdef BIAS
-    START(bias);
-#endif
-    START(y);
-    const INDEX i = get_global_id(0);
-    if (i >= (INDEX)count) return;
-    ACC sum = partial[i];
-    for (INDEX s = 1; s < (INDEX)shares; ++s) sum += partial[s * (INDEX)count + i];
-#ifdef BIAS
-    sum += LOAD(bias, i % (INDEX)n);
-#endif
-    STORE(y, i, ACTIVATE(sum));
 }
 
 #endif

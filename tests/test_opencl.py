@@ -522,12 +522,36 @@ def test_products_of_bytes_are_exact(core: str) -> None:
     b, b_there = operand(45, 50, np.dtype(np.uint8), transposed=True, aligned=True)
     a_zero, b_zero = np.arange(70, dtype=np.int8), np.array(200, np.uint8)
     y = queue.empty((70, 50), np.int32)
-    opencl_gemm.multiply_bytes(queue, a_there, b_there, y, tw.to_device(a_zero), tw.to_device(b_zero))
+    opencl_gemm.multiply(queue, a_there, b_there, y, zeros=(tw.to_device(a_zero), tw.to_device(b_zero)))
     want = (a.astype(int) - a_zero[:, None].astype(int)) @ (b.astype(int) - int(b_zero))
     assert np.array_equal(tw.to_host(y), want)
     """,
         seconds=300,
         TILEWORK_CL_CORE=core,
+    )
+
+
+def test_zero_points_follow_the_batch() -> None:
+    run(
+        _PRODUCTS
+        + """
+    rng = np.random.default_rng(0)
+    a = rng.integers(-128, 128, (2, 3, 5, 7)).astype(np.int8)
+    b = rng.integers(0, 256, (2, 1, 7, 4)).astype(np.uint8)
+    a_zero = rng.integers(-9, 9, (2, 3, 5, 1)).astype(np.int8)
+    b_zero = rng.integers(0, 9, (2, 1, 1, 4)).astype(np.uint8)
+    for zeros in ((a_zero, b_zero), (a_zero[0, 0, :, 0], None), (None, b_zero[0, 0, 0])):
+        y = queue.empty((2, 3, 5, 4), np.int32)
+        there = [None if z is None else tw.to_device(z) for z in zeros]
+        opencl_gemm.multiply(queue, tw.to_device(a), tw.to_device(b), y, zeros=tuple(there))
+        rows = 0 if zeros[0] is None else zeros[0].astype(int).reshape(*zeros[0].shape[:3], 1)
+        columns = 0 if zeros[1] is None else zeros[1].astype(int)
+        assert np.array_equal(tw.to_host(y), (a - rows) @ (b - columns))
+    x, w = fill(5, 40), fill(40, 9).astype(np.float16)
+    y = queue.empty((5, 9), np.float32)
+    opencl_gemm.multiply(queue, tw.to_device(x), tw.to_device(w), y)
+    close(y, x, w, 2.0**-20)
+    """
     )
 
 

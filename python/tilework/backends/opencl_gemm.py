@@ -32,117 +32,141 @@ def epilogue(bias: Any, activation: str | None) -> dict[str, Any]:
     return define
 
 
-def multiply(queue: Queue, a: Any, b: Any, y: Any, bias: Any = None, activation: str | None = None) -> None:
-    """y = activation(a b + bias) by numpy.matmul's rules; y is contiguous, a and b may have any strides."""
-    product = Product(a, b)
+def multiply(
+    queue: Queue,
+    a: Any,
+    b: Any,
+    y: Any,
+    bias: Any = None,
+    activation: str | None = None,
+    *,
+    zeros: tuple[Any, Any] = (None, None),
+) -> None:
+    """y = activation(a b + bias) by numpy.matmul's rules; y is contiguous, a and b may have any strides.
+
+    a and y have one floating dtype, or a is int8 or uint8 and y int32: then sums are modulo 2^32. b may differ from a
+    where its elements fit into a's sums. ``zeros`` are taken off bytes of a and b first: each None, one number, one per
+    row of a or column of b, or of the shape of a or b with 1 for K.
+    """
+    zeroed = any(z is not None for z in zeros)
+    if zeroed:
+        zeros = (
+            queue.number(0, a.dtype) if zeros[0] is None else zeros[0],
+            (queue.number(0, b.dtype) if zeros[1] is None else zeros[1]),
+        )
+    product = Product(a, b, zeros if zeroed else None)
     if product.m * product.n * product.count == 0:
         return
-    tiles = product.tiles(queue, y.dtype)
-    shares, share = shares_for(tiles, product.m, product.n, product.k, product.count)
+    tiles = product.tiles(queue)
+    shares, share = (1, product.k + -product.k % tiles.k) if zeroed else product.shares(tiles)
     last = epilogue(bias, activation)
+    define = product.define(tiles, y) | {"DTYPE": a.dtype, "SHARES": shares}
     args = [Strided(a), Strided(b)]
-    define = product.define(tiles, y) | {"DTYPE": y.dtype, "SHARES": shares}
-    if shares == 1:
+    if shares > 1:
+        define.pop("PAIRS", None)
+        target = queue.empty((shares, product.count * product.m, product.n), accumulator(a.dtype))
+    else:
         define |= last
         args += [bias] if bias is not None else []
         target = y
-    else:
-        define.pop("PAIRS", None)
-        target = queue.empty((shares, product.count * product.m, product.n), accumulator(y.dtype))
+    if zeroed:
+        define["ZEROS"] = 1
+        args += [*map(Strided, zeros), product.sums(queue, a, "A_SUMS"), product.sums(queue, b, "B_SUMS")]
     items = tiles.count(product.m, product.n) * product.count * shares * tiles.group
     queue.launch("matmul.cl", "matmul", items, tiles.group, (*args, target, product.struct(share)), **define)
     if shares > 1:
         add_shares(queue, target, y.reshape(product.count * product.m, product.n), bias, **last)
 
 
-def multiply_bytes(queue: Queue, a: Any, b: Any, y: Any, a_zero: Any = None, b_zero: Any = None) -> None:
-    """y (M, N) int32 = (a - a_zero) (b - b_zero), modulo 2^32, of a (M, K) and b (K, N), each int8 or uint8.
-
-    a_zero is None, or of a's dtype and shape () or (M,); b_zero is None, or of b's dtype and shape () or (N,). y is
-    contiguous, the others may have any strides.
-    """
-    product = Product(a, b)
-    if product.m * product.n == 0:
-        return
-    tiles = product.tiles(queue, a.dtype)
-    define = product.define(tiles, y) | {"DTYPE": a.dtype, "B_DTYPE": b.dtype, "SHARES": 1}
-    args: list[Any] = [Strided(a), Strided(b)]
-    steps = [0, 0]
-    if a_zero is not None or b_zero is not None:
-        zeros = [queue.number(0, x.dtype) if z is None else z for x, z in ((a, a_zero), (b, b_zero))]
-        steps = [strides_of(z)[0] if z.ndim and z.size > 1 else 0 for z in zeros]
-        args += [*map(Strided, zeros), line_sums(queue, a), line_sums(queue, b.T)]
-        define["ZEROS"] = 1
-    items = tiles.count(product.m, product.n) * tiles.group
-    struct = product.struct(product.k + -product.k % tiles.k, *steps)
-    queue.launch("matmul.cl", "matmul", items, tiles.group, (*args, y, struct), **define)
-
-
-def line_sums(queue: Queue, x: Any) -> Any:
-    """The sums of the rows of x, int8 or uint8, as int32."""
-    sums = queue.empty(x.shape[:1], np.int32)
-    args = (Strided(x), sums, *x.shape, *strides_of(x))
-    queue.launch("matmul.cl", "line_sums", sums.size, GROUP_SIZE, args, DTYPE=x.dtype, LINE_SUMS=1)
-    return sums
-
-
 class Product:
     """A matrix product by numpy.matmul's rules as matmul.cl reads it: ``count`` products of (m, k) by (k, n)."""
 
-    def __init__(self, a: Any, b: Any) -> None:
+    def __init__(self, a: Any, b: Any, zeros: tuple[Any, Any] | None = None) -> None:
         a_shape, a_strides = _matrix(a, row=True)
         b_shape, b_strides = _matrix(b, row=False)
-        batch = np.broadcast_shapes(a_shape[:-2], b_shape[:-2])
-        rows, (a_rows, b_rows) = merged(
-            (*batch, a_shape[-2]),
+        lead = np.broadcast_shapes(a_shape[:-2], b_shape[:-2])
+        a_zero_strides: tuple[int, ...] = (0, 0)
+        b_zero_strides: tuple[int, ...] = (0, 0)
+        if zeros is not None:
+            a_zero_strides, b_zero_strides = _zero_strides(zeros[0], row=True), _zero_strides(zeros[1], row=False)
+        dims, (a_rows, b_rows, a_zero, b_zero) = merged(
+            (*lead, a_shape[-2]),
             [
-                [*_broadcast(a_shape[:-2], a_strides[:-2], batch), a_strides[-2] if a_shape[-2] > 1 else 0],
-                [*_broadcast(b_shape[:-2], b_strides[:-2], batch), 0],
+                [*_broadcast(a_shape[:-2], a_strides[:-2], lead), a_strides[-2] if a_shape[-2] > 1 else 0],
+                [*_broadcast(b_shape[:-2], b_strides[:-2], lead), 0],
+                [*([0] * (len(lead) - len(a_zero_strides) + 2)), *a_zero_strides[:-1]],
+                [*([0] * (len(lead) - len(b_zero_strides) + 2)), *b_zero_strides[:-2], 0],
             ],
         )
         # Axes that b does not have are rows of one product; what is left in front of them is the batch.
-        if b_rows[-1] != 0:
-            rows, a_rows, b_rows = [*rows, 1], [*a_rows, 0], [*b_rows, 0]
-        if len(rows) == 1:
-            rows, a_rows, b_rows = [1, *rows], [0, *a_rows], [0, *b_rows]
-        self.m, self.k, self.n = rows[-1], *b_shape[-2:]
-        self.batch, self.a_batch, self.b_batch = rows[:-1], a_rows[:-1], b_rows[:-1]
+        walks = [a_rows, b_rows, a_zero, b_zero]
+        if b_rows[-1] != 0 or b_zero[-1] != 0:
+            dims, walks = [*dims, 1], [[*walk, 0] for walk in walks]
+        if len(dims) == 1:
+            dims, walks = [1, *dims], [[0, *walk] for walk in walks]
+        self.m, self.k, self.n = dims[-1], *b_shape[-2:]
+        self.batch = dims[:-1]
         self.count = math.prod(self.batch)
-        self.a_m, self.a_k = a_rows[-1], a_strides[-1]
+        self.a_m, self.a_k = walks[0][-1], a_strides[-1]
         self.b_k, self.b_n = b_strides[-2], b_strides[-1]
         self.a_along_k = abs(self.a_k) <= abs(self.a_m)
         self.b_along_k = abs(self.b_k) < abs(self.b_n)
-        self.a_chunks = _in_chunks(a, self.a_k, self.a_m, self.a_along_k, self.m, self.a_batch)
-        self.b_chunks = _in_chunks(b, self.b_k, self.b_n, self.b_along_k, self.n, self.b_batch)
+        self.a_chunks = _in_chunks(a, self.a_k, self.a_m, self.a_along_k, walks[0][:-1])
+        self.b_chunks = _in_chunks(b, self.b_k, self.b_n, self.b_along_k, walks[1][:-1])
+        self._dtypes = a.dtype, b.dtype
+        self._zero_steps = walks[2][-1], b_zero_strides[-1]
+        self._batches = [step for walk in walks for step in walk[:-1]]
 
-    def tiles(self, queue: Queue, dtype: Any) -> Tiles:
+    def tiles(self, queue: Queue) -> Tiles:
         """The blocking that the device takes."""
-        copied = self.a_chunks and self.b_chunks
-        return tiles_for(queue.device, self.m, self.n, self.count, dtype, copied=copied)
+        own, other = self._dtypes
+        copied = self.a_chunks and self.b_chunks and own.itemsize == other.itemsize
+        return tiles_for(queue.device, self.m, self.n, self.count, own, copied=copied)
+
+    def shares(self, tiles: Tiles) -> tuple[int, int]:
+        """(number, length) of the shares of K."""
+        return shares_for(tiles, self.m, self.n, self.k, self.count)
 
     def define(self, tiles: Tiles, y: Any) -> dict[str, Any]:
         """The -D options of the loaders and the store."""
-        define = tiles.define() | {"BATCH": len(self.batch)}
+        own, other = self._dtypes
+        define = tiles.define() | {"BATCH": len(self.batch)} | ({"B_DTYPE": other} if own != other else {})
         if not tiles.grouped:
             return define
-        itemsize = y.dtype.itemsize
-        floats = itemsize < 4 and not tiles.warp_m  # elements that core S widens on their way
+        as_stored = tiles.warp_m or own.itemsize != 2  # core S widens 16 bits on their way
         flags = {
             "A_ALONG_K": self.a_along_k,
             "B_ALONG_K": self.b_along_k,
-            "A_COPIED": self.a_chunks and not floats,
-            "B_COPIED": self.b_chunks and not floats,
-            "PAIRS": self.n % 2 == 0 and y.offset // itemsize % 2 == 0,
+            "A_COPIED": self.a_chunks and as_stored,
+            "B_COPIED": self.b_chunks and as_stored and own.itemsize == other.itemsize,
+            "PAIRS": self.n % 2 == 0 and y.offset // y.dtype.itemsize % 2 == 0,
         }
         return define | {name: 1 for name, on in flags.items() if on}
 
-    def struct(self, share: int, a_zero_m: int = 0, b_zero_n: int = 0) -> Any:
+    def struct(self, share: int) -> Any:
         """matmul.cl's struct Product."""
-        sizes = (self.m, self.n, self.k, share, self.a_m, self.a_k, self.b_k, self.b_n, a_zero_m, b_zero_n)
-        return np.array([*sizes, *self.batch, *self.a_batch, *self.b_batch], np.int64)
+        steps = (self.a_m, self.a_k, self.b_k, self.b_n, *self._zero_steps)
+        return np.array([self.m, self.n, self.k, share, *steps, *self.batch, *self._batches], np.int64)
+
+    def sums(self, queue: Queue, x: Any, which: str) -> Any:
+        """The sums along k of all rows of a or columns of b, bytes, as int32."""
+        lines = self.count * (self.m if which == "A_SUMS" else self.n)
+        sums = queue.empty((lines,), np.int32)
+        define = {"DTYPE": x.dtype, "BATCH": len(self.batch), which: 1}
+        args = (Strided(x), sums, lines, self.struct(0))
+        queue.launch("matmul.cl", "line_sums", lines, GROUP_SIZE, args, **define)
+        return sums
 
 
-def _in_chunks(x: Any, k: int, other: int, along_k: bool, lines: int, batch: Sequence[int]) -> bool:
+def _zero_strides(zero: Any, *, row: bool) -> tuple[int, ...]:
+    """Strides over (..., rows, columns) of one number, one per line, or a matrix with 1 for K."""
+    steps = tuple(0 if n == 1 else s for n, s in zip(zero.shape, strides_of(zero), strict=True))
+    if zero.ndim > 1:
+        return steps
+    return (0, 0) if not steps else (steps[0], 0) if row else (0, steps[0])
+
+
+def _in_chunks(x: Any, k: int, other: int, along_k: bool, batch: Sequence[int]) -> bool:
     """Whether every row of x begins at a multiple of 16 bytes and lies in one piece, in the order it is fetched in.
 
     Bytes are kept along k, so they must lie so too.

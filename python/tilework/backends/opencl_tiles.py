@@ -28,6 +28,7 @@ class Tiles:
     lanes: int = 0
     products: int = 1  # that core T makes of one of floats: 1 rounds to TF32, 3 keeps 21 bits
     registers: int = 0  # the most that an item may take, where the compiler can be told (NVIDIA); 0: its choice
+    late: bool = False  # the next tile is fetched behind the first reads of the present one, not before
 
     @property
     def grouped(self) -> bool:
@@ -55,6 +56,8 @@ class Tiles:
         tile |= {"TILE_K": self.k, "STAGES": self.stages, "TILE_ITEMS": self.group}
         if self.registers:
             tile["REGISTERS"] = self.registers
+        if self.late:
+            tile["LATE_FETCH"] = 1
         if self.warp_m:
             return tile | {"TENSOR": 1, "WARP_M": self.warp_m, "WARP_N": self.warp_n, "PRODUCTS": self.products}
         return tile | {"REG_M": self.reg_m, "REG_N": self.reg_n} | ({"ROLLED": 1} if self.registers else {})
@@ -93,6 +96,13 @@ SHARED: dict[tuple[str, str, bool], tuple[Tiles, Tiles]] = {
     ("T", "i8", False): (matrix(128, 128, 32, 64, 32, 2), matrix(64, 64, 32, 32, 32, 2)),
 }
 
+# Few rows: what counts is how many bytes of b are under way.
+THIN = {
+    "f16": matrix(16, 128, 64, 16, 32, 2),
+    "f32": matrix(16, 128, 32, 16, 32, 2),
+    "i8": matrix(16, 128, 128, 16, 32, 2),
+}
+
 # Enough tiles to keep a large GPU busy; fewer are cut along K, into shares of at least MIN_SHARE.
 WANTED_TILES = 256
 MIN_SHARE = 256
@@ -107,7 +117,10 @@ def tiles_for(device: Device, m: int, n: int, products: int, dtype: Any, *, copi
         return PORTABLE["f64" if kind == "f64" else "f32"]
     on_tensor = device.tensor and (device.products > 0 if kind == "f32" else kind != "f64")
     stored = "f32" if kind == "f16" and not on_tensor else kind
-    large, small = SHARED["T" if on_tensor else "S", stored, copied and stored == kind]
+    copied = copied and stored == kind
+    large, small = SHARED["T" if on_tensor else "S", stored, copied]
+    if on_tensor and copied and m <= 16:
+        large = small = THIN[kind]
     if on_tensor and kind == "f32":
         large, small = replace(large, products=device.products), replace(small, products=device.products)
     return large if m > 64 and n > 64 and large.count(m, n) * products >= WANTED_TILES // 2 else small
