@@ -393,6 +393,54 @@ def test_freed_memory_is_given_back_before_giving_up() -> None:
     """)
 
 
+_FAILING = """
+    import pyopencl as cl
+    queue = opencl.default_device().queue()
+    x = tw.to_device(fill(3))
+    original, held = queue.device.programs.kernel, []
+
+    def failing(*request):
+        kernel = original(*request)
+        def enqueue(*args):
+            held.append(queue.pool.held_blocks)
+            if len(held) <= {times}:
+                raise cl.MemoryError(cl._cl._ErrorRecord("", int(cl.status_code.{code}), "clEnqueueNDRangeKernel"))
+            return kernel(*args)
+        return enqueue
+
+    queue.empty((1 << 20,), np.uint8)
+    queue.device.programs.kernel = failing
+"""
+
+
+def test_launch_is_repeated_once_with_the_memory_that_was_held() -> None:
+    run(
+        _FAILING.format(times=1, code="MEM_OBJECT_ALLOCATION_FAILURE")
+        + """
+    same(tw.relu(x), np.maximum(fill(3), 0))
+    assert held[0] > 0 and held[1] == 0, held
+    """
+    )
+    run(
+        _FAILING.format(times=2, code="MEM_OBJECT_ALLOCATION_FAILURE")
+        + """
+    with raises(errors.AllocationError, "relu: kernel", "MEM_OBJECT_ALLOCATION_FAILURE"):
+        tw.relu(x)
+    """
+    )
+
+
+def test_fault_of_an_earlier_kernel_is_told_from_a_lack_of_memory() -> None:
+    run(
+        _FAILING.format(times=2, code="OUT_OF_RESOURCES")
+        + """
+    with raises(errors.DeviceError, "relu: kernel", "OUT_OF_RESOURCES", "TILEWORK_CL_SYNC=1"):
+        tw.relu(x)
+    assert len(held) == 1
+    """
+    )
+
+
 def test_steady_state_allocates_nothing() -> None:
     run("""
         x = tw.to_device(fill(100, 100))

@@ -128,8 +128,20 @@ class Queue:
         made = self.device.programs.kernel(file, kernel, define, flat)
         groups = -(-items // group)
         with self.device.launching, ErrorsIn(f"kernel {kernel} of {file}"):
-            made(self.cl, (groups * group,), (group,), *flat)
+            self._enqueue(made, (groups * group,), (group,), flat)
         self._ordered(f"kernel {kernel} of {file}")
+
+    def _enqueue(self, kernel: Any, items: tuple[int], group: tuple[int], args: list[Any]) -> None:
+        """Enqueues; where buffers get their memory at first use and there is none, held blocks are given back."""
+        import pyopencl as cl
+
+        try:
+            kernel(self.cl, items, group, *args)
+        except cl.MemoryError as error:
+            if error.code != cl.status_code.MEM_OBJECT_ALLOCATION_FAILURE:
+                raise
+            self.pool.free_held()
+            kernel(self.cl, items, group, *args)
 
     def each(self, file: str, kernel: str, arrays: Sequence[Any], *scalars: float, **define: Any) -> None:
         """Launches an each.clh kernel over the elements of the last array; the others broadcast to its shape."""
@@ -205,7 +217,10 @@ class Queue:
 
 
 class ErrorsIn:
-    """Turns an OpenCL error inside the block into a DeviceError (AllocationError if memory ran out) naming ``what``."""
+    """Turns an OpenCL error inside the block into a DeviceError, or AllocationError if memory ran out, naming ``what``.
+
+    A kernel that failed shows in a later call, as OUT_OF_RESOURCES or as a queue that is not valid; the text says so.
+    """
 
     __slots__ = ("_what",)
 
@@ -218,9 +233,16 @@ class ErrorsIn:
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         import pyopencl as cl
 
-        if isinstance(error, cl.Error):
-            out_of_memory = isinstance(error, cl.MemoryError)
-            raise (AllocationError if out_of_memory else DeviceError)(f"{self._what} failed: {error}") from error
+        if not isinstance(error, cl.Error):
+            return
+        code = cl.status_code
+        if error.code in (code.OUT_OF_RESOURCES, code.INVALID_COMMAND_QUEUE):
+            raise DeviceError(
+                f"{self._what} failed: {error}; a kernel before it may be the cause, and the context is lost then: "
+                "TILEWORK_CL_SYNC=1 names the kernel"
+            ) from error
+        out_of_memory = isinstance(error, cl.MemoryError)
+        raise (AllocationError if out_of_memory else DeviceError)(f"{self._what} failed: {error}") from error
 
 
 # ---------------------------------------------------------------------------------------------------- strides
