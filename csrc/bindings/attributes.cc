@@ -8,6 +8,8 @@
 namespace tw::bindings {
 namespace {
 
+constexpr Py_ssize_t kMaxText = 0x7fffffff;
+
 bool wrong_type(PyObject* value, const AttrSpec& spec, const char* op) {
     PyErr_Clear();
     PyObject* text = PyObject_Repr(value);
@@ -123,6 +125,16 @@ bool choice_from(PyObject* value, const AttrSpec& spec, Attr& attr, const char* 
     return wrong_value(value, spec, op, want);
 }
 
+bool text_from(PyObject* value, const AttrSpec& spec, Attr& attr, const char* op) {
+    if (!PyUnicode_Check(value)) return wrong_type(value, spec, op);
+    Py_ssize_t n = 0;
+    attr.text = PyUnicode_AsUTF8AndSize(value, &n);
+    if (!attr.text || n > kMaxText)
+        return wrong_value(value, spec, op, "text without lone surrogates, below 2^31 bytes");
+    attr.n = static_cast<int32_t>(n);
+    return true;
+}
+
 bool padding_from(PyObject* value, const AttrSpec& spec, Attr& attr, const char* op) {
     attr.choice = 0;
     attr.is_scalar = attr.is_pairs = false;
@@ -144,6 +156,7 @@ const char* wanted(const AttrSpec& spec) {
         case AttrKind::axes: return "None, an int or a tuple of ints";
         case AttrKind::padding: return "an int, a tuple of ints or of pairs, 'same' or 'valid'";
         case AttrKind::dtype: return "a numpy dtype";
+        case AttrKind::text: return "a string";
     }
     return "";
 }
@@ -170,6 +183,7 @@ bool attribute_from(PyObject* value, const AttrSpec& spec, Attr& attr, const cha
             attr.choice = static_cast<int>(dtype);
             return true;
         }
+        case AttrKind::text: return text_from(value, spec, attr, op);
     }
     return false;
 }
@@ -182,6 +196,7 @@ PyObject* attribute_object(const Attr& attr, const AttrSpec& spec) {
         case AttrKind::boolean: return PyBool_FromLong(attr.i != 0);
         case AttrKind::choice: return choice_object(spec.choices, attr.choice);
         case AttrKind::dtype: return dtype_object(static_cast<DType>(attr.choice));
+        case AttrKind::text: return PyUnicode_FromStringAndSize(attr.text, attr.n);
         case AttrKind::padding:
             if (attr.choice == 1) return PyUnicode_FromString("same");
             if (attr.choice == 2) return PyUnicode_FromString("valid");

@@ -139,6 +139,10 @@ struct PreparedObject {
 bool fill_remaining(const Face& face, PyObject* const* args, Py_ssize_t n_args, PyObject* kwnames, Arguments& into) {
     Py_ssize_t taken = 0;
     Arguments free = into;
+    if ((face.def->flags & kLeadingText) && n_args > 0 && !into.operand[0] && is_numpy(args[0])) {
+        into.spread = args, into.n_spread = n_args;
+        taken = n_args;
+    }
     for (int i = 0; i < face.def->n_operands && taken < n_args; ++i)
         if (!into.operand[i]) into.operand[i] = args[taken++];
     if (taken < n_args)
@@ -173,6 +177,13 @@ PyObject* prepared_call(PyObject* object, PyObject* const* args, size_t n_flags,
     PyObject* kwargs = PyDict_Copy(self->bound);
     for (int i = 0; kwargs && i < face.def->n_operands; ++i)
         if (arguments.operand[i]) PyDict_SetItem(kwargs, face.operand_names[i], arguments.operand[i]);
+    if (kwargs && arguments.spread) {
+        PyObject* arrays = PyTuple_New(arguments.n_spread);
+        for (Py_ssize_t i = 0; arrays && i < arguments.n_spread; ++i)
+            PyTuple_SET_ITEM(arrays, i, Py_NewRef(arguments.spread[i]));
+        if (arrays) PyDict_SetItem(kwargs, face.operand_names[0], arrays);
+        Py_XDECREF(arrays);
+    }
     if (kwargs && arguments.out) PyDict_SetItem(kwargs, face.out_name, arguments.out);
     PyObject* result = kwargs ? call_fallback(self->op, nullptr, 0, nullptr, kwargs) : nullptr;
     Py_XDECREF(kwargs);
@@ -191,8 +202,8 @@ PyObject* prepared_new(PyTypeObject* type, PyObject* args, PyObject*) {
     const Face& face = *self->op->face;
     const Py_ssize_t n = PyDict_GET_SIZE(self->bound);
     PyObject* names = PyTuple_New(n);
-    PyObject* values[kMaxInputs + kMaxAttrs];
-    if (!names || n > kMaxInputs + kMaxAttrs) return Py_XDECREF(names), Py_DECREF(self), nullptr;
+    PyObject* values[kMaxOperands + kMaxAttrs];
+    if (!names || n > kMaxOperands + kMaxAttrs) return Py_XDECREF(names), Py_DECREF(self), nullptr;
     PyObject *key, *value;
     Py_ssize_t position = 0, i = 0;
     while (PyDict_Next(self->bound, &position, &key, &value)) {

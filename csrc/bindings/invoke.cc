@@ -18,7 +18,7 @@ bool g_faces_built[kOps];
 
 // Everything a call holds while it runs; released in one place.
 struct Held {
-    PyObject* objects[2 * kMaxInputs + kMaxOutputs];
+    PyObject* objects[2 * (kMaxInputs + kMaxOperands) + kMaxOutputs];
     int n = 0;
     void keep(PyObject* object) { objects[n++] = object; }
     ~Held() {
@@ -58,8 +58,8 @@ bool read_number(PyObject* object, DType dtype, View& view, double& slot, const 
 }
 
 struct Operands {
-    View view[kMaxInputs];
-    double number[kMaxInputs];
+    View view[kMaxInputs + kMaxOperands];
+    double number[kMaxOperands];
     int n = 0;
 };
 
@@ -67,16 +67,35 @@ bool missing(const char* op, const char* name) {
     return raise("AttrTypeError", op, name, "%s is missing; want an array", name), false;
 }
 
-bool read_variadic(PyObject* list, const char* op, const char* name, Operands& o, Held& held) {
-    if (!PyList_Check(list) && !PyTuple_Check(list))
-        return raise("DTypeError", op, name, "%s is a %s; want a list or tuple of arrays", name,
-                     Py_TYPE(list)->tp_name),
-               false;
-    const Py_ssize_t n = PySequence_Fast_GET_SIZE(list);
-    if (n == 0 || n > kMaxInputs)
-        return raise("ShapeError", op, name, "%s has %zd arrays; want 1 to %d", name, n, kMaxInputs), false;
-    for (Py_ssize_t i = 0; i < n; ++i) {
-        PyObject* item = PySequence_Fast_GET_ITEM(list, i);
+struct Items {
+    PyObject* const* at;
+    Py_ssize_t n;
+};
+
+// The arrays of the variadic operand, given one by one or as a list.
+bool items_of(const OpDef& def, const Arguments& a, Items& items) {
+    const char* name = def.operands[0].name;
+    PyObject* list = a.operand[0];
+    items = {a.spread, a.n_spread};
+    if (!a.spread) {
+        if (!list) return missing(def.name, name);
+        if (!PyList_Check(list) && !PyTuple_Check(list))
+            return raise("DTypeError", def.name, name, "%s is a %s; want a list or tuple of arrays", name,
+                         Py_TYPE(list)->tp_name),
+                   false;
+        items = {PySequence_Fast_ITEMS(list), PySequence_Fast_GET_SIZE(list)};
+    }
+    if (items.n == 0 || items.n > kMaxInputs)
+        return raise("ShapeError", def.name, name, "%s has %zd arrays; want 1 to %d", name, items.n, kMaxInputs), false;
+    return true;
+}
+
+bool read_variadic(const OpDef& def, const Arguments& a, Operands& o, Held& held) {
+    const char *op = def.name, *name = def.operands[0].name;
+    Items items;
+    if (!items_of(def, a, items)) return false;
+    for (Py_ssize_t i = 0; i < items.n; ++i) {
+        PyObject* item = items.at[i];
         if (!is_numpy(item))
             return raise("DTypeError", op, name, "%s[%zd] is a %s; want a numpy.ndarray", name, i,
                          Py_TYPE(item)->tp_name),
@@ -88,12 +107,10 @@ bool read_variadic(PyObject* list, const char* op, const char* name, Operands& o
 }
 
 bool read_operands(const Face& face, const OpDef& def, const Arguments& a, Operands& o, Held& held) {
-    if (def.operands[0].role == Role::variadic) {
-        if (!a.operand[0]) return missing(def.name, def.operands[0].name);
-        return read_variadic(a.operand[0], def.name, def.operands[0].name, o, held);
-    }
+    const int named = def.operands[0].role == Role::variadic;  // operands from here on have a name each
+    if (named && !read_variadic(def, a, o, held)) return false;
     int numbers = 0;
-    for (int i = 0; i < def.n_operands; ++i) {
+    for (int i = named; i < def.n_operands; ++i) {
         const Operand& operand = def.operands[i];
         PyObject* object = a.operand[i];
         View& view = o.view[o.n++];
@@ -192,10 +209,12 @@ bool overlaps_itself(const View& v) {
 bool check_disjoint(const OpDef& def, const View& written, const char* name, const Operands& o, int skip) {
     for (int i = 0; i < o.n; ++i) {
         if (i == skip || !given(o.view[i]) || !overlap(written, o.view[i])) continue;
-        if ((def.flags & kElementwise) && skip < 0 && same_view(written, o.view[i])) continue;
-        const char* other = def.operands[i < def.n_operands ? i : 0].name;
+        const bool may_be_same = skip < 0 && ((def.flags & kElementwise) || ((def.flags & kOutIsLast) && i == o.n - 1));
+        if (may_be_same && same_view(written, o.view[i])) continue;
+        const int named = i - (o.n - def.n_operands);  // all but a variadic operand, which is the first, stand for one
+        const char* other = def.operands[named > 0 ? named : 0].name;
         return raise("ShapeError", def.name, name, "%s shares memory with %s; want separate arrays%s", name, other,
-                     (def.flags & kElementwise) && skip < 0 ? ", or exactly the same one" : ""),
+                     may_be_same ? ", or exactly the same one" : ""),
                false;
     }
     return true;
@@ -318,24 +337,15 @@ bool read_spec(PyObject* object, View& view, const char* op, const char* name) {
 }
 
 bool read_specs(const OpDef& def, const Arguments& a, Operands& o) {
-    if (def.operands[0].role == Role::variadic) {
-        PyObject* list = a.operand[0];
-        if (!list || (!PyList_Check(list) && !PyTuple_Check(list)))
-            return raise("DTypeError", def.name, def.operands[0].name, "%s is not a list of arrays",
-                         def.operands[0].name),
-                   false;
-        const Py_ssize_t n = PySequence_Fast_GET_SIZE(list);
-        if (n == 0 || n > kMaxInputs)
-            return raise("ShapeError", def.name, def.operands[0].name, "%s has %zd arrays; want 1 to %d",
-                         def.operands[0].name, n, kMaxInputs),
-                   false;
-        for (Py_ssize_t i = 0; i < n; ++i)
-            if (!read_spec(PySequence_Fast_GET_ITEM(list, i), o.view[o.n++], def.name, def.operands[0].name))
-                return false;
-        return true;
+    const int named = def.operands[0].role == Role::variadic;
+    if (named) {
+        Items items;
+        if (!items_of(def, a, items)) return false;
+        for (Py_ssize_t i = 0; i < items.n; ++i)
+            if (!read_spec(items.at[i], o.view[o.n++], def.name, def.operands[0].name)) return false;
     }
     DType first = DType::none;
-    for (int i = 0; i < def.n_operands; ++i) {
+    for (int i = named; i < def.n_operands; ++i) {
         View& view = o.view[o.n++];
         PyObject* object = a.operand[i];
         if (!object || object == Py_None) {
@@ -402,10 +412,30 @@ bool unknown_keyword(const Face& face, PyObject* key) {
            false;
 }
 
+Binding given_twice(const OpDef& def, const char* name) {
+    raise("AttrTypeError", def.name, name, "%s is given twice", name);
+    return Binding::failed;
+}
+
 }  // namespace
 
 Binding bind(const Face& face, PyObject* const* args, Py_ssize_t n_args, PyObject* kwnames, Arguments& into) {
     const OpDef& def = *face.def;
+    PyObject* const* keywords = args + n_args;
+    const bool leads = (def.flags & kLeadingText) && n_args > 0 && PyUnicode_Check(args[0]);
+    if ((def.flags & kLeadingText) && n_args > 0) {
+        if (leads) {
+            into.attr[0] = args[0];
+            ++args, --n_args;
+            const bool is_list = n_args == 1 && (PyList_Check(args[0]) || PyTuple_Check(args[0]));
+            if (n_args > 0 && !is_list) {
+                into.spread = args, into.n_spread = n_args;
+                n_args = 0;
+            }
+        } else if (!PyList_Check(args[0]) && !PyTuple_Check(args[0])) {
+            return Binding::foreign;
+        }
+    }
     if (n_args > def.n_operands) {
         raise("AttrTypeError", def.name, "", "%zd positional arguments; want at most %d, attributes by keyword", n_args,
               def.n_operands);
@@ -415,16 +445,14 @@ Binding bind(const Face& face, PyObject* const* args, Py_ssize_t n_args, PyObjec
     const Py_ssize_t n_keywords = kwnames ? PyTuple_GET_SIZE(kwnames) : 0;
     for (Py_ssize_t i = 0; i < n_keywords; ++i) {
         PyObject* key = PyTuple_GET_ITEM(kwnames, i);
-        PyObject* value = args[n_args + i];
+        PyObject* value = keywords[i];
         if (key == face.out_name) {
             into.out = value == Py_None ? nullptr : value;
         } else if (const int a = position_of(key, face.attr_names, def.n_attrs); a >= 0) {
+            if (a == 0 && leads) return given_twice(def, def.attrs[0].name);
             into.attr[a] = value;
         } else if (const int o = position_of(key, face.operand_names, def.n_operands); o >= 0) {
-            if (o < n_args) {
-                raise("AttrTypeError", def.name, def.operands[o].name, "%s is given twice", def.operands[o].name);
-                return Binding::failed;
-            }
+            if (o < n_args || (o == 0 && into.spread)) return given_twice(def, def.operands[o].name);
             into.operand[o] = value;
         } else if (PyUnicode_Compare(key, face.out_name) == 0) {
             into.out = value == Py_None ? nullptr : value;
@@ -440,6 +468,8 @@ Binding bind(const Face& face, PyObject* const* args, Py_ssize_t n_args, PyObjec
         for (Py_ssize_t k = 0; k < PySequence_Fast_GET_SIZE(o); ++k)
             if (!is_numpy(PySequence_Fast_GET_ITEM(o, k))) return Binding::foreign;
     }
+    for (Py_ssize_t k = 0; k < into.n_spread; ++k)
+        if (!is_numpy(into.spread[k])) return Binding::foreign;
     if (into.out && !is_numpy(into.out) && !PyTuple_Check(into.out)) return Binding::foreign;
     return Binding::done;
 }

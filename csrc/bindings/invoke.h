@@ -11,7 +11,7 @@ struct Face {
     OpId id;
     const OpDef* def;  // any tier's: names and specs are the same in all
     PyObject* name;
-    PyObject* operand_names[kMaxInputs];
+    PyObject* operand_names[kMaxOperands];
     PyObject* attr_names[kMaxAttrs];
     PyObject* out_name;
 };
@@ -21,9 +21,11 @@ const Face* face_named(PyObject* name);  // null with an error set
 
 // The arguments of a call by parameter, borrowed; null where not given.
 struct Arguments {
-    PyObject* operand[kMaxInputs];
+    PyObject* operand[kMaxOperands];
     PyObject* attr[kMaxAttrs];
     PyObject* out;
+    PyObject* const* spread;  // the arrays of a variadic operand that were given one by one, or null
+    Py_ssize_t n_spread;
 };
 
 enum class Binding { done, foreign, failed };
@@ -40,7 +42,7 @@ PyObject* infer_only(const Face& face, const Arguments& arguments);
 
 // Operands (null = not given) as Views and attributes for packing; false with an error set.
 struct PackJob {
-    View in[kMaxInputs];
+    View in[kMaxOperands];
     Attr attr[kMaxAttrs];
     Call call;
 };

@@ -34,9 +34,9 @@ struct Unpacked {
 
     Unpacked(const py::object& name, const py::list& operands, const py::dict& attrs) : face(face_named(name.ptr())) {
         if (!face) throw py::error_already_set();
-        PyObject* values[kMaxInputs + kMaxAttrs + 2];
+        PyObject* values[kMaxOperands + kMaxAttrs + 2];
         const auto n = static_cast<Py_ssize_t>(operands.size());
-        if (n > kMaxInputs || attrs.size() > kMaxAttrs + 1) throw py::value_error("too many arguments");
+        if (n > kMaxOperands || attrs.size() > kMaxAttrs + 1) throw py::value_error("too many arguments");
         for (Py_ssize_t i = 0; i < n; ++i) values[i] = PyList_GET_ITEM(operands.ptr(), i);
         py::tuple names(attrs.size());
         size_t k = 0;
@@ -59,7 +59,8 @@ py::object infer(const py::object& name, const py::list& operands, const py::dic
 }
 
 const char* kind_name(AttrKind kind) {
-    constexpr const char* names[] = {"integer", "real", "boolean", "choice", "integers", "axes", "padding", "dtype"};
+    constexpr const char* names[] = {"integer", "real",    "boolean", "choice", "integers",
+                                     "axes",    "padding", "dtype",   "text"};
     return names[static_cast<int>(kind)];
 }
 
@@ -90,6 +91,8 @@ py::dict op_spec(const py::object& name) {
     spec["operands"] = operands;
     spec["attrs"] = attrs;
     spec["elementwise"] = (def.flags & kElementwise) != 0;
+    spec["out_is_last"] = (def.flags & kOutIsLast) != 0;
+    spec["leading_text"] = (def.flags & kLeadingText) != 0;
     return spec;
 }
 

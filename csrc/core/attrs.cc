@@ -22,6 +22,7 @@ Attr default_of(const AttrSpec& spec) {
             a.n = 1;
             a.list[0] = spec.i;
             break;
+        case AttrKind::text: a.text = ""; break;
     }
     return a;
 }

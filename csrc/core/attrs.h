@@ -13,6 +13,7 @@ enum class AttrKind : uint8_t {
     axes,      // None, -1 or (0, 2)
     padding,   // 1, (1, 1), ((0, 1), (2, 3)), "same" or "valid"
     dtype,     // anything numpy.dtype accepts
+    text,      // "ij,jk->ik"
 };
 
 constexpr int kMaxInts = 16;
@@ -22,10 +23,11 @@ struct Attr {
     bool is_scalar;     // integers, padding: a single number was given
     bool is_pairs;      // padding: nested pairs, flattened into list
     int32_t choice;     // index into the "a|b|c" of the spec; padding: 0 none, 1 same, 2 valid; dtype: DType
-    int32_t n;          // length of list
+    int32_t n;          // length of list, bytes of text
     int64_t i;          // integer, boolean
     double f;           // real
     int64_t list[kMaxInts];
+    const char* text;   // text: UTF-8, borrowed; a resolved one lives until the thread resolves the next
 };
 
 struct AttrSpec {

@@ -56,6 +56,8 @@ struct OpDef {
 enum OpFlag : uint32_t {
     kElementwise = 1,   // out may be exactly one of the inputs
     kWeakScalars = 2,   // Python numbers are taken in the dtype of the other operand
+    kOutIsLast = 4,     // out may be exactly the last operand
+    kLeadingText = 8,   // the first attribute may come first, then the arrays of the variadic operand one by one
 };
 
 }  // namespace tw

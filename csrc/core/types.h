@@ -16,7 +16,8 @@ struct bf16 {
 enum class DType : uint8_t { f32, f64, f16, bf16, i8, u8, i32, i64, boolean, none };
 constexpr int kDTypes = 9;
 constexpr int kMaxDims = 8;
-constexpr int kMaxInputs = 16;
+constexpr int kMaxOperands = 16;  // named in an op's table
+constexpr int kMaxInputs = 64;    // arrays of one call: a variadic operand is many
 constexpr int kMaxOutputs = 8;
 constexpr int kMaxAttrs = 24;
 
