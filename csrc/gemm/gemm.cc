@@ -92,9 +92,9 @@ struct Engine {
     bool direct_b = false, pack_a;
 
     explicit Engine(const Gemm<C, A, B>& gemm) : g(gemm), rows(gemm.m), panels(ceil_div(gemm.n, NR)) {
-        pack_a = !kPlainA || (g.a.col != 1 && g.n > Block::kPackColumns && rows.tiles > 1);
+        pack_a = !kPlainA || g.pack_a || (g.a.col != 1 && g.n > Block::kPackColumns && rows.tiles > 1);
         if constexpr (kPlainA && kPlainB)
-            direct_b = !g.pack_b && !g.packed_b && g.b.col == 1 &&
+            direct_b = !g.pack_a && !g.pack_b && !g.packed_b && g.b.col == 1 &&
                        (g.k * g.n * static_cast<int64_t>(sizeof(T)) <= Block::kDirectBytes || g.m <= 2 * kMR);
         k_blocks = direct_b || g.k == 0 ? 1 : ceil_div(g.k, Block::KC);
         kc_max = ceil_div(g.k, k_blocks);
@@ -261,7 +261,11 @@ struct Engine {
     }
 
     TW_NOINLINE void pack_left(int64_t i, int64_t block, T* to) const {
-        pack_rows(g.a, rows.begin(i), rows.count(i), k_begin(block), k_begin(block + 1) - k_begin(block), to);
+        const int64_t k0 = k_begin(block), kc = k_begin(block + 1) - k0;
+        if (g.pack_a)
+            g.pack_a(g.context, rows.begin(i), rows.count(i), k0, kc, to);
+        else
+            pack_rows(g.a, rows.begin(i), rows.count(i), k0, kc, to);
     }
 
     // Each thread packs a panel of B and runs all of A over it at once: the panel never leaves its L2.
@@ -433,7 +437,7 @@ template <class C, class A, class B>
 bool run_gemm(const Gemm<C, A, B>& g) {
     // A C that runs down its columns is the transpose of one that runs along its rows; few rows along k are few columns.
     const bool few_rows = g.m <= 32 && g.m < g.n && g.a.col == 1 && g.b.row == 1 && (g.m <= 4 || g.k >= 1024);
-    if (!g.pack_b && !g.packed_b && (few_rows || (g.c_col != 1 && g.c_row == 1))) {
+    if (!g.pack_a && !g.pack_b && !g.packed_b && (few_rows || (g.c_col != 1 && g.c_row == 1))) {
         Gemm<C, B, A> t{};
         t.m = g.n, t.n = g.m, t.k = g.k;
         t.a = {g.b.data, g.b.col, g.b.row};

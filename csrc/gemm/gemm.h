@@ -48,6 +48,8 @@ struct Gemm {
     const B* packed_b = nullptr;  // all of B as pack_all wrote it
     // Instead of b: writes rows [k0, k0 + kc) of columns [n0, n0 + n) as [kc][NR], the columns from n on zero.
     void (*pack_b)(const void* context, int64_t k0, int64_t kc, int64_t n0, int64_t n, T* panel) = nullptr;
+    // Instead of a: writes rows [m0, m0 + m), m <= kMR, of columns [k0, k0 + kc): as [m][kc], or [kc][kMR] if a.row is 1.
+    void (*pack_a)(const void* context, int64_t m0, int m, int64_t k0, int64_t kc, T* panel) = nullptr;
     const void* context = nullptr;
 };
 
