@@ -39,8 +39,13 @@ def test_python_and_cpp_have_the_same_ops() -> None:
 def test_signature_agrees_with_the_cpp_table(name: str) -> None:
     spec = _core.op_spec(name)
     parameters = inspect.signature(ops()[name]).parameters
-    operands = {n: p for n, p in parameters.items() if p.kind is p.POSITIONAL_OR_KEYWORD}
-    attrs = {n: p for n, p in parameters.items() if p.kind is p.KEYWORD_ONLY and n != "out"}
+    names = [n for n, _ in spec["operands"]]
+    operands = {n: p for n, p in parameters.items() if p.kind is p.POSITIONAL_OR_KEYWORD or n in names}
+    attrs = {n: p for n, p in parameters.items() if p.kind is p.KEYWORD_ONLY and n not in ("out", *names)}
+    if spec["leading_text"]:  # the text, then the arrays one by one
+        first = spec["attrs"][0]["name"]
+        attrs = {first: operands.pop(first)} | attrs
+        assert operands[names[0]].kind is inspect.Parameter.VAR_POSITIONAL
     assert list(operands) == [n for n, _ in spec["operands"]]
     for operand, role in spec["operands"]:
         assert (operands[operand].default is None) == role.startswith("optional"), operand

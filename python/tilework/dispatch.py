@@ -48,9 +48,19 @@ def borrow(op: str, name: str, value: Any) -> Any:
     return _core.from_dlpack(value, op, name)
 
 
+def spelt(target: Op[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """``(operands, attributes)`` of a call that is written in the op's own way, None of one that is not."""
+    rule = target.rules.get("spelling")
+    return rule(args, kwargs) if rule else None
+
+
 def bind_operands(target: Op[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
     """Operands by position, with those given by keyword moved out of ``kwargs`` and None where not given."""
     names = target.operands
+    own_way = spelt(target, args, kwargs)
+    if own_way is not None:
+        args, attrs = own_way
+        kwargs.update(attrs)
     if len(args) > len(names):
         raise AttrTypeError(
             f"{target.name}: {len(args)} positional arguments; want at most {len(names)} ({', '.join(names)})",

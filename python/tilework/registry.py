@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast
 
 import tilework.ops
 from tilework import _core, dispatch
-from tilework.dispatch import bind_operands, borrow_operand
+from tilework.dispatch import bind_operands, borrow_operand, spelt
 from tilework.errors import AttrTypeError, DTypeError, ShapeError, UnsupportedError
 
 P = ParamSpec("P")
@@ -81,8 +81,9 @@ def find(name: str) -> Op[..., Any]:
 
 def ops() -> dict[str, Op[..., Any]]:
     """Every op by name, in the order of the table of contents; then those of plug-ins."""
-    listed = {name: getattr(tilework.ops, name) for name in tilework.ops.FAMILIES}
-    return listed | _ops
+    for name in tilework.ops.FAMILIES:
+        getattr(tilework.ops, name)  # registers its family
+    return {name: _ops[name] for name in tilework.ops.FAMILIES if name in _ops} | _ops
 
 
 # ---------------------------------------------------------------------------------------------- declaring an op
@@ -178,6 +179,7 @@ terms = _registrar("terms")  # (*operands, **attrs) -> per result, what the boun
 samples = _registrar("samples")  # (fill) -> iterable of Sample
 errors = _registrar("errors")  # (fill) -> iterable of ErrorCase
 workloads = _registrar("workloads")  # () -> iterable of Workload
+spelling = _registrar("spelling")  # (args, attrs) -> (operands, attrs): another way to write a call, or None
 fills = _registrar("fills")  # (fill, *shapes, **attrs) -> operands of a workload, where normal values would not do
 
 
@@ -201,6 +203,14 @@ def dtypes(target: Op[..., Any], *names: str) -> None:
 def dtypes_of(target: Op[..., Any]) -> tuple[str, ...]:
     """The element types that an op is checked in."""
     return tuple(target.rules.get("dtypes", ("float32", "float64")))
+
+
+def reorders(target: Op[..., Any]) -> None:
+    """Declares that sums may be taken in another order, or out of a product, when operands lie otherwise in memory.
+
+    Bits then depend on the layout, within the bound, and an infinity may meet a finite sum instead of its terms.
+    """
+    target.rules["reorders"] = True
 
 
 def tolerance(target: Op[..., Any], *, ulp: float) -> None:
@@ -294,6 +304,7 @@ def _checked_wanted(target: Op[..., Any], wanted: Any) -> frozenset[str]:
 
 def _backward(target: Op[..., Any], rule: Rule) -> Rule:
     def run(dy: Any, *args: Any, saved: Any = None, wanted: Iterable[str] | None = None, **kwargs: Any) -> Any:
+        listed = spelt(target, args, kwargs) is None
         operands = tuple(
             borrow_operand(target.name, n, a) for n, a in _named(target, bind_operands(target, args, kwargs))
         )
@@ -305,7 +316,9 @@ def _backward(target: Op[..., Any], rule: Rule) -> Rule:
         if len(target.operands) == 1:
             return grads
         by_name = dict(zip(target.differentiable, grads, strict=True))
-        return tuple(by_name.get(n) for n in target.operands)
+        if listed:
+            return tuple(by_name.get(n) for n in target.operands)
+        return (*by_name[target.operands[0]], *(by_name.get(n) for n in target.operands[1:] if n in given))
 
     run.__doc__ = (
         f"Gradients of {target.name}: takes the gradient of the result, then {', '.join(target.operands)} and the\n"

@@ -23,7 +23,7 @@ from tilework.testing.cases import (
     plain,
     results_of,
 )
-from tilework.testing.compare import assert_same_bits
+from tilework.testing.compare import assert_same_bits, assert_same_results
 from tilework.testing.layouts import dense_strides, gaps, guarded, layouts, placed
 from tilework.testing.run import per_sample
 
@@ -55,7 +55,7 @@ def check_strides(case: Case) -> None:
                 if i in updated and name in _NOT_FOR_UPDATE:
                     continue
                 raise
-            assert_same_bits(got, want, f"{op.operands[i]} {name}")
+            assert_same_results(op, args, made.attrs, got, want, f"{op.operands[i]} {name}")
             after = [gaps(a) for a in arrays_in(varied[i])]
             assert before == after, f"{op.operands[i]} {name}: bytes between its elements were written"
 
@@ -73,7 +73,7 @@ def check_guard_pages(case: Case) -> None:
                 continue
             outs = tuple(guarded(np.zeros_like(g), at_end=at_end, step=step) for g in got)
             op(*args, **made.attrs, out=outs if len(outs) > 1 else outs[0])
-            assert_same_bits(outs, got, "out between guard pages")
+            assert_same_results(op, args, made.attrs, outs, got, "out between guard pages")
 
 
 @per_sample
@@ -105,7 +105,7 @@ def check_out(case: Case) -> None:
         before = [gaps(o) for o in outs]
         returned = results_of(op, made.args, made.attrs, out=outs if len(outs) > 1 else outs[0])
         assert [id(r) for r in returned] == [id(o) for o in outs], f"out {name}: something else is returned"
-        assert_same_bits(outs, want, f"out {name}")
+        assert_same_results(op, made.args, made.attrs, outs, want, f"out {name}")
         assert before == [gaps(o) for o in outs], f"out {name}: bytes between its elements were written"
     _check_misfits(op, made, want)
     if len(want) == 1 and want[0].size > 1:
@@ -157,7 +157,8 @@ def _check_aliases(op: AnyOp, made: Sample, want: Array, i: int) -> None:
     name = op.operands[i]
     if operand.shape == want.shape:
         args = list(plain(made.args))
-        if op_spec(op.name)["elementwise"]:
+        spec = op_spec(op.name)
+        if spec["elementwise"] or (spec["out_is_last"] and name == op.operands[-1]):
             op(*args, **made.attrs, out=args[i])
             assert_same_bits(args[i], want, f"out={name}")
         else:
