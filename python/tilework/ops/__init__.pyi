@@ -7,6 +7,16 @@ from tilework.ops.conv import (
     conv_dw as conv_dw,
     conv_dx as conv_dx,
 )
+from tilework.ops.einsum import (
+    bilinear as bilinear,
+    dot as dot,
+    einsum as einsum,
+    einsum_dx as einsum_dx,
+    gram as gram,
+    outer as outer,
+    tensordot as tensordot,
+    vecdot as vecdot,
+)
 from tilework.ops.elementwise import (
     add as add,
     div as div,
