@@ -34,6 +34,7 @@ PEERS = {
     for p in (
         Peer("numpy", ("numpy",), "numpy", "numpy_calls"),
         Peer("scipy", ("scipy",), "scipy", "scipy_calls"),
+        Peer("opt_einsum", ("opt_einsum",), "opt_einsum", "opt_einsum_calls"),
         Peer("torch", ("torch",), "torch", "torch_calls"),
         Peer("onnxruntime", ("onnxruntime", "onnx"), "onnxruntime onnx", "onnxruntime_calls"),
         Peer("openvino", ("openvino", "onnx"), "openvino onnx", "openvino_calls"),

@@ -166,6 +166,8 @@ def calls(problem: Problem, operands: tuple[Any, ...], threads: int) -> dict[str
     """numpy's ufunc, method or composition for the forward op."""
     if problem.direction != "fwd":
         return {}
+    if problem.op == "einsum":
+        return _einsum(problem, operands)
     ufunc = _UFUNCS.get(problem.op)
     if problem.op == "cast" and problem.attrs["dtype"] == "bfloat16":
         importlib.import_module("ml_dtypes")
@@ -182,6 +184,17 @@ def calls(problem: Problem, operands: tuple[Any, ...], threads: int) -> dict[str
         return {}
     call = _CALLS[problem.op](problem.attrs, *operands)
     return {} if call is None else {"numpy": in_place(problem, operands, call)}
+
+
+def _einsum(problem: Problem, operands: tuple[Any, ...]) -> dict[str, Contestant]:
+    """Plain contractions, with and without a path of pairs; without one, large ones take too long to time."""
+    if set(problem.attrs) != {"subscripts"} or problem.out_given:
+        return {}
+    text, arrays = problem.attrs["subscripts"], operands[0]
+    found = {"numpy optimize": Contestant(lambda: np.einsum(text, *arrays, optimize=True))}
+    if (problem.facts.flops or 0) < 3e8:
+        found["numpy"] = Contestant(lambda: np.einsum(text, *arrays))
+    return found
 
 
 def in_place(problem: Problem, operands: tuple[Any, ...], call: Callable[[], Any]) -> Contestant:

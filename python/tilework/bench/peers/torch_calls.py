@@ -71,6 +71,12 @@ def _pool(torch: Any, a: dict[str, Any], maximum: bool) -> Call | None:
     return lambda x: pool(x, a["kernel"], a["stride"], padding, a["ceil_mode"], counts)
 
 
+def _einsum(torch: Any, a: dict[str, Any]) -> Call | None:
+    if (a["alpha"], a["beta"], a["largest"]) != (1.0, 1.0, None):
+        return None
+    return lambda *tensors: torch.einsum(a["subscripts"], *(t for t in tensors if t is not None))
+
+
 def _axes(a: dict[str, Any]) -> dict[str, Any]:
     return {"dim": tuple(a["axes"]), "keepdim": a["keepdims"]}
 
@@ -99,6 +105,7 @@ def _forward(torch: Any, op: str, a: dict[str, Any]) -> Call | None:
         "gelu": lambda: lambda x: functional.gelu(x, approximate=a["approximate"]),
         "gelu_dx": lambda: lambda dy, x: aten.gelu_backward(dy, x, approximate=a["approximate"]),
         "relu_dx": lambda: lambda dy, x: aten.threshold_backward(dy, x, 0),
+        "einsum": lambda: _einsum(torch, a),
         "linear": lambda: lambda x, w, b=None: _activated(torch, functional.linear(x, w, b), a["activation"]),
         "conv": lambda: _conv(torch, a),
         "conv_dx": lambda: _conv_gradient(torch, a, True),
