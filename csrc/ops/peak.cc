@@ -36,9 +36,9 @@ struct DotBf16 {
 };
 struct DotI8 {
     typedef i32v Acc;
-    static constexpr double kOperations = 8.0 * kLanes<float>;
+    static constexpr double kOperations = 2.0 * kDotDepth * kLanes<float>;
     static Acc fill() { return splat<int32_t>(0x01010101); }
-    TW_INLINE Acc of(Acc acc, Acc a, Acc b) { return dot_u8s8(acc, a, b); }
+    TW_INLINE Acc of(Acc acc, Acc a, Acc b) { return dot(acc, a, b); }
 };
 
 template <class Loop>

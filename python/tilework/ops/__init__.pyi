@@ -43,6 +43,7 @@ from tilework.ops.inverse import (
     inv as inv,
     slogdet as slogdet,
 )
+from tilework.ops.linear_int8 import linear_int8 as linear_int8
 from tilework.ops.loss import (
     softmax_cross_entropy as softmax_cross_entropy,
     softmax_cross_entropy_dx as softmax_cross_entropy_dx,
@@ -50,6 +51,10 @@ from tilework.ops.loss import (
 from tilework.ops.matmul import (
     linear as linear,
     matmul as matmul,
+)
+from tilework.ops.matmul_integer import (
+    matmul_integer as matmul_integer,
+    qlinear_matmul as qlinear_matmul,
 )
 from tilework.ops.movement import (
     cast as cast,
@@ -69,6 +74,11 @@ from tilework.ops.pool import (
     avg_pool_dx as avg_pool_dx,
     max_pool as max_pool,
     max_pool_dx as max_pool_dx,
+)
+from tilework.ops.quantize import (
+    dequantize_linear as dequantize_linear,
+    dynamic_quantize_linear as dynamic_quantize_linear,
+    quantize_linear as quantize_linear,
 )
 from tilework.ops.reduce import (
     reduce_max as reduce_max,

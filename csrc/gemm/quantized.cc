@@ -1,0 +1,369 @@
+#include "gemm/quantized.h"
+
+#include "core/memory.h"
+#include "core/parallel.h"
+#include "core/profile.h"
+#include "simd/quantize.h"
+
+namespace tw::TW_ISA {
+namespace {
+
+constexpr int NR = kIntNR;
+constexpr int64_t kWordBytes = 4;
+constexpr int64_t kBlockWords = Blocking<float>::KC;  // of k, between two visits to the sums
+constexpr int64_t kTallTiles = 28;                    // of A that stay in L2 while panels of B pass
+constexpr int64_t kWidePanels = 16;
+constexpr int64_t kChunkWork = int64_t{1} << 19;  // multiply-adds that are worth handing to another thread
+constexpr int64_t kPackedA = int64_t{4} << 20, kPackedB = int64_t{16} << 20;  // bytes packed at a time
+
+TW_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+TW_INLINE int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
+TW_INLINE int64_t max_of(int64_t a, int64_t b) { return a > b ? a : b; }
+TW_INLINE int64_t words_of(int64_t k) { return ceil_div(k, kDotDepth); }
+
+// ---- the register tile ------------------------------------------------------------------------------------------------
+
+struct Dots {
+    int64_t words;
+    const DotLeft* a;
+    int64_t a_row;
+    int32_t* c;
+    int64_t c_row;
+    bool load_c;
+};
+
+// B is DotRight, or int8_t where words are widened as they are read.
+template <int MR, class B>
+void dots(const Dots& t, const B* b) {
+    constexpr int L = kLanes<int32_t>;
+    i32v acc[MR][kNV];
+#pragma GCC unroll 8
+    for (int i = 0; i < MR; ++i)
+#pragma GCC unroll 4
+        for (int j = 0; j < kNV; ++j) acc[i][j] = t.load_c ? load(t.c + i * t.c_row + j * L) : i32v{};
+    const DotLeft* rows[MR];
+#pragma GCC unroll 8
+    for (int i = 0; i < MR; ++i) rows[i] = t.a + i * t.a_row;
+    for (int64_t w = 0; w < t.words; ++w, b += NR * kDotDepth) {
+        i32v bv[kNV];
+#pragma GCC unroll 4
+        for (int j = 0; j < kNV; ++j) bv[j] = load_words(b + j * L * kDotDepth);
+#pragma GCC unroll 8
+        for (int i = 0; i < MR; ++i) {
+            int32_t word;
+            __builtin_memcpy(&word, rows[i] + w * kDotDepth, sizeof word);
+            i32v av = splat(word);
+            in_order(av);
+#pragma GCC unroll 4
+            for (int j = 0; j < kNV; ++j) {
+                acc[i][j] = dot(acc[i][j], av, bv[j]);
+                in_order(acc[i][j]);
+            }
+        }
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < MR; ++i)
+#pragma GCC unroll 4
+        for (int j = 0; j < kNV; ++j) store(t.c + i * t.c_row + j * L, acc[i][j]);
+}
+
+template <class B>
+void run_dots(int m, const Dots& t, const B* b) {
+    constexpr void (*table[kMR])(const Dots&, const B*) = {dots<1, B>, dots<2, B>, dots<3, B>,
+                                                           dots<4, B>, dots<5, B>, dots<6, B>};
+    table[m - 1](t, b);
+}
+
+// ---- packing ------------------------------------------------------------------------------------------------------------
+
+// Words [w0, w0 + words) of one panel, n columns of which exist.
+void pack_panel(const Bytes& b, int64_t k, int64_t n0, int64_t n, int8_t* to) {
+    constexpr int D = kDotDepth;
+    const uint8_t flip = b.is_unsigned ? 0x80 : 0;
+    const auto* src = static_cast<const uint8_t*>(b.data) + n0 * b.col;
+    auto* out = reinterpret_cast<uint8_t*>(to);
+    const int64_t whole = k / D;
+    int64_t w = 0;
+    if (n == NR && b.col == 1) {
+        for (; w < whole; ++w, out += NR * D) {
+            const uint8_t* row[D];
+            for (int d = 0; d < D; ++d) row[d] = src + (w * D + d) * b.row;
+            for (int j = 0; j < NR; ++j)
+#pragma GCC unroll 4
+                for (int d = 0; d < D; ++d) out[j * D + d] = row[d][j] ^ flip;
+        }
+    } else if (n == NR && b.row == 1) {
+        // Four codes along k are a float to transpose_tile.
+        constexpr int L = kLanes<float>;
+        alignas(kVecBytes) uint32_t tile[L * L];
+        const uint32_t flips = flip * 0x01010101u;
+        for (; (w + 4 / D * L) * D <= k; w += 4 / D * L, out += NR * 4 * L)
+            for (int64_t j = 0; j < NR; j += L) {
+                const uint8_t* from = src + j * b.col + w * D;
+                for (int64_t q = 0; q < L; ++q) __builtin_memcpy(tile + q * L, from + q * b.col, sizeof(float) * L);
+                alignas(kVecBytes) float quads[L * L];
+                transpose_tile(reinterpret_cast<const float*>(tile), L, quads, L);
+                for (int64_t q = 0; q < L; ++q) {
+                    const u32v v = bitcast<u32v>(load_aligned(quads + q * L)) ^ flips;
+                    if constexpr (D == 4) {
+                        store(reinterpret_cast<uint32_t*>(out + q * NR * 4 + j * 4), v);
+                    } else {
+                        const Part16 low = narrow16(v & 0xffffu), high = narrow16(v >> 16);
+                        __builtin_memcpy(out + q * NR * 4 + j * 2, &low, sizeof low);
+                        __builtin_memcpy(out + q * NR * 4 + NR * 2 + j * 2, &high, sizeof high);
+                    }
+                }
+            }
+    }
+    for (; w < words_of(k); ++w, out += NR * D)
+        for (int j = 0; j < NR; ++j)
+            for (int d = 0; d < D; ++d) {
+                const bool there = j < n && w * D + d < k;
+                out[j * D + d] = there ? static_cast<uint8_t>(src[(w * D + d) * b.row + j * b.col] ^ flip) : 0;
+            }
+}
+
+// The sum of each column of a panel: its product with ones.
+void sum_panel(const int8_t* panel, int64_t words, int32_t* sums) {
+    DotLeft ones[kDotDepth];
+    for (DotLeft& one : ones) one = 1;
+    const Dots t = {1, ones, 0, sums, 0, true};
+    for (int j = 0; j < NR; ++j) sums[j] = 0;
+    for (int64_t w = 0; w < words; ++w) run_dots(1, t, panel + w * NR * kDotDepth);
+}
+
+// Words as the tile multiplies them.
+void widen_panel(const int8_t* from, int64_t words, DotRight* to) {
+    constexpr int64_t step = kLanes<int32_t> * kDotDepth;
+    for (int64_t i = 0; i < words * NR * kDotDepth; i += step)
+        store(reinterpret_cast<int32_t*>(to + i), load_words(from + i));
+}
+
+// ---- one GEMM -----------------------------------------------------------------------------------------------------------
+
+// Rows per tile: as even as possible, so that no thin last tile remains.
+struct Rows {
+    int64_t tiles, base, extra;
+    explicit Rows(int64_t m) : tiles(ceil_div(m, kMR)), base(tiles ? m / tiles : 0), extra(tiles ? m % tiles : 0) {}
+    int64_t begin(int64_t i) const { return i * base + min_of(i, extra); }
+    int count(int64_t i) const { return static_cast<int>(base + (i < extra)); }
+};
+
+struct Engine {
+    const IntGemm& g;
+    int64_t words, k_blocks, block_words, a_stride, panels, panel_bytes, b_panels, row_block;
+    bool direct;  // sums go straight to C
+    const int8_t* b = nullptr;
+    const int32_t* b_sum = nullptr;
+    DotLeft* a = nullptr;
+    RowTerms* terms = nullptr;
+
+    explicit Engine(const IntGemm& gemm) : g(gemm) {
+        words = words_of(g.k);
+        k_blocks = max_of(1, ceil_div(words, kBlockWords));
+        block_words = ceil_div(words, k_blocks);
+        // An odd number of cache lines, so that rows fall into different sets.
+        a_stride = (ceil_div(words * kWordBytes, 64) | 1) * 64 / static_cast<int64_t>(sizeof(DotLeft));
+        panels = ceil_div(g.n, NR);
+        panel_bytes = words * NR * kDotDepth;
+        b_panels = g.packed_b ? panels : min_of(panels, max_of(1, kPackedB / max_of(panel_bytes, 1)));
+        const int64_t fit = kPackedA / (a_stride * static_cast<int64_t>(sizeof(DotLeft))) / kMR * kMR;
+        row_block = min_of(g.m, max_of(fit, kMR));
+        direct = g.c && g.c_col == 1 && kDotDepth == 2 && !g.b_zero;
+    }
+
+    bool run() {
+        Scratch a_scratch(static_cast<size_t>(row_block * a_stride) * sizeof(DotLeft));
+        Scratch terms_scratch(static_cast<size_t>(row_block) * sizeof(RowTerms));
+        Scratch b_scratch(g.packed_b ? 64 : static_cast<size_t>(packed_right_bytes(g.k, b_panels * NR)));
+        a = a_scratch.as<DotLeft>(), terms = terms_scratch.as<RowTerms>();
+        int8_t* const made = b_scratch.as<int8_t>();
+        if (!a || !terms || !made) return false;
+        note_kernel(g.packed_b ? "int8 prepared" : "int8 blocked");
+        b = g.packed_b ? g.packed_b : made;
+        b_sum = reinterpret_cast<const int32_t*>(b + b_panels * panel_bytes);
+        bool enough = true;
+        int64_t packed_from = -1;
+        for (int64_t j0 = 0; j0 < panels; j0 += b_panels) {
+            const int64_t here = min_of(b_panels, panels - j0);
+            for (int64_t i0 = 0; i0 < g.m; i0 += row_block) {
+                const int64_t count = min_of(row_block, g.m - i0);
+                const int64_t group = max_of(1, (1 << 15) / a_stride);
+                const int64_t b_jobs = !g.packed_b && i0 == 0 ? here : 0;
+                const int64_t a_jobs = packed_from != i0 ? ceil_div(count, group) : 0;
+                packed_from = i0;
+                if (!parallel(b_jobs + a_jobs, [&](int64_t job) {
+                    if (job < b_jobs) return pack_b(j0 + job, made, made + job * panel_bytes, job);
+                    const int64_t first = (job - b_jobs) * group;
+                    g.pack_a(g.a, i0 + first, min_of(group, count - first), g.b_zero != nullptr, a + first * a_stride,
+                             a_stride, terms + first);
+                }))
+                    return true;
+                if (!run_rows(i0, count, j0, here, enough)) return true;
+            }
+        }
+        return enough;
+    }
+
+    void pack_b(int64_t panel, int8_t* all, int8_t* to, int64_t job) const {
+        pack_panel(g.b, g.k, panel * NR, min_of(NR, g.n - panel * NR), to);
+        if (kDotDepth == 4) sum_panel(to, words, reinterpret_cast<int32_t*>(all + b_panels * panel_bytes) + job * NR);
+    }
+
+    // Chunks of tall tile rows by wide panels. Panels are divided first: a tall chunk widens a panel for many rows.
+    bool run_rows(int64_t i0, int64_t count, int64_t j0, int64_t here, bool& enough) const {
+        const Rows rows(count);
+        const int64_t work = rows.count(0) * NR * max_of(g.k, 1);
+        int64_t tall = min_of(rows.tiles, kTallTiles), wide = min_of(here, kWidePanels);
+        while (ceil_div(rows.tiles, tall) * ceil_div(here, wide) < 16 && tall * wide * work > kChunkWork)
+            if (wide > 1)
+                wide = ceil_div(wide, 2);
+            else if (tall > 1)
+                tall = ceil_div(tall, 2);
+            else
+                break;
+        const int64_t across = ceil_div(here, wide);
+        return parallel(ceil_div(rows.tiles, tall) * across, [&](int64_t chunk) {
+            const int64_t t0 = chunk / across * tall, t1 = min_of(t0 + tall, rows.tiles);
+            const int64_t p0 = chunk % across * wide, p1 = min_of(p0 + wide, here);
+            if (!run_chunk(rows, i0, t0, t1, j0, p0, p1)) __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
+        });
+    }
+
+    // Tile rows [t0, t1) of the packed A by packed panels [p0, p1); A starts at row i0 of C, B at panel j0.
+    bool run_chunk(const Rows& rows, int64_t i0, int64_t t0, int64_t t1, int64_t j0, int64_t p0, int64_t p1) const {
+        const bool keep = k_blocks > 1;  // the sums of the whole chunk, between blocks
+        const bool widen = kDotDepth == 2 && t1 - t0 > 1;
+        Scratch sums_scratch(static_cast<size_t>((keep ? (p1 - p0) * (t1 - t0) : 1) * kMR * NR) * sizeof(int32_t));
+        Scratch wide_scratch(widen ? static_cast<size_t>(block_words * NR) * kWordBytes + 64 : 64);
+        int32_t* const sums = sums_scratch.as<int32_t>();
+        DotRight* const panel = wide_scratch.as<DotRight>();
+        if (!sums || !panel) return false;
+        for (int64_t block = 0; block < k_blocks; ++block) {
+            const int64_t w0 = min_of(block * block_words, words), w1 = min_of(w0 + block_words, words);
+            for (int64_t p = p0; p < p1; ++p) {
+                const int8_t* from = b + p * panel_bytes + w0 * NR * kDotDepth;
+                if (widen) widen_panel(from, w1 - w0, panel);
+                const int64_t n0 = (j0 + p) * NR;
+                const int n = static_cast<int>(min_of(NR, g.n - n0));
+                for (int64_t i = t0; i < t1; ++i) {
+                    const int m = rows.count(i);
+                    const int64_t row = rows.begin(i);
+                    Dots t = {w1 - w0, a + row * a_stride + w0 * kDotDepth, a_stride, nullptr, NR, block > 0};
+                    const bool straight = direct && n == NR;
+                    t.c = sums + (keep ? ((p - p0) * (t1 - t0) + i - t0) * kMR * NR : 0);
+                    if (straight) t.c = g.c + (i0 + row) * g.c_row + n0, t.c_row = g.c_row;
+                    widen ? run_dots(m, t, static_cast<const DotRight*>(panel)) : run_dots(m, t, from);
+                    if (!straight && block == k_blocks - 1) hand_over(t.c, terms + row, i0 + row, m, n0, n, p);
+                }
+            }
+        }
+        return true;
+    }
+
+    void hand_over(int32_t* sums, const RowTerms* rows, int64_t m0, int m, int64_t n0, int n, int64_t p) const {
+        if (kDotDepth == 4 || g.b_zero) take_off_zeros(sums, rows, m, n0, n, p);
+        if (g.finish) return g.finish(g.context, {sums, rows, m0, n0, m, n});
+        for (int i = 0; i < m; ++i) {
+            int32_t* const c = g.c + (m0 + i) * g.c_row + n0 * g.c_col;
+            if (g.c_col == 1)
+                for (int j = 0; j < n; j += kLanes<int32_t>)
+                    store_n(c + j, load(sums + i * NR + j), n - j < kLanes<int32_t> ? n - j : kLanes<int32_t>);
+            else
+                for (int j = 0; j < n; ++j) c[j * g.c_col] = sums[i * NR + j];
+        }
+    }
+
+    void take_off_zeros(int32_t* sums, const RowTerms* rows, int m, int64_t n0, int n, int64_t p) const {
+        for (int j = 0; j < n; j += kLanes<int32_t>) {
+            const int64_t lanes = n - j < kLanes<int32_t> ? n - j : kLanes<int32_t>;
+            const u32v zero = g.b_zero ? bitcast<u32v>(load_n(g.b_zero + n0 + j, lanes)) : u32v{};
+            u32v column{};
+            if (kDotDepth == 4) column = bitcast<u32v>(load(b_sum + p * NR + j)) - zero * static_cast<uint32_t>(g.k);
+            for (int i = 0; i < m; ++i) {
+                u32v v = bitcast<u32v>(load(sums + i * NR + j));
+                if (kDotDepth == 4) v -= column * static_cast<uint32_t>(rows[i].zero);
+                if (g.b_zero) v -= zero * static_cast<uint32_t>(rows[i].sum);
+                store(sums + i * NR + j, bitcast<i32v>(v));
+            }
+        }
+    }
+};
+
+void pad_row(DotLeft* to, int64_t k) {
+    for (; k % kDotDepth; ++k) to[k] = 0;
+}
+
+int32_t sum_row(const DotLeft* codes, int64_t k) {
+    uint32_t sum = 0;
+    for (int64_t i = 0; i < k; ++i) sum += static_cast<uint32_t>(codes[i]);
+    return static_cast<int32_t>(sum);
+}
+
+template <class T>
+void pack_row(const T* src, int64_t step, int64_t k, int32_t less, DotLeft* to) {
+    if (step == 1)
+        for (int64_t i = 0; i < k; ++i) to[i] = static_cast<DotLeft>(src[i] - less);
+    else
+        for (int64_t i = 0; i < k; ++i) to[i] = static_cast<DotLeft>(src[i * step] - less);
+}
+
+}  // namespace
+
+bool int_gemm(const IntGemm& g) { return g.m == 0 || g.n == 0 || Engine(g).run(); }
+
+int64_t packed_right_bytes(int64_t k, int64_t n) {
+    return ceil_div(n, NR) * NR * (words_of(k) * kDotDepth + static_cast<int64_t>(sizeof(int32_t)));
+}
+
+void pack_right(const Bytes& b, int64_t k, int64_t n, int8_t* packed) {
+    const int64_t panels = ceil_div(n, NR), panel_bytes = words_of(k) * NR * kDotDepth;
+    auto* const sums = reinterpret_cast<int32_t*>(packed + panels * panel_bytes);
+    parallel(panels, [&](int64_t p) {
+        pack_panel(b, k, p * NR, min_of(NR, n - p * NR), packed + p * panel_bytes);
+        sum_panel(packed + p * panel_bytes, words_of(k), sums + p * NR);
+    });
+}
+
+void pack_left_row(const Bytes& a, int64_t row, int64_t k, int32_t zero, bool sums, DotLeft* to, RowTerms* terms) {
+    const auto* src = static_cast<const uint8_t*>(a.data) + row * a.row;
+    const int32_t shift = a.is_unsigned ? 0 : 128;  // to unsigned bytes
+    const int32_t less = kDotDepth == 4 ? -shift : zero;
+    if (a.is_unsigned)
+        pack_row(src, a.col, k, less, to);
+    else
+        pack_row(reinterpret_cast<const int8_t*>(src), a.col, k, less, to);
+    terms->zero = kDotDepth == 4 ? zero + shift : 0;
+    terms->sum = sums ? sum_row(to, k) : 0;
+    terms->scale = 1;
+    pad_row(to, k);
+}
+
+void quantize_left_row(const float* x, int64_t k, bool sums, DotLeft* to, RowTerms* terms) {
+    const RowCode own = row_code(range_of(x, k));
+    // 16-bit codes leave out the zero point: rint(x / scale) within [-zero, 255 - zero].
+    const float zero = kDotDepth == 4 ? own.zero : 0.f, low = zero - own.zero, high = low + 255.f;
+    const f32v inverse = splat(own.inverse), offset = splat(zero);
+    const auto code = [=](f32v v) __attribute__((always_inline)) {
+        const i32v q = code_of(apart(v * inverse), offset, low, high);
+        if constexpr (kDotDepth == 4)
+            return narrow8<uint8_t>(q);
+        else
+            return narrow16(bitcast<u32v>(q) & 0xffffu);
+    };
+    int64_t i = 0;
+    for (; i + kLanes<float> <= k; i += kLanes<float>) {
+        const auto part = code(load(x + i));
+        __builtin_memcpy(to + i, &part, sizeof part);
+    }
+    if (i < k) {
+        typedef Elem<decltype(code(f32v{}))> Code;
+        store_part_n(reinterpret_cast<Code*>(to + i), code(load_n(x + i, k - i)), k - i);
+    }
+    terms->zero = kDotDepth == 4 ? static_cast<int32_t>(own.zero) : 0;
+    terms->sum = sums ? sum_row(to, k) : 0;
+    terms->scale = own.scale;
+    pad_row(to, k);
+}
+
+}  // namespace tw::TW_ISA

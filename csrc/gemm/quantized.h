@@ -1,0 +1,68 @@
+// C = A B of 8-bit operands, exact in int32. A is packed, and quantised where it is float, row by row; B is packed block by
+// block or ahead of time; what becomes of the sums is the caller's.
+//
+// Method    the loops of gemm.h around a register tile of simd/dot.h. Codes are what is packed: a' unsigned or 16 bits
+//           wide, b' signed. With zero points a0 and b0 of the codes,
+//           sum (a' - a0)(b' - b0) = sum a'b' - b0 sum a' - a0 (sum b' - k b0),
+//           and the two rank-one terms are taken off the finished tile. 16-bit codes have a0 = 0.
+// Numerics  int32 that wraps: exact where the result fits, whatever the order; so all tiers and devices agree bit for bit.
+// Threads   tiles of C are independent.
+#pragma once
+#include "gemm/blocking.h"
+#include "simd/dot.h"
+
+namespace tw::TW_ISA {
+
+// What packing leaves of a row of A.
+struct RowTerms {
+    int32_t zero;  // a0
+    int32_t sum;  // of the codes; only if asked for
+    float scale;
+};
+
+// 8-bit element (i, j) at data[i * row + j * col].
+struct Bytes {
+    const void* data;
+    int64_t row, col;
+    bool is_unsigned;
+};
+
+// A finished tile: m x n sums, kIntNR apart.
+struct IntTile {
+    const int32_t* sums;
+    const RowTerms* rows;
+    int64_t m0, n0;
+    int m, n;
+};
+constexpr int kIntNR = kNV * kLanes<int32_t>;
+
+struct IntGemm {
+    int64_t m, n, k;
+    // Writes the codes of rows [first, first + rows), `stride` apart, and their terms; zeros up to a whole word.
+    void (*pack_a)(const void* context, int64_t first, int64_t rows, bool sums, DotLeft* to, int64_t stride,
+                   RowTerms* terms);
+    const void* a;
+    Bytes b;
+    const int8_t* packed_b = nullptr;  // instead of b: all of it as pack_right wrote it
+    const int32_t* b_zero = nullptr;  // b0 of each column; null: all 0
+    int32_t* c = nullptr;  // the sums themselves, or
+    int64_t c_row = 0, c_col = 1;
+    void (*finish)(const void* context, const IntTile& tile) = nullptr;  // what is called with each tile of them
+    const void* context = nullptr;
+};
+
+bool int_gemm(const IntGemm& g);  // false: no memory for panels
+
+// B packed ahead of time: panels of kIntNR columns, words of kDotDepth codes along k; then the sum of each column.
+int64_t packed_right_bytes(int64_t k, int64_t n);
+void pack_right(const Bytes& b, int64_t k, int64_t n, int8_t* packed);
+
+// The code of an 8-bit value of B: signed, so 128 less if it was unsigned.
+TW_INLINE int32_t right_zero(bool is_unsigned, int32_t zero) { return zero - (is_unsigned ? 128 : 0); }
+
+// A row of 8-bit values as codes of A.
+void pack_left_row(const Bytes& a, int64_t row, int64_t k, int32_t zero, bool sums, DotLeft* to, RowTerms* terms);
+// The same for a row of floats, quantised to 0..255 by its own range: see quantize_row in simd/quantize.h.
+void quantize_left_row(const float* x, int64_t k, bool sums, DotLeft* to, RowTerms* terms);
+
+}  // namespace tw::TW_ISA

@@ -1,0 +1,61 @@
+// Floats to 8-bit codes, and the range of a row.
+//
+//   q = clamp(rint(x / scale) + zero)    halves to even; NaN becomes zero, infinities saturate
+//
+// Numerics: each operation is rounded by itself, on every tier alike, so that codes are bit-equal everywhere.
+#pragma once
+#include "simd/convert.h"
+#include "simd/dot.h"
+
+namespace tw::TW_ISA {
+
+// A product that no following addition is fused with, which tiers without FMA could not do alike.
+TW_INLINE f32v apart(f32v product) {
+    in_order(product);
+    return product;
+}
+
+// rint(v) + zero, kept in [low, high], as int32. `zero` is a whole number.
+TW_INLINE i32v code_of(f32v v, f32v zero, float low, float high) {
+    const f32v whole = round_nearest(select(v == v, v, f32v{})) + zero;
+    return to_i32(min_any(max_any(whole, splat(low)), splat(high)));
+}
+
+// The least and the largest of a row and 0; NaN if there is a NaN.
+struct Range {
+    float low, high;
+};
+TW_INLINE Range range_of(const float* x, int64_t n) {
+    f32v low[2] = {}, high[2] = {};
+    Mask<float> strange = {};
+    const auto meet = [&](int at, f32v v) __attribute__((always_inline)) {
+        low[at] = min_any(v, low[at]), high[at] = max_any(v, high[at]);
+        strange |= v != v;
+    };
+    int64_t i = 0;
+    for (; i + 2 * kLanes<float> <= n; i += 2 * kLanes<float>) {
+        meet(0, load(x + i));
+        meet(1, load(x + i + kLanes<float>));
+    }
+    for (; i < n; i += kLanes<float>) meet(0, load_n(x + i, n - i < kLanes<float> ? n - i : kLanes<float>));
+    if (any(strange)) return {__builtin_nanf(""), __builtin_nanf("")};
+    return {reduce_min(min_any(low[0], low[1])), reduce_max(max_any(high[0], high[1]))};
+}
+
+// Scale and zero point of 0..255 that cover a row: scale = high / 255 - low / 255, at least the least normal number, NaN if
+// the row is not finite; zero = rint(-low / scale).
+struct RowCode {
+    float scale, inverse, zero;
+};
+TW_INLINE RowCode row_code(Range r) {
+    const f32v part = splat(1.f / 255.f);
+    const f32v high = apart(splat(r.high) * part), low = apart(splat(r.low) * part);
+    float scale = (high - low)[0];
+    if (!(scale < __builtin_inff())) scale = __builtin_nanf("");
+    if (scale < 0x1p-126f) scale = 0x1p-126f;
+    const float inverse = 1.f / scale;
+    const f32v zero = apart(splat(-r.low) * splat(inverse));
+    return {scale, inverse, static_cast<float>(code_of(zero, f32v{}, 0.f, 255.f)[0])};
+}
+
+}  // namespace tw::TW_ISA

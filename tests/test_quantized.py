@@ -1,0 +1,90 @@
+"""What is special about 8-bit arithmetic: exact at the ends of its ranges, and what other libraries compute."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tilework as tw
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "most"), [("int8", "int8", 131071), ("uint8", "int8", 65793), ("uint8", "uint8", 33025)]
+)
+def test_the_longest_sums_of_extreme_values_are_exact(a: str, b: str, most: int) -> None:
+    ends = {"int8": (-128, 127), "uint8": (255, 0)}
+    for left in ends[a]:
+        for right in ends[b]:
+            x, y = np.full((2, most), left, a), np.full((most, 3), right, b)
+            assert np.all(tw.matmul_integer(x, y) == left * right * most)
+    with pytest.raises(tw.ShapeError, match=f"K={most + 1} terms could leave int32; want {most} or fewer"):
+        tw.matmul_integer(np.zeros((1, most + 1), a), np.zeros((most + 1, 1), b))
+
+
+@pytest.mark.parametrize("a", ["int8", "uint8"])
+@pytest.mark.parametrize("b", ["int8", "uint8"])
+def test_every_product_of_two_bytes_is_exact(a: str, b: str) -> None:
+    left = np.arange(256, dtype=np.uint8).view(a).reshape(-1, 1)
+    right = np.arange(256, dtype=np.uint8).view(b).reshape(1, -1)
+    assert np.array_equal(tw.matmul_integer(left, right), left.astype(np.int32) * right.astype(np.int32))
+
+
+def test_linear_int8_without_activation_is_its_definition_bit_for_bit() -> None:
+    random = np.random.default_rng(0)
+    x = random.standard_normal((70, 900)).astype(np.float32)
+    w, scale = random.integers(-128, 128, (50, 900), np.int8), random.random(50).astype(np.float32)
+    got = tw.linear_int8(x, w, scale)
+    assert np.array_equal(got, tw.linear_int8.reference(x, w, scale))
+    assert np.array_equal(got, tw.linear_int8.prepare(w=w, w_scale=scale)(x))
+    exact = x.astype(np.float64) @ (w * scale[:, None].astype(np.float64)).T
+    assert np.max(np.abs(got - exact)) < 0.01 * np.max(np.abs(exact))
+
+
+# ---------------------------------------------------------------------------------------------- ONNX Runtime
+
+
+def onnxruntime_of(op: str, inputs: dict[str, Any], outputs: list[str], **attrs: Any) -> list[Any]:
+    """What ONNX Runtime makes of one operator."""
+    onnx, runtime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+    make, names = onnx.helper, list(inputs)
+    given = [n for n in names if inputs[n] is not None]
+    node = make.make_node(op, [n if inputs[n] is not None else "" for n in names], outputs, **attrs)
+    values = [
+        make.make_tensor_value_info(n, make.np_dtype_to_tensor_dtype(inputs[n].dtype), inputs[n].shape) for n in given
+    ]
+    # Output types are inferred by the runtime when a model leaves them out.
+    results = [onnx.ValueInfoProto(name=n) for n in outputs]
+    graph = make.make_graph([node], "one", values, results)
+    model = make.make_model(graph, opset_imports=[make.make_opsetid("", 21)], ir_version=10)
+    session = runtime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return list(session.run(None, {n: inputs[n] for n in given}))
+
+
+def test_results_are_those_of_onnx_runtime() -> None:
+    random = np.random.default_rng(0)
+    a, b = random.integers(0, 256, (7, 40), np.uint8), random.integers(-60, 61, (40, 9), np.int8)
+    az, bz = np.array(131, np.uint8), np.array(-3, np.int8)
+    (want,) = onnxruntime_of("MatMulInteger", {"a": a, "b": b, "az": az, "bz": bz}, ["y"])
+    assert np.array_equal(tw.matmul_integer(a, b, az, bz), want)
+
+    x = (random.standard_normal((4, 6, 5)) * 30).astype(np.float32)
+    scale, zero = (random.random(6) + 0.1).astype(np.float32), random.integers(-128, 128, 6, np.int8)
+    (want,) = onnxruntime_of("QuantizeLinear", {"x": x, "s": scale, "z": zero}, ["y"], axis=1)
+    q = tw.quantize_linear(x, scale, zero)
+    assert np.array_equal(q, want)
+    (want,) = onnxruntime_of("DequantizeLinear", {"x": q, "s": scale, "z": zero}, ["y"], axis=1)
+    assert np.array_equal(tw.dequantize_linear(q, scale, zero), want)
+    for got, wanted in zip(
+        tw.dynamic_quantize_linear(x), onnxruntime_of("DynamicQuantizeLinear", {"x": x}, ["q", "s", "z"]), strict=True
+    ):
+        assert np.array_equal(got, wanted)
+
+    one, scales = np.array(0.02, np.float32), (np.array(0.11, np.float32), np.array(0.07, np.float32))
+    inputs = {"a": a, "as": scales[0], "az": az, "b": b, "bs": scales[1], "bz": bz, "ys": one, "yz": az}
+    (want,) = onnxruntime_of("QLinearMatMul", inputs, ["y"])
+    got = tw.qlinear_matmul(a, scales[0], az, b, scales[1], bz, one, az)
+    assert (
+        np.max(np.abs(got.astype(int) - want)) <= 1
+    )  # a multiplication by 1 / y_scale there: halves may fall otherwise
