@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 
 import tilework
 from tilework import cli, registry
-from tilework.bench import choose, compare, measure, problems, results, table
+from tilework.bench import choose, compare, measure, peaks, problems, results, table
 from tilework.bench.commands import main
 from tilework.bench.problems import BenchError
 
@@ -44,6 +45,35 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_op_of_the_registry_appears() -> None:
     assert {p.op for p in choose.every_workload()} == set(registry.ops())
+
+
+def test_every_op_appears_in_every_type_it_declares() -> None:
+    found = {(p.op, p.dtype) for p in choose.select(["default"])}
+    for name, op in registry.ops().items():
+        for dtype in registry.dtypes_of(op):
+            if any(_accepted(p, dtype) for p in choose.workloads_of(name)):
+                assert (name, dtype) in found
+
+
+def _accepted(problem: problems.Problem, dtype: str) -> bool:
+    try:
+        problems.checked(replace(problem, dtype=dtype))
+    except BenchError:
+        return False
+    return True
+
+
+def test_attributes_survive_the_line() -> None:
+    for value in ("bhqd,bhkd->bhqk", "a b", "1", "", "it's", "None", 1.5, math.inf, -math.inf, (1, (2, 3)), None, True):
+        text = problems._attr_text(value)
+        assert not set(text) & set(" \t\n")
+        assert problems._literal(text) == value
+
+
+def test_an_op_without_workloads_stands_with_a_sample() -> None:
+    (problem,) = choose.select(["crop/float32 sample=1"])
+    assert problems.parse(problem.text).text == problem.text == "crop/float32 sample=1"
+    assert all(p.sample is not None for p in choose.workloads_of("crop"))
 
 
 @pytest.mark.parametrize("name", sorted(choose.packaged_sets()))
@@ -101,6 +131,10 @@ _BAD = {
     "picture name": (["roofline", "-o", "roof.bmp"], "want a name that ends in"),
     "no output": (["report", "x.json"], "want -o FILE"),
     "absent installation": (["ab", "--old", "/nowhere", "--new", "/nowhere"], "/nowhere does not exist"),
+    "sample": (["run", "crop sample=99"], "want sample=0 to sample="),
+    "sample and more": (["run", "crop sample=1 x=3"], "want sample=N and nothing else"),
+    "nothing to resume": (["run", "--resume"], "want -o FILE"),
+    "file without marks": (["report", "README", "--readme", "README"], "cannot read README"),
     "absent module": (["run", "--import", "no_such_module", _SMALL], "no_such_module"),
 }
 
@@ -235,7 +269,8 @@ def test_a_crashing_peer_is_named_and_the_run_goes_on(tmp_path: Path, monkeypatc
     assert all("SIGABRT" in r["contestants"]["crashing"]["message"] for r in rows)
 
 
-def test_ctrl_c_writes_what_was_measured(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_writes_what_was_measured(sent: signal.Signals, tmp_path: Path) -> None:
     path = tmp_path / "run.json"
     where = os.pathsep.join(p for p in sys.path if p)
     command = [sys.executable, "-m", "tilework.bench", "run", "--set", "elementwise", *_RUN, "-o", str(path)]
@@ -246,12 +281,27 @@ def test_ctrl_c_writes_what_was_measured(tmp_path: Path) -> None:
     for line in process.stderr:
         if line.startswith("[3/"):
             break
-    process.send_signal(signal.SIGINT)
+    process.send_signal(sent)
     process.communicate(timeout=60)
     assert process.returncode == 130
     document = _document(path)
     assert document["interrupted"]
     assert len(document["rows"]) >= 2
+
+
+def test_a_run_goes_on_where_it_was_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "run.json"
+    again = ["--peers", "none", "--min-time", "0.05", "--sweeps", "2", "-o", str(path), "--resume"]
+    assert main(["run", _SMALL, *again]) == 0
+    (before,) = _document(path)["rows"]
+    assert before["sweeps"] == 2
+    assert main(["run", _SMALL, "exp x=1000", *again]) == 0
+    document = _document(path)
+    assert [r["op"] for r in document["rows"]] == ["relu", "exp"]
+    assert document["rows"][0] == before
+    assert len(before["contestants"]["tilework"]["samples"]) >= 2 * 5
+    assert main(["run", _SMALL, *again[:-1], "--resume", "--cold", "all"]) == 2
+    assert "was made with" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------------------------------------ ratios, verdicts
@@ -372,6 +422,28 @@ def test_ab_calls_a_kernel_slower_by_a_tenth(tmp_path: Path) -> None:
     assert _ab(tmp_path, 1.1, "--min-time", "6")["verdict"] == "slower"
 
 
+def test_a_device_row_is_bound_by_products_memory_or_one_launch() -> None:
+    device = {"fma_f32": 1e12, "copy": 1e11, "launch_seconds": 1e-5}
+    for line, by in (("matmul a=512x512 b=512x512", "FMA"), ("relu x=4194304", "memory"), ("relu x=8", "launch")):
+        bound = peaks.device_bound(problems.parse(line).facts, device)
+        assert bound is not None
+        assert bound["by"] == by
+
+
+@pytest.mark.slow
+def test_peers_compute_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    command = ["run", "--quick", "--set", "vision", "--peers", "all", "--mode", "correctness", "-o", str(path)]
+    assert main(command) == 0
+    wrong = [
+        (r["problem"], name, c["message"])
+        for r in _document(path)["rows"]
+        for name, c in r["contestants"].items()
+        if c["status"] in ("wrong", "error")
+    ]
+    assert not wrong
+
+
 # --------------------------------------------------------------------------------------------- pages and pictures
 
 
@@ -385,6 +457,36 @@ def test_pages_and_pictures(recorded: Path, tmp_path: Path) -> None:
     assert "Against the earlier run" in html
     assert "## Every row" in Path(text).read_text()
     assert Path(picture).read_text().startswith("<?xml")
+
+
+def test_a_readme_keeps_all_but_the_marked_lines(
+    recorded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "README.md"
+    page.write_text("before\n<!-- bench:begin -->\nold\n<!-- bench:end -->\nafter\n")
+    for _ in range(2):
+        assert main(["report", str(recorded), "--readme", str(page)]) == 0
+    text = page.read_text()
+    assert text.startswith("before\n<!-- bench:begin -->\n")
+    assert text.endswith("\n<!-- bench:end -->\nafter\n")
+    assert "old" not in text
+    assert "| all |" in text
+    page.write_text("<!-- bench:end --> <!-- bench:begin -->")
+    assert main(["report", str(recorded), "--readme", str(page)]) == 2
+    assert "lacks the lines" in capsys.readouterr().err
+
+
+_ROOT = Path(__file__).parents[1]
+
+
+def test_the_pages_in_the_repository_are_those_of_the_recorded_run() -> None:
+    from tilework.bench import report
+
+    record = _ROOT / "docs" / "performance.json.gz"
+    document = _document(record)
+    assert record.stat().st_size < 400_000
+    assert (_ROOT / "docs" / "performance.md").read_text() == report.markdown(document, str(record))
+    assert report.summary(document) in (_ROOT / "README.md").read_text()
 
 
 def test_tables_are_plain_when_piped(recorded: Path) -> None:
