@@ -476,6 +476,18 @@ def test_a_readme_keeps_all_but_the_marked_lines(
     assert "lacks the lines" in capsys.readouterr().err
 
 
+def test_a_thinned_run_has_the_same_times_and_ratios(recorded: Path, tmp_path: Path) -> None:
+    path = tmp_path / "thin.json"
+    assert main(["report", str(recorded), "--record", str(path)]) == 0
+    assert path.stat().st_size < recorded.stat().st_size
+    for full, thin in zip(_document(recorded)["rows"], _document(path)["rows"], strict=True):
+        taken = {n: results.samples(thin, n) for n, c in thin["contestants"].items() if c["status"] == "ok"}
+        for name, samples in taken.items():
+            assert measure.summary(samples)["median"] == pytest.approx(full["contestants"][name]["median"], rel=1e-4)
+        for name, ratio in full["ratios"].items():
+            assert measure.paired(taken["tilework"], taken[name]).ratio == pytest.approx(ratio["ratio"], rel=1e-3)
+
+
 _ROOT = Path(__file__).parents[1]
 
 

@@ -118,6 +118,9 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument(
         "--readme", metavar="FILE", help="file whose lines between the bench:begin and bench:end marks are replaced"
     )
+    report.add_argument(
+        "--record", metavar="FILE", help="JSON to write, or to write again, with each round's fastest pass alone"
+    )
     report.add_argument("--force", action="store_true", help="replace the HTML file if it exists")
     return parser
 
@@ -448,15 +451,18 @@ def _roofline(options: Any) -> int:
 def _report(options: Any) -> int:
     from tilework.bench import report
 
-    if not (options.output or options.markdown or options.readme):
-        raise BenchError("report writes nothing; want -o FILE.html, --markdown FILE.md or --readme FILE.md")
+    if not (options.output or options.markdown or options.readme or options.record):
+        raise BenchError("report writes nothing; want -o FILE.html, --markdown, --readme or --record")
     document = results.load(options.run)
     old = results.load(options.old) if options.old else None
     if options.output:
         results.check_writable(options.output, force=options.force)
         report.write(options.output, report.html(document, old))
+    if options.record:
+        results.save(options.record, results.thinned(document))
+        print(f"wrote {options.record}")
     if options.markdown:
-        report.write(options.markdown, report.markdown(document, options.run))
+        report.write(options.markdown, report.markdown(document, options.record or options.run))
     if options.readme:
         report.put_between_marks(options.readme, report.summary(document))
     return 0

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tilework.bench import measure
 from tilework.bench.problems import BenchError
 
 SCHEMA = "tilework-bench/2"
@@ -132,3 +133,20 @@ def samples(row: dict[str, Any], name: str) -> list[dict[str, float]]:
     found = seconds_of(told.get("samples", []))
     kernels = told.get("kernel_samples") or [None] * len(found)
     return [s if k is None else {**s, "kernel": k} for s, k in zip(found, kernels, strict=False)]
+
+
+def thinned(document: dict[str, Any]) -> dict[str, Any]:
+    """The run with each round's fastest pass alone: every ratio and time stays, and a repository can keep the file."""
+
+    def kept(passes: list[list[float]]) -> list[list[float]]:
+        return pairs(measure.rounds(seconds_of(passes)))
+
+    rows = []
+    for row in document["rows"]:
+        entries = {}
+        for name, entry in row["contestants"].items():
+            rest = {k: v for k, v in entry.items() if k != "kernel_samples"}
+            entries[name] = {**rest, "samples": kept(entry["samples"])} if "samples" in entry else rest
+        loops = {kind: kept(passes) for kind, passes in row.get("loops", {}).items()}
+        rows.append({**row, "contestants": entries, "loops": loops})
+    return {**document, "rows": rows}
