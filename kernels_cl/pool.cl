@@ -74,7 +74,7 @@ __kernel void max_pool(IN(T, x), OUT(T, y),
 
 // A group per plane; dx holds zeros.
 #ifdef GROUP
-__kernel void max_pool_dx(IN(T, dy), IN(long, indices), OUT(T, dx), const long planes, const long results,
+__kernel void max_pool_dx(IN(T, dy), IN(long, indices), OUT(ACC, dx), const long planes, const long results,
                           const long size) {
     START(dy);
     START(indices);
@@ -86,7 +86,7 @@ __kernel void max_pool_dx(IN(T, dy), IN(long, indices), OUT(T, dx), const long p
 #if GROUP == 1
     for (INDEX i = 0; i < (INDEX)results; ++i) {
         const INDEX at = indices[i];
-        STORE(dx, at, LOAD(dx, at) + LOAD(dy, i));
+        dx[at] += LOAD(dy, i);
     }
 #else
     __local INDEX places[GROUP];
@@ -105,7 +105,7 @@ __kernel void max_pool_dx(IN(T, dy), IN(long, indices), OUT(T, dx), const long p
                 first = first && other >= item;
                 sum += parts[other];
             }
-        if (first) STORE(dx, at, LOAD(dx, at) + sum);
+        if (first) dx[at] += sum;
         barrier(CLK_LOCAL_MEM_FENCE | CLK_GLOBAL_MEM_FENCE);
     }
 #endif

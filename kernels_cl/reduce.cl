@@ -5,6 +5,8 @@
 //           reductions with few results are cut into SHARES whose partial results are reduced again: no atomics.
 // Numerics  an item adds blocks of 256 terms and then the blocks, so the rounding error grows with the square root of
 //           the length at most; means divide the sum once; max propagates NaN.
+//
+// Defined by the launch:  INTO   the dtype of y: partial results of 16-bit floats are f32
 #include "types.clh"
 #include "rows.clh"
 
@@ -12,7 +14,7 @@
 
 #include "each.clh"
 
-__kernel void spread(ANY(T, dy), ANY(T, x), ANY(T, largest), ANY(T, count), ANY(T, dx), const Walk walk) {
+__kernel void spread(ANY(T, dy), ANY(T, x), ANY(T, largest), ANY(ACC, count), ANY(T, dx), const Walk walk) {
     START(dy);
     START(x);
     START(largest);
@@ -20,7 +22,7 @@ __kernel void spread(ANY(T, dy), ANY(T, x), ANY(T, largest), ANY(T, count), ANY(
     START(dx);
     EACH(k, i) {
         const ACC chosen = LOAD(x, AT(1, i)) == LOAD(largest, AT(2, i)) ? 1 : 0;
-        STORE(dx, AT(4, i), LOAD(dy, AT(0, i)) * chosen / LOAD(count, AT(3, i)));
+        STORE(dx, AT(4, i), LOAD(dy, AT(0, i)) * chosen / count[AT(3, i)]);
     }
 }
 
@@ -33,6 +35,7 @@ typedef struct {
 } Reduction;
 
 #define BLOCK 256
+#define RESULT CAT(storage_, INTO)
 
 #if defined(REDUCE_sum)
 #define START_VALUE 0
@@ -56,7 +59,7 @@ __kernel void reduce(IN(T, x),
 #ifdef REDUCE_count
                      IN(T, largest),
 #endif
-                     OUT(T, y), const Reduction r, const ACC divisor) {
+                     OUT(RESULT, y), const Reduction r, const ACC divisor) {
     START(x);
     START(y);
     const INDEX task = ROW, item = ITEM;
@@ -98,7 +101,7 @@ __kernel void reduce(IN(T, x),
         total = MERGE(total, part);
     }
     total = MERGE_GROUP(total);
-    if (item == 0) STORE(y, share * results + o, total / divisor);
+    if (item == 0) CAT(store_, INTO)(y, share * results + o, total / divisor);
 }
 
 #endif

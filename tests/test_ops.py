@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from tilework.registry import dtypes_of, ops
-from tilework.testing import CHECKS, RISKY, applies, run_check
+from tilework.registry import ops
+from tilework.testing import CHECKS, RISKY, applies, dtypes_for, run_check
 from worker import Worker
 
 
@@ -17,7 +17,7 @@ def _combinations(*, risky: bool, opencl: bool = False) -> list[Any]:
         for name, op in ops().items()
         for check in CHECKS
         if (check in RISKY) == risky and (check == "opencl") == opencl and applies(check, op)
-        for dtype in (dtypes_of(op) if check != "workloads" else dtypes_of(op)[:1])
+        for dtype in dtypes_for(check, op)
     ]
 
 

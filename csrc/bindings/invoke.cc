@@ -1,10 +1,9 @@
 #include "bindings/invoke.h"
 
-#include <cstring>
-
 #include "bindings/arrays.h"
 #include "bindings/attributes.h"
 #include "bindings/raise.h"
+#include "core/number.h"
 #include "core/parallel.h"
 #include "core/profile.h"
 
@@ -42,18 +41,13 @@ bool read_number(PyObject* object, DType dtype, View& view, double& slot, const 
         PyErr_Clear();
         return raise("AttrError", op, name, "%s does not fit a float64", name), false;
     }
-    view = {&slot, {}, {}, 0, dtype};
-    if (dtype == DType::f64) {
-        slot = value;
-    } else if (dtype == DType::f32) {
-        const auto narrow = static_cast<float>(value);
-        std::memcpy(&slot, &narrow, sizeof narrow);
-    } else {
+    if (!is_float(dtype))
         return raise("DTypeError", op, name,
-                     "%s is a Python number and the other operand is %s; want float32 or float64", name,
-                     name_of(dtype)),
+                     "%s is a Python number and the other operand is %s; want float32, float64, float16 or bfloat16",
+                     name, name_of(dtype)),
                false;
-    }
+    view = {&slot, {}, {}, 0, dtype};
+    put_number(value, dtype, &slot);
     return true;
 }
 

@@ -45,6 +45,12 @@ Status want_real(const View& v, const char* name) {
     return fail(Status::dtype, name, "%s has dtype %s; want float32 or float64", name, name_of(v.dtype));
 }
 
+Status want_floating(const View& v, const char* name) {
+    if (is_float(v.dtype)) return Status::ok;
+    return fail(Status::dtype, name, "%s has dtype %s; want float32, float64, float16 or bfloat16", name,
+                name_of(v.dtype));
+}
+
 Status want_dtype_of(const View& v, const char* name, const View& model, const char* model_name) {
     if (v.dtype == model.dtype) return Status::ok;
     return fail(Status::dtype, name, "%s has dtype %s but %s has %s; want the same", name, name_of(v.dtype), model_name,

@@ -16,7 +16,8 @@ struct AttrText {
 };
 AttrText attr_text(const Attr& a);  // integers, axes and padding: "2", "(2, 2)", "((0, 1), (2, 3))", cut if long
 
-Status want_real(const View& v, const char* name);  // float32 or float64
+Status want_real(const View& v, const char* name);      // float32 or float64
+Status want_floating(const View& v, const char* name);  // float32, float64, float16 or bfloat16
 Status want_dtype_of(const View& v, const char* name, const View& model, const char* model_name);
 Status want_shape_of(const View& v, const char* name, const View& model, const char* model_name);
 Status want_shape(const View& v, const char* name, int ndim, const int64_t* shape);

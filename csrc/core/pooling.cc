@@ -86,7 +86,7 @@ bool is_dense(const Windows& w) {
 }
 
 Status want_planes(const View& v, const char* name) {
-    TW_TRY(want_real(v, name));
+    TW_TRY(want_floating(v, name));
     if (v.ndim >= 3 && v.ndim <= 5) return Status::ok;
     return fail(Status::shape, name, "%s has shape %s; want (N, C, ...) with 1 to 3 spatial axes", name,
                 shape_text(v).text);

@@ -37,7 +37,7 @@ bool is_dense(const Windows& w);    // the spatial axes of `wide` lie as in a co
 // The shape rule: resolves the attributes (dilation null: 1) over spatial sizes and gives the pooled sizes.
 Status resolve_pooling(int rank, const int64_t* sizes, Attr& kernel, Attr& stride, Attr& padding, Attr* dilation,
                        bool ceil_mode, int64_t* out, const char* blame = "x");
-Status want_planes(const View& v, const char* name);                  // real, (N, C, 1 to 3 spatial axes)
+Status want_planes(const View& v, const char* name);                  // floating, (N, C, 1 to 3 spatial axes)
 View planes_like(const View& v, int rank, const int64_t* sizes);      // (N, C, sizes), of the dtype of v
 
 static inline int64_t least_of(int64_t a, int64_t b) { return a < b ? a : b; }

@@ -2,10 +2,12 @@
 //
 // Method    one pass over merged axes, whole vectors with an exact tail; strided and broadcast operands in place.
 // Numerics  + - * / and relu are exact to one rounding; the functions are those of simd/math.h with their stated ULP.
+//           16-bit floats are computed in float and rounded once more when stored.
 // Threads   rows are cut into pieces of kChunkElements; elements are independent, so bits never depend on the split.
 #include "core/check.h"
 #include "core/walk.h"
 #include "ops/ops.h"
+#include "simd/rows.h"
 
 namespace tw::TW_ISA {
 namespace {
@@ -66,48 +68,30 @@ struct GeluTanhDx {
 
 // ---- loops ------------------------------------------------------------------------------------------------------------
 
-// The i-th vector of a row, whatever its stride; n lanes are wanted.
-template <class T>
-TW_INLINE Vec<T> take(const T* p, int64_t stride, int64_t i, int64_t n) {
-    if (stride == 1) return n == kLanes<T> ? load(p + i) : load_n(p + i, n);
-    if (stride == 0) return splat<T>(*p);
-    return load_strided(p + i * stride, stride, n);
-}
-
-template <class T>
-TW_INLINE void put(T* p, int64_t stride, int64_t i, int64_t n, Vec<T> v) {
-    if (stride == 1) {
-        if (n == kLanes<T>)
-            store(p + i, v);
-        else
-            store_n(p + i, v, n);
-    } else {
-        for (int64_t k = 0; k < n; ++k) p[(i + k) * stride] = v[k];
-    }
-}
-
 template <class T, class F>
 TW_INLINE void row_unary(T* y, int64_t sy, const T* x, int64_t sx, int64_t count) {
+    typedef Wide<T> W;
     int64_t i = 0;
     if (sy == 1 && sx == 1)
-        for (; i + kLanes<T> <= count; i += kLanes<T>) store(y + i, F::of(load(x + i)));
-    for (; i < count; i += kLanes<T>) {
-        const int64_t n = min_of(count - i, kLanes<T>);
+        for (; i + kLanes<W> <= count; i += kLanes<W>) store_from(y + i, F::of(load_as<W>(x + i)));
+    for (; i < count; i += kLanes<W>) {
+        const int64_t n = min_of(count - i, kLanes<W>);
         put(y, sy, i, n, F::of(take(x, sx, i, n)));
     }
 }
 
 template <class T, class F>
 TW_INLINE void row_binary(T* y, int64_t sy, const T* a, int64_t sa, const T* b, int64_t sb, int64_t count) {
+    typedef Wide<T> W;
     int64_t i = 0;
     if (sy == 1 && sa == 1 && sb == 1) {
-        for (; i + kLanes<T> <= count; i += kLanes<T>) store(y + i, F::of(load(a + i), load(b + i)));
+        for (; i + kLanes<W> <= count; i += kLanes<W>) store_from(y + i, F::of(load_as<W>(a + i), load_as<W>(b + i)));
     } else if (sy == 1 && sa == 1 && sb == 0) {
-        const Vec<T> c = splat<T>(*b);
-        for (; i + kLanes<T> <= count; i += kLanes<T>) store(y + i, F::of(load(a + i), c));
+        const Vec<W> c = splat<W>(widened(*b));
+        for (; i + kLanes<W> <= count; i += kLanes<W>) store_from(y + i, F::of(load_as<W>(a + i), c));
     }
-    for (; i < count; i += kLanes<T>) {
-        const int64_t n = min_of(count - i, kLanes<T>);
+    for (; i < count; i += kLanes<W>) {
+        const int64_t n = min_of(count - i, kLanes<W>);
         put(y, sy, i, n, F::of(take(a, sa, i, n), take(b, sb, i, n)));
     }
 }
@@ -134,20 +118,20 @@ void binary(const Call& c) {
 
 template <class F>
 Status run_unary(const Call& c) {
-    c.in[0].dtype == DType::f32 ? unary<float, F>(c) : unary<double, F>(c);
+    for_floating(c.in[0].dtype, [&]<class T>() { unary<T, F>(c); });
     return Status::ok;
 }
 
 template <class F>
 Status run_binary(const Call& c) {
-    c.in[0].dtype == DType::f32 ? binary<float, F>(c) : binary<double, F>(c);
+    for_floating(c.in[0].dtype, [&]<class T>() { binary<T, F>(c); });
     return Status::ok;
 }
 
 // ---- shape rules --------------------------------------------------------------------------------------------------------
 
 Status infer_unary(Call& c, Inferred& r) {
-    TW_TRY(want_real(c.in[0], c.op->operands[0].name));
+    TW_TRY(want_floating(c.in[0], c.op->operands[0].name));
     r.n_out = 1;
     r.out[0] = result(c.in[0].dtype, c.in[0].ndim, c.in[0].shape);
     r.flops = 10.0 * static_cast<double>(numel(c.in[0]));
@@ -156,7 +140,7 @@ Status infer_unary(Call& c, Inferred& r) {
 
 Status infer_binary(Call& c, Inferred& r) {
     const View &a = c.in[0], &b = c.in[1];
-    TW_TRY(want_real(a, "a"));
+    TW_TRY(want_floating(a, "a"));
     TW_TRY(want_dtype_of(b, "b", a, "a"));
     View y{};
     y.dtype = a.dtype;
@@ -174,7 +158,7 @@ Status infer_binary(Call& c, Inferred& r) {
 }
 
 Status infer_gradient(Call& c, Inferred& r) {
-    TW_TRY(want_real(c.in[0], "dy"));
+    TW_TRY(want_floating(c.in[0], "dy"));
     TW_TRY(want_dtype_of(c.in[1], c.op->operands[1].name, c.in[0], "dy"));
     TW_TRY(want_shape_of(c.in[1], c.op->operands[1].name, c.in[0], "dy"));
     r.n_out = 1;

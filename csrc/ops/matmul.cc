@@ -33,12 +33,6 @@ auto with_types(DType left, DType right, const F& f) {
     return f(Types<float, float>{});
 }
 
-Status want_floating(const View& v, const char* name) {
-    if (is_float(v.dtype)) return Status::ok;
-    return fail(Status::dtype, name, "%s has dtype %s; want float32, float64, float16 or bfloat16", name,
-                name_of(v.dtype));
-}
-
 // The dtype of the left operand, or 16 bits beside float32.
 Status want_right(const View& v, const char* name, const View& left, const char* left_name) {
     if (v.dtype == left.dtype || (left.dtype == DType::f32 && is_float(v.dtype) && v.dtype != DType::f64))

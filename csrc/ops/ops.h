@@ -22,6 +22,17 @@ TW_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 TW_INLINE int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
 TW_INLINE int64_t max_of(int64_t a, int64_t b) { return a > b ? a : b; }
 
+// body.operator()<T>() for the element type T of a floating dtype.
+template <class Body>
+TW_INLINE auto for_floating(DType dtype, const Body& body) {
+    switch (dtype) {
+        case DType::f32: return body.template operator()<float>();
+        case DType::f64: return body.template operator()<double>();
+        case DType::f16: return body.template operator()<f16>();
+        default: return body.template operator()<bf16>();
+    }
+}
+
 // Elements per chunk of a parallel elementwise or row loop: a function of shape alone.
 constexpr int64_t kChunkElements = 1 << 15;
 

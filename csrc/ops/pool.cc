@@ -42,7 +42,8 @@ Span span_of(const PoolAxis& a, const RowPart& p) {
 // Elements of a buffered span: whole vectors, and two more that stride-2 loads may touch.
 template <class T>
 int64_t room_of(const PoolAxis& a, const RowGrid& g) {
-    return (ceil_div((g.part - 1) * a.stride + reach_of(a) + 1, kLanes<T>) + 3) * kLanes<T>;
+    constexpr int64_t lanes = kLanes<Wide<T>>;
+    return (ceil_div((g.part - 1) * a.stride + reach_of(a) + 1, lanes) + 3) * lanes;
 }
 
 template <class T>
@@ -83,14 +84,15 @@ T* small_row(const Windows& w, const RowPart& p, T* y) {
 
 // Answers whether a NumberMax may have lost a NaN: any NaN makes the sum of what was read NaN.
 template <class Op, int kRows, class T>
-TW_INLINE bool join_fixed(T* to, const T* const* row, int rows, int64_t stride, int64_t n, bool more) {
-    Vec<T> sum{};
-    for (int64_t i = 0; i < n; i += kLanes<T>) {
-        const int64_t m = min_of(n - i, kLanes<T>);
-        Vec<T> v = take(row[0], stride, i, m), met = v;
+TW_INLINE bool join_fixed(Wide<T>* to, const T* const* row, int rows, int64_t stride, int64_t n, bool more) {
+    typedef Wide<T> W;
+    Vec<W> sum{};
+    for (int64_t i = 0; i < n; i += kLanes<W>) {
+        const int64_t m = min_of(n - i, kLanes<W>);
+        Vec<W> v = take(row[0], stride, i, m), met = v;
 #pragma GCC unroll 3
         for (int r = 1; r < (kRows ? kRows : rows); ++r) {
-            const Vec<T> next = take(row[r], stride, i, m);
+            const Vec<W> next = take(row[r], stride, i, m);
             v = Op::of(v, next);
             met += next;
         }
@@ -101,7 +103,7 @@ TW_INLINE bool join_fixed(T* to, const T* const* row, int rows, int64_t stride, 
 }
 
 template <class Op, class T>
-bool join_rows(T* to, const T* const* row, int rows, int64_t stride, int64_t n, bool more) {
+bool join_rows(Wide<T>* to, const T* const* row, int rows, int64_t stride, int64_t n, bool more) {
     if (stride != 1 || more) return join_fixed<Op, 0>(to, row, rows, stride, n, more);
     switch (rows) {
         case 1: return join_fixed<Op, 1>(to, row, rows, 1, n, false);
@@ -113,8 +115,8 @@ bool join_rows(T* to, const T* const* row, int rows, int64_t stride, int64_t n, 
 
 // buffer[i] = the window's rows joined at column span.first + i, the identity outside x. Answers as join_fixed.
 template <class Op, class T>
-__attribute__((noinline)) bool join_window(const Windows& w, const RowPart& p, const Span& s, const T* x, T* buffer,
-                                           int64_t room) {
+__attribute__((noinline)) bool join_window(const Windows& w, const RowPart& p, const Span& s, const T* x,
+                                           Wide<T>* buffer, int64_t room) {
     const int64_t step = w.axis[2].wide_step;
     const T* row[kRowsAtOnce];
     int rows = 0;
@@ -128,7 +130,7 @@ __attribute__((noinline)) bool join_window(const Windows& w, const RowPart& p, c
         row[rows++] = at;
     });
     lost |= join_rows<Op>(buffer + s.before, row, rows, step, s.n, more);
-    const T outside = Op::template identity<T>()[0];
+    const Wide<T> outside = Op::template identity<Wide<T>>()[0];
     fill(buffer, s.before, outside);
     fill(buffer + s.before + s.n, room - s.before - s.n, outside);
     return lost;
@@ -215,17 +217,18 @@ TW_INLINE Columns<T> parted(Vec<T> a, Vec<T> b, Seq<I...>) {
 template <class Op, int S, int kFirst, int kLast, int kRows, class T, class Put>
 __attribute__((noinline)) Near join_in_registers(const T* const* row, int rows, int64_t width, const RowPart& p,
                                                  const Put& put) {
-    constexpr int64_t lanes = kLanes<T>;
-    const Vec<T> outside = Op::template identity<T>();
-    Vec<T> sum{};
-    Columns<T> before = {outside, outside}, here = before;
+    typedef Wide<T> W;
+    constexpr int64_t lanes = kLanes<W>;
+    const Vec<W> outside = Op::template identity<W>();
+    Vec<W> sum{};
+    Columns<W> before = {outside, outside}, here = before;
     // One vector of outputs: reads the columns after it, on which it may depend. kWhole: all inside x.
     const auto step = [&]<bool kWhole>(int64_t i, int64_t n) __attribute__((always_inline)) {
         const auto joined = [&](const auto& at) __attribute__((always_inline)) {
-            Vec<T> v = at(0), met = v;
+            Vec<W> v = at(0), met = v;
 #pragma GCC unroll 3
             for (int r = 1; r < (kRows ? kRows : rows); ++r) {
-                const Vec<T> next = at(r);
+                const Vec<W> next = at(r);
                 v = Op::of(v, next);
                 met += next;
             }
@@ -234,15 +237,15 @@ __attribute__((noinline)) Near join_in_registers(const T* const* row, int rows, 
         };
         const auto column = [&](int64_t c) __attribute__((always_inline)) {
             if (kWhole || c + lanes <= width)
-                return joined([&](int r) __attribute__((always_inline)) { return load(row[r] + c); });
+                return joined([&](int r) __attribute__((always_inline)) { return load_as<W>(row[r] + c); });
             if (c >= width) return outside;
             return joined([&](int r)
                               __attribute__((always_inline)) { return load_or_identity<Op>(row[r] + c, width - c); });
         };
         const int64_t o = p.first + i + lanes;
-        Columns<T> after = {column(S * o), outside};
-        if constexpr (S == 2) after = parted<T>(after.even, column(2 * o + lanes), Indices<Vec<T>>{});
-        if (i >= 0) put(i, n, join_taps<Op, S, kFirst, kLast, T>(before, here, after, outside, true));
+        Columns<W> after = {column(S * o), outside};
+        if constexpr (S == 2) after = parted<W>(after.even, column(2 * o + lanes), Indices<Vec<W>>{});
+        if (i >= 0) put(i, n, join_taps<Op, S, kFirst, kLast, W>(before, here, after, outside, true));
         before = here;
         here = after;
     };
@@ -279,19 +282,20 @@ TW_INLINE Near join_near(const Windows& w, const RowPart& p, const T* x, const P
 
 // The whole plane is one window and one contiguous row: planes are the lanes.
 template <class Op, class T>
-void pool_planes(const Windows& w, const T* x, T* y, T divisor) {
-    constexpr int64_t lanes = kLanes<T>;
+void pool_planes(const Windows& w, const T* x, T* y, Wide<T> divisor) {
+    typedef Wide<T> W;
+    constexpr int64_t lanes = kLanes<W>;
     const int64_t n = w.axis[2].size, rows = max_of(1, kChunkElements / n);
     const int64_t group = rows < lanes ? rows : rows / lanes * lanes;
     parallel(ceil_div(w.planes, group), [&](int64_t chunk) {
-        alignas(kVecBytes) T folded[lanes * lanes];
+        alignas(kVecBytes) W folded[lanes * lanes];
         const int64_t last = min_of(chunk * group + group, w.planes);
         for (int64_t i = chunk * group; i < last; i += lanes) {
             const int64_t m = min_of(last - i, lanes);
             for (int64_t k = 0; k < lanes; ++k)
-                store(folded + k * lanes, k < m ? fold_row<Op>(x + wide_plane(w, i + k), n) : Vec<T>{});
-            const Vec<T> v = fold_lanes_of<Op>(folded) / divisor;
-            for (int64_t k = 0; k < m; ++k) y[small_plane(w, i + k)] = v[k];
+                store(folded + k * lanes, k < m ? fold_row<Op>(x + wide_plane(w, i + k), n) : Vec<W>{});
+            const Vec<W> v = fold_lanes_of<Op>(folded) / divisor;
+            for (int64_t k = 0; k < m; ++k) y[small_plane(w, i + k)] = narrowed<T>(v[k]);
         }
     });
 }
@@ -303,16 +307,17 @@ bool is_global(const Windows& w) {
 
 template <class T>
 Status max_forward(const Windows& w, const T* x, T* y) {
-    if (is_global(w)) return note_kernel("planes"), pool_planes<Max>(w, x, y, T{1}), Status::ok;
+    typedef Wide<T> W;
+    if (is_global(w)) return note_kernel("planes"), pool_planes<Max>(w, x, y, 1), Status::ok;
     note_kernel(w.axis[2].stride == 2 ? "rows stride 2" : "rows");
     const PoolAxis& a = w.axis[2];
     const RowGrid grid = grid_of(w);
     const int64_t room = room_of<T>(a, grid);
     const bool enough =
-        for_each_part(w, grid, 2 * room * static_cast<int64_t>(sizeof(T)), [&](const RowPart& p, char* scratch) {
-        T* const buffer = reinterpret_cast<T*>(scratch);
+        for_each_part(w, grid, 2 * room * static_cast<int64_t>(sizeof(W)), [&](const RowPart& p, char* scratch) {
+        W* const buffer = reinterpret_cast<W*>(scratch);
         T* const to = small_row(w, p, y);
-        const auto keep = [&](int64_t i, int64_t n, Vec<T> v)
+        const auto keep = [&](int64_t i, int64_t n, Vec<W> v)
                               __attribute__((always_inline)) { put(to, a.small_step, i, n, v); };
         const Near near = join_near<NumberMax>(w, p, x, keep);
         if (near == Near::done) return;
@@ -327,22 +332,23 @@ Status max_forward(const Windows& w, const T* x, T* y) {
 
 template <class T>
 Status mean_forward(const Windows& w, const T* x, T* y, bool include_padding) {
+    typedef Wide<T> W;
     const PoolAxis& a = w.axis[2];
-    if (is_global(w)) return note_kernel("planes"), pool_planes<Sum>(w, x, y, static_cast<T>(a.size)), Status::ok;
+    if (is_global(w)) return note_kernel("planes"), pool_planes<Sum>(w, x, y, static_cast<W>(a.size)), Status::ok;
     note_kernel(a.stride == 2 ? "rows stride 2" : "rows");
     const RowGrid grid = grid_of(w);
     const int64_t room = room_of<T>(a, grid);
-    Scratch counts(static_cast<size_t>(a.out + kLanes<T>) * sizeof(T));
-    T* const cells = counts.as<T>();
+    Scratch counts(static_cast<size_t>(a.out + kLanes<W>) * sizeof(W));
+    W* const cells = counts.as<W>();
     if (!cells) return no_memory();
-    for (int64_t o = 0; o < a.out; ++o) cells[o] = static_cast<T>(cells_of(a, o, include_padding));
+    for (int64_t o = 0; o < a.out; ++o) cells[o] = static_cast<W>(cells_of(a, o, include_padding));
     const bool enough =
-        for_each_part(w, grid, 2 * room * static_cast<int64_t>(sizeof(T)), [&](const RowPart& p, char* scratch) {
-        T* const buffer = reinterpret_cast<T*>(scratch);
-        const T above = static_cast<T>(cells_of(w.axis[0], p.outer, include_padding) *
+        for_each_part(w, grid, 2 * room * static_cast<int64_t>(sizeof(W)), [&](const RowPart& p, char* scratch) {
+        W* const buffer = reinterpret_cast<W*>(scratch);
+        const W above = static_cast<W>(cells_of(w.axis[0], p.outer, include_padding) *
                                        cells_of(w.axis[1], p.inner, include_padding));
         T* const to = small_row(w, p, y);
-        const auto keep = [&](int64_t i, int64_t n, Vec<T> v) __attribute__((always_inline)) {
+        const auto keep = [&](int64_t i, int64_t n, Vec<W> v) __attribute__((always_inline)) {
             put(to, a.small_step, i, n, v / (above * load(cells + p.first + i)));
         };
         if (join_near<Sum>(w, p, x, keep) == Near::done) return;
@@ -393,11 +399,11 @@ TW_INLINE bool compare_row(const PoolAxis& a, int64_t n, const Found<T>& f, int6
 }
 
 template <bool kWatch, class T>
-bool find_part(const Windows& w, const RowPart& p, const Span& s, const T* x, const Found<T>& f, int64_t wide,
+bool find_part(const Windows& w, const RowPart& p, const Span& s, const T* x, const Found<Wide<T>>& f, int64_t wide,
                int64_t room, int64_t origin) {
-    typedef typename Found<T>::Int Int;
+    typedef typename Found<Wide<T>>::Int Int;
     const PoolAxis& a = w.axis[2];
-    const T lowest = Max::identity<T>()[0];
+    const Wide<T> lowest = Max::identity<Wide<T>>()[0];
     bool started = false, lost = false;
     fill(f.buffer, room, lowest);
     fill(f.best, wide, lowest);
@@ -417,15 +423,16 @@ bool find_part(const Windows& w, const RowPart& p, const Span& s, const T* x, co
 
 template <class T>
 Status max_with_indices(const Windows& w, const T* x, T* y, int64_t* indices, const Windows& wi) {
-    constexpr int64_t lanes = kLanes<T>;
+    typedef Wide<T> W;
+    constexpr int64_t lanes = kLanes<W>;
     const PoolAxis& a = w.axis[2];
     const RowGrid grid = grid_of(w);
     const int64_t room = room_of<T>(a, grid), wide = ceil_div(grid.part, lanes) * lanes;
     note_kernel("rows with indices");
-    const bool enough = for_each_part(w, grid, (room + 2 * wide) * static_cast<int64_t>(sizeof(T)),
+    const bool enough = for_each_part(w, grid, (room + 2 * wide) * static_cast<int64_t>(sizeof(W)),
                                       [&](const RowPart& p, char* scratch) {
-        T* const buffer = reinterpret_cast<T*>(scratch);
-        const Found<T> found = {buffer, buffer + room, reinterpret_cast<typename Found<T>::Int*>(buffer + room + wide)};
+        W* const buffer = reinterpret_cast<W*>(scratch);
+        const Found<W> found = {buffer, buffer + room, reinterpret_cast<typename Found<W>::Int*>(buffer + room + wide)};
         const Span span = span_of(a, p);
         const int64_t origin =
             (start_of(w.axis[0], p.outer) * w.axis[1].size + start_of(w.axis[1], p.inner)) * a.size + span.first;
@@ -491,11 +498,11 @@ Status avg_pool(const Call& c) {
 
 Status run_max(const Call& c) {
     if (numel(c.out[0]) == 0) return Status::ok;
-    return c.in[0].dtype == DType::f32 ? max_pool<float>(c) : max_pool<double>(c);
+    return for_floating(c.in[0].dtype, [&]<class T>() { return max_pool<T>(c); });
 }
 Status run_mean(const Call& c) {
     if (numel(c.out[0]) == 0) return Status::ok;
-    return c.in[0].dtype == DType::f32 ? avg_pool<float>(c) : avg_pool<double>(c);
+    return for_floating(c.in[0].dtype, [&]<class T>() { return avg_pool<T>(c); });
 }
 
 Status infer_max(Call& c, Inferred& r) {

@@ -68,22 +68,23 @@ template <class T>
 Status max_gradient(const Windows& w, const Windows& wi, T* dx, const T* dy, const int64_t* indices) {
     TW_TRY(check_indices(wi, indices));
     const PoolAxis &d = w.axis[0], &h = w.axis[1], &a = w.axis[2];
-    const bool dense = is_dense(w);
+    typedef Wide<T> W;
+    const bool dense = is_dense(w) && !kIsNarrow<T>;
     const int64_t group = max_of(1, kChunkElements / w.plane_size);
     bool enough = true;
     parallel(ceil_div(w.planes, group), [&](int64_t chunk) {
-        Scratch scratch(dense ? 0 : static_cast<size_t>(w.plane_size) * sizeof(T));
-        if (!scratch.as<T>()) return __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
+        Scratch scratch(dense ? 0 : static_cast<size_t>(w.plane_size) * sizeof(W));
+        if (!scratch.as<W>()) return __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
         for (int64_t plane = chunk * group; plane < min_of(chunk * group + group, w.planes); ++plane) {
-            T* const to = dense ? dx + wide_plane(w, plane) : scratch.as<T>();
-            __builtin_memset(to, 0, static_cast<size_t>(w.plane_size) * sizeof(T));
+            W* const to = dense ? reinterpret_cast<W*>(dx + wide_plane(w, plane)) : scratch.as<W>();
+            __builtin_memset(to, 0, static_cast<size_t>(w.plane_size) * sizeof(W));
             for (int64_t outer = 0; outer < d.out; ++outer)
                 for (int64_t inner = 0; inner < h.out; ++inner) {
                     const T* g = small_row(w, dy, plane, outer, inner);
                     const int64_t* index = small_row(wi, indices, plane, outer, inner);
                     for (int64_t o = 0; o < a.out; ++o) {
                         const int64_t at = index[o * wi.axis[2].small_step];
-                        if (inside(at, w.plane_size)) to[at] += g[o * a.small_step];
+                        if (inside(at, w.plane_size)) to[at] += widened(g[o * a.small_step]);
                     }
                 }
             for (int64_t r = 0; !dense && r < d.size * h.size; ++r)
@@ -117,8 +118,9 @@ Room<T> room_of(const PoolAxis& a, int64_t part) {
 
 // shares[k] = the sum over rows of windows of dy / cells, windows.first + k along the row.
 template <class T>
-void gather_shares(const Windows& w, const RowPart& p, const Taps& windows, const T* dy, const T* cells,
-                   bool include_padding, T* shares) {
+void gather_shares(const Windows& w, const RowPart& p, const Taps& windows, const T* dy, const Wide<T>* cells,
+                   bool include_padding, Wide<T>* shares) {
+    typedef Wide<T> W;
     const PoolAxis &d = w.axis[0], &h = w.axis[1], &a = w.axis[2];
     const Taps above = windows_at(d, p.outer), beside = windows_at(h, p.inner);
     const int64_t n = windows.last - windows.first;
@@ -126,9 +128,9 @@ void gather_shares(const Windows& w, const RowPart& p, const Taps& windows, cons
     for (int64_t i = above.first; i < above.last; ++i)
         for (int64_t j = beside.first; j < beside.last; ++j) {
             const T* from = dy + p.small + i * d.small_step + j * h.small_step + windows.first * a.small_step;
-            const T outer_cells = static_cast<T>(cells_of(d, i, include_padding) * cells_of(h, j, include_padding));
-            for (int64_t o = 0; o < n; o += kLanes<T>) {
-                const Vec<T> g = take(from, a.small_step, o, min_of(n - o, kLanes<T>));
+            const W outer_cells = static_cast<W>(cells_of(d, i, include_padding) * cells_of(h, j, include_padding));
+            for (int64_t o = 0; o < n; o += kLanes<W>) {
+                const Vec<W> g = take(from, a.small_step, o, min_of(n - o, kLanes<W>));
                 store(shares + o, load(shares + o) + g / (outer_cells * load(cells + windows.first + o)));
             }
         }
@@ -158,17 +160,18 @@ void spread(const PoolAxis& a, const RowPart& p, const Taps& windows, const T* s
 
 template <class T>
 Status mean_gradient(const Windows& w, T* dx, const T* dy, bool include_padding) {
+    typedef Wide<T> W;
     const PoolAxis &d = w.axis[0], &h = w.axis[1], &a = w.axis[2];
     const int64_t part = min_of(a.size, kPart);
     const RowGrid grid = {w.planes, d.size, h.size, a.size, part, max_of(1, kChunkElements / part)};
-    const Room<T> room = room_of<T>(a, part);
-    Scratch counts(static_cast<size_t>(a.out + kLanes<T>) * sizeof(T));
-    T* const cells = counts.as<T>();
+    const Room<W> room = room_of<W>(a, part);
+    Scratch counts(static_cast<size_t>(a.out + kLanes<W>) * sizeof(W));
+    W* const cells = counts.as<W>();
     if (!cells) return no_memory();
-    for (int64_t o = 0; o < a.out; ++o) cells[o] = static_cast<T>(cells_of(a, o, include_padding));
-    note_kernel(a.kernel < 2 * kLanes<T> ? "sliding rows" : "rows");
+    for (int64_t o = 0; o < a.out; ++o) cells[o] = static_cast<W>(cells_of(a, o, include_padding));
+    note_kernel(a.kernel < 2 * kLanes<W> ? "sliding rows" : "rows");
     const bool enough = for_each_part(w, grid, room.bytes(), [&](const RowPart& p, char* scratch) {
-        T *shares = reinterpret_cast<T*>(scratch), *row = shares + room.shares, *starts = row + room.row;
+        W *shares = reinterpret_cast<W*>(scratch), *row = shares + room.shares, *starts = row + room.row;
         const Taps windows = {windows_at(a, p.first).first, windows_at(a, p.first + p.n - 1).last};
         T* const to = dx + p.wide + p.outer * d.wide_step + p.inner * h.wide_step + p.first * a.wide_step;
         if (windows.first < windows.last) gather_shares(w, p, windows, dy, cells, include_padding, shares);
@@ -200,11 +203,11 @@ Status avg_pool_dx(const Call& c) {
 
 Status run_max_dx(const Call& c) {
     if (numel(c.out[0]) == 0) return Status::ok;
-    return c.in[0].dtype == DType::f32 ? max_pool_dx<float>(c) : max_pool_dx<double>(c);
+    return for_floating(c.in[0].dtype, [&]<class T>() { return max_pool_dx<T>(c); });
 }
 Status run_mean_dx(const Call& c) {
     if (numel(c.out[0]) == 0) return Status::ok;
-    return c.in[0].dtype == DType::f32 ? avg_pool_dx<float>(c) : avg_pool_dx<double>(c);
+    return for_floating(c.in[0].dtype, [&]<class T>() { return avg_pool_dx<T>(c); });
 }
 
 Status infer_max_dx(Call& c, Inferred& r) {

@@ -3,9 +3,10 @@
 // Method    kept axes before the last reduced one are outputs. If none comes after it, an output is a fold of a flat row
 //           (kLanes rows at a time are joined by a transpose, not lane by lane); else rows of kept columns are added 8 at a
 //           time into a buffer, several narrow rows side by side. Where elements do not lie so, blocks are gathered first.
-// Numerics  f32 sums in f32, pairwise: 16 deep in a block, 64 rows of 8 in a column task, then binary; 2^24 + 10 ones are
+// Numerics  sums of 16-bit floats and of f32 in f32, pairwise: 16 deep in a block, 64 rows of 8 in a column task, then binary; 2^24 + 10 ones are
 //           exact. Max: NaN wins. The order is a function of shape, axes and tier, so strides never change bits.
 // Threads   tasks of about kChunkElements; partial results of one output are joined in order.
+#include "core/axes.h"
 #include "core/check.h"
 #include "core/walk.h"
 #include "ops/ops.h"
@@ -13,55 +14,6 @@
 
 namespace tw::TW_ISA {
 namespace {
-
-// ---- axes as one flat index -----------------------------------------------------------------------------------------------
-
-struct Axes {
-    int n;
-    int64_t count;
-    int64_t size[kMaxDims], stride[kMaxDims];
-};
-
-void append(Axes& a, int64_t size, int64_t stride) {
-    a.count *= size;
-    if (size == 1) return;
-    if (a.n && a.stride[a.n - 1] == size * stride) {
-        a.size[a.n - 1] *= size;
-        a.stride[a.n - 1] = stride;
-    } else {
-        a.size[a.n] = size;
-        a.stride[a.n++] = stride;
-    }
-}
-
-int64_t offset_of(const Axes& a, int64_t i) {
-    if (a.n == 1) return i * a.stride[0];
-    int64_t offset = 0;
-    for (int d = a.n - 1; d >= 0; --d) {
-        offset += i % a.size[d] * a.stride[d];
-        i /= a.size[d];
-    }
-    return offset;
-}
-
-// Elements from i on that follow each other with the last axis' stride.
-int64_t run_of(const Axes& a, int64_t i) {
-    return a.n == 0 ? 1 : a.n == 1 ? a.size[0] - i : a.size[a.n - 1] - i % a.size[a.n - 1];
-}
-int64_t step_of(const Axes& a) { return a.n ? a.stride[a.n - 1] : 1; }
-
-// The elements i .. i+n of x, gathered into `buffer` unless they are contiguous.
-template <class T>
-const T* contiguous(const T* x, const Axes& a, int64_t i, int64_t n, T* buffer) {
-    if (n == 0) return x;
-    if (step_of(a) == 1 && run_of(a, i) >= n) return x + offset_of(a, i);
-    for (int64_t k = 0; k < n;) {
-        const int64_t run = min_of(run_of(a, i + k), n - k);
-        copy_row(buffer + k, 1, x + offset_of(a, i + k), step_of(a), run);
-        k += run;
-    }
-    return buffer;
-}
 
 struct Plan {
     Axes outer, outer_y;  // kept axes before the last reduced one, in x and in y
@@ -83,16 +35,16 @@ Plan plan_of(const View& x, const View& y, const Attr& axes) {
     p.tail = 1;
     for (int d = 0; d < x.ndim; ++d) {
         if (reduced[d]) {
-            append(p.reduced, x.shape[d], x.stride[d]);
+            append_axis(p.reduced, x.shape[d], x.stride[d]);
             p.tail *= x.shape[d];
         } else {
-            append(d < last ? p.outer : p.inner, x.shape[d], x.stride[d]);
-            append(d < last ? p.outer_y : p.inner_y, x.shape[d], y.stride[d]);
+            append_axis(d < last ? p.outer : p.inner, x.shape[d], x.stride[d]);
+            append_axis(d < last ? p.outer_y : p.inner_y, x.shape[d], y.stride[d]);
             if (d < last && x.shape[d] != 1) p.tail = 1;
         }
     }
     p.flat = p.reduced;
-    for (int d = 0; d < p.inner.n; ++d) append(p.flat, p.inner.size[d], p.inner.stride[d]);
+    for (int d = 0; d < p.inner.n; ++d) append_axis(p.flat, p.inner.size[d], p.inner.stride[d]);
     return p;
 }
 
@@ -103,14 +55,15 @@ TW_INLINE Vec<T> finished(Vec<T> v, T divisor) {
 }
 
 template <class T>
-void put_results(T* y, const Axes& a, int64_t first, int64_t n, const T* v, T divisor) {
-    for (int64_t i = 0; i < n; i += kLanes<T>) {
-        const int64_t m = min_of(n - i, kLanes<T>);
-        const Vec<T> result = finished(load_n(v + i, m), divisor);
+void put_results(T* y, const Axes& a, int64_t first, int64_t n, const Wide<T>* v, Wide<T> divisor) {
+    typedef Wide<T> W;
+    for (int64_t i = 0; i < n; i += kLanes<W>) {
+        const int64_t m = min_of(n - i, kLanes<W>);
+        const Vec<W> result = finished(load_n(v + i, m), divisor);
         if (a.n <= 1)
             put(y + first * step_of(a), step_of(a), i, m, result);
         else
-            for (int64_t k = 0; k < m; ++k) y[offset_of(a, first + i + k)] = result[k];
+            for (int64_t k = 0; k < m; ++k) y[offset_of(a, first + i + k)] = narrowed<T>(result[k]);
     }
 }
 
@@ -135,32 +88,33 @@ Pieces pieces_of(const Plan& p) {
 }
 
 template <class Op, class T>
-Vec<T> fold_piece(const Plan& p, const Pieces& s, const T* x, int64_t piece, T* buffer) {
+Vec<Wide<T>> fold_piece(const Plan& p, const Pieces& s, const T* x, int64_t piece, T* buffer) {
     const int64_t within = piece % s.per_segment * kChunkElements;
     const int64_t n = min_of(kChunkElements, min_of(s.segment, p.reduced.count) - within);
     return fold_row<Op>(contiguous(x, p.reduced, piece / s.per_segment * s.segment + within, n, buffer), n);
 }
 
 template <class Op, class T>
-T fold_task(const Plan& p, const Pieces& s, const T* x, int64_t task, T* buffer) {
-    Pairwise<Vec<T>> sum;
+Wide<T> fold_task(const Plan& p, const Pieces& s, const T* x, int64_t task, T* buffer) {
+    Pairwise<Vec<Wide<T>>> sum;
     sum.n = 0;
     for (int64_t i = task * s.per_task; i < min_of((task + 1) * s.per_task, s.count); ++i)
         join<Op>(sum, fold_piece<Op>(p, s, x, i, buffer));
-    return Op::lanes(joined<Op>(sum, Op::template identity<T>()));
+    return Op::lanes(joined<Op>(sum, Op::template identity<Wide<T>>()));
 }
 
 // Rows that one gather can bring in together: both indices are single axes, and neither is contiguous.
 bool is_matrix(const Plan& p) { return p.outer.n == 1 && p.reduced.n == 1 && p.reduced.stride[0] != 1; }
 
 // One piece per output: kLanes outputs are folded to vectors, then joined together.
-template <class Op, class T>
-void fold_short_rows(const Plan& p, const Pieces& s, const T* x, T* y, T divisor, int64_t first, int64_t last,
+template <class Op, class T, class Y>
+void fold_short_rows(const Plan& p, const Pieces& s, const T* x, Y* y, Wide<T> divisor, int64_t first, int64_t last,
                      T* buffer) {
-    constexpr int lanes = kLanes<T>;
+    typedef Wide<T> W;
+    constexpr int lanes = kLanes<W>;
     const int64_t n = p.reduced.count, step = p.outer.n == 1 ? p.outer.stride[0] : 0;
     const bool matrix = is_matrix(p), in_place = step_of(p.reduced) == 1 && p.reduced.n <= 1 && p.outer.n <= 1;
-    alignas(kVecBytes) T folded[lanes * lanes];
+    alignas(kVecBytes) W folded[lanes * lanes];
     for (int64_t o = first; o < last; o += lanes) {
         const int64_t m = min_of(lanes, last - o);
         if (matrix) gather_block(buffer, x + o * step, step, p.reduced.stride[0], m, n);
@@ -170,26 +124,27 @@ void fold_short_rows(const Plan& p, const Pieces& s, const T* x, T* y, T divisor
             store(folded + k * lanes, matrix || in_place
                                           ? fold_row<Op>(row + k * apart, n)
                                           : fold_piece<Op>(p, s, x + offset_of(p.outer, o + k), 0, buffer));
-        for (int64_t k = m; k < lanes; ++k) store(folded + k * lanes, Vec<T>{});
-        alignas(kVecBytes) T results[lanes];
+        for (int64_t k = m; k < lanes; ++k) store(folded + k * lanes, Vec<W>{});
+        alignas(kVecBytes) W results[lanes];
         store(results, fold_lanes_of<Op>(folded));
         put_results(y, p.outer_y, o, m, results, divisor);
     }
 }
 
-template <class Op, class T>
-bool fold_rows(const Plan& p, const T* x, T* y, T divisor) {
+template <class Op, class T, class Y>
+bool fold_rows(const Plan& p, const T* x, Y* y, Wide<T> divisor) {
+    typedef Wide<T> W;
+    constexpr int64_t lanes = kLanes<W>;
     const Pieces s = pieces_of(p);
     const int64_t outputs = p.outer.count;
     const bool gathers = step_of(p.reduced) != 1 || p.reduced.n > 1;
-    const int64_t together =
-        s.count == 1 && is_matrix(p) ? min_of(kLanes<T>, outputs) * p.reduced.count : kChunkElements;
+    const int64_t together = s.count == 1 && is_matrix(p) ? min_of(lanes, outputs) * p.reduced.count : kChunkElements;
     const size_t room = gathers ? static_cast<size_t>(together) * sizeof(T) : 0;
     bool enough = true;
     if (s.count == 1) {
         note_kernel("rows");
         const int64_t rows = max_of(1, kChunkElements / max_of(1, p.reduced.count));
-        const int64_t group = rows < kLanes<T> ? rows : rows / kLanes<T> * kLanes<T>;
+        const int64_t group = rows < lanes ? rows : rows / lanes * lanes;
         parallel(ceil_div(outputs, group), [&](int64_t chunk) {
             Scratch scratch(room);
             if (!scratch.as<T>()) return __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
@@ -199,8 +154,8 @@ bool fold_rows(const Plan& p, const T* x, T* y, T divisor) {
         return enough;
     }
     note_kernel("long rows");
-    Scratch partials(static_cast<size_t>(outputs * s.tasks) * sizeof(T));
-    T* const partial = partials.as<T>();
+    Scratch partials(static_cast<size_t>(outputs * s.tasks) * sizeof(W));
+    W* const partial = partials.as<W>();
     if (!partial) return false;
     parallel(outputs * s.tasks, [&](int64_t chunk) {
         Scratch scratch(room);
@@ -208,7 +163,7 @@ bool fold_rows(const Plan& p, const T* x, T* y, T divisor) {
         partial[chunk] = fold_task<Op>(p, s, x + offset_of(p.outer, chunk / s.tasks), chunk % s.tasks, scratch.as<T>());
     });
     for (int64_t o = 0; enough && o < outputs; ++o) {
-        const T v = Op::lanes(fold_row<Op>(partial + o * s.tasks, s.tasks));
+        const W v = Op::lanes(fold_row<Op>(partial + o * s.tasks, s.tasks));
         put_results(y, p.outer_y, o, 1, &v, divisor);
     }
     return enough;
@@ -260,9 +215,10 @@ void gather_rows(const Plan& p, const Columns& c, const T* x, int64_t row, int64
 }
 
 template <class Op, class T>
-TW_INLINE Vec<T> fold_eight(const T* p, int64_t stride, int64_t n) {
+TW_INLINE Vec<Wide<T>> fold_eight(const T* p, int64_t stride, int64_t n) {
+    typedef Wide<T> W;
     const auto at = [&](int64_t r) __attribute__((always_inline)) {
-        return n == kLanes<T> ? load(p + r * stride) : load_or_identity<Op>(p + r * stride, n);
+        return n == kLanes<W> ? load_as<W>(p + r * stride) : load_or_identity<Op>(p + r * stride, n);
     };
     return Op::of(Op::of(Op::of(at(0), at(1)), Op::of(at(2), at(3))),
                   Op::of(Op::of(at(4), at(5)), Op::of(at(6), at(7))));
@@ -270,25 +226,27 @@ TW_INLINE Vec<T> fold_eight(const T* p, int64_t stride, int64_t n) {
 
 // total[j] joins j-th elements of the rows for j < n, and stays as it is beyond.
 template <class Op, class T>
-void add_rows(T* total, const T* x, int64_t stride, int64_t rows, int64_t n) {
+void add_rows(Wide<T>* total, const T* x, int64_t stride, int64_t rows, int64_t n) {
+    typedef Wide<T> W;
     int64_t r = 0;
     for (; r + 8 <= rows; r += 8) {
         const T* p = x + r * stride;
-        int64_t j = 0;
-        for (; j + kLanes<T> <= n; j += kLanes<T>)
-            store(total + j, Op::of(load(total + j), fold_eight<Op>(p + j, stride, kLanes<T>)));
-        if (j < n) store(total + j, Op::of(load(total + j), fold_eight<Op>(p + j, stride, n - j)));
+        each_vector<T>(n, [&](int64_t j, int64_t m) __attribute__((always_inline)) {
+            store(total + j, Op::of(load(total + j), fold_eight<Op>(p + j, stride, m)));
+        });
     }
     for (; r < rows; ++r)
-        for (int64_t j = 0; j < n; j += kLanes<T>)
-            store(total + j, Op::of(load(total + j), n - j < kLanes<T> ? load_or_identity<Op>(x + r * stride + j, n - j)
-                                                                       : load(x + r * stride + j)));
+        each_vector<T>(n, [&](int64_t j, int64_t m) __attribute__((always_inline)) {
+            const T* p = x + r * stride + j;
+            store(total + j, Op::of(load(total + j), m < kLanes<W> ? load_or_identity<Op>(p, m) : load_as<W>(p)));
+        });
 }
 
 template <class Op, class T>
-void fold_column_task(const Plan& p, const Columns& c, const T* x, int64_t task, int64_t first, int64_t n, T* total,
-                      T* buffer) {
-    for (int64_t j = 0; j < n; j += kLanes<T>) store(total + j, Op::template identity<T>());
+void fold_column_task(const Plan& p, const Columns& c, const T* x, int64_t task, int64_t first, int64_t n,
+                      Wide<T>* total, T* buffer) {
+    typedef Wide<T> W;
+    for (int64_t j = 0; j < n; j += kLanes<W>) store(total + j, Op::template identity<W>());
     const int64_t last = min_of((task + 1) * c.rows_per_task, c.rows);
     const int64_t stride = c.side > 1 ? c.width : step_of(p.reduced);
     for (int64_t r = task * c.rows_per_task; r < last;) {
@@ -320,17 +278,18 @@ void fold_sides(T* total, int64_t sides, int64_t n) {
     }
 }
 
-template <class Op, class T>
-bool fold_columns(const Plan& p, const T* x, T* y, T divisor) {
+template <class Op, class T, class Y>
+bool fold_columns(const Plan& p, const T* x, Y* y, Wide<T> divisor) {
+    typedef Wide<T> W;
     const Columns c = columns_of(p);
-    constexpr int64_t room = kTileColumns + kLanes<T>;
+    constexpr int64_t room = kTileColumns + kLanes<W>;
     const int64_t outputs = p.outer.count, n = p.inner.count;
     bool enough = true;
     note_kernel(c.side > 1 ? "narrow columns" : "columns");
-    Scratch partials(c.tasks > 1 ? static_cast<size_t>(outputs * c.tasks * c.width) * sizeof(T) : 0);
-    T* const partial = partials.as<T>();
+    Scratch partials(c.tasks > 1 ? static_cast<size_t>(outputs * c.tasks * c.width) * sizeof(W) : 0);
+    W* const partial = partials.as<W>();
     if (!partial) return false;
-    const auto finish = [&](int64_t o, int64_t first, int64_t count, T* total) {
+    const auto finish = [&](int64_t o, int64_t first, int64_t count, W* total) {
         if (c.side > 1) fold_sides<Op>(total, c.side, n);
         put_results(y + offset_of(p.outer_y, o), p.inner_y, first, c.side > 1 ? n : count, total, divisor);
     };
@@ -338,13 +297,14 @@ bool fold_columns(const Plan& p, const T* x, T* y, T divisor) {
     const int64_t jobs = outputs * c.tiles * c.tasks;
     const int64_t group = c.tasks > 1 ? 1 : max_of(1, kChunkElements / (c.tile * max_of(1, c.rows)));
     parallel(ceil_div(jobs, group), [&](int64_t chunk) {
-        Scratch scratch(static_cast<size_t>(room + 8 * kTileColumns) * sizeof(T));
-        T* const total = scratch.as<T>();
+        Scratch scratch(static_cast<size_t>(room) * sizeof(W) + static_cast<size_t>(8 * kTileColumns) * sizeof(T));
+        W* const total = scratch.as<W>();
         if (!total) return __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
         for (int64_t job = chunk * group; job < min_of(chunk * group + group, jobs); ++job) {
             const int64_t task = job % c.tasks, o = job / c.tasks / c.tiles, first = job / c.tasks % c.tiles * c.tile;
             const int64_t count = min_of(c.tile, c.width - first);
-            fold_column_task<Op>(p, c, x + offset_of(p.outer, o), task, first, count, total, total + room);
+            fold_column_task<Op>(p, c, x + offset_of(p.outer, o), task, first, count, total,
+                                 reinterpret_cast<T*>(total + room));
             if (c.tasks == 1)
                 finish(o, first, count, total);
             else
@@ -353,15 +313,15 @@ bool fold_columns(const Plan& p, const T* x, T* y, T divisor) {
     });
     if (c.tasks == 1 || !enough) return enough;
     parallel(outputs * c.tiles, [&](int64_t chunk) {
-        alignas(kVecBytes) T total[room];
+        alignas(kVecBytes) W total[room];
         const int64_t o = chunk / c.tiles, first = chunk % c.tiles * c.tile, count = min_of(c.tile, c.width - first);
-        const T* from = partial + o * c.tasks * c.width + first;
-        for (int64_t j = 0; j < count; j += kLanes<T>) {
-            Pairwise<Vec<T>> sum;
+        const W* from = partial + o * c.tasks * c.width + first;
+        for (int64_t j = 0; j < count; j += kLanes<W>) {
+            Pairwise<Vec<W>> sum;
             sum.n = 0;
             for (int64_t t = 0; t < c.tasks; ++t)
-                join<Op>(sum, take(from + t * c.width, 1, j, min_of(count - j, kLanes<T>)));
-            store(total + j, joined<Op>(sum, Op::template identity<T>()));
+                join<Op>(sum, take(from + t * c.width, 1, j, min_of(count - j, kLanes<W>)));
+            store(total + j, joined<Op>(sum, Op::template identity<W>()));
         }
         finish(o, first, count, total);
     });
@@ -386,21 +346,21 @@ View with_axes(const View& y, const View& x, const Attr& axes, bool kept) {
 
 Status no_memory() { return fail(Status::memory, "", "no memory for partial results; want a smaller x"); }
 
-template <class Op, class T>
+template <class Op, class T, class Y = T>
 Status fold(const View& x, const View& y, const Attr& axes, bool mean) {
     const Plan p = plan_of(x, y, axes);
     if (p.outer.count * p.inner.count == 0) return Status::ok;
-    const T divisor = mean ? static_cast<T>(p.reduced.count) : 1;
+    const Wide<T> divisor = mean ? static_cast<Wide<T>>(p.reduced.count) : 1;
     const bool by_rows = p.inner.count == 1 && p.reduced.count != 1;
-    const bool enough = by_rows ? fold_rows<Op, T>(p, x.as<const T>(), y.as<T>(), divisor)
-                                : fold_columns<Op, T>(p, x.as<const T>(), y.as<T>(), divisor);
+    const bool enough = by_rows ? fold_rows<Op>(p, x.as<const T>(), y.as<Y>(), divisor)
+                                : fold_columns<Op>(p, x.as<const T>(), y.as<Y>(), divisor);
     return enough ? Status::ok : no_memory();
 }
 
 template <class Op, bool kMean>
 Status run(const Call& c) {
     const View &x = c.in[0], y = with_axes(c.out[0], x, c.attr[0], c.attr[1].i != 0);
-    return x.dtype == DType::f32 ? fold<Op, float>(x, y, c.attr[0], kMean) : fold<Op, double>(x, y, c.attr[0], kMean);
+    return for_floating(x.dtype, [&]<class T>() { return fold<Op, T>(x, y, c.attr[0], kMean); });
 }
 
 // dx = 1 at maxima, counted, then replaced by dy / count. No maximum at all means that y is NaN, and so is dx.
@@ -410,10 +370,11 @@ Status max_gradient(const Call& c) {
     if (numel(dx) == 0) return Status::ok;
     const bool kept = c.attr[1].i != 0;
     const View dy = with_axes(c.in[0], x, c.attr[0], kept), y = with_axes(c.in[2], x, c.attr[0], kept);
-    View share = result(x.dtype, y.ndim, y.shape);
+    typedef Wide<T> W;
+    View share = result(sizeof(W) == 4 ? DType::f32 : DType::f64, y.ndim, y.shape);
     set_contiguous(share);
-    Scratch scratch(static_cast<size_t>(numel(share)) * sizeof(T));
-    if (!scratch.as<T>()) return no_memory();
+    Scratch scratch(static_cast<size_t>(numel(share)) * sizeof(W));
+    if (!scratch.as<W>()) return no_memory();
     share.data = scratch.as<void>();
 
     const View* marks[] = {&dx, &x, &y};
@@ -421,45 +382,45 @@ Status max_gradient(const Call& c) {
     for_each_row(mark, kChunkElements, [&](char* const* at, int64_t count) {
         T* to = reinterpret_cast<T*>(at[0]);
         const T *px = reinterpret_cast<const T*>(at[1]), *py = reinterpret_cast<const T*>(at[2]);
-        for (int64_t i = 0; i < count; i += kLanes<T>) {
-            const int64_t n = min_of(count - i, kLanes<T>);
+        for (int64_t i = 0; i < count; i += kLanes<W>) {
+            const int64_t n = min_of(count - i, kLanes<W>);
             const auto is_max = take(px, mark.stride[1], i, n) == take(py, mark.stride[2], i, n);
-            put(to, mark.stride[0], i, n, select(is_max, splat<T>(1), Vec<T>{}));
+            put(to, mark.stride[0], i, n, select(is_max, splat<W>(1), Vec<W>{}));
         }
     });
-    TW_TRY((fold<Sum, T>(dx, share, c.attr[0], false)));
+    TW_TRY((fold<Sum, T, W>(dx, share, c.attr[0], false)));
     const View* shares[] = {&share, &dy};
     const Walk divide = walk_over(shares, 2, share.ndim, share.shape);
     for_each_row(divide, kChunkElements, [&](char* const* at, int64_t count) {
-        T* s = reinterpret_cast<T*>(at[0]);
+        W* s = reinterpret_cast<W*>(at[0]);
         const T* g = reinterpret_cast<const T*>(at[1]);
         for (int64_t i = 0; i < count; ++i) {
-            T& v = s[i * divide.stride[0]];
-            v = v == 0 ? static_cast<T>(__builtin_nanf("")) : g[i * divide.stride[1]] / v;
+            W& v = s[i * divide.stride[0]];
+            v = v == 0 ? static_cast<W>(__builtin_nanf("")) : widened(g[i * divide.stride[1]]) / v;
         }
     });
     const View* spreads[] = {&dx, &share};
     const Walk spread = walk_over(spreads, 2, dx.ndim, dx.shape);
     for_each_row(spread, kChunkElements, [&](char* const* at, int64_t count) {
         T* to = reinterpret_cast<T*>(at[0]);
-        const T* s = reinterpret_cast<const T*>(at[1]);
-        for (int64_t i = 0; i < count; i += kLanes<T>) {
-            const int64_t n = min_of(count - i, kLanes<T>);
-            const Vec<T> v = take(s, spread.stride[1], i, n);
-            put(to, spread.stride[0], i, n, select((take(to, spread.stride[0], i, n) != 0) | (v != v), v, Vec<T>{}));
+        const W* s = reinterpret_cast<const W*>(at[1]);
+        for (int64_t i = 0; i < count; i += kLanes<W>) {
+            const int64_t n = min_of(count - i, kLanes<W>);
+            const Vec<W> v = take(s, spread.stride[1], i, n);
+            put(to, spread.stride[0], i, n, select((take<T>(to, spread.stride[0], i, n) != 0) | (v != v), v, Vec<W>{}));
         }
     });
     return Status::ok;
 }
 
 Status run_max_dx(const Call& c) {
-    return c.in[1].dtype == DType::f32 ? max_gradient<float>(c) : max_gradient<double>(c);
+    return for_floating(c.in[1].dtype, [&]<class T>() { return max_gradient<T>(c); });
 }
 
 // ---- shape rules ------------------------------------------------------------------------------------------------------------
 
 Status infer_reduced(Call& c, const View& x, View& y) {
-    TW_TRY(want_real(x, "x"));
+    TW_TRY(want_floating(x, "x"));
     Attr& axes = c.attr[0];
     TW_TRY(resolve_axes(axes, "axes", x.ndim));
     y = result(x.dtype, 0, x.shape);

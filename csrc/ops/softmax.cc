@@ -19,7 +19,8 @@ namespace {
 constexpr int64_t kTileElements = 1 << 16;  // of a tile of columns, so that it stays in L2
 constexpr int64_t kTileBytes = 256;  // of its rows at least: memory is read in longer pieces than one line
 
-// ---- kernels: row(y, in, n) on contiguous rows, tile(y, in, n, columns, scratch) on columns -------------------------------
+// ---- kernels: row(y, in, n, e) on contiguous rows, tile(y, in, n, columns, scratch) on columns -----------------------------
+// e holds powers until they are scaled: the row y itself, or scratch if y cannot hold them.
 
 template <bool kLog>
 struct Softmax {
@@ -28,59 +29,63 @@ struct Softmax {
     // The same in registers.
     template <class T>
     TW_INLINE void short_row(T* y, const T* x, int64_t n) {
-        const Vec<T> v = load_n(x, n), top = splat<T>(Max::lanes(first_lanes<T>(v, Max::identity<T>(), n)));
-        const Shift<T> shift = shift_to(top);
-        const Vec<T> e = first_lanes<T>(exp_under(v, shift), Vec<T>{}, n);
-        const Vec<T> total = splat<T>(reduce_add(e));
+        typedef Wide<T> W;
+        const Vec<W> v = load_as_n<W>(x, n), top = splat<W>(Max::lanes(first_lanes<W>(v, Max::identity<W>(), n)));
+        const Shift<W> shift = shift_to(top);
+        const Vec<W> e = first_lanes<W>(exp_under(v, shift), Vec<W>{}, n);
+        const Vec<W> total = splat<W>(reduce_add(e));
         if constexpr (kLog)
-            store_n(y, v - top - (log(total) + log_lack(shift)), n);
+            put(y, 1, 0, n, v - top - (log(total) + log_lack(shift)));
         else
-            store_n(y, e / total, n);
+            put(y, 1, 0, n, e / total);
     }
 
     template <class T>
-    TW_INLINE void row(T* y, const T* const* in, int64_t n) {
+    TW_INLINE void row(T* y, const T* const* in, int64_t n, Wide<T>* e) {
+        typedef Wide<T> W;
         const T* x = in[0];
-        if (n <= kLanes<T>) return short_row(y, x, n);
-        const Vec<T> top = splat<T>(Max::lanes(fold_row<NumberMax>(x, n)));
-        const Shift<T> shift = shift_to(top);
-        const double total = sum_over<T>(n, [&](int64_t i, int64_t k) __attribute__((always_inline)) {
-            const Vec<T> e = exp_under(take(x, 1, i, k), shift);
-            if constexpr (!kLog) put(y, 1, i, k, e);
-            return k == kLanes<T> ? e : first_lanes<T>(e, Vec<T>{}, k);
+        if (n <= kLanes<W>) return short_row(y, x, n);
+        const Vec<W> top = splat<W>(Max::lanes(fold_row<NumberMax>(x, n)));
+        const Shift<W> shift = shift_to(top);
+        const double total = sum_over<W>(n, [&](int64_t i, int64_t k) __attribute__((always_inline)) {
+            const Vec<W> power = exp_under(take(x, 1, i, k), shift);
+            if constexpr (!kLog) put(e, 1, i, k, power);
+            return k == kLanes<W> ? power : first_lanes<W>(power, Vec<W>{}, k);
         });
         if constexpr (kLog) {
-            const Vec<T> below =
-                splat<T>(static_cast<T>(__builtin_log(total) + static_cast<double>(log_lack(shift)[0])));
+            const Vec<W> below =
+                splat<W>(static_cast<W>(__builtin_log(total) + static_cast<double>(log_lack(shift)[0])));
             each_vector<T>(n, [&](int64_t i, int64_t k)
                                   __attribute__((always_inline)) { put(y, 1, i, k, take(x, 1, i, k) - top - below); });
         } else {
-            const Vec<T> scale = splat<T>(static_cast<T>(1 / total));
+            const Vec<W> scale = splat<W>(static_cast<W>(1 / total));
             each_vector<T>(n, [&](int64_t i, int64_t k)
-                                  __attribute__((always_inline)) { put<T>(y, 1, i, k, take(y, 1, i, k) * scale); });
+                                  __attribute__((always_inline)) { put(y, 1, i, k, take(e, 1, i, k) * scale); });
         }
     }
 
     template <class T>
-    TW_INLINE void tile(const Side<T>& y, const Side<T>* in, int64_t n, int64_t columns, int64_t width, T* scratch) {
-        T *e = scratch, *top = scratch + n * width, *sum = top + width;
+    TW_INLINE void tile(const Side<T>& y, const Side<T>* in, int64_t n, int64_t columns, int64_t width,
+                        Wide<T>* scratch) {
+        typedef Wide<T> W;
+        W *e = scratch, *top = scratch + n * width, *sum = top + width;
         copy_tile_and_top(e, top, in[0], n, columns, width);
         sum_rows(sum, n, width, [&](int64_t j) __attribute__((always_inline)) {
             return [=, shift = shift_to(load(top + j))](int64_t r) __attribute__((always_inline)) {
-                T* at = e + r * width + j;
-                const Vec<T> power = exp_under(load(at), shift);
+                W* at = e + r * width + j;
+                const Vec<W> power = exp_under(load(at), shift);
                 if constexpr (!kLog) store(at, power);
                 return power;
             };
         });
-        for (int64_t j = 0; j < width; j += kLanes<T>) {
+        for (int64_t j = 0; j < width; j += kLanes<W>) {
             if constexpr (kLog)
                 store(sum + j, log(load(sum + j)) + log_lack(shift_to(load(top + j))));
             else
                 store(sum + j, 1 / load(sum + j));
         }
         put_rows(y, n, columns, [&](int64_t r, int64_t j) __attribute__((always_inline)) {
-            const Vec<T> v = load(e + r * width + j), s = load(sum + j);
+            const Vec<W> v = load(e + r * width + j), s = load(sum + j);
             if constexpr (kLog)
                 return v - load(top + j) - s;
             else
@@ -109,29 +114,32 @@ struct SoftmaxDx {
     }
 
     template <class T>
-    TW_INLINE void row(T* dx, const T* const* in, int64_t n) {
+    TW_INLINE void row(T* dx, const T* const* in, int64_t n, Wide<T>*) {
+        typedef Wide<T> W;
         const T *dy = in[0], *y = in[1];
-        const double total = sum_over<T>(n, [&](int64_t i, int64_t k) __attribute__((always_inline)) {
-            return term<Vec<T>>(take(dy, 1, i, k), take(y, 1, i, k));
+        const double total = sum_over<W>(n, [&](int64_t i, int64_t k) __attribute__((always_inline)) {
+            return term<Vec<W>>(take(dy, 1, i, k), take(y, 1, i, k));
         });
-        const Vec<T> sum = splat<T>(static_cast<T>(total));
+        const Vec<W> sum = splat<W>(static_cast<W>(total));
         each_vector<T>(n, [&](int64_t i, int64_t k) __attribute__((always_inline)) {
-            put(dx, 1, i, k, gradient<Vec<T>>(take(dy, 1, i, k), take(y, 1, i, k), sum));
+            put(dx, 1, i, k, gradient<Vec<W>>(take(dy, 1, i, k), take(y, 1, i, k), sum));
         });
     }
 
     template <class T>
-    TW_INLINE void tile(const Side<T>& dx, const Side<T>* in, int64_t n, int64_t columns, int64_t width, T* scratch) {
-        T *dy = scratch, *y = dy + n * width, *sum = y + n * width;
+    TW_INLINE void tile(const Side<T>& dx, const Side<T>* in, int64_t n, int64_t columns, int64_t width,
+                        Wide<T>* scratch) {
+        typedef Wide<T> W;
+        W *dy = scratch, *y = dy + n * width, *sum = y + n * width;
         copy_tile(dy, in[0], n, columns, width);
         copy_tile(y, in[1], n, columns, width);
         sum_rows(sum, n, width, [&](int64_t j) __attribute__((always_inline)) {
             return [=](int64_t r) __attribute__((always_inline)) {
-                return term<Vec<T>>(load(dy + r * width + j), load(y + r * width + j));
+                return term<Vec<W>>(load(dy + r * width + j), load(y + r * width + j));
             };
         });
         put_rows(dx, n, columns, [&](int64_t r, int64_t j) __attribute__((always_inline)) {
-            return gradient<Vec<T>>(load(dy + r * width + j), load(y + r * width + j), load(sum + j));
+            return gradient<Vec<W>>(load(dy + r * width + j), load(y + r * width + j), load(sum + j));
         });
     }
 };
@@ -146,15 +154,18 @@ struct Lines {
 
 template <class Kernel, class T>
 bool run_rows(const Lines& lines) {
+    typedef Wide<T> W;
     constexpr int sides = Kernel::kInputs + 1;
     const int64_t n = lines.n;
     bool strided = false, enough = true;
     for (int k = 0; k < sides; ++k) strided |= lines.along[k] != 1 && n > 1;
     note_kernel(strided ? "strided rows" : "rows");
+    const int64_t wide = kIsNarrow<T> ? n : 0, gathered = strided ? sides * n : 0;
+    const size_t room = static_cast<size_t>(wide) * sizeof(W) + static_cast<size_t>(gathered) * sizeof(T);
     for_each_row(lines.walk, max_of(1, kChunkElements / n), [&](char* const* at, int64_t count) {
-        Scratch scratch(strided ? static_cast<size_t>(sides * n) * sizeof(T) : 0);
-        T* const buffer = scratch.as<T>();
-        if (!buffer) return __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
+        Scratch scratch(room);
+        if (!scratch.as<W>()) return __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
+        T* const buffer = reinterpret_cast<T*>(scratch.as<W>() + wide);
         for (int64_t i = 0; i < count; ++i) {
             T* line[sides];
             for (int k = 0; k < sides; ++k) {
@@ -165,7 +176,8 @@ bool run_rows(const Lines& lines) {
                 }
             }
             const T* in[2] = {line[1], line[sides - 1]};
-            Kernel::template row<T>(strided ? buffer : line[0], in, n);
+            T* const y = strided ? buffer : line[0];
+            Kernel::template row<T>(y, in, n, kIsNarrow<T> ? scratch.as<W>() : reinterpret_cast<W*>(y));
             if (strided) copy_row(line[0], lines.along[0], buffer, 1, n);
         }
     });
@@ -174,7 +186,8 @@ bool run_rows(const Lines& lines) {
 
 template <class Kernel, class T>
 bool run_columns(const Lines& lines) {
-    constexpr int64_t lanes = kLanes<T>;
+    typedef Wide<T> W;
+    constexpr int64_t lanes = kLanes<W>;
     const int64_t n = lines.n;
     const int64_t fitting = min_of(512, kTileElements / Kernel::kInputs / n) / lanes * lanes;
     const int64_t widest = max_of(fitting, kTileBytes / static_cast<int64_t>(sizeof(T)));
@@ -182,12 +195,12 @@ bool run_columns(const Lines& lines) {
     note_kernel("columns");
     for_each_row(lines.walk, widest, [&](char* const* at, int64_t count) {
         const int64_t width = ceil_div(count, lanes) * lanes;
-        Scratch scratch(static_cast<size_t>((Kernel::kInputs * n + 2) * width) * sizeof(T));
-        if (!scratch.as<T>()) return __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
+        Scratch scratch(static_cast<size_t>((Kernel::kInputs * n + 2) * width) * sizeof(W));
+        if (!scratch.as<W>()) return __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
         Side<T> side[Kernel::kInputs + 1];
         for (int k = 0; k <= Kernel::kInputs; ++k)
             side[k] = {reinterpret_cast<T*>(at[k]), lines.along[k], lines.walk.stride[k]};
-        Kernel::template tile<T>(side[0], side + 1, n, count, width, scratch.as<T>());
+        Kernel::template tile<T>(side[0], side + 1, n, count, width, scratch.as<W>());
     });
     return enough;
 }
@@ -210,9 +223,8 @@ Status run(const Call& c) {
     lines.n = y.shape[axis];
     int64_t inner = 1;
     for (int d = axis + 1; d < y.ndim; ++d) inner *= y.shape[d];
-    const bool single = y.dtype == DType::f32;
-    const bool enough = inner == 1 ? (single ? run_rows<Kernel, float>(lines) : run_rows<Kernel, double>(lines))
-                                   : (single ? run_columns<Kernel, float>(lines) : run_columns<Kernel, double>(lines));
+    const bool enough = for_floating(
+        y.dtype, [&]<class T>() { return inner == 1 ? run_rows<Kernel, T>(lines) : run_columns<Kernel, T>(lines); });
     return enough ? Status::ok
                   : fail(Status::memory, "", "no memory for a line of %lld elements; want a smaller axis",
                          static_cast<long long>(lines.n));
@@ -223,7 +235,7 @@ Status run(const Call& c) {
 Status infer_any(Call& c, Inferred& r) {
     const View& first = c.in[0];
     const char* name = c.op->operands[0].name;
-    TW_TRY(want_real(first, name));
+    TW_TRY(want_floating(first, name));
     for (int k = 1; k < c.n_in; ++k) {
         TW_TRY(want_dtype_of(c.in[k], c.op->operands[k].name, first, name));
         TW_TRY(want_shape_of(c.in[k], c.op->operands[k].name, first, name));

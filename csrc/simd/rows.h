@@ -1,35 +1,102 @@
 // Rows as vectors whatever their stride, blocks gathered where a kernel wants them contiguous, and folds of rows.
 //
-//   take(p, stride, i, n), put(p, stride, i, n, v)   lanes of elements i .. i+n of a strided row, n <= kLanes
+//   take(p, stride, i, n), put(p, stride, i, n, v)   lanes of elements i .. i+n of a strided row, n <= kLanes<Wide<T>>
 //   fold_row<Sum>(p, n)                              one vector whose lanes join to the sum; Max alike
 //   sum_over<T>(n, f)                                sum of f(i, lanes) over a row, blocks joined in double
+//
+// T is what lies in memory, Wide<T> what is computed in: 16-bit floats become float when taken, and are rounded once
+// when put. Every other type is its own Wide.
 //
 // Numerics: a fold is pairwise over blocks of 64 vectors, 16 additions deep inside a block: the error of a sum of K is
 // about (16 + log2 K) roundings, and the order is a function of K and the tier only. Max lets NaN win.
 #pragma once
+#include "core/axes.h"
+#include "simd/convert.h"
 #include "simd/vec.h"
 
 namespace tw::TW_ISA {
 
+template <class T>
+struct WideOf {
+    typedef T type;
+};
+template <>
+struct WideOf<f16> {
+    typedef float type;
+};
+template <>
+struct WideOf<bf16> {
+    typedef float type;
+};
+template <class T>
+using Wide = typename WideOf<T>::type;
+template <class T>
+static constexpr bool kIsNarrow = !__is_same(T, Wide<T>);
+
+template <class T>
+TW_INLINE Wide<T> widened(T x) {
+    if constexpr (kIsNarrow<T>)
+        return to_float(x);
+    else
+        return x;
+}
+template <class T>
+TW_INLINE T narrowed(Wide<T> x) {
+    if constexpr (kIsNarrow<T>)
+        return from_float<T>(x);
+    else
+        return x;
+}
+
 // ---- strided rows -----------------------------------------------------------------------------------------------------
 
 template <class T>
-TW_INLINE Vec<T> take(const T* p, int64_t stride, int64_t i, int64_t n) {
-    if (stride == 1) return n == kLanes<T> ? load(p + i) : load_n(p + i, n);
-    if (stride == 0) return splat<T>(*p);
-    return load_strided(p + i * stride, stride, n);
+TW_INLINE Vec<Wide<T>> take(const T* p, int64_t stride, int64_t i, int64_t n) {
+    typedef Wide<T> W;
+    if (stride == 1) return n == kLanes<W> ? load_as<W>(p + i) : load_as_n<W>(p + i, n);
+    if (stride == 0) return splat<W>(widened(*p));
+    if constexpr (kIsNarrow<T>) {
+        T lane[kLanes<W>] = {};
+        for (int64_t k = 0; k < n; ++k) lane[k] = p[(i + k) * stride];
+        return load_as<W>(lane);
+    } else {
+        return load_strided(p + i * stride, stride, n);
+    }
 }
 
 template <class T>
-TW_INLINE void put(T* p, int64_t stride, int64_t i, int64_t n, Vec<T> v) {
-    if (stride == 1) {
+TW_INLINE void put_strided(T* p, int64_t stride, int64_t n, Vec<Wide<T>> v) {
+    if constexpr (kIsNarrow<T>) {
+        T lane[kLanes<Wide<T>>];
+        store_from(lane, v);
+        for (int64_t k = 0; k < n; ++k) p[k * stride] = lane[k];
+    } else {
+        for (int64_t k = 0; k < n; ++k) p[k * stride] = v[k];
+    }
+}
+template <class T>
+TW_INLINE void put(T* p, int64_t stride, int64_t i, int64_t n, Vec<Wide<T>> v) {
+    if (stride != 1) return put_strided(p + i * stride, stride, n, v);
+    if constexpr (kIsNarrow<T>) {
+        if (n == kLanes<Wide<T>>)
+            store_from(p + i, v);
+        else
+            store_from_n(p + i, v, n);
+    } else {
         if (n == kLanes<T>)
             store(p + i, v);
         else
             store_n(p + i, v, n);
-    } else {
-        for (int64_t k = 0; k < n; ++k) p[(i + k) * stride] = v[k];
     }
+}
+
+// Calls f(i, lanes) for every vector of a row of T; the last may be a part.
+template <class T, class F>
+TW_INLINE void each_vector(int64_t n, const F& f) {
+    constexpr int64_t lanes = kLanes<Wide<T>>;
+    int64_t i = 0;
+    for (; i + lanes <= n; i += lanes) f(i, lanes);
+    if (i < n) f(i, n - i);
 }
 
 template <class T>
@@ -45,6 +112,15 @@ static void copy_row(T* to, int64_t to_stride, const T* from, int64_t from_strid
     }
 }
 
+// The same between a 16-bit type and its Wide one.
+template <class To, class From>
+static void copy_row(To* to, int64_t to_stride, const From* from, int64_t from_stride, int64_t n) {
+    static_assert(__is_same(Wide<To>, Wide<From>));
+    if (n <= 0) return;
+    each_vector<To>(n, [&](int64_t i, int64_t k)
+                           __attribute__((always_inline)) { put(to, to_stride, i, k, take(from, from_stride, i, k)); });
+}
+
 // A rows x columns block into contiguous memory; the inner loop runs along the source's shorter stride.
 template <class T>
 static void gather_block(T* to, const T* from, int64_t row_stride, int64_t column_stride, int64_t rows,
@@ -55,6 +131,19 @@ static void gather_block(T* to, const T* from, int64_t row_stride, int64_t colum
     } else {
         for (int64_t j = 0; j < columns; ++j) copy_row(to + j, columns, from + j * column_stride, row_stride, rows);
     }
+}
+
+// The elements i .. i+n of x along `a`, gathered into `buffer` unless they are contiguous.
+template <class T>
+static const T* contiguous(const T* x, const Axes& a, int64_t i, int64_t n, T* buffer) {
+    if (n == 0) return x;
+    if (step_of(a) == 1 && run_of(a, i) >= n) return x + offset_of(a, i);
+    for (int64_t k = 0; k < n;) {
+        const int64_t run = run_of(a, i + k) < n - k ? run_of(a, i + k) : n - k;
+        copy_row(buffer + k, 1, x + offset_of(a, i + k), step_of(a), run);
+        k += run;
+    }
+    return buffer;
 }
 
 // ---- folds --------------------------------------------------------------------------------------------------------------
@@ -83,9 +172,10 @@ TW_INLINE Vec<T> first_lanes(Vec<T> v, Vec<T> fill, int64_t n) {
 }
 
 template <class Op, class T>
-TW_INLINE Vec<T> load_or_identity(const T* p, int64_t n) {
-    if constexpr (__is_same(Op, Sum)) return load_n(p, n);
-    return first_lanes<T>(load_n(p, n), Op::template identity<T>(), n);
+TW_INLINE Vec<Wide<T>> load_or_identity(const T* p, int64_t n) {
+    typedef Wide<T> W;
+    if constexpr (__is_same(Op, Sum)) return load_as_n<W>(p, n);
+    return first_lanes<W>(load_as_n<W>(p, n), Op::template identity<W>(), n);
 }
 
 // Joins values pairwise in the order they come, as a binary counter carries.
@@ -110,33 +200,34 @@ TW_INLINE V joined(const Pairwise<V>& sum, V identity) {
 }
 
 template <class T>
-constexpr int64_t kFoldBlock = 64 * kLanes<T>;
+constexpr int64_t kFoldBlock = 64 * kLanes<Wide<T>>;
 
 template <class Op, class T>
-TW_INLINE Vec<T> fold_block(const T* p, int64_t n) {
-    constexpr int64_t step = kLanes<T>;
-    if (n <= step) return n == step ? load(p) : load_or_identity<Op>(p, n);
-    Vec<T> a = Op::template identity<T>(), b = a, c = a, d = a;
+TW_INLINE Vec<Wide<T>> fold_block(const T* p, int64_t n) {
+    typedef Wide<T> W;
+    constexpr int64_t step = kLanes<W>;
+    if (n <= step) return n == step ? load_as<W>(p) : load_or_identity<Op>(p, n);
+    Vec<W> a = Op::template identity<W>(), b = a, c = a, d = a;
     int64_t i = 0;
     for (; i + 4 * step <= n; i += 4 * step) {
-        a = Op::of(a, load(p + i));
-        b = Op::of(b, load(p + i + step));
-        c = Op::of(c, load(p + i + 2 * step));
-        d = Op::of(d, load(p + i + 3 * step));
+        a = Op::of(a, load_as<W>(p + i));
+        b = Op::of(b, load_as<W>(p + i + step));
+        c = Op::of(c, load_as<W>(p + i + 2 * step));
+        d = Op::of(d, load_as<W>(p + i + 3 * step));
     }
-    for (; i + step <= n; i += step) a = Op::of(a, load(p + i));
+    for (; i + step <= n; i += step) a = Op::of(a, load_as<W>(p + i));
     if (i < n) b = Op::of(b, load_or_identity<Op>(p + i, n - i));
     return Op::of(Op::of(a, b), Op::of(c, d));
 }
 
 template <class Op, class T>
-static Vec<T> fold_row(const T* p, int64_t n) {
+static Vec<Wide<T>> fold_row(const T* p, int64_t n) {
     if (n <= kFoldBlock<T>) return fold_block<Op>(p, n);
-    Pairwise<Vec<T>> sum;
+    Pairwise<Vec<Wide<T>>> sum;
     sum.n = 0;
     for (int64_t i = 0; i < n; i += kFoldBlock<T>)
         join<Op>(sum, fold_block<Op>(p + i, n - i < kFoldBlock<T> ? n - i : kFoldBlock<T>));
-    return joined<Op>(sum, Op::template identity<T>());
+    return joined<Op>(sum, Op::template identity<Wide<T>>());
 }
 
 // The folds of kLanes rows at once: lane k is Op::lanes(v[k]), bit for bit.
@@ -182,12 +273,13 @@ struct Side {
 constexpr int64_t kRowsAhead = 8;  // rows lie pages apart, where the hardware does not prefetch
 
 template <class T>
-TW_INLINE void copy_tile(T* tile, const Side<T>& x, int64_t n, int64_t columns, int64_t width) {
+TW_INLINE void copy_tile(Wide<T>* tile, const Side<T>& x, int64_t n, int64_t columns, int64_t width) {
+    constexpr int64_t lanes = kLanes<Wide<T>>;
     for (int64_t r = 0; r < n; ++r)
-        for (int64_t j = 0; j < columns; j += kLanes<T>) {
+        for (int64_t j = 0; j < columns; j += lanes) {
             if (r + kRowsAhead < n) __builtin_prefetch(x.data + (r + kRowsAhead) * x.along + j * x.across);
             store(tile + r * width + j,
-                  take<T>(x.data + r * x.along, x.across, j, columns - j < kLanes<T> ? columns - j : kLanes<T>));
+                  take<T>(x.data + r * x.along, x.across, j, columns - j < lanes ? columns - j : lanes));
         }
 }
 
@@ -200,13 +292,15 @@ TW_INLINE void each_block(int64_t n, const Body& body) {
 
 // top[j] = maximum of a column of the tile that is gathered; it may lose a NaN.
 template <class T>
-TW_INLINE void copy_tile_and_top(T* tile, T* top, const Side<T>& x, int64_t n, int64_t columns, int64_t width) {
-    for (int64_t j = 0; j < width; j += kLanes<T>) store(top + j, Max::identity<T>());
+TW_INLINE void copy_tile_and_top(Wide<T>* tile, Wide<T>* top, const Side<T>& x, int64_t n, int64_t columns,
+                                 int64_t width) {
+    typedef Wide<T> W;
+    for (int64_t j = 0; j < width; j += kLanes<W>) store(top + j, Max::identity<W>());
     each_block(n, [&](int64_t first, int64_t last) __attribute__((always_inline)) {
         copy_tile(tile + first * width, Side<T>{x.data + first * x.along, x.along, x.across}, last - first, columns,
                   width);
-        for (int64_t j = 0; j < width; j += kLanes<T>) {
-            Vec<T> m = load(top + j);
+        for (int64_t j = 0; j < width; j += kLanes<W>) {
+            Vec<W> m = load(top + j);
             for (int64_t r = first; r < last; ++r) m = max_any(m, load(tile + r * width + j));
             store(top + j, m);
         }
@@ -229,18 +323,12 @@ TW_INLINE void sum_rows(T* sum, int64_t n, int64_t width, const F& column) {
 
 template <class T, class F>
 TW_INLINE void put_rows(const Side<T>& y, int64_t n, int64_t columns, const F& f) {
+    constexpr int64_t lanes = kLanes<Wide<T>>;
     for (int64_t r = 0; r < n; ++r)
-        for (int64_t j = 0; j < columns; j += kLanes<T>) {
+        for (int64_t j = 0; j < columns; j += lanes) {
             if (r + kRowsAhead < n) __builtin_prefetch(y.data + (r + kRowsAhead) * y.along + j * y.across, 1);
-            put(y.data + r * y.along, y.across, j, columns - j < kLanes<T> ? columns - j : kLanes<T>, f(r, j));
+            put(y.data + r * y.along, y.across, j, columns - j < lanes ? columns - j : lanes, f(r, j));
         }
-}
-
-template <class T, class F>
-TW_INLINE void each_vector(int64_t n, const F& f) {
-    int64_t i = 0;
-    for (; i + kLanes<T> <= n; i += kLanes<T>) f(i, int64_t{kLanes<T>});
-    if (i < n) f(i, n - i);
 }
 
 }  // namespace tw::TW_ISA

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+FLOATING = ("float32", "float64", "float16", "bfloat16")
+
 
 def named(name: str) -> np.dtype[Any]:
     """The dtype called ``name``; ml_dtypes is imported for bfloat16."""

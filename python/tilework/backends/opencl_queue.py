@@ -88,7 +88,7 @@ class Queue:
 
         if array.size:
             with ErrorsIn("fill"):
-                pattern = np.asarray(value, array.dtype)
+                pattern = np.asarray(value, array.dtype).reshape(1).view(np.uint8)  # no buffer holds bfloat16
                 cl.enqueue_fill_buffer(self.cl, array.base_data, pattern, array.offset, array.nbytes)
             self._ordered("fill")
 
@@ -103,6 +103,10 @@ class Queue:
     def copy(self, source: Any, target: Any) -> None:
         """Copies between arrays of one dtype, broadcasting ``source`` to the shape of ``target``."""
         self.each("movement.cl", "copy", (source, target), BITS=bits_of(source))
+
+    def cast(self, source: Any, target: Any) -> None:
+        """Copies between arrays of two dtypes, broadcasting ``source`` to the shape of ``target``."""
+        self.each("movement.cl", "cast", (source, target), SRC=source.dtype, DST=target.dtype)
 
     # ---------------------------------------------------------------------------------------------- launching
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from tilework.backends.opencl_queue import GROUP_SIZE, Queue, Strided, merged, strides_of
+from tilework.dtypes import is_narrow
 
 # Work-groups that fill a large GPU, and the shortest share of a reduction that is worth a second pass.
 WANTED_GROUPS = 512
@@ -19,6 +20,11 @@ def group_for(queue: Queue, n: int) -> int:
     if queue.device.core == "P" or n <= 8:
         return 1
     return 32 if n <= 128 else 128 if n <= 2048 else 256
+
+
+def accumulator(dtype: Any) -> Any:
+    """The dtype that sums of ``dtype`` are kept in: float32 for 16-bit floats."""
+    return np.dtype(np.float32) if is_narrow(dtype) else dtype
 
 
 def reduce(
@@ -40,7 +46,7 @@ def reduce(
     shares = max(1, min(wanted * (GROUP_SIZE if group == 1 else 1) // results, count // MIN_SHARE))
     share = -(-count // shares)
     shares = max(1, -(-count // share)) if share else 1
-    target = queue.empty((shares, results), y.dtype) if shares > 1 else y
+    target = queue.empty((shares, results), accumulator(y.dtype)) if shares > 1 else y
     problem = np.array([results, count, share, *kept, *kept_strides, *dims, *dim_strides], np.int64)
     queue.launch(
         "reduce.cl",
@@ -50,6 +56,7 @@ def reduce(
         (Strided(x), *([] if largest is None else [largest]), target, problem, divisor if shares == 1 else 1.0),
         **{
             "DTYPE": x.dtype,
+            "INTO": target.dtype,
             "GROUP": group,
             "SHARES": shares,
             "KEPT": len(kept),

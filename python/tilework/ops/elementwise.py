@@ -10,12 +10,14 @@ import numpy as np
 
 from tilework import ops
 from tilework.arrays import Activation, Array, Sizes, Wanted
+from tilework.dtypes import FLOATING
 from tilework.errors import AttrError, DTypeError, ShapeError
 from tilework.registry import (
     ErrorCase,
     Sample,
     Workload,
     backward,
+    dtypes,
     errors,
     fills,
     forward,
@@ -155,6 +157,7 @@ for _arithmetic in (add, sub, mul, div):
     errors(_arithmetic)(_binary_errors)
     workloads(_arithmetic)(_binary_workloads)
     tolerance(_arithmetic, ulp=0.5)
+    dtypes(_arithmetic, *FLOATING)
 
 
 @fills(div)
@@ -316,7 +319,7 @@ def _(fill: Fill) -> Iterator[Sample]:
 
 
 def _unary_errors(fill: Fill) -> Iterator[ErrorCase]:
-    yield ErrorCase(sample(np.arange(3)), DTypeError, "x has dtype int64; want float32 or float64")
+    yield ErrorCase(sample(np.arange(3)), DTypeError, "x has dtype int64; want float32, float64, float16 or bfloat16")
     yield ErrorCase(sample([1.0, 2.0]), DTypeError, "x is a list")
 
 
@@ -338,6 +341,7 @@ for _unary, _ulp in ((relu, 0.5), (sigmoid, 2), (tanh, 1), (gelu, 4), (exp, 1), 
         errors(_unary)(_unary_errors)
     workloads(_unary)(_unary_workloads)
     tolerance(_unary, ulp=_ulp)
+    dtypes(_unary, *FLOATING)
 
 
 @fills(log)
@@ -461,6 +465,7 @@ for _gradient, _operand, _ulp in ((relu_dx, "x", 0.5), (sigmoid_dx, "y", 2), (ta
     errors(_gradient)(_pair_errors(_operand))
     workloads(_gradient)(_pair_workloads)
     tolerance(_gradient, ulp=_ulp)
+    dtypes(_gradient, *FLOATING)
 
 
 @fills(sigmoid_dx)

@@ -12,13 +12,14 @@ import numpy as np
 from tilework import dispatch, ops
 from tilework.arrays import Array, Ints, Padding, Pairs, Sizes, Wanted
 from tilework.backends.opencl_queue import GROUP_SIZE, Queue, Strided, bits_of, strides_of
-from tilework.dtypes import is_floating, rounded
+from tilework.dtypes import FLOATING, is_floating, rounded
 from tilework.errors import AttrError, AttrTypeError, DTypeError, ShapeError
 from tilework.registry import (
     ErrorCase,
     Sample,
     Workload,
     backward,
+    dtypes,
     errors,
     op,
     opencl,
@@ -422,6 +423,8 @@ def _(fill: Fill) -> Iterator[ErrorCase]:
 
 for _exact in (concat, pad, expand, cast, transpose, reshape, crop):
     tolerance(_exact, ulp=0.5)
+    if _exact is not cast:
+        dtypes(_exact, *FLOATING)
 
 
 # -------------------------------------------------------------------------------------------------- workloads
@@ -479,4 +482,4 @@ def _(queue: Queue, x: Any, y: Any, *, shape: Sizes) -> None:
 
 @opencl(cast)
 def _(queue: Queue, x: Any, y: Any, *, dtype: np.dtype[Any]) -> None:
-    queue.each("movement.cl", "cast", (x, y), SRC=x.dtype, DST=y.dtype)
+    queue.cast(x, y)

@@ -10,6 +10,8 @@ import numpy as np
 
 from tilework.arrays import Array, Ints, Padding, Pairs, Sizes, Wanted
 from tilework.backends.opencl_queue import GROUP_SIZE, Queue
+from tilework.backends.opencl_reduce import accumulator
+from tilework.dtypes import FLOATING
 from tilework.errors import AttrError, AttrTypeError, DTypeError, IndexContentError, ShapeError
 from tilework.registry import (
     ErrorCase,
@@ -17,6 +19,7 @@ from tilework.registry import (
     Workload,
     backward,
     depth,
+    dtypes,
     errors,
     fills,
     forward,
@@ -345,6 +348,10 @@ def _(fill: Fill) -> Iterator[ErrorCase]:
     yield ErrorCase(sample(dy, shape=(6, 6)), AttrTypeError, "kernel")
 
 
+for _target in (max_pool, max_pool_dx, avg_pool, avg_pool_dx):
+    dtypes(_target, *FLOATING)
+
+
 # -------------------------------------------------------------------------------------------------- workloads
 
 
@@ -416,10 +423,13 @@ def _(
 def _(queue: Queue, dy: Any, indices: Any, dx: Any, *, shape: Sizes) -> None:
     size = math.prod(shape)
     queue.check_indices("indices", indices, size)
-    queue.fill(dx, 0)
+    sums = dx if dx.dtype == accumulator(dx.dtype) else queue.empty(dx.shape, accumulator(dx.dtype))
+    queue.fill(sums, 0)
     planes, group = dy.shape[0] * dy.shape[1], 64 if queue.device.core == "S" else 1
-    args = (dy, indices, dx, planes, math.prod(dy.shape[2:]), size)
+    args = (dy, indices, sums, planes, math.prod(dy.shape[2:]), size)
     queue.launch("pool.cl", "max_pool_dx", planes * group if dy.size else 0, group, args, DTYPE=dy.dtype, GROUP=group)
+    if sums is not dx:
+        queue.cast(sums, dx)
 
 
 @opencl(avg_pool)

@@ -11,7 +11,8 @@ import numpy as np
 from tilework import ops
 from tilework.arrays import Array, Axes, Sizes, Wanted
 from tilework.backends.opencl_queue import Queue
-from tilework.backends.opencl_reduce import reduce
+from tilework.backends.opencl_reduce import accumulator, reduce
+from tilework.dtypes import FLOATING
 from tilework.errors import AttrError, AttrTypeError, DTypeError, ShapeError
 from tilework.registry import (
     ErrorCase,
@@ -19,6 +20,7 @@ from tilework.registry import (
     Workload,
     backward,
     depth,
+    dtypes,
     errors,
     fills,
     forward,
@@ -202,6 +204,9 @@ def _() -> Iterator[Workload]:
     yield Workload("4096x1024 rows", ((4096,), (4096, 1024), (4096,)), {"axes": -1})
 
 
+for _target in (reduce_sum, reduce_mean, reduce_max, reduce_max_dx):
+    dtypes(_target, *FLOATING)
+
 tolerance(reduce_max, ulp=0.5)
 tolerance(reduce_max_dx, ulp=0.5)
 
@@ -233,7 +238,7 @@ def _(queue: Queue, x: Any, y: Any, *, axes: Sizes, keepdims: bool) -> None:
 
 @opencl(reduce_max_dx)
 def _(queue: Queue, dy: Any, x: Any, y: Any, dx: Any, *, axes: Sizes, keepdims: bool) -> None:
-    count = queue.empty(y.shape, y.dtype)
+    count = queue.empty(y.shape, accumulator(y.dtype))
     reduce(queue, "count", x, count, axes, largest=y)
     kept = tuple(1 if i in axes else n for i, n in enumerate(x.shape))
     dy, y, count = (queue.contiguous(a).reshape(kept) for a in (dy, y, count))

@@ -12,12 +12,14 @@ from tilework import ops
 from tilework.arrays import Array, Sizes, Wanted
 from tilework.backends.opencl_queue import GROUP_SIZE, Queue
 from tilework.backends.opencl_reduce import group_for
+from tilework.dtypes import FLOATING
 from tilework.errors import AttrError, AttrTypeError, DTypeError, ShapeError
 from tilework.registry import (
     ErrorCase,
     Sample,
     Workload,
     backward,
+    dtypes,
     errors,
     fills,
     forward,
@@ -173,6 +175,8 @@ for _function, _gradient in ((softmax, softmax_dx), (log_softmax, log_softmax_dx
     errors(_gradient)(_gradient_errors)
     tolerance(_function, ulp=8)
     tolerance(_gradient, ulp=8)
+    dtypes(_function, *FLOATING)
+    dtypes(_gradient, *FLOATING)
 
     @workloads(_function)
     def _() -> Iterator[Workload]:

@@ -24,7 +24,7 @@ from tilework.testing.memory import (
 )
 from tilework.testing.process import check_float_environment, check_fork, check_threads
 from tilework.testing.refusals import check_errors, check_hostile, check_hostile_gradients
-from tilework.testing.run import OP_CHECKS, SAMPLE_CHECKS, applies, run_check
+from tilework.testing.run import OP_CHECKS, SAMPLE_CHECKS, applies, dtypes_for, run_check
 from tilework.testing.values import (
     check_empty,
     check_exact,
@@ -72,6 +72,7 @@ __all__ = [
     "check_threads",
     "check_tiers",
     "check_workloads",
+    "dtypes_for",
     "expected",
     "results_of",
     "run_check",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from tilework.registry import dtypes_of, ops
-from tilework.testing import CHECKS, run_check
+from tilework.registry import ops
+from tilework.testing import CHECKS, dtypes_for, run_check
 
 
 def main(argv: Sequence[str]) -> int:
@@ -15,7 +15,7 @@ def main(argv: Sequence[str]) -> int:
         return 2
     sample = int(argv[2]) if len(argv) > 2 and argv[2] != "-" else None
     status = 0
-    for dtype in argv[3:] or dtypes_of(ops()[argv[1]]):
+    for dtype in argv[3:] or dtypes_for(argv[0], ops()[argv[1]]):
         try:
             run_check(argv[0], ops()[argv[1]], dtype, sample)
             print(f"{argv[0]} {argv[1]} {dtype}: good")

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import TypeAlias
 
+from tilework.registry import dtypes_of
 from tilework.testing.cases import AnyOp, Case, cases
 
 SampleCheck: TypeAlias = Callable[[Case], None]
@@ -38,6 +39,30 @@ def applies(check: str, op: AnyOp) -> bool:
     if check == "opencl":
         return "opencl" in op.rules or op.is_view
     return not (op.is_view and check in ("shape_rule", "out", "prepared"))
+
+
+# What can go wrong in 16 bits alone: loads, stores and rounding. Everything else is the code of float32.
+NARROW_CHECKS = (
+    "reference",
+    "exact",
+    "tiers",
+    "strides",
+    "guard_pages",
+    "out",
+    "gradient",
+    "nonfinite",
+    "threads",
+    "opencl",
+)
+
+
+def dtypes_for(check: str, op: AnyOp) -> tuple[str, ...]:
+    """The element types that a check of ``op`` runs in: a workload has none, and 16 bits change some things only."""
+    declared = dtypes_of(op)
+    if check == "workloads":
+        return declared[:1]
+    wide = tuple(d for d in declared if d not in ("float16", "bfloat16"))
+    return declared if check in NARROW_CHECKS or not wide else wide
 
 
 def run_check(check: str, op: AnyOp, dtype: str, sample: int | None = None) -> None:
