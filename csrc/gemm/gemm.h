@@ -8,22 +8,11 @@
 #pragma once
 #include "core/types.h"
 #include "gemm/blocking.h"
+#include "simd/convert.h"
 
 namespace tw::TW_ISA {
 
 enum class Activation : int { none, relu, sigmoid, tanh, gelu };
-
-// What numbers of type S are computed in.
-template <class S>
-struct WideOf {
-    typedef float type;
-};
-template <>
-struct WideOf<double> {
-    typedef double type;
-};
-template <class S>
-using Wide = typename WideOf<S>::type;
 
 // Element (i, j) at data[i * row + j * col].
 template <class T>

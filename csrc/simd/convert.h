@@ -13,6 +13,22 @@
 
 namespace tw::TW_ISA {
 
+// What numbers of type T are computed in.
+template <class T>
+struct WideOf {
+    typedef T type;
+};
+template <>
+struct WideOf<f16> {
+    typedef float type;
+};
+template <>
+struct WideOf<bf16> {
+    typedef float type;
+};
+template <class T>
+using Wide = typename WideOf<T>::type;
+
 // kLanes<float> elements of a narrower type.
 template <class T>
 using Part = typename VecOf<T, kLanes<float>>::type;

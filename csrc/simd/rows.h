@@ -17,20 +17,6 @@
 namespace tw::TW_ISA {
 
 template <class T>
-struct WideOf {
-    typedef T type;
-};
-template <>
-struct WideOf<f16> {
-    typedef float type;
-};
-template <>
-struct WideOf<bf16> {
-    typedef float type;
-};
-template <class T>
-using Wide = typename WideOf<T>::type;
-template <class T>
 static constexpr bool kIsNarrow = !__is_same(T, Wide<T>);
 
 template <class T>
@@ -135,7 +121,7 @@ static void gather_block(T* to, const T* from, int64_t row_stride, int64_t colum
 
 // The elements i .. i+n of x along `a`, gathered into `buffer` unless they are contiguous.
 template <class T>
-static const T* contiguous(const T* x, const Axes& a, int64_t i, int64_t n, T* buffer) {
+static const T* contiguous(const T* x, const tw::Axes& a, int64_t i, int64_t n, T* buffer) {
     if (n == 0) return x;
     if (step_of(a) == 1 && run_of(a, i) >= n) return x + offset_of(a, i);
     for (int64_t k = 0; k < n;) {
