@@ -16,12 +16,14 @@ constexpr int kNV = kVectorRegisters >= 32 ? 4 : 2;
 template <class T>
 struct Blocking {
     static constexpr int NR = kNV * kLanes<T>;
-    // 32 registers: a wide B panel in L2 and few visits to C; 16: a narrow one (KC x NR) that fits L1.
-    static constexpr int64_t KC = (kVectorRegisters >= 32 ? 4096 : 1536) / (sizeof(T) == 4 ? 4 : 8);
-    static constexpr int64_t MC = 336;
+    // 32 registers: a wide B panel in L2 and few visits to C; 16: a narrow one (KC x NR) that fills half of L1.
+    static constexpr int64_t KC = (kVectorRegisters >= 32 ? 4096 : 1024) / static_cast<int64_t>(sizeof(T));
+    static constexpr int64_t MC = kVectorRegisters >= 32 ? 336 : 240;
     static constexpr int64_t NC = sizeof(T) == 4 ? 3072 : 2048;
-    // B of at most this many bytes is read in place: it stays in L2 while A passes.
-    static constexpr int64_t kDirectBytes = 640 * 1024;
+    // B of at most this many bytes is read in place: it stays in L1 (32 registers: in L2) while A passes.
+    static constexpr int64_t kDirectBytes = (kVectorRegisters >= 32 ? 640 : 16) * 1024;
+    // KC columns of A of at most this many bytes stay in L2, in place, while panels of B pass.
+    static constexpr int64_t kLeftBytes = (kVectorRegisters >= 32 ? 640 : 320) * 1024;
     // An A that does not run along k is packed from this many columns on; below, each number is used too rarely.
     static constexpr int64_t kPackColumns = 4 * NR;
 };

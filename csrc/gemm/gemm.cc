@@ -89,7 +89,7 @@ struct Engine {
     Rows rows;
     int64_t panels, k_blocks, kc_max;
     int64_t spare = 0;  // last columns, too few for a vector, left to dot products
-    bool direct_b = false, pack_a;
+    bool direct_b = false, pack_a, streams;
 
     explicit Engine(const Gemm<C, A, B>& gemm) : g(gemm), rows(gemm.m), panels(ceil_div(gemm.n, NR)) {
         pack_a = !kPlainA || g.pack_a || (g.a.col != 1 && g.n > Block::kPackColumns && rows.tiles > 1);
@@ -98,6 +98,8 @@ struct Engine {
                        (g.k * g.n * static_cast<int64_t>(sizeof(T)) <= Block::kDirectBytes || g.m <= 2 * kMR);
         k_blocks = direct_b || g.k == 0 ? 1 : ceil_div(g.k, Block::KC);
         kc_max = ceil_div(g.k, k_blocks);
+        streams = g.m * kc_max * static_cast<int64_t>(sizeof(T)) <= Block::kLeftBytes;
+        pack_a = pack_a || !streams || (g.m > kMR && panels >= 64);
         const int64_t rest = g.n % kLanes<T>;
         if (kPlainA && g.pack_b && g.a.col == 1 && g.k >= 512 && g.n > kLanes<T> && panels < kStreamedPanels &&
             rest <= kColumns)
@@ -126,7 +128,7 @@ struct Engine {
 
     // Tile rows [i0, i1) of one panel of C; b points at its terms of this block.
     TW_NOINLINE void run_tiles(int64_t i0, int64_t i1, int64_t panel, int64_t block, const Left& left, const T* b,
-                               int64_t b_k, const Sums& sums) const {
+                               int64_t b_k, const Sums& sums, const T* ahead) const {
         const int64_t n0 = panel * NR;
         const int n = static_cast<int>(min_of(g.n - spare - n0, NR));
         if (n <= 0) return;
@@ -134,8 +136,10 @@ struct Engine {
         t.kc = k_begin(block + 1) - k_begin(block);
         t.b = b, t.b_k = b_k;
         t.outer = 1;
+        const int64_t ahead_lines = ahead ? ceil_div(t.kc * NR * static_cast<int64_t>(sizeof(T)) / 64, i1 - i0) : 0;
+        t.ahead = ahead, t.ahead_lines = ahead_lines;
         t.load_c = g.accumulate || block > 0;
-        t.bias_col = g.bias_col ? g.bias_col + n0 : nullptr;
+        t.bias_col = g.bias_col && block == 0 ? g.bias_col + n0 : nullptr;
         const bool last = block == k_blocks - 1;
         t.activation = last ? g.activation : Activation::none;
         const bool through_copy = last ? !kPlainC || g.c_col != 1 : kPlainC && g.c_col != 1;
@@ -143,7 +147,7 @@ struct Engine {
             const int m = rows.count(i);
             const int64_t same = i < rows.extra ? min_of(rows.extra, i1) : i1, m0 = rows.begin(i);
             t.tiles = through_copy ? 1 : same - i;
-            t.bias_row = g.bias_row ? g.bias_row + m0 : nullptr;
+            t.bias_row = g.bias_row && block == 0 ? g.bias_row + m0 : nullptr;
             if (left.packed) {
                 t.a = left.packed + (i - left.first) * kMR * left.kc;
                 t.a_row = g.a.row == 1 ? 1 : left.kc, t.a_k = g.a.row == 1 ? kMR : 1, t.a_tile = kMR * left.kc;
@@ -161,6 +165,7 @@ struct Engine {
                 tile(t, m, n);
             }
             i += t.tiles;
+            t.ahead = static_cast<const char*>(t.ahead) + t.tiles * ahead_lines * 64;
         }
     }
 
@@ -203,6 +208,17 @@ struct Engine {
             widen_panel(g.packed_b + panel * NR * g.k + k0 * NR, kc, to);
         else
             pack_panel(g.b, k0, kc, n0, n, to);
+    }
+
+    // Panels [j0, j0 + count) of one block, behind each other.
+    void pack_some(int64_t block, int64_t j0, int64_t count, T* to) const {
+        const int64_t k0 = k_begin(block), kc = k_begin(block + 1) - k0;
+        int64_t done = 0;
+        if (!g.pack_b && !g.packed_b && g.b.col == 1 && count > 1) {
+            done = min_of(count, g.n / NR - j0);
+            pack_panels(g.b, k0, kc, j0 * NR, done, to);
+        }
+        for (; done < count; ++done) pack(block, j0 + done, to + done * kc * NR);
     }
 
     const T* prepared(int64_t block, int64_t panel) const {
@@ -254,7 +270,7 @@ struct Engine {
                 const int64_t i0 = chunk / q.across * q.tall, i1 = min_of(i0 + q.tall, rows.tiles);
                 const int64_t j0 = chunk % q.across * q.wide, j1 = min_of(j0 + q.wide, panels);
                 for (int64_t j = j0; j < j1; ++j)
-                    run_tiles(i0, i1, j, 0, {nullptr, 0, 0, g.k}, g.b.data + j * NR, g.b.row, {});
+                    run_tiles(i0, i1, j, 0, {nullptr, 0, 0, g.k}, g.b.data + j * NR, g.b.row, {}, nullptr);
             });
         }
         return true;
@@ -268,9 +284,9 @@ struct Engine {
             pack_rows(g.a, rows.begin(i), rows.count(i), k0, kc, to);
     }
 
-    // Each thread packs a panel of B and runs all of A over it at once: the panel never leaves its L2.
+    // A stays in L2 while panels of B, packed by the thread that uses them, pass through L1.
     bool run_streamed() const {
-        note_kernel("gemm streamed");
+        note_kernel(g.packed_b ? "gemm prepared" : "gemm streamed");
         Scratch a_scratch(pack_a ? static_cast<size_t>(rows.tiles * kMR * g.k) * sizeof(T) : 64);
         T* const a_panels = a_scratch.template as<T>();
         if (!a_panels) return false;
@@ -278,26 +294,30 @@ struct Engine {
             const int64_t k0 = k_begin(block);
             return Left{pack_a ? a_panels + rows.tiles * kMR * k0 : nullptr, 0, k0, k_begin(block + 1) - k0};
         };
-        if (pack_a)
+        if (pack_a && !spread(rows.tiles, [&](int64_t i) {
             for (int64_t block = 0; block < k_blocks; ++block)
-                for (int64_t i = 0; i < rows.tiles; ++i)
-                    pack_left(i, block, a_panels + rows.tiles * kMR * k_begin(block) + i * kMR * left(block).kc);
+                pack_left(i, block, a_panels + rows.tiles * kMR * k_begin(block) + i * kMR * left(block).kc);
+        }))
+            return true;
         bool enough = true;
-        const int64_t wide = panels >= 32 ? 2 : 1;
-        const bool done = parallel(ceil_div(panels, wide), [&](int64_t chunk) {
-            Scratch scratch(static_cast<size_t>(kc_max * NR) * sizeof(T));
-            Scratch sums_scratch(keeps_sums() ? static_cast<size_t>(g.m * NR) * sizeof(T) : 64);
+        // Several panels take turns with one block of A, but not so many that a thread has nothing to do.
+        const int64_t wide = stored_b() ? 1 : min_of(4, ceil_div(panels, 8));
+        const bool done = spread(ceil_div(panels, wide), [&](int64_t chunk) {
+            const int64_t j0 = chunk * wide, j1 = min_of(j0 + wide, panels);
+            Scratch scratch(stored_b() ? 64 : static_cast<size_t>(kc_max * wide * NR) * sizeof(T));
+            Scratch sums(keeps_sums() ? static_cast<size_t>(g.m * wide * NR) * sizeof(T) : 64);
             T* const panel = scratch.template as<T>();
-            if (!panel || !sums_scratch.template as<T>()) {
+            if (!panel || !sums.template as<T>()) {
                 __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
                 return;
             }
-            for (int64_t j = chunk * wide; j < min_of(chunk * wide + wide, panels); ++j)
-                for (int64_t block = 0; block < k_blocks; ++block) {
-                    pack(block, j, panel);
-                    run_tiles(0, rows.tiles, j, block, left(block), panel, NR,
-                              {sums_scratch.template as<T>(), NR, 0, j * NR});
-                }
+            for (int64_t block = 0; block < k_blocks; ++block) {
+                if (!stored_b()) pack_some(block, j0, j1 - j0, panel);
+                for (int64_t j = j0; j < j1; ++j)
+                    run_tiles(0, rows.tiles, j, block, left(block),
+                              stored_b() ? prepared(block, j) : panel + (j - j0) * left(block).kc * NR, NR,
+                              {sums.template as<T>(), wide * NR, 0, j0 * NR}, nullptr);
+            }
         });
         return done ? enough : true;
     }
@@ -333,11 +353,13 @@ struct Engine {
     bool run_block(int64_t i0, int64_t n_rows, int64_t j0, int64_t n_panels, int64_t block, T* a_panels, T* b_panels,
                    const Sums& sums) const {
         const int64_t k0 = k_begin(block), kc = k_begin(block + 1) - k0;
-        const int64_t b_jobs = stored_b() ? 0 : n_panels, a_jobs = pack_a ? ceil_div(n_rows, 8) : 0;
+        const int64_t b_jobs = stored_b() ? 0 : ceil_div(n_panels, 4), a_jobs = pack_a ? ceil_div(n_rows, 8) : 0;
         if (b_jobs + a_jobs > 0 && !spread(b_jobs + a_jobs, [&](int64_t job) {
             if (job < b_jobs) {
-                pack(block, j0 + job, b_panels + job * NR * kc);
-                if (j0 + job == panels - 1) stand_spare(b_panels + job * NR * kc, kc, b_panels + n_panels * NR * kc);
+                const int64_t j = job * 4, count = min_of(4, n_panels - j);
+                pack_some(block, j0 + j, count, b_panels + j * NR * kc);
+                if (j0 + j + count == panels)
+                    stand_spare(b_panels + (n_panels - 1) * NR * kc, kc, b_panels + n_panels * NR * kc);
                 return;
             }
             const int64_t first = (job - b_jobs) * 8;
@@ -351,9 +373,10 @@ struct Engine {
             const int64_t first = chunk / q.across * q.tall, end = min_of(first + q.tall, n_rows);
             const int64_t j_first = chunk % q.across * q.wide, j_end = min_of(j_first + q.wide, n_panels);
             const Left left = {pack_a ? a_panels : nullptr, i0, k0, kc};
+            const auto right = [&](int64_t j) { return stored_b() ? prepared(block, j0 + j) : b_panels + j * NR * kc; };
             for (int64_t j = j_first; j < j_end; ++j)
-                run_tiles(i0 + first, i0 + end, j0 + j, block, left,
-                          stored_b() ? prepared(block, j0 + j) : b_panels + j * NR * kc, NR, sums);
+                run_tiles(i0 + first, i0 + end, j0 + j, block, left, right(j), NR, sums,
+                          j + 1 < j_end ? right(j + 1) : nullptr);
             if constexpr (kPlainA)
                 if (spare && j0 + j_end == panels)
                     for (int64_t i = i0 + first; i < i0 + end; ++i)
@@ -427,9 +450,7 @@ struct Engine {
         if (g.m == 0 || g.n == 0) return true;
         if (few_columns()) return run_few_columns();
         if (direct_b) return run_direct();
-        const bool a_stays =
-            g.m * g.k * static_cast<int64_t>(sizeof(T)) <= Block::kDirectBytes && (g.a.col == 1 || pack_a);
-        return !stored_b() && a_stays && panels >= kStreamedPanels ? run_streamed() : run_blocked();
+        return streams && (panels >= kStreamedPanels || rows.tiles == 1) && !spare ? run_streamed() : run_blocked();
     }
 };
 

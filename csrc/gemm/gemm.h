@@ -76,6 +76,8 @@ struct Tile {
     bool load_c = false;
     Activation activation = Activation::none;
     int64_t tiles = 1, a_tile = 0;  // how many tiles below each other, and how far apart they are in a
+    const void* ahead = nullptr;  // what is needed soon: so many lines of it are fetched into L2 with each tile
+    int64_t ahead_lines = 0;
 };
 // m in 1..kMR rows, n in 1..NR columns.
 void run_tile(const Tile<float>& t, int m, int n);

@@ -35,60 +35,89 @@ template <class T, int MR, int NV, bool Columns, bool Masked>
 void micro(const Tile<T>& t, int n) {
     typedef Vec<T> V;
     constexpr int L = kLanes<T>;
+    // Few rows leave registers for a second sum, of every other term, so that additions do not wait for each other.
+    constexpr int kChains = 2 * MR * NV <= kMR * kNV ? 2 : 1;
     const int last = Masked ? n - (NV - 1) * L : L;
-    const bool relu = t.activation == Activation::relu;
     const T* a_tile = t.a;
     T* c_tile = t.c;
+    const int64_t kc = t.kc, a_k = t.a_k, b_k = t.b_k, c_row = t.c_row;
     const T* bias_row = t.bias_row;
-    for (int64_t below = 0; below < t.tiles; ++below, a_tile += t.a_tile, c_tile += MR * t.c_row) {
-        V acc[MR][NV];
+    const T* const bias_col = t.bias_col;
+    const bool load_c = t.load_c, relu = t.activation == Activation::relu;
+    const char* ahead = static_cast<const char*>(t.ahead);
+    const auto part = [&](const T* p, int j) __attribute__((always_inline)) {
+        return Masked && j == NV - 1 ? load_n(p + j * L, last) : load(p + j * L);
+    };
+    for (int64_t below = 0; below < t.tiles; ++below, a_tile += t.a_tile, c_tile += MR * c_row) {
+        // C is met only after the sums are complete: its lines arrive meanwhile, and some of the next panel.
 #pragma GCC unroll 8
-        for (int i = 0; i < MR; ++i)
-#pragma GCC unroll 4
-            for (int j = 0; j < NV; ++j) {
-                const int lanes = Masked && j == NV - 1 ? last : L;
-                const T* c = c_tile + i * t.c_row + j * L;
-                V v = V{};
-                if (t.load_c)
-                    v = lanes == L ? load(c) : load_n(c, lanes);
-                else if (bias_row)
-                    v = splat<T>(bias_row[i]);
-                else if (t.bias_col)
-                    v = lanes == L ? load(t.bias_col + j * L) : load_n(t.bias_col + j * L, lanes);
-                acc[i][j] = v;
-            }
+        for (int i = 0; i < MR; ++i) __builtin_prefetch(c_tile + i * c_row);
+        for (int64_t i = 0; i < t.ahead_lines; ++i, ahead += 64) __builtin_prefetch(ahead, 0, 2);
+        V acc[MR][NV] = {}, odd[kChains - 1 ? MR : 1][kChains - 1 ? NV : 1] = {};
         for (int64_t outer = 0; outer < t.outer; ++outer) {
             const T* b = t.b + outer * t.b_outer;
             const T* rows[Columns ? 1 : MR];
 #pragma GCC unroll 8
             for (int i = 0; i < (Columns ? 1 : MR); ++i) rows[i] = a_tile + outer * t.a_outer + i * t.a_row;
             int64_t at = 0;
-            for (int64_t k = 0; k < t.kc; ++k, b += t.b_k, at += t.a_k) {
+            const auto term = [&](auto& sums) __attribute__((always_inline)) {
                 V bv[NV];
 #pragma GCC unroll 4
-                for (int j = 0; j < NV; ++j) bv[j] = Masked && j == NV - 1 ? load_n(b + j * L, last) : load(b + j * L);
+                for (int j = 0; j < NV; ++j) bv[j] = part(b, j);
 #pragma GCC unroll 8
                 for (int i = 0; i < MR; ++i) {
                     const V av = splat<T>(Columns ? rows[0][at + i] : rows[Columns ? 0 : i][at]);
 #pragma GCC unroll 4
-                    for (int j = 0; j < NV; ++j) acc[i][j] += av * bv[j];
+                    for (int j = 0; j < NV; ++j) sums[i][j] += av * bv[j];
                 }
-            }
+                b += b_k, at += a_k;
+            };
+            int64_t k = 0;
+            if constexpr (kChains == 2)
+                for (; k + 2 <= kc; k += 2) term(acc), term(odd);
+            else if constexpr (MR == kMR && !Masked)
+                for (; k + 4 <= kc; k += 4) term(acc), term(acc), term(acc), term(acc);
+            for (; k < kc; ++k) term(acc);
         }
+        if constexpr (kChains == 2)
+#pragma GCC unroll 8
+            for (int i = 0; i < MR; ++i)
+#pragma GCC unroll 4
+                for (int j = 0; j < NV; ++j) acc[i][j] += odd[i][j];
+        if (load_c)
+#pragma GCC unroll 8
+            for (int i = 0; i < MR; ++i)
+#pragma GCC unroll 4
+                for (int j = 0; j < NV; ++j) acc[i][j] += part(c_tile + i * c_row, j);
+        if (bias_row) {
+#pragma GCC unroll 8
+            for (int i = 0; i < MR; ++i)
+#pragma GCC unroll 4
+                for (int j = 0; j < NV; ++j) acc[i][j] += splat<T>(bias_row[i]);
+            bias_row += MR;
+        }
+        if (bias_col)
+#pragma GCC unroll 4
+            for (int j = 0; j < NV; ++j) {
+                const V bias = part(bias_col, j);
+#pragma GCC unroll 8
+                for (int i = 0; i < MR; ++i) acc[i][j] += bias;
+            }
+        if (relu)
+#pragma GCC unroll 8
+            for (int i = 0; i < MR; ++i)
+#pragma GCC unroll 4
+                for (int j = 0; j < NV; ++j) acc[i][j] = activate(acc[i][j], Activation::relu);
 #pragma GCC unroll 8
         for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 4
             for (int j = 0; j < NV; ++j) {
-                V v = acc[i][j];
-                if (relu) v = activate(v, Activation::relu);
-                T* c = c_tile + i * t.c_row + j * L;
                 if (Masked && j == NV - 1)
-                    store_n(c, v, last);
+                    store_n(c_tile + i * c_row + j * L, acc[i][j], last);
                 else
-                    store(c, v);
+                    store(c_tile + i * c_row + j * L, acc[i][j]);
             }
-        if (t.activation > Activation::relu) activate_tile(c_tile, t.c_row, MR, n, t.activation);
-        if (bias_row) bias_row += MR;
+        if (t.activation > Activation::relu) activate_tile(c_tile, c_row, MR, n, t.activation);
     }
 }
 

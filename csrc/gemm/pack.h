@@ -56,6 +56,18 @@ void pack_panel(const Matrix<S>& b, int64_t k0, int64_t kc, int64_t n0, int64_t 
     }
 }
 
+// Rows [k0, k0+kc) of `count` whole panels of columns from n0 on, where B runs along its rows: read in longer runs.
+template <class T, class S>
+void pack_panels(const Matrix<S>& b, int64_t k0, int64_t kc, int64_t n0, int64_t count, T* panels) {
+    constexpr int NR = Blocking<T>::NR;
+    constexpr int L = kLanes<T>;
+    const S* src = b.data + k0 * b.row + n0;
+    for (int64_t k = 0; k < kc; ++k, src += b.row)
+        for (int64_t p = 0; p < count; ++p)
+#pragma GCC unroll 4
+            for (int j = 0; j < NR; j += L) store(panels + (p * kc + k) * NR + j, load_as<T>(src + p * NR + j));
+}
+
 // Rows [m0, m0+m) of columns [k0, k0+kc) of A, m <= kMR; the tile then reads it with the strides of `Left` in gemm.cc.
 template <class T, class S>
 void pack_rows(const Matrix<S>& a, int64_t m0, int m, int64_t k0, int64_t kc, T* panel) {
