@@ -17,6 +17,8 @@ _BEGIN, _END = "<!-- bench:begin -->", "<!-- bench:end -->"
 def facts(document: dict[str, Any]) -> list[tuple[str, str]]:
     """What a reader must know before believing a number."""
     machine, build = document["machine"], document["build"]
+    timed = [r["contestants"]["tilework"] for r in document["rows"] if "median" in r["contestants"].get("tilework", {})]
+    busy = sum(bool(entry["busy"]) for entry in timed)
     peers = [f"{n} {p['version']}" if "version" in p else f"{n} absent" for n, p in document["peers"].items()]
     return [
         (
@@ -27,7 +29,7 @@ def facts(document: dict[str, Any]) -> list[tuple[str, str]]:
         (
             "system",
             f"{machine.get('system', '')}, governor {machine.get('governor', '?')}, "
-            f"load {machine.get('load', '?')} at start",
+            f"load {machine.get('load', '?')} at start, busy in {busy} of {len(timed)} rows",
         ),
         (
             "tilework",
@@ -174,7 +176,7 @@ def summary(document: dict[str, Any]) -> str:
         [
             f"{facts_of['machine']}, {counts}, beside {facts_of['beside it']}. Each row is judged against its best "
             "peer: the mean ratio is theirs over ours, above 1 tilework is faster; a verdict asks for more than 2 % "
-            "with 95 % confidence.",
+            f"with 95 % confidence. System: {facts_of['system']}.",
             "",
             table.markdown(columns, lines),
         ]

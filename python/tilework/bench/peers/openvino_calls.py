@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tilework.bench.peers import Contestant, onnx_models
-from tilework.bench.problems import Problem
+from tilework.bench.problems import BenchError, Problem
 
 
 def set_threads(count: int) -> int:
@@ -31,9 +31,11 @@ def calls(problem: Problem, operands: tuple[Any, ...], threads: int) -> dict[str
     }
     found = {}
     for model in onnx_models.models(problem, operands):
-        request = core.compile_model(
-            core.read_model(model=model.data, weights=b""), "CPU", settings
-        ).create_infer_request()
+        compiled = core.compile_model(core.read_model(model=model.data, weights=b""), "CPU", settings)
+        runs_on = int(compiled.get_property("INFERENCE_NUM_THREADS"))
+        if runs_on != threads:
+            raise BenchError(f"openvino runs on {runs_on} threads; want {threads}")
+        request = compiled.create_infer_request()
         for index, array in enumerate(model.feeds.values()):
             request.set_input_tensor(index, openvino.Tensor(np.ascontiguousarray(array)))
 
