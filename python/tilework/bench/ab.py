@@ -157,9 +157,7 @@ def show(document: dict[str, Any], fail_over: float | None) -> int:
         ratio = row["ratios"].get("old", {"verdict": row["status"] if row["status"] != "ok" else "not timed"})
         joined.append({"row": row, "old": {"contestants": {"tilework": row["contestants"]["old"]}}, **ratio})
     table.show(compare.COLUMNS, map(compare.cells, joined))
-    means = [j["ratio"] for j in joined if "ratio" in j]
-    if means:
-        print(f"geometric mean of old / new: {measure.geometric_mean(means):.3f} over {len(means)} rows")
+    compare.show_means(joined)
     bad = compare.failing(joined, fail_over)
     for j in bad:
         print(f"{j['verdict']}: {j['row']['problem']} {j['row']['message']}")

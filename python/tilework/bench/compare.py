@@ -62,6 +62,16 @@ def cells(joined: dict[str, Any]) -> list[str]:
     return [*first, *times, table.ratio_text(joined), joined["verdict"]]
 
 
+def show_means(joined: list[dict[str, Any]]) -> None:
+    """Prints the geometric mean of old / new of each family, and of all rows."""
+    families: dict[str, list[float]] = {}
+    for j in joined:
+        for family in ("all", j["row"]["family"]) if "ratio" in j else ():
+            families.setdefault(family, []).append(j["ratio"])
+    means = [(f, f"{measure.geometric_mean(v):.3f}", str(len(v))) for f, v in families.items()]
+    table.show(("family", "old / new", "rows"), means, "geometric means, above 1 new is faster")
+
+
 def show(old: dict[str, Any], new: dict[str, Any], fail_over: float | None) -> int:
     """Prints the comparison; 1 if a row is slower than allowed."""
     for key in ("cpu", "affinity", "virtual"):
@@ -69,12 +79,7 @@ def show(old: dict[str, Any], new: dict[str, Any], fail_over: float | None) -> i
             print(f"the machines differ in {key}: {old['machine'].get(key)} and {new['machine'].get(key)}")
     joined = rows(old, new)
     table.show(COLUMNS, map(cells, joined))
-    families: dict[str, list[float]] = {}
-    for j in joined:
-        if "ratio" in j:
-            families.setdefault(j["row"]["family"], []).append(j["ratio"])
-    means = [(f, f"{measure.geometric_mean(v):.3f}", str(len(v))) for f, v in sorted(families.items())]
-    table.show(("family", "old / new", "rows"), means, "geometric means, above 1 new is faster")
+    show_means(joined)
     bad = failing(joined, fail_over)
     for j in bad:
         print(f"{j['verdict']}: {j['row']['problem']}")
