@@ -48,10 +48,10 @@ class Device:
         self.memory_limit: int = device.global_mem_size
         self.max_buffer: int = device.max_mem_alloc_size
         self.nvidia = _compute_capability(device)
-        wanted = _wanted_core() or ("P" if self.is_cpu else "T" if self.nvidia >= 80 else "S")
+        wanted = _wanted_core() or ("P" if self.is_cpu else "S")
         self.core = "P" if wanted == "P" else "S"  # T is S with matrix instructions
-        self.tensor = wanted == "T"
-        self.products = _wanted_products()
+        self.tensor = wanted == "T"  # for 16 bits and bytes; floats take them where products is not 0
+        self.products = _wanted_products() if self.tensor or self.nvidia >= 80 else 0
         self.synchronous = os.environ.get("TILEWORK_CL_SYNC", "0") not in ("", "0")
         self.always_wide = os.environ.get("TILEWORK_CL_INDEX") == "long"
         self.launching = threading.Lock()  # a cl.Kernel keeps its arguments between set and enqueue

@@ -28,7 +28,6 @@ class Tiles:
     lanes: int = 0
     products: int = 1  # that core T makes of one of floats: 1 rounds to TF32, 3 keeps 21 bits
     registers: int = 0  # the most that an item may take, where the compiler can be told (NVIDIA); 0: its choice
-    late: bool = False  # the next tile is fetched behind the first reads of the present one, not before
 
     @property
     def grouped(self) -> bool:
@@ -56,8 +55,6 @@ class Tiles:
         tile |= {"TILE_K": self.k, "STAGES": self.stages, "TILE_ITEMS": self.group}
         if self.registers:
             tile["REGISTERS"] = self.registers
-        if self.late:
-            tile["LATE_FETCH"] = 1
         if self.warp_m:
             return tile | {"TENSOR": 1, "WARP_M": self.warp_m, "WARP_N": self.warp_n, "PRODUCTS": self.products}
         return tile | {"REG_M": self.reg_m, "REG_N": self.reg_n} | ({"ROLLED": 1} if self.registers else {})
@@ -115,7 +112,7 @@ def tiles_for(device: Device, m: int, n: int, products: int, dtype: Any, *, copi
     kind = _KIND[np.dtype(dtype).name]
     if device.core == "P":
         return PORTABLE["f64" if kind == "f64" else "f32"]
-    on_tensor = device.tensor and (device.products > 0 if kind == "f32" else kind != "f64")
+    on_tensor = device.products > 0 if kind == "f32" else device.tensor and kind != "f64"
     stored = "f32" if kind == "f16" and not on_tensor else kind
     copied = copied and stored == kind
     large, small = SHARED["T" if on_tensor else "S", stored, copied]
