@@ -487,7 +487,7 @@ _CORE = """
 def test_local_memory_core_is_right(index: str) -> None:
     cases = [("matmul", 4), ("matmul", 8), ("matmul", 14), ("linear", 3), ("conv", 4), ("conv_dx", 4), ("conv_dw", 4)]
     cases += [("softmax", 6), ("softmax_cross_entropy", 4), ("softmax_cross_entropy_dx", 6), ("max_pool_dx", 2)]
-    cases += [("reduce_sum", 9), ("reduce_max", 12)]
+    cases += [("reduce_sum", 9), ("reduce_max", 12), ("einsum", 3)]
     run(_CORE.format(cases=cases), seconds=300, TILEWORK_CL_CORE="S", TILEWORK_CL_INDEX=index)
 
 
