@@ -304,7 +304,7 @@ def _run(options: Any) -> int:
         sweeps,
         minutes,
         options.load,
-        options.argv,
+        [Path(a).name if a == options.output else a for a in options.argv],
     )
     before = _resumed(options, made)
     if not options.md:
