@@ -45,19 +45,21 @@ def test_linear_int8_without_activation_is_its_definition_bit_for_bit() -> None:
 # ---------------------------------------------------------------------------------------------- ONNX Runtime
 
 
-def onnxruntime_of(op: str, inputs: dict[str, Any], outputs: list[str], **attrs: Any) -> list[Any]:
+def onnxruntime_of(op: str, inputs: dict[str, Any], outputs: list[str], *, domain: str = "", **attrs: Any) -> list[Any]:
     """What ONNX Runtime makes of one operator."""
     onnx, runtime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
     make, names = onnx.helper, list(inputs)
     given = [n for n in names if inputs[n] is not None]
-    node = make.make_node(op, [n if inputs[n] is not None else "" for n in names], outputs, **attrs)
+    node = make.make_node(op, [n if inputs[n] is not None else "" for n in names], outputs, domain=domain, **attrs)
     values = [
         make.make_tensor_value_info(n, make.np_dtype_to_tensor_dtype(inputs[n].dtype), inputs[n].shape) for n in given
     ]
     # Output types are inferred by the runtime when a model leaves them out.
     results = [onnx.ValueInfoProto(name=n) for n in outputs]
     graph = make.make_graph([node], "one", values, results)
-    model = make.make_model(graph, opset_imports=[make.make_opsetid("", 21)], ir_version=10)
+    model = make.make_model(
+        graph, opset_imports=[make.make_opsetid("", 21), make.make_opsetid("com.microsoft", 1)], ir_version=10
+    )
     session = runtime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     return list(session.run(None, {n: inputs[n] for n in given}))
 
@@ -88,3 +90,16 @@ def test_results_are_those_of_onnx_runtime() -> None:
     assert (
         np.max(np.abs(got.astype(int) - want)) <= 1
     )  # a multiplication by 1 / y_scale there: halves may fall otherwise
+
+
+@pytest.mark.parametrize("with_zeros", [False, True])
+def test_linear_int4_is_matmul_nbits_of_onnx_runtime(with_zeros: bool) -> None:
+    random = np.random.default_rng(0)
+    x = random.standard_normal((3, 96)).astype(np.float32)
+    w, scales = random.integers(0, 256, (10, 3, 16), np.uint8), random.random((10, 3)).astype(np.float32)
+    zeros = random.integers(0, 256, (10, 2), np.uint8) if with_zeros else None
+    inputs = {"x": x, "w": w, "s": scales.reshape(-1), "z": None if zeros is None else zeros.reshape(-1)}
+    shape = {"K": 96, "N": 10, "bits": 4, "block_size": 32}
+    (want,) = onnxruntime_of("MatMulNBits", inputs, ["y"], domain="com.microsoft", **shape)
+    got = tw.linear_int4(x, w, scales, zeros)
+    assert np.allclose(got, want, rtol=0, atol=1e-5 * np.max(np.abs(want)))

@@ -43,6 +43,10 @@ from tilework.ops.inverse import (
     inv as inv,
     slogdet as slogdet,
 )
+from tilework.ops.linear_bits import (
+    linear_int4 as linear_int4,
+    linear_lut as linear_lut,
+)
 from tilework.ops.linear_int8 import linear_int8 as linear_int8
 from tilework.ops.loss import (
     softmax_cross_entropy as softmax_cross_entropy,
