@@ -33,6 +33,12 @@ TW_INLINE auto for_floating(DType dtype, const Body& body) {
     }
 }
 
+// Results from this size on are stored past the caches: half of the last one could not hold them.
+TW_INLINE int64_t streaming_bytes() {
+    const int64_t last = cache_sizes().l3;
+    return last > 0 ? last / 2 : int64_t{1} << 24;
+}
+
 // Elements per chunk of a parallel elementwise or row loop: a function of shape alone.
 constexpr int64_t kChunkElements = 1 << 15;
 

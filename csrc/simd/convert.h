@@ -248,6 +248,20 @@ TW_INLINE void store_from_n(T* p, f32v v, int64_t n) {
     }
 }
 
+// Non-temporal, to an address aligned to what is stored; stream_fence() before other threads read.
+TW_INLINE void stream_from(float* p, f32v v) { stream(p, v); }
+TW_INLINE void stream_from(double* p, f64v v) { stream(p, v); }
+template <class T>
+TW_INLINE void stream_from(T* p, f32v v) {
+    const auto part = of_f32(v, T{});
+#if defined(__AVX512F__)
+    if constexpr (sizeof part == 32) return _mm256_stream_si256(reinterpret_cast<__m256i*>(p), (__m256i)part);
+#elif defined(__AVX2__)
+    if constexpr (sizeof part == 16) return _mm_stream_si128(reinterpret_cast<__m128i*>(p), (__m128i)part);
+#endif
+    __builtin_memcpy(p, &part, sizeof part);
+}
+
 // ---- single values --------------------------------------------------------------------------------------------------
 
 TW_INLINE float to_float(float x) { return x; }

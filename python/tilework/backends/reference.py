@@ -25,7 +25,7 @@ def widen(value: Any) -> Any:
 def run(op: Op[..., Any], operands: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
     """The result of ``op`` by its reference rule, in the dtypes its shape rule gives."""
     results, dtypes = run_wide(op, operands, attrs)
-    narrowed = tuple(rounded(r, d) for r, d in zip(results, dtypes, strict=True))
+    narrowed = tuple(rounded(r, d) for r, d in zip(results, dtypes, strict=False))  # updated operands come after
     return narrowed if len(narrowed) > 1 else narrowed[0]
 
 

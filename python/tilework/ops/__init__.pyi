@@ -2,6 +2,10 @@
 
 FAMILIES: dict[str, str]  # op: the module it is in
 
+from tilework.ops.batch_norm import (
+    batch_norm as batch_norm,
+    batch_norm_dx as batch_norm_dx,
+)
 from tilework.ops.conv import (
     conv as conv,
     conv_dw as conv_dw,
@@ -48,6 +52,18 @@ from tilework.ops.linear_bits import (
     linear_lut as linear_lut,
 )
 from tilework.ops.linear_int8 import linear_int8 as linear_int8
+from tilework.ops.group_norm import (
+    group_norm as group_norm,
+    group_norm_dx as group_norm_dx,
+    instance_norm as instance_norm,
+)
+from tilework.ops.layer_norm import (
+    layer_norm as layer_norm,
+    layer_norm_dx as layer_norm_dx,
+    mean_variance_norm as mean_variance_norm,
+    rms_norm as rms_norm,
+    rms_norm_dx as rms_norm_dx,
+)
 from tilework.ops.loss import (
     softmax_cross_entropy as softmax_cross_entropy,
     softmax_cross_entropy_dx as softmax_cross_entropy_dx,

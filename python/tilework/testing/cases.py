@@ -107,11 +107,13 @@ def in_place(op: AnyOp, args: Sequence[Any]) -> list[int]:
 
 
 def results_of(op: AnyOp, args: Sequence[Any], attrs: Attrs, **out: Any) -> tuple[Array, ...]:
-    """The results of a call; for an op that works in place, the operands it updated."""
+    """The results of a call, then the operands that it updated."""
     result: Any = op(*args, **attrs, **out)
-    if result is None:
-        return tuple(args[i] for i in in_place(op, args))
-    return result if isinstance(result, tuple) else (result,)
+    return (*_as_tuple(result), *(args[i] for i in in_place(op, args)))
+
+
+def _as_tuple(result: Any) -> tuple[Any, ...]:
+    return () if result is None else result if isinstance(result, tuple) else (result,)
 
 
 def expected(op: AnyOp, args: Sequence[Any], attrs: Attrs) -> tuple[tuple[Array, ...], list[Any]]:
@@ -120,4 +122,4 @@ def expected(op: AnyOp, args: Sequence[Any], attrs: Attrs) -> tuple[tuple[Array,
         wide = op.rules["reference"](*(widen(a) for a in args), **resolve(op, tuple(args), attrs))
         return (np.asarray(wide),), [args[0].dtype]
     results, dtypes = run_wide(op, tuple(args), attrs)
-    return tuple(np.asarray(r) for r in results), dtypes or [args[i].dtype for i in in_place(op, args)]
+    return tuple(np.asarray(r) for r in results), [*dtypes, *(args[i].dtype for i in in_place(op, args))]

@@ -16,7 +16,9 @@ from tilework.testing.cases import (
     Case,
     all_float,
     arrays_in,
+    copied,
     expected,
+    in_place,
     mapped,
     results_of,
 )
@@ -43,7 +45,7 @@ def check_gradient(case: Case) -> None:
     Also: ``saved`` changes no bit, and ``wanted`` computes the same gradients and no others.
     """
     op, made = case.op, case.build()
-    y = results_of(op, made.args, made.attrs)[0]
+    y = results_of(op, copied(made.args), made.attrs)[0]
     targets = differentiable_operands(op, made.args)
     if not is_floating(y.dtype) or not targets:
         return
@@ -71,8 +73,11 @@ def check_gradient(case: Case) -> None:
 
 
 def _check_saved_and_wanted(op: AnyOp, made: Sample, dy: Array, grads: Sequence[Any], targets: Sequence[int]) -> None:
-    result, saved = op.forward(*made.args, **made.attrs)
-    assert_matches_reference(op, made.args, made.attrs, result if isinstance(result, tuple) else (result,))
+    args = copied(made.args)
+    result, saved = op.forward(*args, **made.attrs)
+    updated = (args[i] for i in in_place(op, args))
+    got = (*(result if isinstance(result, tuple) else (result,)), *updated)
+    assert_matches_reference(op, made.args, made.attrs, got)
     from_saved = gradients_of(op, dy, made.args, made.attrs, saved=saved)
     assert_same_bits(from_saved, grads, "gradients from what forward saved")
     for k in targets:
