@@ -20,6 +20,8 @@ from tilework.ops.einsum import (
     outer as outer,
     tensordot as tensordot,
     vecdot as vecdot,
+from tilework.ops.dropout import (
+    dropout as dropout,
 )
 from tilework.ops.elementwise import (
     add as add,
