@@ -28,6 +28,7 @@ NO_GRADIENT = {
     "rms_norm_dx",
     "batch_norm_dx",
     "group_norm_dx",
+    "activation_dx",
     "softmax_cross_entropy_dx",
     "sgd_step",
     "adam_step",

@@ -2,6 +2,21 @@
 
 FAMILIES: dict[str, str]  # op: the module it is in
 
+from tilework.ops.activation import (
+    abs as abs,
+    activation_dx as activation_dx,
+    clip as clip,
+    elu as elu,
+    hard_sigmoid as hard_sigmoid,
+    hard_swish as hard_swish,
+    leaky_relu as leaky_relu,
+    mish as mish,
+    neg as neg,
+    rsqrt as rsqrt,
+    silu as silu,
+    softplus as softplus,
+    sqrt as sqrt,
+)
 from tilework.ops.batch_norm import (
     batch_norm as batch_norm,
     batch_norm_dx as batch_norm_dx,

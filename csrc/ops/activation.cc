@@ -1,0 +1,239 @@
+// Activation functions and roots, y[i] = f(x[i]), and the gradient of any of them, dx = dy f'(x).
+//
+//   silu x / (1 + exp(-x))    softplus log(1 + exp(x))    mish x tanh(softplus(x))    elu x or alpha (exp(x) - 1)
+//   leaky_relu x or alpha x   hard_sigmoid clip(alpha x + beta, 0, 1)   hard_swish x clip(x / 6 + 1/2, 0, 1)
+//   clip   sqrt   rsqrt   abs   neg
+//
+// Method    one pass over merged axes, whole vectors with an exact tail; any strides.
+// Numerics  exponentials of -|x| alone, so that nothing overflows; NaN stays NaN. At a kink the slope is the left one.
+// Threads   rows are cut into pieces of kChunkElements; elements are independent, so bits never depend on the split.
+#include "core/check.h"
+#include "core/walk.h"
+#include "ops/ops.h"
+#include "simd/rows.h"
+
+namespace tw::TW_ISA {
+namespace {
+
+// Two numbers that a function may take, splat.
+template <class V>
+struct Constants {
+    V alpha, beta;
+};
+
+template <class V>
+TW_INLINE V constant(double x) {
+    return splat<Elem<V>>(static_cast<Elem<V>>(x));
+}
+template <class V>
+TW_INLINE V between(V x, V low, V high) {
+    return min_any(high, max_any(low, x));  // NaN stays
+}
+
+struct Silu {
+    template <class V> TW_INLINE V of(V x, const Constants<V>&) { return silu(x); }
+    template <class V> TW_INLINE V slope(V x, const Constants<V>&) { return silu_grad(x); }
+};
+struct Softplus {
+    template <class V> TW_INLINE V of(V x, const Constants<V>&) { return max_any(V{}, x) + log1p(exp(-abs(x))); }
+    template <class V> TW_INLINE V slope(V x, const Constants<V>&) { return sigmoid(x); }
+};
+// With t = exp(-|x|), tanh(softplus(x)) = (1 + 2 t) / (1 + 2 t + 2 t t), and (2 t + t t) / (2 + 2 t + t t) on the left.
+struct Mish {
+    template <class V> TW_INLINE V ratio(V x) {
+        const V t = exp(-abs(x)), left = t * (2 + t);
+        return select(x < 0, left, 1 + 2 * t) / select(x < 0, 2 + left, 1 + 2 * t * (1 + t));
+    }
+    template <class V> TW_INLINE V of(V x, const Constants<V>&) {
+        return select(x < constant<V>(-110), V{} - V{}, x * ratio(x));
+    }
+    template <class V> TW_INLINE V slope(V x, const Constants<V>&) {
+        const V r = ratio(x), inside = between(x, constant<V>(-120), constant<V>(120));
+        return r + inside * (1 - r) * (1 + r) * sigmoid(x);
+    }
+};
+struct Elu {
+    template <class V> TW_INLINE V of(V x, const Constants<V>& c) { return select(x > 0, x, c.alpha * expm1(x)); }
+    template <class V> TW_INLINE V slope(V x, const Constants<V>& c) {
+        return select(x > 0, constant<V>(1), c.alpha * exp(x));
+    }
+};
+struct LeakyRelu {
+    template <class V> TW_INLINE V of(V x, const Constants<V>& c) { return select(x > 0, x, c.alpha * x); }
+    template <class V> TW_INLINE V slope(V x, const Constants<V>& c) { return select(x > 0, constant<V>(1), c.alpha); }
+};
+struct HardSigmoid {
+    template <class V> TW_INLINE V of(V x, const Constants<V>& c) {
+        return between(fma(c.alpha, x, c.beta), V{}, constant<V>(1));
+    }
+    template <class V> TW_INLINE V slope(V x, const Constants<V>& c) {
+        const V y = fma(c.alpha, x, c.beta);
+        return select((y > 0) & (y < 1), c.alpha, V{});
+    }
+};
+struct HardSwish {
+    template <class V> TW_INLINE V of(V x, const Constants<V>&) { return x * between(x + 3, V{}, constant<V>(6)) / 6; }
+    template <class V> TW_INLINE V slope(V x, const Constants<V>&) {
+        return select(x <= -3, V{}, select(x >= 3, constant<V>(1), (2 * x + 3) / 6));
+    }
+};
+struct Clip {
+    template <class V> TW_INLINE V of(V x, const Constants<V>& c) { return between(x, c.alpha, c.beta); }
+    template <class V> TW_INLINE V slope(V x, const Constants<V>& c) {
+        return select((x >= c.alpha) & (x <= c.beta), constant<V>(1), V{});
+    }
+};
+struct Sqrt {
+    template <class V> TW_INLINE V of(V x, const Constants<V>&) { return sqrt(x); }
+    template <class V> TW_INLINE V slope(V x, const Constants<V>&) { return constant<V>(0.5) / sqrt(x); }
+};
+struct Rsqrt {
+    template <class V> TW_INLINE V of(V x, const Constants<V>&) { return 1 / sqrt(x); }
+    template <class V> TW_INLINE V slope(V x, const Constants<V>&) { return constant<V>(-0.5) / (x * sqrt(x)); }
+};
+struct Abs {
+    template <class V> TW_INLINE V of(V x, const Constants<V>&) { return abs(x); }
+    template <class V> TW_INLINE V slope(V x, const Constants<V>&) {
+        return select(x > 0, constant<V>(1), select(x < 0, constant<V>(-1), x));
+    }
+};
+struct Neg {
+    template <class V> TW_INLINE V of(V x, const Constants<V>&) { return -x; }
+    template <class V> TW_INLINE V slope(V, const Constants<V>&) { return constant<V>(-1); }
+};
+
+template <class F, class T>
+void each(const Call& c, double alpha, double beta) {
+    typedef Wide<T> W;
+    const View* views[] = {&c.out[0], &c.in[0]};
+    const Walk w = walk_over(views, 2, c.out[0].ndim, c.out[0].shape);
+    const Constants<Vec<W>> with = {constant<Vec<W>>(alpha), constant<Vec<W>>(beta)};
+    for_each_row(w, kChunkElements, [&](char* const* at, int64_t count) {
+        T* const y = reinterpret_cast<T*>(at[0]);
+        const T* const x = reinterpret_cast<const T*>(at[1]);
+        each_vector<T>(count, [&](int64_t i, int64_t k) __attribute__((always_inline)) {
+            put(y, w.stride[0], i, k, F::of(take(x, w.stride[1], i, k), with));
+        });
+    });
+}
+
+template <class F, class T>
+void each_slope(const Call& c, double alpha, double beta) {
+    typedef Wide<T> W;
+    const View* views[] = {&c.out[0], &c.in[0], &c.in[1]};
+    const Walk w = walk_over(views, 3, c.out[0].ndim, c.out[0].shape);
+    const Constants<Vec<W>> with = {constant<Vec<W>>(alpha), constant<Vec<W>>(beta)};
+    for_each_row(w, kChunkElements, [&](char* const* at, int64_t count) {
+        T* const dx = reinterpret_cast<T*>(at[0]);
+        const T *const dy = reinterpret_cast<const T*>(at[1]), *const x = reinterpret_cast<const T*>(at[2]);
+        each_vector<T>(count, [&](int64_t i, int64_t k) __attribute__((always_inline)) {
+            put(dx, w.stride[0], i, k, take(dy, w.stride[1], i, k) * F::slope(take(x, w.stride[2], i, k), with));
+        });
+    });
+}
+
+template <class F>
+Status run(const Call& c) {
+    const double alpha = c.op->n_attrs > 0 ? c.attr[0].f : 0, beta = c.op->n_attrs > 1 ? c.attr[1].f : 0;
+    for_floating(c.in[0].dtype, [&]<class T>() { each<F, T>(c, alpha, beta); });
+    return Status::ok;
+}
+
+// The functions by name, in the order of activation_dx's choices.
+#define TW_FUNCTIONS(X)                                                                                   \
+    X(silu, Silu)                                                                                         \
+    X(softplus, Softplus) X(mish, Mish) X(elu, Elu) X(leaky_relu, LeakyRelu) X(hard_sigmoid, HardSigmoid) \
+        X(hard_swish, HardSwish) X(clip, Clip) X(sqrt, Sqrt) X(rsqrt, Rsqrt) X(abs, Abs) X(neg, Neg)
+
+enum class Function {
+#define TW_NAME(name, F) name,
+    TW_FUNCTIONS(TW_NAME)
+#undef TW_NAME
+};
+
+Status run_dx(const Call& c) {
+    const double alpha = c.attr[1].f, beta = c.attr[2].f;
+    for_floating(c.in[0].dtype, [&]<class T>() {
+        switch (static_cast<Function>(c.attr[0].choice)) {
+#define TW_CASE(name, F) \
+    case Function::name: return each_slope<F, T>(c, alpha, beta);
+            TW_FUNCTIONS(TW_CASE)
+#undef TW_CASE
+        }
+    });
+    return Status::ok;
+}
+
+// ---- shape rules ------------------------------------------------------------------------------------------------------------
+
+Status want_numbers(const Call& c) {
+    for (int k = 0; k < c.op->n_attrs; ++k)
+        if (c.op->attrs[k].kind == AttrKind::real && c.attr[k].f != c.attr[k].f)
+            return fail(Status::attr, c.op->attrs[k].name, "%s=nan; want a number", c.op->attrs[k].name);
+    return Status::ok;
+}
+
+Status infer(Call& c, Inferred& r) {
+    TW_TRY(want_floating(c.in[0], "x"));
+    TW_TRY(want_numbers(c));
+    r.n_out = 1;
+    r.out[0] = result(c.in[0].dtype, c.in[0].ndim, c.in[0].shape);
+    r.flops = 8.0 * static_cast<double>(numel(c.in[0]));
+    return Status::ok;
+}
+
+Status infer_clip(Call& c, Inferred& r) {
+    TW_TRY(infer(c, r));
+    if (c.attr[0].f <= c.attr[1].f) return Status::ok;
+    return fail(Status::attr, "low", "low=%g is above high=%g; want low <= high", c.attr[0].f, c.attr[1].f);
+}
+
+Status infer_dx(Call& c, Inferred& r) {
+    TW_TRY(want_floating(c.in[0], "dy"));
+    TW_TRY(want_dtype_of(c.in[1], "x", c.in[0], "dy"));
+    TW_TRY(want_shape_of(c.in[1], "x", c.in[0], "dy"));
+    TW_TRY(want_numbers(c));
+    r.n_out = 1;
+    r.out[0] = result(c.in[0].dtype, c.in[0].ndim, c.in[0].shape);
+    r.flops = 10.0 * static_cast<double>(numel(c.in[0]));
+    return Status::ok;
+}
+
+constexpr Operand kX[] = {{"x"}};
+constexpr Operand kDyX[] = {{"dy"}, {"x"}};
+constexpr AttrSpec kEluAlpha[] = {{.name = "alpha", .kind = AttrKind::real, .f = 1}};
+constexpr AttrSpec kLeakyAlpha[] = {{.name = "alpha", .kind = AttrKind::real, .f = 0.01}};
+constexpr AttrSpec kHardSigmoid[] = {
+    {.name = "alpha", .kind = AttrKind::real, .f = 1.0 / 6},
+    {.name = "beta", .kind = AttrKind::real, .f = 0.5},
+};
+constexpr AttrSpec kClip[] = {
+    {.name = "low", .kind = AttrKind::real, .f = -__builtin_inf()},
+    {.name = "high", .kind = AttrKind::real, .f = __builtin_inf()},
+};
+#define TW_OR_NAME(name, F) "|" #name
+constexpr const char* kNames = &(TW_FUNCTIONS(TW_OR_NAME))[1];
+#undef TW_OR_NAME
+constexpr AttrSpec kDx[] = {
+    {.name = "function", .kind = AttrKind::choice, .choices = kNames, .required = true},
+    {.name = "alpha", .kind = AttrKind::real},
+    {.name = "beta", .kind = AttrKind::real},
+};
+
+}  // namespace
+
+const OpDef op_silu = {"silu", kX, 1, nullptr, 0, infer, run<Silu>, kElementwise};
+const OpDef op_softplus = {"softplus", kX, 1, nullptr, 0, infer, run<Softplus>, kElementwise};
+const OpDef op_mish = {"mish", kX, 1, nullptr, 0, infer, run<Mish>, kElementwise};
+const OpDef op_elu = {"elu", kX, 1, kEluAlpha, 1, infer, run<Elu>, kElementwise};
+const OpDef op_leaky_relu = {"leaky_relu", kX, 1, kLeakyAlpha, 1, infer, run<LeakyRelu>, kElementwise};
+const OpDef op_hard_sigmoid = {"hard_sigmoid", kX, 1, kHardSigmoid, 2, infer, run<HardSigmoid>, kElementwise};
+const OpDef op_hard_swish = {"hard_swish", kX, 1, nullptr, 0, infer, run<HardSwish>, kElementwise};
+const OpDef op_clip = {"clip", kX, 1, kClip, 2, infer_clip, run<Clip>, kElementwise};
+const OpDef op_sqrt = {"sqrt", kX, 1, nullptr, 0, infer, run<Sqrt>, kElementwise};
+const OpDef op_rsqrt = {"rsqrt", kX, 1, nullptr, 0, infer, run<Rsqrt>, kElementwise};
+const OpDef op_abs = {"abs", kX, 1, nullptr, 0, infer, run<Abs>, kElementwise};
+const OpDef op_neg = {"neg", kX, 1, nullptr, 0, infer, run<Neg>, kElementwise};
+const OpDef op_activation_dx = {"activation_dx", kDyX, 2, kDx, 3, infer_dx, run_dx, kElementwise};
+
+}  // namespace tw::TW_ISA
