@@ -183,12 +183,16 @@ spelling = _registrar("spelling")  # (args, attrs) -> (operands, attrs): another
 fills = _registrar("fills")  # (fill, *shapes, **attrs) -> operands of a workload, where normal values would not do
 
 
-def backward(target: Op[..., Any], *, of: Iterable[str]) -> Callable[[Rule], Rule]:
-    """Registers the backward rule: ``(*dys, *operands, saved, wanted, **attrs)`` -> one gradient per name in ``of``."""
+def backward(target: Op[..., Any], *, of: Iterable[str], where_given: Iterable[str] = ()) -> Callable[[Rule], Rule]:
+    """Registers the backward rule: ``(*dys, *operands, saved, wanted, **attrs)`` -> one gradient per name in ``of``.
+
+    Last operands named in ``where_given`` have a gradient among the results only where they are given.
+    """
 
     def keep(rule: Rule) -> Rule:
         target.rules["backward"] = rule
         target.differentiable = tuple(of)
+        target.rules["where_given"] = tuple(where_given)
         target.backward = _backward(target, rule)
         return rule
 
@@ -317,7 +321,8 @@ def _backward(target: Op[..., Any], rule: Rule) -> Rule:
             return grads
         by_name = dict(zip(target.differentiable, grads, strict=True))
         if listed:
-            return tuple(by_name.get(n) for n in target.operands)
+            last = target.rules["where_given"]
+            return tuple(by_name.get(n) for n in target.operands if n in given or n not in last)
         return (*by_name[target.operands[0]], *(by_name.get(n) for n in target.operands[1:] if n in given))
 
     run.__doc__ = (
