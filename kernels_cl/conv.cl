@@ -1,6 +1,6 @@
 // Convolution over 1, 2 or 3 spatial axes (as 3-D with ones), zero padding, and its two gradients.
 //
-//     conv       y[n,k,p]  = act(b[k] + sum over c, t of w[k,c,t] x[n,c, p stride + t dilation - before])
+//     conv       y[n,k,p]  = act(b[k] + [y[n,k,p] +] sum over c, t of w[k,c,t] x[n,c, p stride + t dilation - before])
 //     conv_dx    dx[n,c,i] = sum over k, t with p stride + t dilation - before = i of w[k,c,t] dy[n,k,p]
 //     conv_dw    dw[k,c,t] = sum over n, p of dy[n,k,p] x[n,c, p stride + t dilation - before]
 //
@@ -22,7 +22,9 @@
 #include "activation.clh"
 #include "warp.clh"
 
-// Channels c and k are per group. x and y stand for dx and dy too; what a kernel writes, w and dw are contiguous.
+// ADD_TO_Y: y holds a residual.  BIAS, ACTIVATE: also of conv_dx, which then is a transposed convolution
+//
+// Channels c and k are per group. x and y stand for dx and dy too; w and dw are contiguous, the others lie as strides say.
 typedef struct {
     long batch, groups, c, k;
     long in[3], out[3], window[3], stride[3], dilation[3], before[3];
@@ -47,6 +49,12 @@ typedef struct {
 #define BIAS_IN
 #define BIAS_START
 #define WITH_BIAS(v, k) (v)
+#endif
+
+#ifdef ADD_TO_Y
+#define WITH_Y(v, place) ((v) + LOAD(y, place))
+#else
+#define WITH_Y(v, place) (v)
 #endif
 
 #ifdef CORE_S
@@ -157,7 +165,7 @@ inline ACC read_dy(__global const T *dy, const Split j, const Split u, const Pha
 inline INDEX place_in_dx(const Split j, const Phase f0, const Phase f1, const Phase f2, const Conv s) {
     const INDEX d = f0.first + j.at[0] * (INDEX)s.stride[0], h = f1.first + j.at[1] * (INDEX)s.stride[1];
     const INDEX w = f2.first + j.at[2] * (INDEX)s.stride[2];
-    return j.rest * (INDEX)s.groups * (INDEX)s.c * PLANE(s.in) + (d * (INDEX)s.in[1] + h) * (INDEX)s.in[2] + w;
+    return j.rest * (INDEX)s.x[0] + d * (INDEX)s.x[2] + h * (INDEX)s.x[3] + w * (INDEX)s.x[4];
 }
 
 #if defined(CONV)
@@ -187,20 +195,22 @@ __kernel void conv(IN(T, x), IN(T, w), BIAS_IN OUT(T, y), const Conv s) {
 #define B_ROW(n) (s.x[4] == 1 && s.stride[2] == 1 && (n) % (INDEX)s.out[2] + TILE_N <= (INDEX)s.out[2])
 #define B_READ_ROW(place, k) read_x_row(x, place, split_tap(k, s), s)
 #define C_PLACE INDEX
-#define C_AT(n) ((n) / plane * ((INDEX)s.groups * M * plane) + (n) % plane)
-#define C_WRITE(place, m, n, value)                            \
-    STORE(y, (place) + (group * M + (m)) * plane, ACTIVATE(WITH_BIAS(value, group * M + (m))))
+#define C_AT(n) place_in_y(split_out(n, s), s)
+#define C_WRITE(place, m, n, value)                                 \
+    STORE(y, (place) + (group * M + (m)) * (INDEX)s.y[1],           \
+          ACTIVATE(WITH_Y(WITH_BIAS(value, group * M + (m)), (place) + (group * M + (m)) * (INDEX)s.y[1])))
 #include "gemm.clh"
 }
 
 #elif defined(CONV_DX)
 
 TILE_GROUP
-__kernel void conv_dx(IN(T, dy), IN(T, w), OUT(T, dx), const Conv s) {
+__kernel void conv_dx(IN(T, dy), IN(T, w), BIAS_IN OUT(T, dx), const Conv s) {
     START(dy);
     START(w);
+    BIAS_START
     START(dx);
-    const INDEX plane = PLANE(s.in), M = s.c;
+    const INDEX M = s.c;
     // Tiles are laid out for the largest phase; phases differ by at most one place along an axis.
     INDEX N_ALL = s.batch;
     for (int axis = 0; axis < 3; ++axis) N_ALL *= (INDEX)((s.in[axis] + s.stride[axis] - 1) / s.stride[axis]);
@@ -227,7 +237,8 @@ __kernel void conv_dx(IN(T, dy), IN(T, w), OUT(T, dx), const Conv s) {
 #define B_READ(place, k) read_dy(dy, place, SPLIT_TAP(k), f0, f1, f2, s)
 #define C_PLACE INDEX
 #define C_AT(n) place_in_dx(split(n, f0.count, f1.count, f2.count), f0, f1, f2, s)
-#define C_WRITE(place, m, n, value) STORE(dx, (place) + (group * M + (m)) * plane, value)
+#define C_WRITE(place, m, n, value) \
+    STORE(dx, (place) + (group * M + (m)) * (INDEX)s.x[1], ACTIVATE(WITH_BIAS(value, group * M + (m))))
 #include "gemm.clh"
 }
 
@@ -285,13 +296,15 @@ __kernel void conv_direct(IN(T, x), IN(T, w), BIAS_IN OUT(T, y), const Conv s) {
             tap.rest = first + c;
             sum = MAC(LOAD(w, (k * (INDEX)s.c + c) * taps + t), read_x(x, window, tap, s), sum);
         }
-    STORE(y, i, ACTIVATE(WITH_BIAS(sum, k)));
+    const INDEX place = place_in_y(o, s) + k * (INDEX)s.y[1];
+    STORE(y, place, ACTIVATE(WITH_Y(WITH_BIAS(sum, k), place)));
 }
 
 // One item per result, in the order of dx.
-__kernel void conv_dx_direct(IN(T, dy), IN(T, w), OUT(T, dx), const Conv s) {
+__kernel void conv_dx_direct(IN(T, dy), IN(T, w), BIAS_IN OUT(T, dx), const Conv s) {
     START(dy);
     START(w);
+    BIAS_START
     START(dx);
     const INDEX plane = PLANE(s.in), channels = (INDEX)s.groups * (INDEX)s.c, i = get_global_id(0);
     if (i >= (INDEX)s.batch * channels * plane) return;
@@ -316,7 +329,9 @@ __kernel void conv_dx_direct(IN(T, dy), IN(T, w), OUT(T, dx), const Conv s) {
             sum = MAC(weight, LOAD(dy, place + k * (INDEX)s.y[1]), sum);
         }
     }
-    STORE(dx, i, sum);
+    const INDEX to = sample * (INDEX)s.x[0] + channel * (INDEX)s.x[1] + at.at[0] * (INDEX)s.x[2] +
+                     at.at[1] * (INDEX)s.x[3] + at.at[2] * (INDEX)s.x[4];
+    STORE(dx, to, ACTIVATE(WITH_BIAS(sum, channel)));
 }
 
 // A work-group (an item, if GROUP is 1) per result, in the order of dw.

@@ -288,6 +288,20 @@ TW_INLINE Vec<T> load_stride2_n(const T* p, int64_t n) {
     return pick_stride2<T>(load_n(p, first), b, Indices<Vec<T>>{});
 }
 
+// a0 b0 a1 b1 ... of the lower or the upper halves.
+template <int High, class V, int... I>
+TW_INLINE V zip_half(V a, V b, Seq<I...>) {
+    return shuffle<(I / 2 + I % 2 * kCount<V> + High * (kCount<V> / 2))...>(a, b);
+}
+template <class V>
+TW_INLINE V zip_low(V a, V b) {
+    return zip_half<0>(a, b, Indices<V>{});
+}
+template <class V>
+TW_INLINE V zip_high(V a, V b) {
+    return zip_half<1>(a, b, Indices<V>{});
+}
+
 // ---- lane-wise arithmetic -------------------------------------------------------------------------------------------
 
 template <class M, class V>

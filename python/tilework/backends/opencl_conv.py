@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,10 +81,29 @@ class Conv:
         return (*own[:2], *self._three(own[2:], 0))
 
 
-def forward(queue: Queue, conv: Conv, w: Any, bias: Any, activation: str | None) -> None:
-    """Fills conv.y, which is contiguous."""
-    args = (Strided(conv.x), w, *([] if bias is None else [bias]), conv.y, conv.struct())
-    define = epilogue(bias, activation) | {"DTYPE": w.dtype}
+@contextmanager
+def in_float(queue: Queue, operands: Sequence[Any], result: Any) -> Iterator[tuple[list[Any], Any]]:
+    """Operands and result as the kernels take them: float32 copies of 16-bit ones, rounded once at the end."""
+    if result.dtype.itemsize > 2:
+        yield list(operands), result
+        return
+
+    def cast(source: Any, target: Any) -> Any:
+        queue.each("movement.cl", "cast", (source, target), SRC=source.dtype, DST=target.dtype)
+        return target
+
+    wide = [None if x is None else cast(x, queue.empty(x.shape, np.float32)) for x in operands]
+    y = queue.empty(result.shape, np.float32)
+    yield wide, y
+    cast(y, result)
+
+
+def forward(queue: Queue, conv: Conv, w: Any, bias: Any, residual: Any, activation: str | None) -> None:
+    """Fills conv.y; it, conv.x and the residual may have any strides."""
+    if residual is not None:
+        queue.copy(residual, conv.y)
+    args = (Strided(conv.x), w, *([] if bias is None else [bias]), Strided(conv.y), conv.struct())
+    define = epilogue(bias, activation) | {"DTYPE": w.dtype} | ({} if residual is None else {"ADD_TO_Y": 1})
     columns = conv.x.shape[0] * math.prod(conv.y.shape[2:])
     if conv.k < DIRECT_CHANNELS:
         define |= {"DIRECT": 1, "GROUP": 1}
@@ -97,18 +117,21 @@ def forward(queue: Queue, conv: Conv, w: Any, bias: Any, activation: str | None)
     queue.launch("conv.cl", "conv", items, tiles.group, args, **define)
 
 
-def gradient_x(queue: Queue, conv: Conv, w: Any) -> None:
-    """Fills dx, conv.x, which is contiguous, from dy, conv.y."""
-    args = (Strided(conv.y), w, conv.x, conv.struct())
+def gradient_x(queue: Queue, conv: Conv, w: Any, bias: Any = None, activation: str | None = None) -> None:
+    """Fills dx, conv.x, from dy, conv.y, both of any strides; with bias and activation, a transposed convolution."""
+    args = (Strided(conv.y), w, *([] if bias is None else [bias]), Strided(conv.x), conv.struct())
+    define = epilogue(bias, activation) | {"DTYPE": w.dtype}
     if conv.c < DIRECT_CHANNELS:
-        queue.launch("conv.cl", "conv_dx_direct", conv.x.size, GROUP_SIZE, args, DTYPE=w.dtype, DIRECT=1, GROUP=1)
+        define |= {"DIRECT": 1, "GROUP": 1}
+        queue.launch("conv.cl", "conv_dx_direct", conv.x.size, GROUP_SIZE, args, **define)
         return
     # Tiles are laid out for the largest phase.
     columns = conv.x.shape[0] * math.prod(-(-n // s) for n, s in zip(conv.x.shape[2:], conv.stride, strict=True))
     products = conv.groups * math.prod(conv.stride)
     tiles = tiles_for(queue.device, conv.c, columns, products, w.dtype)
     items = tiles.count(conv.c, columns) * products * tiles.group if conv.x.size else 0
-    queue.launch("conv.cl", "conv_dx", items, tiles.group, args, DTYPE=w.dtype, CONV_DX=1, **conv.define(tiles))
+    define |= conv.define(tiles) | {"CONV_DX": 1}
+    queue.launch("conv.cl", "conv_dx", items, tiles.group, args, **define)
 
 
 def gradient_w(queue: Queue, conv: Conv, dw: Any) -> None:

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 import numpy as np
 
 from tilework import ops
 from tilework.arrays import Activation, Array, Ints, Padding, Pairs, Sizes, Wanted
+from tilework.dtypes import is_narrow
 from tilework.errors import AttrError, AttrTypeError, DTypeError, ShapeError
 from tilework.ops.elementwise import activated, activation_dx, forward_activated
 from tilework.registry import (
     ErrorCase,
+    Rule,
     Sample,
     Workload,
     backward,
     depth,
+    dtypes,
     errors,
     flops,
     forward,
@@ -33,22 +36,28 @@ if TYPE_CHECKING:
     from tilework.backends.opencl_queue import Queue
     from tilework.testing import Fill
 
+Layout: TypeAlias = Literal["NCHW", "NHWC"]
+
 
 @op
 def conv(
     x: Array,
     w: Array,
     b: Array | None = None,
+    residual: Array | None = None,
     *,
     stride: Ints = 1,
     padding: Padding = 0,
     dilation: Ints = 1,
     groups: int = 1,
     activation: Activation = None,
-    layout: Literal["NCHW"] = "NCHW",
+    layout: Layout = "NCHW",
     out: Array | None = None,
 ) -> Array:
     """Convolves x (N, C, *spatial) with w (K, C/groups, *kernel), adds b (K,) and applies the activation.
+
+    A residual of the shape of the result is added before the activation. With layout="NHWC" x, residual and result are
+    (N, *spatial, channels), while w stays as it is.
 
     The rank, 1 to 3, follows x. The result is (N, K, *out) with out = (size + padding - dilation (kernel - 1) - 1) //
     stride + 1 along each axis. Padding is zeros: one number for all axes, one per axis, one (before, after) pair per
@@ -68,11 +77,13 @@ def conv_dx(
     padding: Padding = 0,
     dilation: Ints = 1,
     groups: int = 1,
+    layout: Layout = "NCHW",
     out: Array | None = None,
 ) -> Array:
     """Computes the gradient of conv in x, (N, C, *shape), from dy (N, K, *out) and w (K, C/groups, *kernel).
 
-    ``shape`` holds the spatial sizes of x, which dy and the attributes alone do not determine.
+    ``shape`` holds the spatial sizes of x, which dy and the attributes alone do not determine. layout="NHWC" is that of
+    dy and of the result.
     """
     ...
 
@@ -87,16 +98,28 @@ def conv_dw(
     padding: Padding = 0,
     dilation: Ints = 1,
     groups: int = 1,
+    layout: Layout = "NCHW",
     out: Array | None = None,
 ) -> Array:
     """Computes the gradient of conv in w, (K, C/groups, *kernel), from dy (N, K, *out) and x (N, C, *spatial).
 
-    ``kernel`` holds the spatial sizes of w, which dy and the attributes alone do not determine.
+    ``kernel`` holds the spatial sizes of w, which dy and the attributes alone do not determine. layout="NHWC" is that
+    of dy and x.
     """
     ...
 
 
 # ------------------------------------------------------------------------------------------------- references
+
+
+def channels_first(x: Any, layout: str) -> Any:
+    """An array in this layout, seen as (N, C, *spatial); on any backend."""
+    return x if layout == "NCHW" else x.transpose((0, x.ndim - 1, *range(1, x.ndim - 1)))
+
+
+def channels_last(x: Any, layout: str) -> Any:
+    """An array of (N, C, *spatial), seen in this layout."""
+    return x if layout == "NCHW" else x.transpose((0, *range(2, x.ndim), 1))
 
 
 def _windows(x: Any, kernel: Sizes, stride: Sizes, padding: Pairs, dilation: Sizes) -> Any:
@@ -122,6 +145,7 @@ def _(
     x: Any,
     w: Any,
     b: Any,
+    residual: Any,
     *,
     stride: Sizes,
     padding: Pairs,
@@ -130,6 +154,7 @@ def _(
     activation: Activation,
     layout: str,
 ) -> Any:
+    x = channels_first(x, layout)
     n, c, *_ = x.shape
     k, _, *kernel = w.shape
     windows = _windows(x, tuple(kernel), stride, padding, dilation)
@@ -144,11 +169,20 @@ def _(
     ).reshape(n, k, *sizes)
     if b is not None:
         y = y + b.reshape(k, *(1 for _ in kernel))
-    return activated(y, activation)
+    y = channels_last(y, layout)
+    return activated(y if residual is None else y + residual, activation)
 
 
 @reference(conv_dx)
-def _(dy: Any, w: Any, *, shape: Sizes, stride: Sizes, padding: Pairs, dilation: Sizes, groups: int) -> Any:
+def _(
+    dy: Any, w: Any, *, shape: Sizes, stride: Sizes, padding: Pairs, dilation: Sizes, groups: int, layout: str
+) -> Any:
+    dy = channels_first(dy, layout)
+    return channels_last(scattered(dy, w, shape, stride, padding, dilation, groups), layout)
+
+
+def scattered(dy: Any, w: Any, shape: Sizes, stride: Sizes, padding: Pairs, dilation: Sizes, groups: int) -> Any:
+    """Each of dy (N, K, *out) times w (K, C/groups, *kernel), added where its window lies in (N, C, *shape)."""
     n, k, *sizes = dy.shape
     _, per_group, *kernel = w.shape
     padded = np.zeros((n, groups * per_group, *(s + sum(p) for s, p in zip(shape, padding, strict=True))))
@@ -166,7 +200,10 @@ def _(dy: Any, w: Any, *, shape: Sizes, stride: Sizes, padding: Pairs, dilation:
 
 
 @reference(conv_dw)
-def _(dy: Any, x: Any, *, kernel: Sizes, stride: Sizes, padding: Pairs, dilation: Sizes, groups: int) -> Any:
+def _(
+    dy: Any, x: Any, *, kernel: Sizes, stride: Sizes, padding: Pairs, dilation: Sizes, groups: int, layout: str
+) -> Any:
+    dy, x = channels_first(dy, layout), channels_first(x, layout)
     n, c, *shape = x.shape
     _, k, *sizes = dy.shape
     by_group = dy.reshape(n, groups, k // groups, *sizes)
@@ -185,13 +222,18 @@ def _(dy: Any, x: Any, *, kernel: Sizes, stride: Sizes, padding: Pairs, dilation
     return dw
 
 
-# A tap that falls outside dy meets a zero there, and 0 NaN is NaN: one in w may reach further than the sums need.
+# A tap that falls outside meets a zero there, and 0 NaN is NaN: one may reach further than the sums need.
 conv_dx.rules["spreading"] = ("w",)
+conv_dw.rules["spreading"] = ("dy",)
+
+
+for _op in (conv, conv_dx, conv_dw):
+    dtypes(_op, "float32", "float64", "float16", "bfloat16")
 
 
 @depth(conv)
-def _(x: Any, w: Any, b: Any, **attrs: Any) -> int:
-    return int(np.prod(w.shape[1:])) + 1
+def _(x: Any, w: Any, b: Any, residual: Any, **attrs: Any) -> int:
+    return int(np.prod(w.shape[1:])) + 2
 
 
 @depth(conv_dx)
@@ -200,38 +242,78 @@ def _(dy: Any, w: Any, *, groups: int, **attrs: Any) -> int:
 
 
 @depth(conv_dw)
-def _(dy: Any, x: Any, **attrs: Any) -> int:
-    return int(dy.shape[0] * np.prod(dy.shape[2:]))
+def _(dy: Any, x: Any, *, layout: str, **attrs: Any) -> int:
+    return int(dy.shape[0] * np.prod(channels_first(dy, layout).shape[2:]))
 
 
 # -------------------------------------------------------------------------------------------------- gradients
 
 
+def wide_forward(rule: Rule) -> Rule:
+    """A forward rule that 16-bit operands go through in float32; the result is rounded once."""
+
+    def run(x: Array, *others: Array, **attrs: Any) -> tuple[Array, Array | None]:
+        if not is_narrow(x.dtype):
+            return cast("tuple[Array, Array | None]", rule(x, *others, **attrs))
+        y, saved = rule(*map(_wide, (x, *others)), **attrs)
+        return ops.cast(y, dtype=x.dtype), saved
+
+    return run
+
+
+def wide_backward(rule: Rule) -> Rule:
+    """A backward rule that 16-bit operands go through in float32; every gradient is rounded once."""
+
+    def run(dy: Array, x: Array, *others: Array, **attrs: Any) -> Any:
+        if not is_narrow(x.dtype):
+            return rule(dy, x, *others, **attrs)
+        gradients = rule(*map(_wide, (dy, x, *others)), **attrs)
+        return tuple(None if g is None else ops.cast(g, dtype=x.dtype) for g in gradients)
+
+    return run
+
+
+def _wide(x: Array | None) -> Array | None:
+    return None if x is None else ops.cast(x, dtype=np.float32)
+
+
 @forward(conv)
-def _(x: Array, w: Array, b: Array, *, activation: Activation, **attrs: Any) -> tuple[Array, Array | None]:
-    return forward_activated(lambda last: conv(x, w, b, activation=last, **attrs), activation)
+@wide_forward
+def _(
+    x: Array, w: Array, b: Array, residual: Array, *, activation: Activation, **attrs: Any
+) -> tuple[Array, Array | None]:
+    return forward_activated(lambda last: conv(x, w, b, residual, activation=last, **attrs), activation)
 
 
-@backward(conv, of=("x", "w", "b"))
+@backward(conv, of=("x", "w", "b", "residual"), where_given=("residual",))
+@wide_backward
 def _(
     dy: Array,
     x: Array,
     w: Array,
     b: Array,
+    residual: Array,
     *,
     saved: Array | None,
     wanted: Wanted,
     activation: Activation,
-    layout: Literal["NCHW"],
+    layout: Layout,
     **attrs: Any,
 ) -> Any:
+    attrs = {"layout": layout, **attrs}
     if activation and saved is None:
-        saved = forward_activated(lambda last: conv(x, w, b, activation=last, layout=layout, **attrs), activation)[1]
+        saved = forward_activated(lambda last: conv(x, w, b, residual, activation=last, **attrs), activation)[1]
     dy = activation_dx(dy, saved, activation)
-    dx = conv_dx(dy, w, shape=x.shape[2:], **attrs) if "x" in wanted else None
+    dx = conv_dx(dy, w, shape=_spatial(x, layout), **attrs) if "x" in wanted else None
     dw = conv_dw(dy, x, kernel=w.shape[2:], **attrs) if "w" in wanted else None
-    db = ops.reduce_sum(dy, axes=(0, *range(2, dy.ndim))) if "b" in wanted else None
-    return dx, dw, db
+    others = (0, *range(2, dy.ndim)) if layout == "NCHW" else tuple(range(dy.ndim - 1))
+    db = ops.reduce_sum(dy, axes=others) if "b" in wanted else None
+    return dx, dw, db, dy if "residual" in wanted else None
+
+
+def _spatial(x: Array, layout: Layout) -> Sizes:
+    sizes: Sizes = tuple(x.shape[2:] if layout == "NCHW" else x.shape[1:-1])
+    return sizes
 
 
 @backward(conv_dx, of=("dy", "w"))
@@ -244,7 +326,7 @@ def _(g: Array, dy: Array, w: Array, *, saved: None, wanted: Wanted, shape: Size
 @backward(conv_dw, of=("dy", "x"))
 def _(g: Array, dy: Array, x: Array, *, saved: None, wanted: Wanted, kernel: Sizes, **attrs: Any) -> Any:
     d_dy = conv(x, g, **attrs) if "dy" in wanted else None
-    d_x = conv_dx(dy, g, shape=x.shape[2:], **attrs) if "x" in wanted else None
+    d_x = conv_dx(dy, g, shape=_spatial(x, attrs["layout"]), **attrs) if "x" in wanted else None
     return d_dy, d_x
 
 
@@ -271,6 +353,19 @@ _PROBLEMS: tuple[tuple[Sizes, Sizes, dict[str, Any]], ...] = (
     ((1, 2, 5, 4, 6), (3, 2, 3, 2, 3), {"padding": 1, "stride": (1, 2, 1)}),
     ((2, 4, 4, 4, 4), (4, 2, 1, 3, 2), {"groups": 2, "dilation": (1, 1, 2), "padding": ((0, 0), (1, 1), (0, 1))}),
 )
+
+
+# The same with x (N, *spatial, C).
+_NHWC: tuple[tuple[Sizes, Sizes, dict[str, Any]], ...] = (
+    ((2, 9, 4), (6, 2, 3), {"padding": 1, "groups": 2, "stride": 2}),
+    ((1, 8, 9, 5), (17, 5, 3, 3), {"padding": ((1, 0), (2, 1)), "dilation": (2, 1)}),
+    ((2, 7, 9, 9), (9, 1, 3, 3), {"padding": 1, "groups": 9, "stride": (1, 2)}),
+    ((1, 4, 3, 5, 3), (4, 3, 2, 3, 2), {"padding": 1, "dilation": (1, 1, 2)}),
+)
+
+
+def _first(x: Sizes) -> Sizes:
+    return (x[0], x[-1], *x[1:-1])
 
 
 def _out_sizes(x: Sizes, w: Sizes, attrs: dict[str, Any]) -> Sizes:
@@ -302,6 +397,15 @@ def _(fill: Fill) -> Iterator[Sample]:
     yield sample(fill(1, 3, 9), fill(4, 3, 3), activation="gelu", stride=2)
     yield sample(fill(0, 3, 5, 5), fill(4, 3, 3, 3), fill(4))
     yield sample(fill(1, 0, 3, 3), fill(2, 0, 3, 3), fill(2), padding=1)
+    # Enough pixels for every packer; residuals, added before the activation.
+    yield sample(fill(1, 3, 21, 40), fill(14, 3, 3, 3), fill(14), fill(1, 14, 11, 20), stride=2, padding=1)
+    yield sample(fill(1, 9, 12, 23), fill(14, 9, 3, 3), fill(14), fill(1, 14, 12, 23), padding=1, activation="relu")
+    yield sample(fill(1, 9, 12, 23), fill(14, 9, 1, 1), fill(14), activation="tanh")
+    yield sample(fill(1, 4, 9, 27), fill(4, 1, 3, 3), fill(4), fill(1, 4, 9, 27), padding=1, groups=4)
+    yield sample(fill(1, 2, 11, 26), fill(2, 1, 5, 5), fill(2), padding=2, groups=2, activation="gelu")
+    for x, w, attrs in _NHWC:
+        yield Sample((fill(*x), fill(*w), fill(w[0])), {"layout": "NHWC", **attrs})
+    yield sample(fill(1, 4, 5, 3), fill(6, 3, 2, 2), fill(6), fill(1, 3, 4, 6), layout="NHWC", activation="relu")
 
 
 @samples(conv_dx)
@@ -309,6 +413,12 @@ def _(fill: Fill) -> Iterator[Sample]:
     for x, w, attrs in _PROBLEMS:
         yield Sample((fill(x[0], w[0], *_out_sizes(x, w, attrs)), fill(*w)), {"shape": x[2:], **attrs})
     yield sample(fill(0, 4, 3, 3), fill(4, 3, 3, 3), shape=(5, 5))
+    yield sample(fill(1, 2, 9, 30), fill(2, 1, 3, 3), shape=(9, 30), padding=1, groups=2)
+    yield sample(fill(1, 2, 5, 15), fill(2, 1, 3, 3), shape=(9, 30), padding=1, groups=2, stride=2)
+    yield sample(fill(1, 5, 5, 7), fill(5, 13, 3, 3), shape=(5, 7), padding=1)
+    for x, w, attrs in _NHWC:
+        dy = (x[0], *_out_sizes(_first(x), w, attrs), w[0])
+        yield Sample((fill(*dy), fill(*w)), {"shape": x[1:-1], "layout": "NHWC", **attrs})
 
 
 @samples(conv_dw)
@@ -316,6 +426,10 @@ def _(fill: Fill) -> Iterator[Sample]:
     for x, w, attrs in _PROBLEMS:
         yield Sample((fill(x[0], w[0], *_out_sizes(x, w, attrs)), fill(*x)), {"kernel": w[2:], **attrs})
     yield sample(fill(0, 4, 3, 3), fill(0, 3, 5, 5), kernel=(3, 3))
+    yield sample(fill(1, 2, 9, 19), fill(1, 2, 9, 19), kernel=3, padding=1, groups=2)
+    for x, w, attrs in _NHWC:
+        dy = (x[0], *_out_sizes(_first(x), w, attrs), w[0])
+        yield Sample((fill(*dy), fill(*x)), {"kernel": w[2:], "layout": "NHWC", **attrs})
 
 
 # ----------------------------------------------------------------------------------------------------- errors
@@ -343,6 +457,10 @@ def _(fill: Fill) -> Iterator[ErrorCase]:
     yield ErrorCase(sample(x, w, b, dilation=1 << 62), AttrError, "dilation=4611686018427387904")
     yield ErrorCase(sample(x, w, b, activation="swish"), AttrError, "activation='swish'; want one of")
     yield ErrorCase(sample(x, w, b, layout="nchw"), AttrError, "layout='nchw'")
+    yield ErrorCase(sample(x, w, layout="NHWC"), ShapeError, "x has C=6 but w has C/groups=4 with groups=1; want C=4")
+    yield ErrorCase(sample(x, w, b, fill(1, 6, 4, 5)), ShapeError, "residual has shape (1, 6, 4, 5); want (1, 6, 4, 4)")
+    yield ErrorCase(sample(x, w, fill(6, 1)), ShapeError, "b has shape (6, 1) but w has K=6; want (6,)")
+    yield ErrorCase(sample(x, w, b, padding=1 << 62), AttrError, "padding=4611686018427387904")
     yield ErrorCase(sample(x, w, b, strides=2), AttrTypeError, "strides")
     other = np.float64 if fill.dtype == np.float32 else np.float32
     yield ErrorCase(sample(x, w.astype(other), b), DTypeError, f"w has dtype {np.dtype(other)}")
@@ -393,7 +511,7 @@ _LAYERS: tuple[tuple[str, Sizes, Sizes, dict[str, Any], tuple[str, ...]], ...] =
 @workloads(conv)
 def _() -> Iterator[Workload]:
     for name, x, w, attrs, sets in _LAYERS:
-        yield Workload(name, (x, w, (w[0],)), attrs, sets)
+        yield Workload(name, (x, w, (w[0],), None), attrs, sets)
 
 
 @workloads(conv_dx)
@@ -411,40 +529,62 @@ def _() -> Iterator[Workload]:
 
 
 @flops(conv)
-def _(x: Sizes, w: Sizes, b: Sizes | None, *, stride: Sizes, padding: Pairs, dilation: Sizes, **attrs: Any) -> float:
+def _(
+    x: Sizes,
+    w: Sizes,
+    b: Sizes | None,
+    residual: Sizes | None,
+    *,
+    stride: Sizes,
+    padding: Pairs,
+    dilation: Sizes,
+    layout: Layout,
+    **attrs: Any,
+) -> float:
+    x = x if layout == "NCHW" else _first(x)
     sizes = _out_sizes(x, w, {"stride": stride, "padding": padding, "dilation": dilation})
     return 2.0 * x[0] * math.prod(w) * math.prod(sizes)
 
 
 @flops(conv_dx)
 def _(dy: Sizes, w: Sizes, **attrs: Any) -> float:
-    return 2.0 * dy[0] * math.prod(w) * math.prod(dy[2:])
+    return 2.0 * math.prod(dy) * math.prod(w[1:])
 
 
 @flops(conv_dw)
-def _(dy: Sizes, x: Sizes, *, kernel: Sizes, groups: int, **attrs: Any) -> float:
-    return 2.0 * math.prod(dy) * (x[1] // groups) * math.prod(kernel)
+def _(dy: Sizes, x: Sizes, *, kernel: Sizes, groups: int, layout: Layout, **attrs: Any) -> float:
+    channels = x[1] if layout == "NCHW" else x[-1]
+    return 2.0 * math.prod(dy) * (channels // groups) * math.prod(kernel)
 
 
 # ------------------------------------------------------------------------------------------------- OpenCL
 
 
 @opencl(conv)
-def _(queue: Queue, x: Any, w: Any, b: Any, y: Any, *, activation: Activation, layout: str, **attrs: Any) -> None:
+def _(
+    queue: Queue, x: Any, w: Any, b: Any, residual: Any, y: Any, *, activation: Activation, layout: str, **attrs: Any
+) -> None:
     from tilework.backends import opencl_conv
 
-    opencl_conv.forward(queue, opencl_conv.Conv(x, y, w.shape[2:], **attrs), w, b, activation)
+    with opencl_conv.in_float(queue, (x, w, b, residual), y) as ((x, w, b, residual), y):
+        x, y = channels_first(x, layout), channels_first(y, layout)
+        residual = None if residual is None else channels_first(residual, layout)
+        opencl_conv.forward(queue, opencl_conv.Conv(x, y, w.shape[2:], **attrs), w, b, residual, activation)
 
 
 @opencl(conv_dx)
-def _(queue: Queue, dy: Any, w: Any, dx: Any, *, shape: Sizes, **attrs: Any) -> None:
+def _(queue: Queue, dy: Any, w: Any, dx: Any, *, shape: Sizes, layout: str, **attrs: Any) -> None:
     from tilework.backends import opencl_conv
 
-    opencl_conv.gradient_x(queue, opencl_conv.Conv(dx, dy, w.shape[2:], **attrs), w)
+    with opencl_conv.in_float(queue, (dy, w), dx) as ((dy, w), dx):
+        dx, dy = channels_first(dx, layout), channels_first(dy, layout)
+        opencl_conv.gradient_x(queue, opencl_conv.Conv(dx, dy, w.shape[2:], **attrs), w)
 
 
 @opencl(conv_dw)
-def _(queue: Queue, dy: Any, x: Any, dw: Any, *, kernel: Sizes, **attrs: Any) -> None:
+def _(queue: Queue, dy: Any, x: Any, dw: Any, *, kernel: Sizes, layout: str, **attrs: Any) -> None:
     from tilework.backends import opencl_conv
 
-    opencl_conv.gradient_w(queue, opencl_conv.Conv(x, dy, kernel, **attrs), dw)
+    with opencl_conv.in_float(queue, (dy, x), dw) as ((dy, x), dw):
+        x, dy = channels_first(x, layout), channels_first(dy, layout)
+        opencl_conv.gradient_w(queue, opencl_conv.Conv(x, dy, kernel, **attrs), dw)

@@ -1,0 +1,160 @@
+// The packer of convolutions of few channels: B[(c, tap)][pixel] out of a zero-padded copy of the image.
+//
+// In the copy every row is stored phase by phase of the stride, so that the pixels of a row are neighbours under every
+// tap, and no tap falls outside: a panel is one straight copy per row of B, at an offset from a table.
+//
+//     row of x          a b c d e f g        stride 2, padding 1
+//     row of the copy   0 b d f | a c e g
+#pragma once
+#include "gemm/window.h"
+
+namespace tw::TW_ISA {
+namespace {
+
+template <class T>
+struct Padded {
+    static constexpr int64_t kSlack = Blocking<T>::NR;  // a panel may read beyond the last pixel of a row
+    int64_t size[2], row, phase, step;                  // rows of the copy; elements of a row and of a phase of it
+    int64_t out[kMaxRank], move[2];                     // pixels, and rows from one to the next
+    T* data;
+    int64_t* offset;                                    // of every (c, tap)
+
+    int64_t elements(int64_t channels) const { return channels * size[0] * size[1] * row + kSlack; }
+};
+
+// dilation and before as in the window; the copy's memory and table are the caller's.
+template <class T>
+Padded<T> padded_for(const Window<T>& w, const int64_t* dilation) {
+    Padded<T> p{};
+    for (int a = 0; a < kMaxRank; ++a) p.out[a] = w.axis[a].out;
+    for (int a = 0; a < 2; ++a) {
+        p.move[a] = w.axis[a].step;
+        p.size[a] = (p.out[a] - 1) * p.move[a] + (w.axis[a].taps - 1) * dilation[a] + 1;
+    }
+    p.step = w.axis[2].step;
+    p.phase = (p.out[2] - 1) + ((w.axis[2].taps - 1) * dilation[2]) / p.step + 1;
+    p.row = p.phase * p.step;
+    return p;
+}
+
+template <class T>
+void padded_offsets(const Padded<T>& p, const Window<T>& w, int64_t channels, const int64_t* dilation) {
+    int64_t* to = p.offset;
+    for (int64_t c = 0; c < channels; ++c)
+        for (int64_t td = 0; td < w.axis[0].taps; ++td)
+            for (int64_t th = 0; th < w.axis[1].taps; ++th)
+                for (int64_t tw = 0; tw < w.axis[2].taps; ++tw) {
+                    const int64_t at = tw * dilation[2];
+                    *to++ = ((c * p.size[0] + td * dilation[0]) * p.size[1] + th * dilation[1]) * p.row +
+                            at % p.step * p.phase + at / p.step;
+                }
+}
+
+// n zeros; often one, for which a call of memset is dear.
+template <class T>
+TW_INLINE void zero_few(T* to, int64_t n) {
+    if (n == 1) {
+        *to = 0;
+        return;
+    }
+    for (int64_t i = 0; i < n; ++i) to[i] = 0;
+}
+
+// n elements at distance `far`.
+template <class T>
+TW_INLINE void take_row(T* to, const T* x, int64_t far, int64_t n) {
+    constexpr int64_t L = kLanes<T>;
+    // A last vector that would not be whole repeats some elements instead.
+    if (far == 1 && n >= L)
+        for (int64_t i = 0; i < n; i += L) store(to + least(i, n - L), load(x + least(i, n - L)));
+    else if (far == 2 && n >= L)
+        for (int64_t i = 0; i < n; i += L) store(to + least(i, n - L), load_stride2(x + 2 * least(i, n - L)));
+    else
+        for (int64_t i = 0; i < n; ++i) to[i] = x[i * far];
+}
+
+template <int Odd, class V, int... I>
+TW_INLINE V every_other(V a, V b, Seq<I...>) {
+    return shuffle<(2 * I + Odd)...>(a, b);
+}
+
+// A row of stride 2 in one pass: the even and the odd places of x go to the two phases.
+template <class T>
+void split_row(T* to, int64_t phase, const T* x, int64_t in, int64_t before) {
+    constexpr int64_t L = kLanes<T>;
+    const int64_t at[] = {before / 2, (before + 1) / 2};
+    T* const start[] = {to + before % 2 * phase, to + (before + 1) % 2 * phase};
+    const int64_t even = least((in + 1) / 2, phase - at[0]), odd = least(in / 2, phase - at[1]);
+    const int64_t count[] = {even > 0 ? even : 0, odd > 0 ? odd : 0}, pairs = least(count[0], count[1]);
+    for (int64_t i = 0; pairs >= L && i < pairs; i += L) {
+        const int64_t j = least(i, pairs - L);  // the last vectors may repeat some elements
+        const Vec<T> a = load(x + 2 * j), b = load(x + 2 * j + L);
+        store(start[0] + at[0] + j, every_other<0>(a, b, Indices<Vec<T>>{}));
+        store(start[1] + at[1] + j, every_other<1>(a, b, Indices<Vec<T>>{}));
+    }
+    for (int k = 0; k < 2; ++k) {
+        for (int64_t i = pairs >= L ? pairs : 0; i < count[k]; ++i) start[k][at[k] + i] = x[2 * i + k];
+        zero_few(start[k], least(at[k], phase));
+        zero_few(start[k] + at[k] + count[k], phase - at[k] - count[k]);
+    }
+}
+
+// Fills rows [first, last) of the size[0] * size[1] of channel c. `before` is the padding in front.
+template <class T>
+void fill_padded(const Padded<T>& p, const Window<T>& w, int64_t c, int64_t first, int64_t last,
+                 const int64_t* before) {
+    const WindowAxis &u = w.axis[1], &v = w.axis[2];
+    constexpr int kPhases = 4;
+    int64_t low[kPhases], high[kPhases];
+    for (int64_t phase = 0; phase < p.step && phase < kPhases; ++phase)
+        clip(phase - before[2], p.step, v.in, p.phase, low[phase], high[phase]);
+    int64_t d = first / p.size[1] - before[0], h = first % p.size[1] - before[1];
+    T* to = p.data + (c * p.size[0] * p.size[1] + first) * p.row;
+    for (int64_t r = first; r < last; ++r) {
+        const bool inside = d >= 0 && d < w.axis[0].in && h >= 0 && h < u.in;
+        const T* x = w.image + c * w.channel_stride + d * w.axis[0].stride + h * u.stride - before[2] * v.stride;
+        if (inside && p.step == 2 && v.stride == 1 && before[2] >= 0) {
+            split_row(to, p.phase, x + before[2], v.in, before[2]);
+            to += p.row;
+        } else
+            for (int64_t phase = 0; phase < p.step; ++phase, to += p.phase) {
+                int64_t begin = 0, end = 0;
+                if (inside && phase < kPhases)
+                    begin = low[phase], end = high[phase];
+                else if (inside)
+                    clip(phase - before[2], p.step, v.in, p.phase, begin, end);
+                zero_few(to, begin);
+                take_row(to + begin, x + (phase + begin * p.step) * v.stride, p.step * v.stride, end - begin);
+                zero_few(to + end, p.phase - end);
+            }
+        if (++h == p.size[1] - before[1]) h = -before[1], ++d;
+    }
+}
+
+// Matches Gemm::pack_b.
+template <class T>
+void pack_padded(const void* context, int64_t k0, int64_t kc, int64_t n0, int64_t n, T* panel) {
+    constexpr int NR = Blocking<T>::NR, L = kLanes<T>;
+    const auto& p = *static_cast<const Padded<T>*>(context);
+    const int64_t* const offset = p.offset + k0;
+    for (int64_t done = 0; done < n;) {
+        const int64_t pixel = n0 + done, at = pixel % p.out[2], row = pixel / p.out[2];
+        const int64_t count = least(p.out[2] - at, n - done);
+        const T* from = p.data + (row / p.out[1] * p.move[0] * p.size[1] + row % p.out[1] * p.move[1]) * p.row + at;
+        T* to = panel + done;
+        if (count == NR) {
+            for (int64_t k = 0; k < kc; ++k, to += NR)
+#pragma GCC unroll 4
+                for (int j = 0; j < NR; j += L) store(to + j, load(from + offset[k] + j));
+        } else {
+            for (int64_t k = 0; k < kc; ++k, to += NR)
+                for (int64_t j = 0; j < count; j += L)
+                    store_n(to + j, load_n(from + offset[k] + j, least(count - j, L)), least(count - j, L));
+        }
+        done += count;
+    }
+    if (n < NR) zero_run(panel + n, NR, NR - n, kc);
+}
+
+}  // namespace
+}  // namespace tw::TW_ISA

@@ -1,0 +1,390 @@
+// The gradient of convolution in x:
+//     dx[n,c,q] = sum of w[k,c,t] dy[n,k,p] over all k, t, p with p*stride + t*dilation - padding = q
+//
+// Method    by phases: one implicit GEMM per phase of the stride, over windows of dy; nothing is added to twice. By
+//           folding: w^T dy, then each tap's rows are added where they belong, inside a band of dx that one job owns.
+// Numerics  phases: one running sum over (k, t), see gemm/gemm.h; folding: sums over k, then over t in order.
+// Threads   tiles or bands of the result; sums are never split between threads.
+#include "core/convolution.h"
+#include "gemm/micro.h"
+#include "gemm/pack.h"
+#include "gemm/window.h"
+#include "ops/conv_problem.h"
+
+namespace tw::TW_ISA {
+namespace {
+
+enum { kSize, kStride, kPadding, kDilation, kGroups, kLayout };
+
+Status infer(Call& c, Inferred& r) {
+    TW_TRY(want_conv_float(c.in[0], "dy"));
+    TW_TRY(want_ndim(c.in[0], "dy", 3, 5));
+    const View dy = in_order(c.in[0], c.attr[kLayout]), &w = c.in[1];
+    TW_TRY(want_dtype_of(w, "w", dy, "dy"));
+    TW_TRY(want_ndim(w, "w", dy.ndim, dy.ndim));
+    Attr& shape = c.attr[kSize];
+    const Attr& groups = c.attr[kGroups];
+    TW_TRY(resolve_integers(shape, "shape", dy.ndim - 2, 0));
+    View x = result(dy.dtype, dy.ndim, dy.shape);
+    if (groups.i < 1 || groups.i >= kMaxSize)
+        return fail(Status::attr, "groups", "groups=%lld; want at least 1", static_cast<long long>(groups.i));
+    if (__builtin_mul_overflow(w.shape[1], groups.i, &x.shape[1]))
+        return fail(Status::attr, "groups", "groups=%lld is too large; want a divisor of K=%lld",
+                    static_cast<long long>(groups.i), static_cast<long long>(w.shape[0]));
+    for (int d = 2; d < x.ndim; ++d) x.shape[d] = shape.list[d - 2];
+    int64_t out[kMaxDims];
+    TW_TRY(check_conv(x, w, c.attr[kStride], c.attr[kPadding], c.attr[kDilation], groups, out, "shape"));
+    TW_TRY(check_conv_dy(dy, x, w, out));
+    r.n_out = 1;
+    r.out[0] = in_layout(x, c.attr[kLayout]);
+    r.flops = conv_flops(dy, w);
+    return Status::ok;
+}
+
+// ---- by phases -------------------------------------------------------------------------------------------------------------------
+
+constexpr int kPhaseTaps = 64;
+
+// The taps along one axis that reach the positions q = phase, phase + stride, ... and the pixels of dy they come from.
+struct Phase {
+    int64_t begin, count;  // first q and how many
+    int64_t taps;
+    int64_t tap[kPhaseTaps], offset[kPhaseTaps];
+};
+
+void phase_of(const ConvAxes& s, int a, int64_t phase, Phase& p) {
+    p.begin = phase;
+    p.count = phase < s.in[a] ? (s.in[a] - phase + s.stride[a] - 1) / s.stride[a] : 0;
+    p.taps = 0;
+    for (int64_t t = 0; t < s.taps[a]; ++t) {
+        const int64_t distance = phase + s.before[a] - t * s.dilation[a];
+        if (distance % s.stride[a]) continue;
+        p.tap[p.taps] = t;
+        p.offset[p.taps++] = distance / s.stride[a];
+    }
+}
+
+// w[k, c, taps of the phase] of one group as rows of c: [cg][kg * taps].
+template <class T>
+void gather_weights(const View& w, int64_t k0, int64_t kg, int64_t cg, const ConvAxes& s, const Phase* p,
+                    int32_t* table, T* to) {
+    const int64_t all = taps_of(s);
+    int64_t taps = 0;
+    for (int64_t i = 0; i < p[0].taps; ++i)
+        for (int64_t j = 0; j < p[1].taps; ++j)
+            for (int64_t l = 0; l < p[2].taps; ++l)
+                table[taps++] = static_cast<int32_t>((p[0].tap[i] * s.taps[1] + p[1].tap[j]) * s.taps[2] + p[2].tap[l]);
+    constexpr int64_t kRows = 16;  // channels at a time: w is read in runs of kRows * all
+    parallel(ceil_div(cg, kRows), [&](int64_t chunk) {
+        for (int64_t k = 0; k < kg; ++k)
+            for (int64_t c = chunk * kRows; c < min_of(chunk * kRows + kRows, cg); ++c) {
+                const T* from = w.as<T>() + (k0 + k) * w.stride[0] + c * all;
+                T* row = to + (c * kg + k) * taps;
+                for (int64_t t = 0; t < taps; ++t) row[t] = from[table[t]];
+            }
+    });
+}
+
+// Writes a dense [cg][count] block to every stride-th position of dx.
+template <class T>
+void spread(const T* from, T* dx, const ConvAxes& s, const Phase* p, int64_t channels, int64_t channel_stride) {
+    for (int64_t c = 0; c < channels; ++c)
+        for (int64_t i = 0; i < p[0].count; ++i)
+            for (int64_t j = 0; j < p[1].count; ++j) {
+                T* row = dx + c * channel_stride + (p[0].begin + i * s.stride[0]) * s.x_stride[0] +
+                         (p[1].begin + j * s.stride[1]) * s.x_stride[1] + p[2].begin * s.x_stride[2];
+                for (int64_t l = 0; l < p[2].count; ++l) row[l * s.stride[2] * s.x_stride[2]] = *from++;
+            }
+}
+
+template <class T>
+bool run_phase(const GradX& r, const Phase* p) {
+    const ConvAxes& s = r.axes;
+    const View& dx = r.dx;
+    const int64_t groups = r.groups, kg = r.w.shape[0] / groups, cg = r.w.shape[1];
+    const int64_t taps = p[0].taps * p[1].taps * p[2].taps, count = p[0].count * p[1].count * p[2].count;
+    const bool whole = s.stride[0] * s.stride[1] * s.stride[2] == 1 && is_run(dx, 2);
+    Scratch weights(static_cast<size_t>(groups * cg * kg * taps + 1) * sizeof(T));
+    Scratch table(static_cast<size_t>(taps + 1) * sizeof(int32_t));
+    Scratch bias_scratch(static_cast<size_t>(groups * cg + 1) * sizeof(T));
+    T *const packed = weights.as<T>(), *bias = bias_scratch.as<T>();
+    if (!packed || !table.as<int32_t>() || !bias) return false;
+    for (int64_t c = 0; r.bias.data && c < groups * cg; ++c) bias[c] = r.bias.as<T>()[c * r.bias.stride[0]];
+    for (int64_t group = 0; group < groups; ++group)
+        gather_weights(r.w, group * kg, kg, cg, s, p, table.as<int32_t>(), packed + group * cg * kg * taps);
+    return for_images(dx.shape[0], groups,
+                      2.0 * static_cast<double>(dx.shape[0] * groups * cg * kg * taps) * static_cast<double>(count),
+                      [&](int64_t image, int64_t group) {
+        Scratch block(whole ? 64 : static_cast<size_t>(cg * count) * sizeof(T));
+        if (!block.as<T>()) return false;
+        T* const to = dx.as<T>() + image * dx.stride[0] + group * cg * dx.stride[1];
+        Window<T> window{};
+        window.image = r.dy.as<T>() + image * r.dy.stride[0] + group * kg * r.dy.stride[1];
+        window.channel_stride = r.dy.stride[1];
+        for (int a = 0; a < kMaxRank; ++a)
+            window.axis[a] = {s.out[a], p[a].count, s.y_stride[a], 1, p[a].taps, p[a].offset};
+        Gemm<T> g{};
+        g.m = cg, g.n = count, g.k = kg * taps;
+        g.a = {packed + group * cg * kg * taps, kg * taps, 1};
+        g.pack_b = pack_window<T>;
+        g.context = &window;
+        g.bias_row = r.bias.data ? bias + group * cg : nullptr;
+        g.activation = r.activation;
+        g.c = whole ? to : block.as<T>();
+        g.c_row = whole ? dx.stride[1] : count;
+        g.c_col = 1;
+        if (!gemm(g)) return false;
+        if (!whole) spread(block.as<T>(), to, s, p, cg, dx.stride[1]);
+        return true;
+    }) == Status::ok;
+}
+
+template <class T>
+Status by_phases(const GradX& r) {
+    const ConvAxes& s = r.axes;
+    for (int64_t i = 0; i < min_of(s.stride[0], s.in[0]); ++i)
+        for (int64_t j = 0; j < min_of(s.stride[1], s.in[1]); ++j)
+            for (int64_t l = 0; l < min_of(s.stride[2], s.in[2]); ++l) {
+                Phase p[kMaxRank];
+                phase_of(s, 0, i, p[0]), phase_of(s, 1, j, p[1]), phase_of(s, 2, l, p[2]);
+                if (!run_phase<T>(r, p)) return no_memory();
+            }
+    return Status::ok;
+}
+
+// ---- by folding ------------------------------------------------------------------------------------------------------------------
+//
+// w^T dy of a few channels and a few rows of dy gives what each tap adds, [channel][tap][pixel]; every tap's rows are
+// then added to the places they meet. No weight is moved and no window is packed; a band of dx stays in cache.
+
+// The pixels [begin, end) along axis a whose windows meet [first, last) of x.
+void seen_by(const ConvAxes& s, int a, int64_t first, int64_t last, int64_t& begin, int64_t& end) {
+    const int64_t least = first + s.before[a] - (s.taps[a] - 1) * s.dilation[a], most = last - 1 + s.before[a];
+    begin = least > 0 ? min_of(ceil_div(least, s.stride[a]), s.out[a]) : 0;
+    end = most < 0 ? 0 : min_of(most / s.stride[a] + 1, s.out[a]);
+}
+
+template <class T>
+struct Folding {
+    static constexpr int NR = Blocking<T>::NR;
+    static constexpr int64_t kColumns = 256, kRowsOfA = 128, kBandElements = 65536;
+    const GradX& g;
+    const ConvAxes& s;
+    int64_t kg, cg, taps;
+    int band;                                 // the axis that is cut into bands
+    int64_t channels, c_blocks, bands, step;  // channels of a job, rows of a band
+    int64_t columns, phase_width;             // pixels of dy at a time; places of one phase in a row of dx
+    bool enough = true;
+
+    explicit Folding(const GradX& grad) : g(grad), s(grad.axes) {
+        kg = g.w.shape[0] / g.groups, cg = g.w.shape[1], taps = taps_of(s);
+        band = s.in[0] > 1 ? 0 : 1;
+        channels = max_of(1, min_of(cg, kRowsOfA / taps));
+        if (cg * taps <= kRowsOfA * 3 / 2) channels = cg;
+        c_blocks = ceil_div(cg, channels);
+        columns = s.out[2] >= kColumns ? kColumns : max_of(1, kColumns / s.out[2]) * s.out[2];
+        phase_width = ceil_div(s.in[2], s.stride[2]);
+        const int64_t plane = s.in[0] * s.in[1] * s.stride[2] * phase_width;
+        // Neighbouring bands compute the rows of dy between them twice: at most one in eight.
+        const int64_t halo = max_of(1, (s.taps[band] - 1) * s.dilation[band] / s.stride[band]);
+        const int64_t jobs = g.dx.shape[0] * g.groups * c_blocks;
+        bands = max_of(1, min_of(ceil_div(8, jobs), s.out[band] / (8 * halo)));
+        bands = min_of(max_of(bands, ceil_div(channels * plane, kBandElements)), s.in[band]);
+        step = ceil_div(s.in[band], bands);
+    }
+
+    // A job: channels [c0, c1) of a group, places [first[a], last[a]) along the outer axes.
+    struct Job {
+        int64_t image, group, c0, c1;
+        int64_t first[2], last[2];
+        int64_t rows() const { return (last[0] - first[0]) * (last[1] - first[1]); }
+    };
+
+    // w[k][c0..c1][tap] as [tile][k][kMR].
+    void pack_weights(const Job& j, T* to) const {
+        const int64_t m = (j.c1 - j.c0) * taps, whole = m / kMR;
+        for (int64_t k = 0; k < kg; ++k) {
+            const T* from = g.w.as<T>() + (j.group * kg + k) * g.w.stride[0] + j.c0 * taps;
+            T* at = to + k * kMR;
+            for (int64_t i = 0; i < whole; ++i, from += kMR, at += kMR * kg)
+                __builtin_memcpy(at, from, kMR * sizeof(T));
+            for (int64_t i = 0; i < m - whole * kMR; ++i) at[i] = from[i];
+        }
+    }
+
+    // sums[channel, tap][pixel] of `n` pixels from `dy` on.
+    void multiply(const T* weights, int64_t m, const T* dy, int64_t n, T* panel, T* sums) const {
+        Tile<T> t{};
+        t.kc = kg;
+        t.a_row = 1, t.a_k = kMR, t.a_tile = kMR * kg;
+        t.b = panel, t.b_k = NR;
+        t.c_row = round_up(columns);
+        for (int64_t n0 = 0; n0 < n; n0 += NR) {
+            const int here = static_cast<int>(min_of(NR, n - n0));
+            pack_panel(Matrix<T>{dy, g.dy.stride[1], 1}, 0, kg, n0, here, panel);
+            t.a = weights, t.c = sums + n0;
+            t.tiles = m / kMR;
+            if (t.tiles > 0) run_tile(t, kMR, here);
+            t.a += t.tiles * t.a_tile, t.c += t.tiles * kMR * t.c_row;
+            t.tiles = 1;
+            if (m % kMR) run_tile(t, static_cast<int>(m % kMR), here);
+        }
+    }
+
+    static int64_t round_up(int64_t n) { return ceil_div(n, NR) * NR; }
+
+    static void add_run(T* to, const T* from, int64_t n) {
+        constexpr int L = kLanes<T>;
+        int64_t i = 0;
+        for (; i + L <= n; i += L) store(to + i, load(to + i) + load(from + i));
+        if (i < n) store_n(to + i, load_n(to + i, n - i) + load_n(from + i, n - i), n - i);
+    }
+
+    // Adds the pixels [w0, w1) of rows [h0, h1) at depth d: sums holds them from `sums` on, row after row.
+    void fold(const Job& j, const T* sums, int64_t d, int64_t h0, int64_t h1, int64_t w0, int64_t w1, T* dx) const {
+        const int64_t pitch = round_up(columns), row = s.stride[2] * phase_width, high = j.last[1] - j.first[1];
+        for (int64_t td = 0; td < s.taps[0]; ++td) {
+            const int64_t at_d = d * s.stride[0] + td * s.dilation[0] - s.before[0];
+            if (at_d < j.first[0] || at_d >= j.last[0]) continue;
+            for (int64_t th = 0; th < s.taps[1]; ++th)
+                for (int64_t tw = 0; tw < s.taps[2]; ++tw) {
+                    const int64_t tap = (td * s.taps[1] + th) * s.taps[2] + tw;
+                    const int64_t offset = tw * s.dilation[2] - s.before[2];
+                    int64_t begin, end;
+                    reach(s, 2, tw, begin, end);
+                    begin = max_of(begin, w0), end = min_of(end, w1);
+                    if (begin >= end) continue;
+                    const int64_t place = begin * s.stride[2] + offset;
+                    const int64_t at_w = place % s.stride[2] * phase_width + place / s.stride[2];
+                    for (int64_t h = h0; h < h1; ++h) {
+                        const int64_t at_h = h * s.stride[1] + th * s.dilation[1] - s.before[1];
+                        if (at_h < j.first[1] || at_h >= j.last[1]) continue;
+                        T* to = dx + ((at_d - j.first[0]) * high + at_h - j.first[1]) * row + at_w;
+                        const T* from = sums + tap * pitch + (h - h0) * (w1 - w0) + begin - w0;
+                        for (int64_t c = j.c0; c < j.c1; ++c, to += j.rows() * row, from += taps * pitch)
+                            add_run(to, from, end - begin);
+                    }
+                }
+        }
+    }
+
+    // The band, phases side by side, to the places of dx.
+    void write(const Job& j, const T* band_sums) const {
+        const T* from = band_sums;
+        for (int64_t c = j.c0; c < j.c1; ++c)
+            for (int64_t d = j.first[0]; d < j.last[0]; ++d)
+                for (int64_t h = j.first[1]; h < j.last[1]; ++h) {
+                    T* row = g.dx.as<T>() + j.image * g.dx.stride[0] + (j.group * cg + c) * g.dx.stride[1] +
+                             d * s.x_stride[0] + h * s.x_stride[1];
+                    write_phases(from, phase_width, s.stride[2], s.in[2], row, s.x_stride[2]);
+                    from += s.stride[2] * phase_width;
+                }
+    }
+
+    bool run_job(const Job& j) const {
+        const int64_t m = (j.c1 - j.c0) * taps, size = (j.c1 - j.c0) * j.rows() * s.stride[2] * phase_width;
+        Scratch weights(static_cast<size_t>(ceil_div(m, kMR) * kMR * kg + 1) * sizeof(T)),
+            panel(static_cast<size_t>(kg * NR + 1) * sizeof(T)),
+            sums(static_cast<size_t>(m * round_up(columns) + 1) * sizeof(T)),
+            dx(static_cast<size_t>(size + 1) * sizeof(T));
+        if (!weights.as<T>() || !panel.as<T>() || !sums.as<T>() || !dx.as<T>()) return false;
+        pack_weights(j, weights.as<T>());
+        T* at = dx.as<T>();
+        for (int64_t c = j.c0; c < j.c1; ++c) {
+            const T first = g.bias.data ? g.bias.as<T>()[(j.group * cg + c) * g.bias.stride[0]] : T{};
+            for (int64_t i = 0; i < size / (j.c1 - j.c0); ++i) *at++ = first;
+        }
+        int64_t d0, d1, h0, h1;
+        seen_by(s, 0, j.first[0], j.last[0], d0, d1);
+        seen_by(s, 1, j.first[1], j.last[1], h0, h1);
+        const int64_t rows = max_of(1, columns / s.out[2]), wide = min_of(columns, s.out[2]);
+        for (int64_t d = d0; d < d1; ++d)
+            for (int64_t h = h0; h < h1; h += rows)
+                for (int64_t w = 0; w < s.out[2]; w += wide) {
+                    const int64_t h_end = min_of(h + rows, h1), w_end = min_of(w + wide, s.out[2]);
+                    const T* dy = g.dy.as<T>() + j.image * g.dy.stride[0] + j.group * kg * g.dy.stride[1] +
+                                  (d * s.out[1] + h) * s.out[2] + w;
+                    multiply(weights.as<T>(), m, dy, (h_end - h) * (w_end - w), panel.as<T>(), sums.as<T>());
+                    fold(j, sums.as<T>(), d, h, h_end, w, w_end, dx.as<T>());
+                }
+        if (g.activation != Activation::none)
+            for (int64_t i = 0; i < size; i += kLanes<T>) {
+                const int64_t lanes = min_of(kLanes<T>, size - i);
+                store_n(dx.as<T>() + i, activate(load_n(dx.as<T>() + i, lanes), g.activation), lanes);
+            }
+        write(j, dx.as<T>());
+        return true;
+    }
+
+    bool run() {
+        parallel(g.dx.shape[0] * g.groups * c_blocks * bands, [&](int64_t i) {
+            Job j{};
+            const int64_t r = i % bands * step;
+            j.first[1 - band] = 0, j.last[1 - band] = s.in[1 - band];
+            j.first[band] = r, j.last[band] = min_of(r + step, s.in[band]);
+            if (j.last[band] <= r) return;
+            j.c0 = i / bands % c_blocks * channels, j.c1 = min_of(j.c0 + channels, cg);
+            j.group = i / bands / c_blocks % g.groups;
+            j.image = i / bands / c_blocks / g.groups;
+            if (!run_job(j)) __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
+        });
+        return enough;
+    }
+};
+
+// ---- which of the two ------------------------------------------------------------------------------------------------------------
+
+bool taps_fit_phases(const ConvAxes& s) {
+    return s.taps[0] <= kPhaseTaps && s.taps[1] <= kPhaseTaps && s.taps[2] <= kPhaseTaps;
+}
+
+template <class T>
+Status choose(GradX r) {
+    const ConvAxes& s = r.axes;
+    const int64_t kg = r.w.shape[0] / r.groups, cg = r.w.shape[1];
+    Scratch w_scratch(run_bytes<T>(r.w, 1));
+    if (!w_scratch.as<T>()) return no_memory();
+    r.w = as_run<T>(r.w, 1, w_scratch, true);
+    if (kg == 1 && cg == 1 && r.groups > 1 && taps_of(s) <= 64 && !r.bias.data && r.activation == Activation::none) {
+        Scratch dx_scratch(run_bytes<T>(r.dx, 2));
+        if (!dx_scratch.as<T>()) return no_memory();
+        Depthwise q{};
+        q.x = as_run<T>(r.dx, 2, dx_scratch, false), q.w = r.w, q.y = r.dy, q.axes = s;
+        run_strides(q.x, q.axes.x_stride);
+        const Status status = depthwise_dx(q);
+        if (q.x.data != r.dx.data) copy<T>(r.dx, q.x);
+        return status;
+    }
+    // Moving the weights of many filters, or packing windows for few channels or for one phase of many, costs more.
+    const bool folds = s.stride[0] * s.stride[1] * s.stride[2] > 1 || cg < 2 * kMR || kg >= 128;
+    if (taps_fit_phases(s) && (taps_of(s) == 1 || !folds)) return by_phases<T>(r);
+    Scratch dy_scratch(run_bytes<T>(r.dy, 2));
+    if (!dy_scratch.as<T>()) return no_memory();
+    r.dy = as_run<T>(r.dy, 2, dy_scratch, true);
+    return Folding<T>(r).run() ? Status::ok : no_memory();
+}
+
+Status run_f32_f64(const Call& c) {
+    GradX r{};
+    r.dy = in_order(c.in[0], c.attr[kLayout]), r.w = c.in[1], r.dx = in_order(c.out[0], c.attr[kLayout]);
+    r.axes = conv_axes(r.dx, r.w, r.dy, c.attr[kStride], c.attr[kPadding], c.attr[kDilation]);
+    r.groups = c.attr[kGroups].i;
+    return sum_to_x(r);
+}
+
+Status run(const Call& c) { return in_float32(c, run_f32_f64); }
+
+constexpr Operand kDyW[] = {{"dy"}, {"w"}};
+constexpr AttrSpec kAttrs[] = {
+    {.name = "shape", .kind = AttrKind::integers, .required = true}, TW_CONV_ATTRS, TW_CONV_LAYOUT};
+
+}  // namespace
+
+Status sum_to_x(const GradX& r) {
+    if (numel(r.dx) == 0) return Status::ok;
+    return r.dx.dtype == DType::f32 ? choose<float>(r) : choose<double>(r);
+}
+
+const OpDef op_conv_dx = {"conv_dx", kDyW, 2, kAttrs, TW_COUNT(kAttrs), infer, run};
+
+}  // namespace tw::TW_ISA

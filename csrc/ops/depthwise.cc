@@ -1,0 +1,476 @@
+// Depthwise convolution, one filter per channel, and its gradients: what conv, conv_dx and conv_dw run when C/groups = 1.
+//     y[k,p] = act(b[k] + sum_t w[k,t] x[c, p*stride + t*dilation - padding]),  c = k / (K/C)
+//
+// Method    kRows rows of y at once share the rows of x they see. Rows are read in place where no tap leaves the image,
+//           borders and strided rows from zero-padded copies, phase by phase of the stride (gemm/padded.h).
+// Numerics  y, dx: one running sum over t. dw: a sum per lane over the pixels, lanes added at the end.
+// Threads   rows of planes, for dw filters; sums are never split between threads.
+#include "gemm/micro.h"
+#include "gemm/padded.h"
+#include "ops/conv_problem.h"
+#include "simd/between.h"
+
+namespace tw::TW_ISA {
+namespace {
+
+constexpr int kRows = 4;
+
+// Up to kRows rows of one result: where each begins, and the rows of x that the taps of the first one see.
+template <class T>
+struct Strip {
+    const T* const* row;  // row[r * row_step + i] is what row i of the kernel sees of row r of the result
+    int64_t row_step;
+    const int64_t* offset;  // of every tap along a row
+    int64_t before, in;  // a tap at offset o sees columns x + o - before of x, those in [0, in)
+    int64_t kernel_rows, kernel_columns;
+    const T* w;  // [kernel row][column]
+    T bias;
+    bool relu, add_to_y;
+    T* y;
+    int64_t y_row;
+};
+
+// Lanes [low, high) of a vector of which the rest may lie outside.
+struct Lanes {
+    int64_t low, high;
+};
+
+template <class T>
+TW_INLINE Lanes lanes_inside(const Strip<T>& s, int64_t x, int64_t offset, int64_t n) {
+    const int64_t at = x + offset - s.before;
+    return {max_of(0, -at), min_of(n, s.in - at)};
+}
+
+// Columns [first, last) of R rows, KH x KW taps with rows SH apart, all known when compiled. Edge: taps may fall outside.
+template <class T, int R, int SH, int KH, int KW, bool Edge>
+void strip_fixed(const Strip<T>& s, int64_t first, int64_t last) {
+    constexpr int L = kLanes<T>, kSeen = (R - 1) * SH + KH;
+    Vec<T> w[KH][KW];
+#pragma GCC unroll 8
+    for (int i = 0; i < KH; ++i)
+#pragma GCC unroll 8
+        for (int j = 0; j < KW; ++j) w[i][j] = splat(s.w[i * KW + j]);
+    const T* row[kSeen];
+    for (int i = 0; i < kSeen; ++i) row[i] = s.row[i];
+    int64_t offset[KW];
+    for (int j = 0; j < KW; ++j) offset[j] = s.offset[j];
+    const auto at = [&](int64_t x, int64_t lanes) __attribute__((always_inline)) {
+        Lanes inside[KW];
+        for (int j = 0; Edge && j < KW; ++j) inside[j] = lanes_inside(s, x, offset[j], lanes);
+        Vec<T> acc[R];
+#pragma GCC unroll 4
+        for (int r = 0; r < R; ++r) acc[r] = s.add_to_y ? load_n(s.y + r * s.y_row + x, lanes) : splat(s.bias);
+#pragma GCC unroll 16
+        for (int i = 0; i < kSeen; ++i)
+#pragma GCC unroll 8
+            for (int j = 0; j < KW; ++j) {
+                const T* p = row[i] + offset[j] + x;
+                Vec<T> v;
+                if constexpr (Edge)
+                    v = load_between(p, inside[j].low, inside[j].high);
+                else
+                    v = lanes == L ? load(p) : load_n(p, lanes);
+#pragma GCC unroll 4
+                for (int r = 0; r < R; ++r)
+                    if (i - r * SH >= 0 && i - r * SH < KH) acc[r] += w[i - r * SH][j] * v;
+            }
+#pragma GCC unroll 4
+        for (int r = 0; r < R; ++r) {
+            if (s.relu) acc[r] = activate(acc[r], Activation::relu);
+            store_n(s.y + r * s.y_row + x, acc[r], lanes);
+        }
+    };
+    if (s.add_to_y || last - first < L) {
+        for (int64_t x = first; x < last; x += L) at(x, min_of(last - x, L));
+        return;
+    }
+    for (int64_t x = first; x < last; x += L) at(min_of(x, last - L), L);  // the last vector may repeat columns
+}
+
+// Columns [first, last) of one row, any taps.
+template <class T, bool Edge>
+void strip_any(const Strip<T>& s, int64_t first, int64_t last) {
+    constexpr int L = kLanes<T>, V = 4;
+    for (int64_t x = first; x < last; x += V * L) {
+        Vec<T> acc[V];
+        const int64_t n = min_of(last - x, V * L);
+        for (int v = 0; v < V; ++v)
+            acc[v] = s.add_to_y ? load_n(s.y + x + v * L, max_of(0, min_of(L, n - v * L))) : splat(s.bias);
+        for (int64_t i = 0; i < s.kernel_rows; ++i)
+            for (int64_t j = 0; j < s.kernel_columns; ++j) {
+                const T* p = s.row[i] + s.offset[j] + x;
+                const Vec<T> w = splat(s.w[i * s.kernel_columns + j]);
+                if (!Edge && n == V * L)
+#pragma GCC unroll 4
+                    for (int v = 0; v < V; ++v) acc[v] += w * load(p + v * L);
+                else
+                    for (int v = 0; v * L < n; ++v) {
+                        Lanes inside = {0, min_of(L, n - v * L)};
+                        if (Edge) inside = lanes_inside(s, x + v * L, s.offset[j], inside.high);
+                        acc[v] += w * load_between(p + v * L, inside.low, inside.high);
+                    }
+            }
+        for (int v = 0; v * L < n; ++v) {
+            if (s.relu) acc[v] = activate(acc[v], Activation::relu);
+            store_n(s.y + x + v * L, acc[v], min_of(L, n - v * L));
+        }
+    }
+}
+
+template <class T>
+using StripKernel = void (*)(const Strip<T>&, int64_t, int64_t);
+
+// The kernel of kRows rows for these taps, or null.
+template <class T, bool Edge>
+StripKernel<T> strip_kernel(const ConvAxes& s) {
+    if (s.taps[0] != 1 || s.dilation[1] != 1 || s.taps[1] != s.taps[2]) return nullptr;
+    if (s.taps[1] == 3 && s.stride[1] == 1) return strip_fixed<T, kRows, 1, 3, 3, Edge>;
+    if (s.taps[1] == 3 && s.stride[1] == 2) return strip_fixed<T, kRows, 2, 3, 3, Edge>;
+    if (s.taps[1] == 5 && s.stride[1] == 1) return strip_fixed<T, kRows, 1, 5, 5, Edge>;
+    if (s.taps[1] == 5 && s.stride[1] == 2) return strip_fixed<T, kRows, 2, 5, 5, Edge>;
+    return nullptr;
+}
+
+// One plane of x and the plane of y that one filter makes of it.
+template <class T>
+struct Plane {
+    const ConvAxes& s;
+    const T* x;
+    T bias, *y;
+    const T* w;
+    Activation activation;
+    bool add_to_y;
+    StripKernel<T> kernel, edge_kernel;
+    Padded<T> copy;  // of x where rows of it cannot be read in place
+    int64_t* offset;  // of every tap along a row
+    const T** row;  // of one strip
+    T* zeros;  // a row of them
+    bool in_place;
+
+    void columns(const Strip<T>& q, int64_t rows, int64_t first, int64_t last, bool edge) const {
+        if (first >= last) return;
+        if (rows == kRows && kernel) return (edge ? edge_kernel : kernel)(q, first, last);
+        Strip<T> one = q;
+        for (int64_t r = 0; r < rows; ++r, one.row += q.row_step, one.y += q.y_row)
+            edge ? strip_any<T, true>(one, first, last) : strip_any<T, false>(one, first, last);
+    }
+
+    // Rows [h, h + rows) of y at depth d.
+    void strip(int64_t d, int64_t h, int64_t rows) const {
+        const bool fixed = kernel && rows == kRows;
+        int64_t seen = 0;
+        for (int64_t r = 0; r < (fixed ? 1 : rows); ++r)
+            for (int64_t td = 0; td < s.taps[0]; ++td)
+                for (int64_t i = 0; i < (fixed ? (kRows - 1) * s.stride[1] + s.taps[1] : s.taps[1]); ++i) {
+                    const int64_t at_d = d * s.stride[0] + td * s.dilation[0],
+                                  at_h = (h + r) * s.stride[1] + i * s.dilation[1];
+                    if (!in_place) {
+                        row[seen++] = copy.data + (at_d * copy.size[1] + at_h) * copy.row;
+                        continue;
+                    }
+                    const int64_t xd = at_d - s.before[0], xh = at_h - s.before[1];
+                    const bool inside = xd >= 0 && xd < s.in[0] && xh >= 0 && xh < s.in[1];
+                    row[seen++] = (inside ? x + xd * s.x_stride[0] + xh * s.x_stride[1] : zeros) - s.before[2];
+                }
+        const Strip<T> q{
+            row,          s.taps[0] * s.taps[1],          offset,    s.before[2],
+            s.in[2],      s.taps[0] * s.taps[1],          s.taps[2], w,
+            bias,         activation == Activation::relu, add_to_y,  y + d * s.y_stride[0] + h * s.y_stride[1],
+            s.y_stride[1]};
+        const int64_t end = s.out[2];
+        if (in_place) {
+            // The columns whose taps all lie inside, from a whole vector on.
+            const int64_t reach = (s.taps[2] - 1) * s.dilation[2];
+            const int64_t low = min_of(ceil_div(max_of(s.before[2], 0), kLanes<T>) * kLanes<T>, end);
+            const int64_t high = max_of(low, min_of(s.in[2] + s.before[2] - reach, end));
+            const bool some = high - low >= kLanes<T>;
+            columns(q, rows, 0, some ? low : end, true);
+            if (some) columns(q, rows, low, high, false);
+            if (some) columns(q, rows, high, end, true);
+        } else {
+            columns(q, rows, 0, end, false);
+        }
+        if (activation > Activation::relu)
+            activate_tile(q.y, s.y_stride[1], static_cast<int>(rows), static_cast<int>(end), activation);
+    }
+};
+
+// Rows of y in strips of kRows, whole planes to a job where they are small.
+template <class T>
+Status forward(const Depthwise& q) {
+    const ConvAxes& s = q.axes;
+    const StripKernel<T> kernel = strip_kernel<T, false>(s), edge_kernel = strip_kernel<T, true>(s);
+    const int64_t strip_rows = kernel ? kRows : 1;
+    const int64_t seen = max_of((kRows - 1) * s.stride[1] + s.taps[1], kRows * s.taps[0] * s.taps[1]);
+    const int64_t filters = q.y.shape[1], per_channel = filters / q.x.shape[1];
+    const bool in_place = s.stride[2] == 1 && (s.x_stride[2] == 1 || s.in[2] == 1);
+    // Bands of a plane, where planes alone are too few for all threads or too large for the cache.
+    const int64_t strips = ceil_div(s.out[1], strip_rows) * s.out[0];
+    const int64_t band = in_place ? max_of(1, min_of(strips, 16384 / (s.out[2] * strip_rows))) : strips;
+    const int64_t bands = ceil_div(strips, band);
+    bool enough = true;
+    parallel(q.x.shape[0] * filters * bands, [&](int64_t job) {
+        const int64_t image = job / bands / filters, k = job / bands % filters, c = k / per_channel;
+        Window<T> window{};
+        window.image = q.x.as<T>() + image * q.x.stride[0] + c * q.x.stride[1];
+        for (int a = 0; a < kMaxRank; ++a)
+            window.axis[a] = {s.in[a], s.out[a], s.x_stride[a], s.stride[a], s.taps[a], nullptr};
+        Padded<T> copy = padded_for(window, s.dilation);
+        const int64_t taps = taps_of(s);
+        Scratch floats(static_cast<size_t>((in_place ? s.in[2] : copy.elements(1)) + taps) * sizeof(T)),
+            offsets(static_cast<size_t>(s.taps[2]) * sizeof(int64_t)), rows(static_cast<size_t>(seen) * sizeof(T*));
+        T* const w = floats.as<T>();
+        if (!w || !offsets.as<int64_t>() || !rows.as<const T*>())
+            return __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
+        for (int64_t t = 0; t < taps; ++t) w[t] = q.w.as<T>()[k * q.w.stride[0] + (q.flip ? taps - 1 - t : t)];
+        T* const rest = w + taps;  // zeros, or the copy
+        copy.data = rest;
+        for (int64_t t = 0; t < s.taps[2]; ++t) {
+            const int64_t at = t * s.dilation[2];
+            offsets.as<int64_t>()[t] = in_place ? at : at % copy.step * copy.phase + at / copy.step;
+        }
+        if (in_place)
+            for (int64_t i = 0; i < s.in[2]; ++i) rest[i] = 0;
+        else
+            fill_padded(copy, window, 0, 0, copy.size[0] * copy.size[1], s.before);
+        const T bias = q.bias.data ? q.bias.as<T>()[k * q.bias.stride[0]] : T{};
+        const Plane<T> plane{s,
+                             window.image,
+                             bias,
+                             q.y.as<T>() + image * q.y.stride[0] + k * q.y.stride[1],
+                             w,
+                             q.activation,
+                             q.add_to_y,
+                             kernel,
+                             edge_kernel,
+                             copy,
+                             offsets.as<int64_t>(),
+                             rows.as<const T*>(),
+                             rest,
+                             in_place};
+        const int64_t per_depth = strips / s.out[0];
+        for (int64_t i = job % bands * band; i < min_of(job % bands * band + band, strips); ++i) {
+            const int64_t h = i % per_depth * strip_rows;
+            plane.strip(i / per_depth, h, min_of(strip_rows, s.out[1] - h));
+        }
+    });
+    return enough ? Status::ok : no_memory();
+}
+
+// ---- gradient with respect to w ------------------------------------------------------------------------------------------
+
+// Adds dy[r][x] * seen[r * SH + i][offset[j] + x] over columns [0, n) of R rows to acc[i][j], a sum per lane.
+template <class T, int R, int SH, int KH, int KW>
+void add_products(const T* dy, int64_t dy_row, const T* x, int64_t x_row, const int64_t* offset, int64_t n, T* sums) {
+    constexpr int L = kLanes<T>;
+    Vec<T> acc[KH][KW];
+#pragma GCC unroll 8
+    for (int i = 0; i < KH; ++i)
+#pragma GCC unroll 8
+        for (int j = 0; j < KW; ++j) acc[i][j] = load(sums + (i * KW + j) * L);
+    const auto at = [&](int64_t p, int64_t lanes) __attribute__((always_inline)) {
+        Vec<T> d[R];
+#pragma GCC unroll 4
+        for (int r = 0; r < R; ++r) d[r] = lanes == L ? load(dy + r * dy_row + p) : load_n(dy + r * dy_row + p, lanes);
+#pragma GCC unroll 16
+        for (int i = 0; i < (R - 1) * SH + KH; ++i)
+#pragma GCC unroll 8
+            for (int j = 0; j < KW; ++j) {
+                const T* from = x + i * x_row + offset[j] + p;
+                const Vec<T> v = lanes == L ? load(from) : load_n(from, lanes);
+#pragma GCC unroll 4
+                for (int r = 0; r < R; ++r)
+                    if (i - r * SH >= 0 && i - r * SH < KH) acc[i - r * SH][j] += d[r] * v;
+            }
+    };
+    int64_t p = 0;
+    for (; p + L <= n; p += L) at(p, L);
+    if (p < n) at(p, n - p);
+#pragma GCC unroll 8
+    for (int i = 0; i < KH; ++i)
+#pragma GCC unroll 8
+        for (int j = 0; j < KW; ++j) store(sums + (i * KW + j) * L, acc[i][j]);
+}
+
+template <class T, int SH, int K>
+void products(int64_t rows, const T* dy, int64_t dy_row, const T* x, int64_t x_row, const int64_t* offset, int64_t n,
+              T* sums) {
+    constexpr int R = 2;
+    int64_t r = 0;
+    for (; r + R <= rows; r += R)
+        add_products<T, R, SH, K, K>(dy + r * dy_row, dy_row, x + r * SH * x_row, x_row, offset, n, sums);
+    for (; r < rows; ++r)
+        add_products<T, 1, SH, K, K>(dy + r * dy_row, dy_row, x + r * SH * x_row, x_row, offset, n, sums);
+}
+
+// One plane of dy against the padded copy of one plane of x.
+template <class T>
+void sum_plane(const ConvAxes& s, const T* dy, const Padded<T>& x, const int64_t* offset, T* sums) {
+    const bool square = s.taps[0] == 1 && s.dilation[1] == 1 && s.taps[1] == 3 && s.taps[2] == 3;
+    for (int64_t d = 0; d < s.out[0]; ++d) {
+        const T* rows = dy + d * s.y_stride[0];
+        const T* seen = x.data + d * s.stride[0] * x.size[1] * x.row;
+        if (square && s.stride[1] == 1) {
+            products<T, 1, 3>(s.out[1], rows, s.y_stride[1], seen, x.row, offset, s.out[2], sums);
+        } else if (square && s.stride[1] == 2) {
+            products<T, 2, 3>(s.out[1], rows, s.y_stride[1], seen, x.row, offset, s.out[2], sums);
+        } else {
+            for (int64_t h = 0; h < s.out[1]; ++h)
+                for (int64_t t = 0; t < s.taps[0] * s.taps[1]; ++t)
+                    for (int64_t j = 0; j < s.taps[2]; ++j)
+                        add_products<T, 1, 1, 1, 1>(rows + h * s.y_stride[1], 0,
+                                                    seen + (t / s.taps[1] * s.dilation[0] * x.size[1] +
+                                                            h * s.stride[1] + t % s.taps[1] * s.dilation[1]) *
+                                                               x.row,
+                                                    0, offset + j, s.out[2], sums + (t * s.taps[2] + j) * kLanes<T>);
+        }
+    }
+}
+
+template <class T>
+Status gradient_w(const Depthwise& q) {
+    const ConvAxes& s = q.axes;
+    const int64_t filters = q.y.shape[1], per_channel = filters / q.x.shape[1], taps = taps_of(s);
+    bool enough = true;
+    parallel(filters, [&](int64_t k) {
+        Window<T> window{};
+        for (int a = 0; a < kMaxRank; ++a)
+            window.axis[a] = {s.in[a], s.out[a], s.x_stride[a], s.stride[a], s.taps[a], nullptr};
+        Padded<T> copy = padded_for(window, s.dilation);
+        Scratch floats(static_cast<size_t>(copy.elements(1) + taps * kLanes<T>) * sizeof(T)),
+            offsets(static_cast<size_t>(s.taps[2]) * sizeof(int64_t));
+        T* sums = floats.as<T>();
+        if (!sums || !offsets.as<int64_t>()) return __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
+        copy.data = sums + taps * kLanes<T>;
+        for (int64_t i = 0; i < taps * kLanes<T>; ++i) sums[i] = 0;
+        for (int64_t t = 0; t < s.taps[2]; ++t)
+            offsets.as<int64_t>()[t] = t * s.dilation[2] % copy.step * copy.phase + t * s.dilation[2] / copy.step;
+        for (int64_t image = 0; image < q.x.shape[0]; ++image) {
+            window.image = q.x.as<T>() + image * q.x.stride[0] + k / per_channel * q.x.stride[1];
+            fill_padded(copy, window, 0, 0, copy.size[0] * copy.size[1], s.before);
+            sum_plane(s, q.y.as<T>() + image * q.y.stride[0] + k * q.y.stride[1], copy, offsets.as<int64_t>(), sums);
+        }
+        T* to = q.w.as<T>() + k * q.w.stride[0];
+        for (int64_t t = 0; t < taps; ++t) to[t] = reduce_add(load(sums + t * kLanes<T>));
+    });
+    return enough ? Status::ok : no_memory();
+}
+
+// ---- gradient with respect to x ------------------------------------------------------------------------------------------
+
+// A stride leaves each phase of dx its own taps; with stride 1 the gradient is the convolution with w turned around.
+constexpr int64_t kMaxTaps = 64;
+
+// What one phase of a row of dx adds up: rows of the padded dy, and weights.
+template <class T>
+struct Terms {
+    int64_t n;
+    const T* from[kMaxTaps];
+    T w[kMaxTaps];
+};
+
+// For the places r, r + stride, ... along each axis; the pointers are those of the first.
+template <class T>
+Terms<T> terms_of(const ConvAxes& s, const T* w, const int64_t* r, const int64_t* front, const int64_t* size,
+                  const T* dy) {
+    Terms<T> terms;
+    terms.n = 0;
+    for (int64_t t = 0; t < taps_of(s); ++t) {
+        const int64_t tap[] = {t / s.taps[2] / s.taps[1], t / s.taps[2] % s.taps[1], t % s.taps[2]};
+        int64_t at[kMaxRank];
+        bool met = true;
+        for (int a = 0; a < kMaxRank; ++a) {
+            const int64_t far = r[a] + s.before[a] - tap[a] * s.dilation[a];
+            met = met && far % s.stride[a] == 0;
+            at[a] = far / s.stride[a] + front[a];
+        }
+        if (!met) continue;
+        terms.from[terms.n] = dy + (at[0] * size[1] + at[1]) * size[2] + at[2];
+        terms.w[terms.n++] = w[t];
+    }
+    return terms;
+}
+
+template <class T>
+void sum_terms(const Terms<T>& terms, int64_t shift, int64_t n, T* to) {
+    constexpr int64_t L = kLanes<T>;
+    for (int64_t i = 0; i < n; i += L) {
+        const int64_t x = n < L ? 0 : min_of(i, n - L), lanes = min_of(n, L);  // the last vector may repeat columns
+        Vec<T> acc{};
+        for (int64_t t = 0; t < terms.n; ++t) {
+            const T* p = terms.from[t] + shift + x;
+            acc += splat(terms.w[t]) * (lanes == L ? load(p) : load_n(p, lanes));
+        }
+        store_n(to + x, acc, lanes);
+    }
+}
+
+template <class T>
+Status gradient_x(const Depthwise& q) {
+    const ConvAxes& s = q.axes;  // x is dx, y is dy
+    const int64_t channels = q.x.shape[1], wide = ceil_div(s.in[2], s.stride[2]);
+    int64_t front[kMaxRank], size[kMaxRank];
+    for (int a = 0; a < kMaxRank; ++a) {
+        front[a] = max_of(0, ((s.taps[a] - 1) * s.dilation[a] - s.before[a]) / s.stride[a] + 1);
+        size[a] = front[a] + max_of((s.in[a] - 1 + s.before[a]) / s.stride[a] + 1, s.out[a]);
+    }
+    bool enough = true;
+    parallel(q.x.shape[0] * channels, [&](int64_t job) {
+        const int64_t image = job / channels, c = job % channels;
+        Window<T> window{};
+        window.image = q.y.as<T>() + image * q.y.stride[0] + c * q.y.stride[1];
+        for (int a = 0; a < kMaxRank; ++a) window.axis[a] = {s.out[a], size[a], s.y_stride[a], 1, 1, nullptr};
+        constexpr int64_t ones[] = {1, 1, 1};
+        Padded<T> copy = padded_for(window, ones);
+        Scratch floats(static_cast<size_t>(copy.elements(1) + s.in[0] * s.in[1] * s.stride[2] * wide) * sizeof(T));
+        copy.data = floats.as<T>();
+        if (!copy.data) return __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
+        T* const phases = copy.data + copy.elements(1);
+        fill_padded(copy, window, 0, 0, size[0] * size[1], front);
+        const T* w = q.w.as<T>() + c * q.w.stride[0];
+        int64_t r[kMaxRank];
+        for (r[0] = 0; r[0] < min_of(s.stride[0], s.in[0]); ++r[0])
+            for (r[1] = 0; r[1] < min_of(s.stride[1], s.in[1]); ++r[1])
+                for (r[2] = 0; r[2] < min_of(s.stride[2], s.in[2]); ++r[2]) {
+                    const Terms<T> terms = terms_of(s, w, r, front, size, copy.data);
+                    const int64_t n = (s.in[2] - r[2] + s.stride[2] - 1) / s.stride[2];
+                    for (int64_t d = r[0], i = 0; d < s.in[0]; d += s.stride[0], ++i)
+                        for (int64_t h = r[1], j = 0; h < s.in[1]; h += s.stride[1], ++j)
+                            sum_terms(terms, (i * size[1] + j) * size[2], n,
+                                      phases + ((d * s.in[1] + h) * s.stride[2] + r[2]) * wide);
+                }
+        T* const dx = q.x.as<T>() + image * q.x.stride[0] + c * q.x.stride[1];
+        for (int64_t row = 0; row < s.in[0] * s.in[1]; ++row)
+            write_phases(phases + row * s.stride[2] * wide, wide, s.stride[2], s.in[2],
+                         dx + row / s.in[1] * s.x_stride[0] + row % s.in[1] * s.x_stride[1], s.x_stride[2]);
+    });
+    return enough ? Status::ok : no_memory();
+}
+
+// The same sums as a convolution of dy, with the taps in reverse.
+Depthwise turned(const Depthwise& q) {
+    Depthwise t = q;
+    t.x = q.y, t.y = q.x, t.flip = true;
+    for (int a = 0; a < kMaxRank; ++a) {
+        t.axes.in[a] = q.axes.out[a], t.axes.out[a] = q.axes.in[a];
+        t.axes.x_stride[a] = q.axes.y_stride[a], t.axes.y_stride[a] = q.axes.x_stride[a];
+        t.axes.before[a] = (q.axes.taps[a] - 1) * q.axes.dilation[a] - q.axes.before[a];
+    }
+    return t;
+}
+
+}  // namespace
+
+Status depthwise(const Depthwise& q) { return q.x.dtype == DType::f32 ? forward<float>(q) : forward<double>(q); }
+
+Status depthwise_dx(const Depthwise& q) {
+    const ConvAxes& s = q.axes;
+    if (s.stride[0] * s.stride[1] * s.stride[2] == 1) return depthwise(turned(q));
+    return q.x.dtype == DType::f32 ? gradient_x<float>(q) : gradient_x<double>(q);
+}
+
+Status depthwise_dw(const Depthwise& q) {
+    return q.x.dtype == DType::f32 ? gradient_w<float>(q) : gradient_w<double>(q);
+}
+
+}  // namespace tw::TW_ISA
