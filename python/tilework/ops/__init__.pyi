@@ -26,7 +26,6 @@ from tilework.ops.conv import (
     conv_dw as conv_dw,
     conv_dx as conv_dx,
 )
-from tilework.ops.einsum import (
     bilinear as bilinear,
     dot as dot,
     einsum as einsum,
@@ -38,6 +37,8 @@ from tilework.ops.einsum import (
 from tilework.ops.dropout import (
     dropout as dropout,
 )
+from tilework.ops.conv_transpose import conv_transpose as conv_transpose
+from tilework.ops.einsum import (
 from tilework.ops.elementwise import (
     add as add,
     div as div,
