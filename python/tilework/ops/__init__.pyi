@@ -26,6 +26,9 @@ from tilework.ops.conv import (
     conv_dw as conv_dw,
     conv_dx as conv_dx,
 )
+from tilework.ops.conv_transpose import conv_transpose as conv_transpose
+from tilework.ops.dropout import dropout as dropout
+from tilework.ops.einsum import (
     bilinear as bilinear,
     dot as dot,
     einsum as einsum,
@@ -34,11 +37,7 @@ from tilework.ops.conv import (
     outer as outer,
     tensordot as tensordot,
     vecdot as vecdot,
-from tilework.ops.dropout import (
-    dropout as dropout,
 )
-from tilework.ops.conv_transpose import conv_transpose as conv_transpose
-from tilework.ops.einsum import (
 from tilework.ops.elementwise import (
     add as add,
     div as div,
@@ -60,20 +59,15 @@ from tilework.ops.factor import (
     cholesky as cholesky,
     lu as lu,
 )
-from tilework.ops.inverse import (
-    det as det,
-    inv as inv,
-    slogdet as slogdet,
-)
-from tilework.ops.linear_bits import (
-    linear_int4 as linear_int4,
-    linear_lut as linear_lut,
-)
-from tilework.ops.linear_int8 import linear_int8 as linear_int8
 from tilework.ops.group_norm import (
     group_norm as group_norm,
     group_norm_dx as group_norm_dx,
     instance_norm as instance_norm,
+)
+from tilework.ops.inverse import (
+    det as det,
+    inv as inv,
+    slogdet as slogdet,
 )
 from tilework.ops.layer_norm import (
     layer_norm as layer_norm,
@@ -82,6 +76,11 @@ from tilework.ops.layer_norm import (
     rms_norm as rms_norm,
     rms_norm_dx as rms_norm_dx,
 )
+from tilework.ops.linear_bits import (
+    linear_int4 as linear_int4,
+    linear_lut as linear_lut,
+)
+from tilework.ops.linear_int8 import linear_int8 as linear_int8
 from tilework.ops.loss import (
     softmax_cross_entropy as softmax_cross_entropy,
     softmax_cross_entropy_dx as softmax_cross_entropy_dx,
