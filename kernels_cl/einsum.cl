@@ -3,6 +3,7 @@
 // Method    gemm.clh with tables: what an index adds to an address is looked up, so no operand is copied or transposed.
 // Numerics  products and sums in float (double for f64), k ascending; one multiplication by alpha.
 #include "types.clh"
+#include "warp.clh"
 
 // offsets holds, behind each other: of a its m's, k's and batches; of b its n's, k's and batches; of y m's, n's, batches.
 typedef struct {

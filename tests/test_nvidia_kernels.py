@@ -57,10 +57,10 @@ def toolchain(tmp_path_factory: pytest.TempPathFactory) -> None:
         pytest.skip(f"{CLANG} does not compile for NVIDIA: {done.stderr.strip().splitlines()[:1]}")
 
 
-def resources(tmp_path: Path, define: dict[str, Any], capability: int) -> dict[str, int]:
-    """Compiles matmul.cl; what ptxas says that an item (registers, spilled bytes) and a group (local bytes) take."""
+def resources(tmp_path: Path, define: dict[str, Any], capability: int, file: str = "matmul.cl") -> dict[str, int]:
+    """Compiles a file; what ptxas says that an item (registers, spilled bytes) and a group (local bytes) take."""
     source, ptx = tmp_path / "kernel.cl", tmp_path / "kernel.ptx"
-    source.write_text(expanded("matmul.cl"))
+    source.write_text(expanded(file))
     target = ("-Xclang", "-target-cpu", "-Xclang", f"sm_{capability}", f"-DNVIDIA={capability}")
     subprocess.run([CLANG or "", *FRONT, *target, *define_options(define), source, "-o", ptx], check=True)
     limit = [f"--maxrregcount={define['REGISTERS']}"] if "REGISTERS" in define else []
@@ -102,6 +102,17 @@ def kernels() -> Iterator[tuple[str, dict[str, Any], Tiles]]:
 def test_kernel_fits_a_multiprocessor(tmp_path: Path, define: dict[str, Any], tiles: Tiles) -> None:
     taken = resources(tmp_path, define, 90)
     assert taken["spilled"] == 0
+    assert 0 < taken["local"] <= LOCAL_BYTES
+    assert taken["registers"] * tiles.group <= REGISTERS
+
+
+@pytest.mark.usefixtures("toolchain")
+@pytest.mark.parametrize(("file", "kernel"), [("einsum.cl", {}), ("conv.cl", {"CONV": 1}), ("conv.cl", {"CONV_DX": 1})])
+@pytest.mark.parametrize("core", ["S", "T"])
+def test_other_products_fit_a_multiprocessor(tmp_path: Path, file: str, kernel: dict[str, int], core: str) -> None:
+    tiles = replace(SHARED[core, "f32", False][0], products=3)
+    define = {"DTYPE": np.dtype(np.float32), "INDEX": "int", "A_ALONG_K": 1, **tiles.define(), **kernel}
+    taken = resources(tmp_path, define, 90, file)
     assert 0 < taken["local"] <= LOCAL_BYTES
     assert taken["registers"] * tiles.group <= REGISTERS
 
