@@ -24,6 +24,13 @@ NO_GRADIENT = {
     "max_pool_dx",
     "reduce_max_dx",
     "slogdet",
+    "dequantize_linear",
+    "dynamic_quantize_linear",
+    "linear_int4",
+    "linear_lut",
+    "matmul_integer",
+    "qlinear_matmul",
+    "quantize_linear",
     "layer_norm_dx",
     "rms_norm_dx",
     "batch_norm_dx",
@@ -99,7 +106,10 @@ def test_op_is_one_room_on_every_floor(name: str) -> None:
     rooms = [family + part for part in ("", "_dx", "_dw")]  # gradients that fill a file of their own
     texts = [path.read_text() for path in (ROOT / "csrc/ops" / f"{room}.cc" for room in rooms) if path.exists()]
     assert any(re.search(rf"\bop_{name} = ", text) for text in texts)
-    kernels = (family, family.removesuffix("_transpose"))  # a gradient by another name launches the same kernels
+    kernels = (
+        family,
+        family.removesuffix("_transpose").removesuffix("_integer"),
+    )  # a gradient by another name launches the same kernels
     assert any((ROOT / "kernels_cl" / f"{room}.cl").exists() for room in kernels)
     listed = (ROOT / "csrc/ops/ops.def").read_text()
     assert re.search(rf"// {family}\.cc\n(TW_OP\(\w+\)\n)*TW_OP\({name}\)", listed)

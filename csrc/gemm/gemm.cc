@@ -96,7 +96,7 @@ struct Engine {
         if constexpr (kPlainA && kPlainB)
             direct_b = !g.pack_a && !g.pack_b && !g.packed_b && g.b.col == 1 &&
                        (g.k * g.n * static_cast<int64_t>(sizeof(T)) <= Block::kDirectBytes || g.m <= 2 * kMR);
-        k_blocks = direct_b || g.k == 0 ? 1 : ceil_div(g.k, Block::KC);
+        k_blocks = g.k == 0 ? 1 : ceil_div(g.k, Block::KC);
         kc_max = ceil_div(g.k, k_blocks);
         streams = g.m * kc_max * static_cast<int64_t>(sizeof(T)) <= Block::kLeftBytes;
         pack_a = pack_a || !streams || (g.m > kMR && panels >= 64);
@@ -270,7 +270,9 @@ struct Engine {
                 const int64_t i0 = chunk / q.across * q.tall, i1 = min_of(i0 + q.tall, rows.tiles);
                 const int64_t j0 = chunk % q.across * q.wide, j1 = min_of(j0 + q.wide, panels);
                 for (int64_t j = j0; j < j1; ++j)
-                    run_tiles(i0, i1, j, 0, {nullptr, 0, 0, g.k}, g.b.data + j * NR, g.b.row, {}, nullptr);
+                    for (int64_t block = 0; block < k_blocks; ++block)
+                        run_tiles(i0, i1, j, block, {nullptr, 0, k_begin(block), 0},
+                                  g.b.data + k_begin(block) * g.b.row + j * NR, g.b.row, {}, nullptr);
             });
         }
         return true;

@@ -117,7 +117,7 @@ struct Last {
                     t.c_row = s.y_stride[2];
                     const bool first = run == 0 && k == 0, last = run + together >= runs && k + piece >= along;
                     t.load_c = !first || q.residual.data;
-                    t.bias_col = bias ? bias + group * kg + k0 : nullptr;
+                    t.bias_col = bias && first ? bias + group * kg + k0 : nullptr;
                     t.activation = last ? q.activation : Activation::none;
                     for (int64_t r = r0; r < r1; ++r) {
                         const int64_t d = r / s.out[1], h = r % s.out[1];

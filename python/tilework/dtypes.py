@@ -36,9 +36,10 @@ def finfo(dtype: Any) -> Any:
 def rounded(x: Any, dtype: Any) -> Any:
     """Values rounded once to ``dtype``: ml_dtypes rounds float64 twice on the way to bfloat16."""
     dtype = np.dtype(dtype)
-    if dtype.name != "bfloat16":
-        return np.asarray(x).astype(dtype)
-    return _to_bfloat16(np.asarray(x, np.float64)).astype(dtype)
+    with np.errstate(over="ignore", invalid="ignore"):  # what is too large is infinite
+        if dtype.name != "bfloat16":
+            return np.asarray(x).astype(dtype)
+        return _to_bfloat16(np.asarray(x, np.float64)).astype(dtype)
 
 
 def _to_bfloat16(x: Any) -> Any:

@@ -196,7 +196,15 @@ def _(dy: Any, x: Any, *, function: str, alpha: float, beta: float) -> Any:
 
 _OPS = (silu, softplus, mish, elu, leaky_relu, hard_sigmoid, hard_swish, clip, sqrt, rsqrt, abs, neg)
 _NAMES = [f.name for f in _OPS]
-_ULP = {"silu": 4, "softplus": 4, "mish": 8, "elu": 3, "hard_sigmoid": 1, "hard_swish": 2, "leaky_relu": 1}
+_ULP: dict[str, float] = {
+    "silu": 4,
+    "softplus": 4,
+    "mish": 8,
+    "elu": 3,
+    "hard_sigmoid": 1,
+    "hard_swish": 2,
+    "leaky_relu": 1,
+}
 _ULP |= {"clip": 0.5, "sqrt": 0.5, "rsqrt": 2, "abs": 0.5, "neg": 0.5}
 _POSITIVE = ("sqrt", "rsqrt")
 

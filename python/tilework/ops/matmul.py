@@ -31,6 +31,7 @@ from tilework.registry import (
     op,
     opencl,
     reference,
+    reorders,
     sample,
     samples,
     workloads,
@@ -91,6 +92,7 @@ def _swapped(x: Array) -> Array:
 
 
 dtypes(matmul, "float32", "float64", "float16", "bfloat16")
+reorders(matmul)
 
 
 @samples(matmul)
@@ -190,6 +192,7 @@ def _(dy: Array, x: Array, w: Array, b: Array, *, saved: Array | None, wanted: W
 
 
 dtypes(linear, "float32", "float64", "float16", "bfloat16")
+reorders(linear)
 
 
 @samples(linear)

@@ -23,6 +23,7 @@ from tilework.registry import (
     reference,
     sample,
     samples,
+    tolerance,
     workloads,
 )
 
@@ -106,6 +107,7 @@ def _(a: Any, a_scale: Any, a_zero: Any, b: Any, b_scale: Any, b_zero: Any, y_sc
 
 for _op in (matmul_integer, qlinear_matmul):
     dtypes(_op, "int8", "uint8")
+    tolerance(_op, ulp=0.5)
 
 
 @samples(matmul_integer)

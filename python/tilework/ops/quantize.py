@@ -22,6 +22,7 @@ from tilework.registry import (
     reference,
     sample,
     samples,
+    tolerance,
     workloads,
 )
 
@@ -119,6 +120,7 @@ def _(x: Any) -> Any:
 
 for _op in (quantize_linear, dequantize_linear, dynamic_quantize_linear):
     dtypes(_op, "float32", "float16", "bfloat16")
+    tolerance(_op, ulp=0.5)
 
 
 @samples(quantize_linear)
