@@ -231,7 +231,8 @@ def _(fill: Fill) -> Iterator[Sample]:
     for shape in _SHAPES:
         parameters = fill.positive(shape[1]), fill(shape[1])
         yield sample(fill(*shape), *parameters, *_statistics(fill, shape[1]), training=True)
-        yield sample(fill(*shape), *parameters, *_statistics(fill, shape[1]))
+        if len(shape) == 3:
+            yield sample(fill(*shape), *parameters, *_statistics(fill, shape[1]))
     yield sample(fill(2, 3, 40) + np.asarray(10, fill.dtype), training=True, eps=1e-3, return_stats=True)
     yield sample(fill(40, 3, 2).T, None, fill(3), *_statistics(fill, 3), training=True, momentum=0.3)
     yield sample(fill(2, 3, 4), None, None, *_statistics(fill, 3), return_stats=True)
