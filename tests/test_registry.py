@@ -26,8 +26,6 @@ NO_GRADIENT = {
     "slogdet",
     "dequantize_linear",
     "dynamic_quantize_linear",
-    "linear_int4",
-    "linear_lut",
     "matmul_integer",
     "qlinear_matmul",
     "quantize_linear",
