@@ -35,8 +35,6 @@ template <class T, int MR, int NV, bool Columns, bool Masked>
 void micro(const Tile<T>& t, int n) {
     typedef Vec<T> V;
     constexpr int L = kLanes<T>;
-    // Few rows leave registers for a second sum, of every other term, so that additions do not wait for each other.
-    constexpr int kChains = 2 * MR * NV <= kMR * kNV ? 2 : 1;
     const int last = Masked ? n - (NV - 1) * L : L;
     const T* a_tile = t.a;
     T* c_tile = t.c;
@@ -53,14 +51,14 @@ void micro(const Tile<T>& t, int n) {
 #pragma GCC unroll 8
         for (int i = 0; i < MR; ++i) __builtin_prefetch(c_tile + i * c_row);
         for (int64_t i = 0; i < t.ahead_lines; ++i, ahead += 64) __builtin_prefetch(ahead, 0, 2);
-        V acc[MR][NV] = {}, odd[kChains - 1 ? MR : 1][kChains - 1 ? NV : 1] = {};
+        V acc[MR][NV] = {};
         for (int64_t outer = 0; outer < t.outer; ++outer) {
             const T* b = t.b + outer * t.b_outer;
             const T* rows[Columns ? 1 : MR];
 #pragma GCC unroll 8
             for (int i = 0; i < (Columns ? 1 : MR); ++i) rows[i] = a_tile + outer * t.a_outer + i * t.a_row;
             int64_t at = 0;
-            const auto term = [&](auto& sums) __attribute__((always_inline)) {
+            const auto term = [&]() __attribute__((always_inline)) {
                 V bv[NV];
 #pragma GCC unroll 4
                 for (int j = 0; j < NV; ++j) bv[j] = part(b, j);
@@ -68,22 +66,15 @@ void micro(const Tile<T>& t, int n) {
                 for (int i = 0; i < MR; ++i) {
                     const V av = splat<T>(Columns ? rows[0][at + i] : rows[Columns ? 0 : i][at]);
 #pragma GCC unroll 4
-                    for (int j = 0; j < NV; ++j) sums[i][j] += av * bv[j];
+                    for (int j = 0; j < NV; ++j) acc[i][j] += av * bv[j];
                 }
                 b += b_k, at += a_k;
             };
             int64_t k = 0;
-            if constexpr (kChains == 2)
-                for (; k + 2 <= kc; k += 2) term(acc), term(odd);
-            else if constexpr (MR == kMR && !Masked)
-                for (; k + 4 <= kc; k += 4) term(acc), term(acc), term(acc), term(acc);
-            for (; k < kc; ++k) term(acc);
+            if constexpr (MR == kMR && !Masked)
+                for (; k + 4 <= kc; k += 4) term(), term(), term(), term();
+            for (; k < kc; ++k) term();
         }
-        if constexpr (kChains == 2)
-#pragma GCC unroll 8
-            for (int i = 0; i < MR; ++i)
-#pragma GCC unroll 4
-                for (int j = 0; j < NV; ++j) acc[i][j] += odd[i][j];
         if (load_c)
 #pragma GCC unroll 8
             for (int i = 0; i < MR; ++i)

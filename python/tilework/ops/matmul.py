@@ -31,7 +31,6 @@ from tilework.registry import (
     op,
     opencl,
     reference,
-    reorders,
     sample,
     samples,
     workloads,
@@ -92,7 +91,6 @@ def _swapped(x: Array) -> Array:
 
 
 dtypes(matmul, "float32", "float64", "float16", "bfloat16")
-reorders(matmul)
 
 
 @samples(matmul)
@@ -192,7 +190,6 @@ def _(dy: Array, x: Array, w: Array, b: Array, *, saved: Array | None, wanted: W
 
 
 dtypes(linear, "float32", "float64", "float16", "bfloat16")
-reorders(linear)
 
 
 @samples(linear)
