@@ -140,13 +140,19 @@ Status run(const Call& c) {
 }
 
 // The functions by name, in the order of activation_dx's choices.
-#define TW_FUNCTIONS(X)                                                                                        \
-    X(silu, Silu)                                                                                              \
-    X(softplus, Softplus)                                                                                      \
-    X(mish, Mish)                                                                                              \
-    X(elu, Elu)                                                                                                \
-    X(leaky_relu, LeakyRelu) X(hard_sigmoid, HardSigmoid) X(hard_swish, HardSwish) X(clip, Clip) X(sqrt, Sqrt) \
-        X(rsqrt, Rsqrt) X(abs, Abs) X(neg, Neg)
+#define TW_FUNCTIONS(X)          \
+    X(silu, Silu)                \
+    X(softplus, Softplus)        \
+    X(mish, Mish)                \
+    X(elu, Elu)                  \
+    X(leaky_relu, LeakyRelu)     \
+    X(hard_sigmoid, HardSigmoid) \
+    X(hard_swish, HardSwish)     \
+    X(clip, Clip)                \
+    X(sqrt, Sqrt)                \
+    X(rsqrt, Rsqrt)              \
+    X(abs, Abs)                  \
+    X(neg, Neg)
 
 enum class Function {
 #define TW_NAME(name, F) name,
