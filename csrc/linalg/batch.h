@@ -121,12 +121,15 @@ struct Stage {
     T* data;
     int64_t rows, columns, row;
     Stage(int64_t count, int64_t rows_of_one, int64_t columns_of_one)
-        : scratch(static_cast<size_t>(count * rows_of_one * row_of(columns_of_one) + 1) * sizeof(T)),
+        : scratch(static_cast<size_t>(count * rows_of_one * row_of(rows_of_one, columns_of_one) + 1) * sizeof(T)),
           data(scratch.template as<T>()),
           rows(rows_of_one),
           columns(columns_of_one),
-          row(row_of(columns_of_one)) {}
-    static int64_t row_of(int64_t columns_of_one) { return columns_of_one == 1 ? 1 : padded<T>(columns_of_one); }
+          row(row_of(rows_of_one, columns_of_one)) {}
+    // A column is dense; a matrix of one element is still worked on in whole vectors.
+    static int64_t row_of(int64_t rows_of_one, int64_t columns_of_one) {
+        return columns_of_one == 1 && rows_of_one > 1 ? 1 : padded<T>(columns_of_one);
+    }
     T* operator[](int64_t i) const { return data + i * rows * row; }
 };
 
