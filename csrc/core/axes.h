@@ -23,6 +23,7 @@ static inline void append_axis(Axes& a, int64_t size, int64_t stride) {
 }
 
 static inline int64_t offset_of(const Axes& a, int64_t i) {
+    if (i == 0) return 0;
     if (a.n == 1) return i * a.stride[0];
     int64_t offset = 0;
     for (int d = a.n - 1; d >= 0; --d) {
@@ -34,7 +35,9 @@ static inline int64_t offset_of(const Axes& a, int64_t i) {
 
 // Elements from i on that follow each other with the last axis' stride.
 static inline int64_t run_of(const Axes& a, int64_t i) {
-    return a.n == 0 ? 1 : a.n == 1 ? a.size[0] - i : a.size[a.n - 1] - i % a.size[a.n - 1];
+    if (a.n < 2) return a.n ? a.size[0] - i : 1;
+    const int64_t last = a.size[a.n - 1];
+    return last ? last - i % last : 0;
 }
 static inline int64_t step_of(const Axes& a) { return a.n ? a.stride[a.n - 1] : 1; }
 static inline bool is_one_row(const Axes& a) { return a.n <= 1 && step_of(a) == 1; }
