@@ -52,7 +52,7 @@ bool gemm_tiled(const Gemm<T>& g, const T* tiles) {
                 t.b = panel, t.b_k = NR;
                 t.c = g.c + j * NR * g.c_col, t.c_row = g.c_row;
                 t.load_c = g.accumulate || b > 0;
-                t.bias_row = g.bias_row;
+                t.bias_row = b == 0 ? g.bias_row : nullptr;
                 t.activation = b == blocks - 1 ? g.activation : Activation::none;
                 t.tiles = g.m / kMR;
                 if (t.tiles > 0) run_tile(t, kMR, static_cast<int>(n));
