@@ -81,7 +81,7 @@ bool has(unsigned word, unsigned bits) { return (word & bits) == bits; }
 
 void detect_tiers(bool* runs) {
     const Registers one = cpuid(1, 0), seven = cpuid(7, 0), extended = cpuid(0x80000001u, 0);
-    const Registers seven1 = seven.a >= 1 ? cpuid(7, 1) : Registers{};
+    [[maybe_unused]] const Registers seven1 = seven.a >= 1 ? cpuid(7, 1) : Registers{};
     unsigned saved = 0;
     if (has(one.c, bit_OSXSAVE)) {
         unsigned high;
@@ -92,7 +92,8 @@ void detect_tiers(bool* runs) {
     const bool v2 = has(one.c, bit_SSE3 | bit_SSSE3 | bit_SSE4_1 | bit_SSE4_2 | bit_POPCNT | bit_CMPXCHG16B);
     const bool v3 = v2 && ymm && has(one.c, bit_AVX | bit_FMA | bit_F16C | bit_MOVBE) &&
                     has(seven.b, bit_AVX2 | bit_BMI | bit_BMI2) && has(extended.c, bit_ABM);
-    const bool v4 = v3 && zmm && has(seven.b, bit_AVX512F | bit_AVX512BW | bit_AVX512CD | bit_AVX512DQ | bit_AVX512VL);
+    [[maybe_unused]] const bool v4 =
+        v3 && zmm && has(seven.b, bit_AVX512F | bit_AVX512BW | bit_AVX512CD | bit_AVX512DQ | bit_AVX512VL);
     runs[static_cast<int>(Tier::base)] = v2;
     runs[static_cast<int>(Tier::avx2)] = v3;
 #ifndef TW_WITHOUT_AVX512

@@ -82,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="M",
         help=f"minutes for the whole run, about, which its rows share (default {_MINUTES:g}, without --min-time)",
     )
-    running.add_argument("--quick", action="store_true", help="a few small problems of each family, in under a minute")
+    running.add_argument("--quick", action="store_true", help="a few small problems of each family")
     running.add_argument("--resume", action="store_true", help="go on with the run in FILE; rows it holds are kept")
     running.add_argument("--md", action="store_true", help="print the table as Markdown")
     _output(running)

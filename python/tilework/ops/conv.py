@@ -390,6 +390,8 @@ def _out_sizes(x: Sizes, w: Sizes, attrs: dict[str, Any]) -> Sizes:
 def _(fill: Fill) -> Iterator[Sample]:
     for x, w, attrs in _PROBLEMS:
         yield Sample((fill(*x), fill(*w), fill(w[0])), attrs)
+    # A bias, and more terms than one block of any tier sums.
+    yield sample(fill(1, 30, 9, 9), fill(13, 30, 3, 6), fill(13), padding=3)
     yield sample(fill(1, 3, 6, 6), fill(4, 3, 3, 3))
     yield sample(fill(4, 3, 6, 2).transpose(3, 1, 0, 2), fill(3, 3, 3, 4).T, fill(4), padding=1)
     for activation in ("relu", "sigmoid", "tanh", "gelu"):
