@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tilework import registry
+from tilework.bench import networks
 from tilework.bench.problems import (
     DIRECTIONS,
     BenchError,
@@ -105,7 +106,7 @@ def select(
 
     Dtypes and directions apply to sets; a line or a file says its own.
     """
-    names = [known("op", o, registry.ops()) for o in ops]
+    names = [known("op", o, [*registry.ops(), *networks.NETWORKS]) for o in ops]
     wanted = [dtype_named(d) for d in dtypes]
     ways = [known("direction", d, DIRECTIONS) for d in directions]
     swept: list[Problem] = []
@@ -131,7 +132,7 @@ def select(
 
 
 def _members(name: str) -> list[Problem]:
-    packaged, workloads = packaged_sets(), every_workload()
+    packaged, workloads = packaged_sets(), [*every_workload(), *networks.workloads()]
     known("set or file", name, set_names(workloads))
     calls = parse_lines(packaged["calls"], "set calls")
     if name == "default":

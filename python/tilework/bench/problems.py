@@ -196,12 +196,14 @@ def dtype_named(text: str) -> str:
 
 def parse(line: str) -> Problem:
     """The problem that ``line`` states, checked as far as the op's shape rule can."""
+    from tilework.bench.networks import NETWORKS, NetworkProblem  # which are problems themselves
+
     head, *fields = line.split()
     op, *rest = head.split("/")
-    known("op", op, registry.ops())
+    known("op", op, [*registry.ops(), *NETWORKS])
     if len(rest) > 2 or "" in rest:
         raise BenchError(f"problem '{head:.80}' is malformed; want op/dtype/direction and then name=value")
-    target = registry.ops()[op]
+    target: Any = NETWORKS[op] if op in NETWORKS else registry.ops()[op]
     direction = known("direction", rest.pop(), DIRECTIONS) if rest and rest[-1] in DIRECTIONS else "fwd"
     dtype = dtype_named(rest[0]) if rest else "float32"
     values: dict[str, str] = {}
@@ -212,7 +214,7 @@ def parse(line: str) -> Problem:
                 f"'{text:.80}' in problem '{line:.120}' is malformed or repeated; want name=value once each"
             )
         values[key] = value
-    if "sample" in values and "sample" not in target.operands and "samples" in target.rules:
+    if op in registry.ops() and "sample" in values and "sample" not in target.operands and "samples" in target.rules:
         number = values.pop("sample")
         if values or not (number.isascii() and number.isdigit() and len(number) < 6):
             raise BenchError(f"problem '{line:.120}' is malformed; want sample=N and nothing else")
@@ -225,7 +227,8 @@ def parse(line: str) -> Problem:
         raise BenchError(f"out={values['out']:.80} in problem '{line:.120}'; want out=given or nothing")
     out_given = values.pop("out", None) is not None
     attrs = {k: _literal(v) for k, v in values.items()}
-    return checked(Problem(op, shapes, attrs, dtype, direction, out_given))
+    kind = NetworkProblem if op in NETWORKS else Problem
+    return checked(kind(op, shapes, attrs, dtype, direction, out_given))
 
 
 def _shape(text: str, is_list: bool, line: str) -> Any:

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from tilework import _core
-from tilework.bench import check, ours, peers
+from tilework.bench import check, networks, ours, peers
+from tilework.bench.networks import NetworkProblem
 from tilework.bench.problems import Problem, parse
 from tilework.bench.protocol import CLEAN, PROTOCOL
 from tilework.errors import UnsupportedError
@@ -135,13 +136,19 @@ class Worker:
 
     def _make(self, problem: Problem, operands: tuple[Any, ...], device: str) -> dict[str, peers.Contestant]:
         if self.library == "tilework":
+            if isinstance(problem, NetworkProblem):
+                return problem.contestants(operands)
             return ours.calls(problem, operands, device)
+        if isinstance(problem, NetworkProblem) and self.library not in networks.PEERS:
+            return {}
         made: dict[str, peers.Contestant] = peers.load(self.library).calls(problem, operands, self.threads)
         return made
 
     def _checked(self, problem: Problem, contestant: peers.Contestant, answers: str) -> str:
         if not answers:
             return ""
+        if isinstance(problem, NetworkProblem):
+            return self._checked_network(problem, contestant, answers)
         if self.library != "tilework":
             return check.peer_mismatch(contestant.results(), check.load(answers), problem)
         operands = problem.operands()
@@ -149,6 +156,13 @@ class Worker:
         wrong, results = ours.check_answer(problem, operands, contestant, want)
         if not wrong:
             check.save(answers, results)
+        return wrong
+
+    def _checked_network(self, problem: NetworkProblem, contestant: peers.Contestant, answers: str) -> str:
+        want = networks.expected(problem) if self.library == "tilework" else check.load(answers)
+        wrong = networks.mismatch(contestant.results(), want)
+        if self.library == "tilework" and not wrong:
+            check.save(answers, want)
         return wrong
 
     def _calibrated(self, name: str) -> int:

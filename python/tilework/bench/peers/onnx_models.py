@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from tilework import registry
+from tilework.bench import networks
+from tilework.bench.networks import NetworkProblem
 from tilework.bench.problems import Problem
 
 _OPSET, _IR = 20, 10
@@ -165,6 +167,8 @@ def models(problem: Problem, operands: tuple[Any, ...]) -> list[Model]:
     """The models of a forward problem: all operands fed, and, where there are weights, with these as constants."""
     if problem.direction != "fwd" or problem.out_given:
         return []
+    if isinstance(problem, NetworkProblem):
+        return [Model(networks.onnx_model(problem), {"x": operands[0]}, True)]
     if isinstance(operands[0], list):
         feeds = {f"x{i}": x for i, x in enumerate(operands[0])}
     else:

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from tilework import registry
+from tilework.bench import networks
+from tilework.bench.networks import NetworkProblem
 from tilework.bench.peers import Contestant, torch_algebra, torch_bytes, torch_norms
 from tilework.bench.problems import Problem
 
@@ -200,6 +202,8 @@ def calls(problem: Problem, operands: tuple[Any, ...], threads: int) -> dict[str
     """torch's function, its gradient, or both."""
     torch: Any = importlib.import_module("torch")
     torch.set_grad_enabled(True)
+    if isinstance(problem, NetworkProblem):
+        return networks.torch_contestants(problem, operands)
     flat = [a for o in operands for a in (o if isinstance(o, list) else [o])]
     tensors = [None if a is None else _tensor(torch, a) for a in flat]
     a = registry.resolve(problem.target, operands, dict(problem.attrs))
