@@ -171,7 +171,7 @@ def test_bad_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_run_is_recorded_with_raw_samples_and_facts(recorded: Path) -> None:
     document = _document(recorded)
     assert {"cpu", "affinity", "governor", "load"} <= set(document["machine"])
-    assert {"tilework", "tier", "compiler", "numpy"} <= set(document["build"])
+    assert {"tilework", "tier", "compiler", "flags", "numpy"} <= set(document["build"])
     assert {(p["kind"], p["level"]) for p in document["peaks"]} >= {("fma_f32", ""), ("read", "L1"), ("copy", "DRAM")}
     relu, matmul, call, backward = document["rows"]
     for row in (relu, matmul, call):

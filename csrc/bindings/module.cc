@@ -200,6 +200,7 @@ PYBIND11_MODULE(_core, m) {
           py::arg("tier") = py::none(),
           "Runs a peak loop: (operations, or bytes read and written, of all threads; seconds).");
     m.attr("compiler") = __VERSION__;
+    m.attr("flags") = TW_BUILT;
 }
 
 }  // namespace tw::bindings

@@ -46,3 +46,4 @@ def peak(
 ) -> tuple[float, float]: ...
 
 compiler: str
+flags: str

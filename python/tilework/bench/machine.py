@@ -84,6 +84,7 @@ def build(worker_facts: dict[str, Any]) -> dict[str, Any]:
         "tiers": worker_facts["tiers"],
         "caches": worker_facts["caches"],
         "compiler": worker_facts["compiler"],
+        "flags": worker_facts.get("flags", ""),
         "commit": _commit(worker_facts["where"]),
         "core": core_digest(),
         "python": platform.python_version(),

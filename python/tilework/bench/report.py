@@ -36,6 +36,10 @@ def facts(document: dict[str, Any]) -> list[tuple[str, str]]:
             f"{build.get('tilework', '')} {build.get('commit', '')}".strip() + f", tier {build.get('tier', '')}, "
             f"compiler {build.get('compiler', '')}",
         ),
+        (
+            "flags",
+            build.get("flags", "not recorded"),
+        ),
         ("beside it", ", ".join(peers) or "nothing"),
         (
             "measured",

@@ -86,6 +86,7 @@ class Worker:
             "tiers": tiers,
             "caches": list(_core.cache_sizes()),
             "compiler": getattr(_core, "compiler", ""),
+            "flags": getattr(_core, "flags", ""),
         }
 
     def do_load(self, module: str) -> dict[str, Any]:
