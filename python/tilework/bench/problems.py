@@ -138,7 +138,8 @@ def sample_of(target: Any, dtype: str, index: int) -> Sample:
     made = list(target.rules["samples"](Fill(dtype)))
     if index >= len(made):
         raise BenchError(f"{target.name} has {len(made)} samples; want sample=0 to sample={len(made) - 1}")
-    return Sample(bind_operands(target, made[index].args, {}), dict(made[index].attrs))
+    args = bind_operands(target, made[index].args, {})
+    return Sample(tuple(list(a) if isinstance(a, tuple) else a for a in args), dict(made[index].attrs))
 
 
 def _size(operand: Any) -> int:

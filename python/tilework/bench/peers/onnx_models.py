@@ -48,13 +48,21 @@ def _ends(padding: Any) -> list[int]:
     return [p[0] for p in padding] + [p[1] for p in padding]
 
 
-def _conv(a: dict[str, Any], given: list[str]) -> _Graph:
+def _conv(a: dict[str, Any], given: list[str]) -> _Graph | None:
+    if a["layout"] != "NCHW":
+        return None
     attrs = {"strides": a["stride"], "pads": _ends(a["padding"]), "dilations": a["dilation"], "group": a["groups"]}
-    return _then(_node("Conv", *given, **attrs), a["activation"])
+    graph = _node("Conv", *("" if n == "b" and n not in given else n for n in ("x", "w", "b")), **attrs)
+    if "residual" in given:
+        op, inputs, _, attrs = graph.nodes[-1]
+        graph.nodes = [(op, inputs, ["product"], attrs), ("Add", ["product", "residual"], ["y"], {})]
+    return _then(graph, a["activation"])
 
 
 def _conv_dx(a: dict[str, Any], shapes: tuple[Any, ...]) -> _Graph | None:
     """The gradient of a convolution in x is ONNX's ConvTranspose with the same weights."""
+    if a["layout"] != "NCHW":
+        return None
     dy, w = shapes
     reached = [
         (o - 1) * s + d * (k - 1) + 1 - sum(p)
@@ -135,7 +143,9 @@ def _graph(problem: Problem, a: dict[str, Any], given: list[str]) -> _Graph | No
         "dynamic_quantize_linear": lambda: _Graph([("DynamicQuantizeLinear", ["x"], ["y", "scale", "zero"], {})], {}),
         "layer_norm": lambda: _layer_norm(problem, a, given),
         "instance_norm": lambda: _node("InstanceNormalization", *given, epsilon=a["eps"]) if len(given) == 3 else None,
-        "batch_norm": lambda: None if a["training"] else _node("BatchNormalization", *given, epsilon=a["eps"]),
+        "batch_norm": lambda: (
+            None if a["training"] or len(given) < 5 else _node("BatchNormalization", *given, epsilon=a["eps"])
+        ),
         "einsum": lambda: _einsum(a, given),
         "det": lambda: _node("Det", *given),
     }
@@ -151,6 +161,8 @@ def _linear_int8(problem: Problem, a: dict[str, Any], given: list[str]) -> _Grap
 
 
 def _layer_norm(problem: Problem, a: dict[str, Any], given: list[str]) -> _Graph | None:
+    if a["return_stats"] or a["return_sum"] or "residual" in given:
+        return None
     axes, rank = a["axes"] if isinstance(a["axes"], (list, tuple)) else [a["axes"]], len(problem.shapes[0])
     first = min(axis % rank for axis in axes)
     if sorted(axis % rank for axis in axes) != list(range(first, rank)) or "weight" not in given:

@@ -11,7 +11,8 @@ import numpy as np
 from tilework import registry
 from tilework.bench import networks
 from tilework.bench.networks import NetworkProblem
-from tilework.bench.peers import Contestant, torch_algebra, torch_bytes, torch_norms
+from tilework.bench.peers import Contestant, torch_algebra, torch_bytes, torch_conv, torch_norms
+from tilework.bench.peers.torch_conv import activated, even
 from tilework.bench.problems import Problem
 
 Call = Callable[..., Any]
@@ -24,46 +25,8 @@ def set_threads(count: int) -> int:
     return int(torch.get_num_threads())
 
 
-def _activated(torch: Any, y: Any, name: str | None) -> Any:
-    if name is None:
-        return y
-    return torch.nn.functional.gelu(y) if name == "gelu" else getattr(torch, name)(y)
-
-
-def _even(padding: Any) -> list[int] | None:
-    """One number per axis, where both sides are padded alike."""
-    return [before for before, _ in padding] if all(b == a for b, a in padding) else None
-
-
-def _conv(torch: Any, a: dict[str, Any]) -> Call | None:
-    padding, rank = _even(a["padding"]), len(a["stride"])
-    if padding is None:
-        return None
-    conv = getattr(torch.nn.functional, f"conv{rank}d")
-    rest = (a["stride"], padding, a["dilation"], a["groups"])
-    return lambda x, w, b=None: _activated(torch, conv(x, w, b, *rest), a["activation"])
-
-
-def _conv_gradient(torch: Any, a: dict[str, Any], of_x: bool) -> Call | None:
-    padding, rank = _even(a["padding"]), len(a["stride"])
-    if padding is None:
-        return None
-    mask, stride, dilation, groups = [of_x, not of_x, False], a["stride"], a["dilation"], a["groups"]
-    gradient, none = torch.ops.aten.convolution_backward, [0] * rank
-
-    def dx(dy: Any, w: Any) -> Any:
-        x = torch.empty(1, dtype=dy.dtype).expand(dy.shape[0], w.shape[1] * groups, *a["shape"])
-        return gradient(dy, x, w, None, stride, padding, dilation, False, none, groups, mask)[0]
-
-    def dw(dy: Any, x: Any) -> Any:
-        w = torch.empty(1, dtype=dy.dtype).expand(dy.shape[1], x.shape[1] // groups, *a["kernel"])
-        return gradient(dy, x, w, None, stride, padding, dilation, False, none, groups, mask)[1]
-
-    return dx if of_x else dw
-
-
 def _pool(torch: Any, a: dict[str, Any], maximum: bool) -> Call | None:
-    padding, rank = _even(a["padding"]), len(a["kernel"])
+    padding, rank = even(a["padding"]), len(a["kernel"])
     if padding is None or a.get("return_indices"):
         return None
     if maximum:
@@ -108,10 +71,7 @@ def _forward(torch: Any, op: str, a: dict[str, Any]) -> Call | None:
         "gelu_dx": lambda: lambda dy, x: aten.gelu_backward(dy, x, approximate=a["approximate"]),
         "relu_dx": lambda: lambda dy, x: aten.threshold_backward(dy, x, 0),
         "einsum": lambda: _einsum(torch, a),
-        "linear": lambda: lambda x, w, b=None: _activated(torch, functional.linear(x, w, b), a["activation"]),
-        "conv": lambda: _conv(torch, a),
-        "conv_dx": lambda: _conv_gradient(torch, a, True),
-        "conv_dw": lambda: _conv_gradient(torch, a, False),
+        "linear": lambda: lambda x, w, b=None: activated(torch, functional.linear(x, w, b), a["activation"]),
         "max_pool": lambda: _pool(torch, a, True),
         "avg_pool": lambda: _pool(torch, a, False),
         "reduce_sum": lambda: lambda x: torch.sum(x, **_axes(a)),
@@ -138,8 +98,8 @@ def _forward(torch: Any, op: str, a: dict[str, Any]) -> Call | None:
         "transpose": lambda: lambda x: x.permute(a["axes"] or tuple(range(x.ndim))[::-1]),
         "reshape": lambda: lambda x: x.view(a["shape"]),
     }
-    for more in (torch_algebra.functions(torch, a), torch_bytes.functions(torch, a), torch_norms.functions(torch, a)):
-        made |= more
+    for family in (torch_algebra, torch_bytes, torch_conv, torch_norms):
+        made |= family.functions(torch, a)
     return made[op]() if op in made else None
 
 
@@ -185,7 +145,7 @@ def _pool_gradient(torch: Any, problem: Problem, tensors: list[Any], a: dict[str
     """torch's pool gradients need the pool's geometry, which the op's indices or attributes hold."""
     dy, shape = tensors[0], a["shape"]
     if problem.op == "avg_pool_dx":
-        padding = _even(a["padding"])
+        padding = even(a["padding"])
         if padding is None or len(shape) != 2:
             return None
         x, gradient = torch.empty(*dy.shape[:2], *shape, dtype=dy.dtype), torch.ops.aten.avg_pool2d_backward
@@ -206,6 +166,8 @@ def calls(problem: Problem, operands: tuple[Any, ...], threads: int) -> dict[str
         return networks.torch_contestants(problem, operands)
     flat = [a for o in operands for a in (o if isinstance(o, list) else [o])]
     tensors = [None if a is None else _tensor(torch, a) for a in flat]
+    while tensors and tensors[-1] is None:  # operands that were not given
+        tensors.pop()
     a = registry.resolve(problem.target, operands, dict(problem.attrs))
     made = _contestant(torch, problem, tensors, a)
     if made and not made.answer:

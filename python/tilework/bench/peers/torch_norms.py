@@ -9,11 +9,13 @@ from typing import Any
 def functions(torch: Any, a: dict[str, Any]) -> dict[str, Callable[[], Callable[..., Any] | None]]:
     """For each op what makes its function of tensors from resolved attributes ``a``."""
     functional = torch.nn.functional
+    if a.get("return_stats") or a.get("return_sum"):  # which torch keeps to itself
+        return {}
 
     def layer(x: Any, weight: Any = None, bias: Any = None) -> Any:
         return functional.layer_norm(x, _tail(x, a), weight, bias, a["eps"])
 
-    def batch(x: Any, weight: Any, bias: Any, mean: Any, var: Any) -> Any:
+    def batch(x: Any, weight: Any = None, bias: Any = None, mean: Any = None, var: Any = None) -> Any:
         return functional.batch_norm(x, mean, var, weight, bias, a["training"], a["momentum"], a["eps"])
 
     def group(x: Any, weight: Any = None, bias: Any = None) -> Any:

@@ -1,0 +1,46 @@
+"""What an op computes is what other libraries compute by that name: its samples, beside PyTorch and ONNX Runtime."""
+
+from __future__ import annotations
+
+import importlib
+
+import numpy as np
+import pytest
+
+from tilework import registry
+from tilework.bench import check
+from tilework.bench.problems import of_sample
+from tilework.testing import Fill
+
+OPS = (
+    *("conv", "conv_dx", "conv_dw", "max_pool", "avg_pool"),
+    *("batch_norm", "layer_norm", "rms_norm", "group_norm", "instance_norm", "softmax", "log_softmax"),
+    *("reduce_sum", "reduce_mean", "reduce_max", "concat", "pad", "linear", "matmul"),
+)
+
+
+@pytest.mark.parametrize("peer", ["torch", "onnxruntime"])
+@pytest.mark.parametrize("name", OPS)
+def test_samples_mean_what_they_mean_in_a_peer(name: str, peer: str) -> None:
+    pytest.importorskip(peer)
+    if peer == "onnxruntime":
+        pytest.importorskip("onnx")
+    calls = importlib.import_module(f"tilework.bench.peers.{peer}_calls").calls
+    dtype = registry.dtypes_of(registry.ops()[name])[0]
+    compared = 0
+    for index, _ in enumerate(registry.ops()[name].rules["samples"](Fill(dtype))):
+        problem = of_sample(name, dtype, index)
+        operands = problem.operands()
+        arrays = [a for o in operands for a in (o if isinstance(o, list) else [o]) if a is not None]
+        if not all(a.size for a in arrays):
+            continue  # libraries differ in what they make of nothing
+        try:
+            results = {n: c.results() for n, c in calls(problem, operands, 1).items()}
+        except Exception:  # a peer refuses some: each in its own way
+            continue
+        want = [np.asarray(w, np.float64) for w in check.expected(problem, operands)[0]]
+        for contestant, got in results.items():
+            assert check.peer_mismatch(got, want, problem) == "", f"{contestant}: {problem.text}"
+            compared += 1
+    if not compared:
+        pytest.skip(f"{peer} has no {name}")
