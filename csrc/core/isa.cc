@@ -96,7 +96,9 @@ void detect_tiers(bool* runs) {
         v3 && zmm && has(seven.b, bit_AVX512F | bit_AVX512BW | bit_AVX512CD | bit_AVX512DQ | bit_AVX512VL);
     runs[static_cast<int>(Tier::base)] = v2;
     runs[static_cast<int>(Tier::avx2)] = v3;
-#ifndef TW_WITHOUT_AVX512
+#if defined(TW_EMULATED_AVX512)
+    runs[static_cast<int>(Tier::avx512)] = runs[static_cast<int>(Tier::avx512vnni)] = v3;
+#elif !defined(TW_WITHOUT_AVX512)
     runs[static_cast<int>(Tier::avx512)] = v4;
     runs[static_cast<int>(Tier::avx512vnni)] = v4 && has(seven.c, bit_AVX512VNNI) && has(seven1.a, bit_AVX512BF16);
 #endif

@@ -44,7 +44,7 @@ typedef int16_t DotRight;
 // Keeps the compiler from moving the making of v, which with 16 registers ends in spilt sums.
 template <class V>
 TW_INLINE void in_order(V& v) {
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(TW_EMULATED_AVX512)
     __asm__ volatile("" : "+v"(v));
 #elif defined(__aarch64__)
     __asm__ volatile("" : "+w"(v));
