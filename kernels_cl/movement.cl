@@ -64,6 +64,8 @@ inline float odd_i64(const long v) {
 #define odd_bf16(v) (v)
 #define odd_i8(v) ((float)(v))
 #define odd_u8(v) ((float)(v))
+#define odd_i16(v) ((float)(v))
+#define odd_u16(v) ((float)(v))
 #define odd_i32(v) odd_i64(v)
 #define odd_boolean(v) ((float)(v))
 
@@ -73,6 +75,8 @@ inline float odd_i64(const long v) {
 #define floating_bf16 1
 #define floating_i8 0
 #define floating_u8 0
+#define floating_i16 0
+#define floating_u16 0
 #define floating_i32 0
 #define floating_i64 0
 #define floating_boolean 0
@@ -85,6 +89,8 @@ inline float odd_i64(const long v) {
 #if CAT(floating_, SRC)
 #define to_i8(v) saturated(v, CHAR_MIN, CHAR_MAX)
 #define to_u8(v) saturated(v, 0, UCHAR_MAX)
+#define to_i16(v) saturated(v, SHRT_MIN, SHRT_MAX)
+#define to_u16(v) saturated(v, 0, USHRT_MAX)
 #define to_i32(v) saturated(v, INT_MIN, INT_MAX)
 #define to_i64(v) saturated(v, LONG_MIN, LONG_MAX)
 #define W CAT(wide_, SRC)
@@ -97,6 +103,8 @@ inline long saturated(const W v, const long low, const long high) {
 #else
 #define to_i8(v) clamp((long)(v), (long)CHAR_MIN, (long)CHAR_MAX)
 #define to_u8(v) clamp((long)(v), (long)0, (long)UCHAR_MAX)
+#define to_i16(v) clamp((long)(v), (long)SHRT_MIN, (long)SHRT_MAX)
+#define to_u16(v) clamp((long)(v), (long)0, (long)USHRT_MAX)
 #define to_i32(v) clamp((long)(v), (long)INT_MIN, (long)INT_MAX)
 #define to_i64(v) ((long)(v))
 #endif

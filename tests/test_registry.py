@@ -34,6 +34,8 @@ NO_GRADIENT = {
     "batch_norm_dx",
     "group_norm_dx",
     "activation_dx",
+    "canny",
+    "canny_gradients",
     "softmax_cross_entropy_dx",
     "sgd_step",
     "adam_step",
@@ -113,7 +115,7 @@ def test_op_is_one_room_on_every_floor(name: str) -> None:
 
 # ------------------------------------------------------------------------------------------------------- arrows
 
-FLOORS = ["core", "simd", "gemm", "linalg", "ops", "bindings"]
+FLOORS = ["core", "simd", "image", "gemm", "linalg", "ops", "bindings"]
 
 
 def _sources(*suffixes: str) -> list[Path]:

@@ -48,6 +48,8 @@ DType dtype_of_descriptor(PyObject* dtype) {
         case 0: return DType::boolean;
         case 1: return DType::i8;
         case 2: return DType::u8;
+        case 3: return DType::i16;
+        case 4: return DType::u16;
         case 5: return DType::i32;
         case 11: return DType::f32;
         case 12: return DType::f64;
@@ -152,7 +154,8 @@ bool view_of(PyObject* array, View& view, const char* op, const char* argument, 
         raise("DTypeError", op, argument,
               array_descriptor_proxy(a->descr)->byteorder == '>'
                   ? "%s has dtype %s; want native byte order, as %s.astype(%s.dtype.newbyteorder('=')) gives"
-                  : "%s has dtype %s; want float32, float64, float16, bfloat16, int8, uint8, int32, int64 or bool",
+                  : "%s has dtype %s; want float32, float64, float16, bfloat16, int8, uint8, int16, uint16, int32, "
+                    "int64 or bool",
               argument, text ? PyUnicode_AsUTF8(text) : "?", argument, argument);
         Py_XDECREF(text);
         return false;

@@ -24,9 +24,11 @@ DType dtype_of(const DLDataType& t) {
         case kDLFloat * 256 + 16: return DType::f16;
         case kDLBfloat * 256 + 16: return DType::bf16;
         case kDLInt * 256 + 8: return DType::i8;
+        case kDLInt * 256 + 16: return DType::i16;
         case kDLInt * 256 + 32: return DType::i32;
         case kDLInt * 256 + 64: return DType::i64;
         case kDLUInt * 256 + 8: return DType::u8;
+        case kDLUInt * 256 + 16: return DType::u16;
         case kDLBool * 256 + 8: return DType::boolean;
         default: return DType::none;
     }
@@ -37,8 +39,10 @@ DLDataType data_type_of(DType t) {
     switch (t) {
         case DType::bf16: return {kDLBfloat, bits, 1};
         case DType::boolean: return {kDLBool, bits, 1};
-        case DType::u8: return {kDLUInt, bits, 1};
+        case DType::u8:
+        case DType::u16: return {kDLUInt, bits, 1};
         case DType::i8:
+        case DType::i16:
         case DType::i32:
         case DType::i64: return {kDLInt, bits, 1};
         default: return {kDLFloat, bits, 1};

@@ -13,17 +13,17 @@ struct bf16 {
 };
 
 // Order is part of the ABI of the tables in core/types.cc and of _core.
-enum class DType : uint8_t { f32, f64, f16, bf16, i8, u8, i32, i64, boolean, none };
-constexpr int kDTypes = 9;
+enum class DType : uint8_t { f32, f64, f16, bf16, i8, u8, i32, i64, boolean, i16, u16, none };
+constexpr int kDTypes = 11;
 constexpr int kMaxDims = 8;
 constexpr int kMaxOperands = 16;  // named in an op's table
 constexpr int kMaxInputs = 64;    // arrays of one call: a variadic operand is many
 constexpr int kMaxOutputs = 8;
 constexpr int kMaxAttrs = 24;
 
-constexpr int64_t kItemSize[kDTypes] = {4, 8, 2, 2, 1, 1, 4, 8, 1};
-constexpr const char* kDTypeName[kDTypes] = {"float32", "float64", "float16", "bfloat16", "int8",
-                                             "uint8",   "int32",   "int64",   "bool"};
+constexpr int64_t kItemSize[kDTypes] = {4, 8, 2, 2, 1, 1, 4, 8, 1, 2, 2};
+constexpr const char* kDTypeName[kDTypes] = {"float32", "float64", "float16", "bfloat16", "int8",  "uint8",
+                                             "int32",   "int64",   "bool",    "int16",    "uint16"};
 
 // A borrowed n-d array: no ownership, strides in elements (0 and negative ones included).
 struct View {

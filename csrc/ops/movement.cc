@@ -211,12 +211,13 @@ void cast_row(void* to, const void* from, int64_t n) {
         cast_part(static_cast<To*>(to), static_cast<const From*>(from), n);
 }
 
-#define TW_ROW(To)                                                                                                    \
-    {cast_row<To, float>,   cast_row<To, double>,  cast_row<To, f16>,     cast_row<To, bf16>,   cast_row<To, int8_t>, \
-     cast_row<To, uint8_t>, cast_row<To, int32_t>, cast_row<To, int64_t>, cast_row<To, boolean>}
-constexpr Caster* kCasters[kDTypes][kDTypes] = {TW_ROW(float),   TW_ROW(double),  TW_ROW(f16),
-                                                TW_ROW(bf16),    TW_ROW(int8_t),  TW_ROW(uint8_t),
-                                                TW_ROW(int32_t), TW_ROW(int64_t), TW_ROW(boolean)};
+#define TW_ROW(To)                                                                               \
+    {cast_row<To, float>,   cast_row<To, double>,  cast_row<To, f16>,     cast_row<To, bf16>,    \
+     cast_row<To, int8_t>,  cast_row<To, uint8_t>, cast_row<To, int32_t>, cast_row<To, int64_t>, \
+     cast_row<To, boolean>, cast_row<To, int16_t>, cast_row<To, uint16_t>}
+constexpr Caster* kCasters[kDTypes][kDTypes] = {TW_ROW(float),   TW_ROW(double),  TW_ROW(f16),     TW_ROW(bf16),
+                                                TW_ROW(int8_t),  TW_ROW(uint8_t), TW_ROW(int32_t), TW_ROW(int64_t),
+                                                TW_ROW(boolean), TW_ROW(int16_t), TW_ROW(uint16_t)};
 #undef TW_ROW
 
 Caster* caster(DType to, DType from) { return kCasters[static_cast<int>(to)][static_cast<int>(from)]; }

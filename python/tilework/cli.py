@@ -11,6 +11,7 @@ from collections.abc import Sequence
 COMMANDS = {
     "info": ("tilework.info", "what was built, what runs here, and why"),
     "demo": ("tilework.demo", "trains a small network on handwritten digits"),
+    "edges": ("tilework.edges", "finds the edges of a picture"),
     "bench": ("tilework.bench.commands", "measures ops beside other libraries and the machine's peaks"),
 }
 

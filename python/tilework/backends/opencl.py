@@ -25,7 +25,7 @@ from tilework.errors import AttrTypeError, DTypeError, Error, UnsupportedError
 if TYPE_CHECKING:
     from tilework.registry import Op
 
-DTYPES = ("float32", "float64", "float16", "bfloat16", "int8", "uint8", "int32", "int64", "bool")
+DTYPES = ("float32", "float64", "float16", "bfloat16", "int8", "uint8", "int16", "uint16", "int32", "int64", "bool")
 
 
 def run(op: Op[..., Any], operands: tuple[Any, ...], attrs: dict[str, Any], out: Any) -> Any:

@@ -15,7 +15,15 @@ from tilework.errors import DeviceError
 
 LOG_LINES = 40
 
-_DTYPE_NAMES = {"bool": "boolean", "int8": "i8", "uint8": "u8", "int32": "i32", "int64": "i64"} | {
+_DTYPE_NAMES = {
+    "bool": "boolean",
+    "int8": "i8",
+    "uint8": "u8",
+    "int16": "i16",
+    "uint16": "u16",
+    "int32": "i32",
+    "int64": "i64",
+} | {
     "float16": "f16",
     "bfloat16": "bf16",
     "float32": "f32",

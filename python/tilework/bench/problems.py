@@ -31,6 +31,8 @@ DTYPES = {
     "bf16": "bfloat16",
     "s8": "int8",
     "u8": "uint8",
+    "s16": "int16",
+    "u16": "uint16",
     "s32": "int32",
     "s64": "int64",
     "bool": "bool",

@@ -21,6 +21,10 @@ from tilework.ops.batch_norm import (
     batch_norm as batch_norm,
     batch_norm_dx as batch_norm_dx,
 )
+from tilework.ops.canny import (
+    canny as canny,
+    canny_gradients as canny_gradients,
+)
 from tilework.ops.conv import (
     conv as conv,
     conv_dw as conv_dw,

@@ -213,13 +213,26 @@ def _(fill: Fill) -> Iterator[Sample]:
     wild = np.array(
         [2.0**63, -(2.0**63), 1e30, -1e30, np.inf, -np.inf, np.nan, 65504, 65520, 3.3e38, 1e-40, 6e-8, 1e-8]
     )
-    for dtype in ("float32", "float64", "float16", "bfloat16", "int8", "uint8", "int32", "int64", "bool"):
+    for dtype in (
+        "float32",
+        "float64",
+        "float16",
+        "bfloat16",
+        "int8",
+        "uint8",
+        "int16",
+        "uint16",
+        "int32",
+        "int64",
+        "bool",
+    ):
         yield sample(fill(3, 17) * 100, dtype=dtype)
         yield sample(np.concatenate([edges, wild]).astype(fill.dtype), dtype=dtype)
         yield sample(np.array([0, 1, -1, 127, 128, -128, 255, 256, 65537, 1 << 31, -(1 << 31), 1 << 62]), dtype=dtype)
         yield sample(np.array([True, False]), dtype=dtype)
         yield sample(fill(2, 9).astype(np.float16), dtype=dtype)
         yield sample(np.arange(256).astype(np.uint8), dtype=dtype)
+        yield sample(np.array([0, -1, 127, -129, 255, 32767, -32768], np.int16), dtype=dtype)
         yield sample(fill(0, 3), dtype=dtype)
     yield sample(fill(5, 3).T, dtype=np.float16)
     yield sample(fill(), dtype=np.float64)

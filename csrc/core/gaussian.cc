@@ -1,0 +1,29 @@
+#include "core/gaussian.h"
+
+#include <cmath>
+
+namespace tw {
+
+int64_t gaussian_width(double sigma) { return static_cast<int64_t>(std::nearbyint(6 * sigma + 1)) | 1; }
+
+// From the outside in, each tap hands its rounding error on to the next; the middle one takes what is left.
+void gaussian_taps(double sigma, int64_t n, int16_t* taps) {
+    double exact[kMaxTaps];
+    const int64_t half = n / 2;
+    double total = 0;
+    for (int64_t i = 0; i < n; ++i) {
+        const double at = static_cast<double>(i - half);
+        total += exact[i] = std::exp(-at * at / (2 * sigma * sigma));
+    }
+    double carried = 0;
+    int outer = 0;
+    for (int64_t i = 0; i < half; ++i) {
+        const double want = exact[i] / total * 256 + carried, near = std::nearbyint(want);
+        carried = want - near;
+        taps[i] = taps[n - 1 - i] = static_cast<int16_t>(near);
+        outer += 2 * static_cast<int>(near);
+    }
+    taps[half] = static_cast<int16_t>(256 - outer);
+}
+
+}  // namespace tw

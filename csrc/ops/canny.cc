@@ -1,0 +1,424 @@
+// Canny's edges: pixels whose gradient is the largest across the edge, kept where it exceeds `high`, or exceeds `low` in
+// a chain of such pixels that reaches one above `high` (8-connected). 255 on edges, 0 elsewhere.
+//
+// Method    one pass over rows: blur, gradient and magnitude of a row in a window of a few rows; three rows of magnitudes
+//           decide which pixels are largest; candidates leave as bits, which are flooded and expanded to bytes at the end.
+//           Blocks in which nothing exceeds `low` are skipped. No plane of gradients exists.
+// Numerics  integers throughout, the tangent of 22.5 degrees in 15 bits. Outside the picture the magnitude is 0, and
+//           pixels repeat the edge. The bits are those of OpenCV 5.
+// Threads   bands of rows, whose neighbours' rows are computed again; the flood is a closure. Same bits always.
+// Source    J. Canny, "A computational approach to edge detection", 1986.
+#include "core/check.h"
+#include "image/gradient.h"
+#include "image/hysteresis.h"
+#include "image/rows.h"
+#include "ops/ops.h"
+
+namespace tw::TW_ISA {
+namespace {
+
+constexpr int64_t kBandRows = 64;
+constexpr int16_t kTangent = 13573;  // of 22.5 degrees, in 15 bits
+
+enum { kLow, kHigh, kSigma, kSize, kL2 };  // attributes of canny
+
+// ---- one row --------------------------------------------------------------------------------------------------------
+
+// Numbers of 16 bits in lanes of M.
+TW_INLINE i16v load_in(const int16_t* p, int16_t) { return load(p); }
+TW_INLINE i32v load_in(const int16_t* p, int32_t) { return load_wide(p); }
+
+template <bool L2, class V>
+TW_INLINE V magnitude(V dx, V dy) {
+    if constexpr (!L2) return abs(dx) + abs(dy);
+    const u32v sum = bitcast<u32v>(dx * dx) + bitcast<u32v>(dy * dy);
+    return bitcast<V>(select(sum > splat<uint32_t>(INT32_MAX), splat<uint32_t>(INT32_MAX), sum));
+}
+
+template <class M, bool L2>
+TW_INLINE void magnitudes(const int16_t* dx, const int16_t* dy, M* to, int64_t n) {
+    for (int64_t x = 0; x < n; x += kLanes<M>) store(to + x, magnitude<L2>(load_in(dx + x, M{}), load_in(dy + x, M{})));
+}
+
+// Takes over what another channel has where its magnitude is larger.
+template <class M, bool L2>
+void keep_larger(const int16_t* other_dx, const int16_t* other_dy, int16_t* dx, int16_t* dy, M* best, int64_t n) {
+    const auto keep = [](int16_t* to, i16v wins, const int16_t* from)
+                          __attribute__((always_inline)) { store(to, select(wins, load(from), load(to))); };
+    const auto keep_wide = [](int16_t* to, i32v wins, const int16_t* from) __attribute__((always_inline)) {
+        store_narrow(to, select(wins, load_wide(from), load_wide(to)));
+    };
+    for (int64_t x = 0; x < n; x += kLanes<M>) {
+        const Vec<M> m = magnitude<L2>(load_in(other_dx + x, M{}), load_in(other_dy + x, M{})), old = load(best + x);
+        const auto wins = m > old;
+        store(best + x, select(wins, m, old));
+        if constexpr (sizeof(M) == 2) {
+            keep(dx + x, wins, other_dx + x);
+            keep(dy + x, wins, other_dy + x);
+        } else {
+            keep_wide(dx + x, wins, other_dx + x);
+            keep_wide(dy + x, wins, other_dy + x);
+        }
+    }
+}
+
+// x tan(22.5 degrees), rounded down.
+TW_INLINE i16v tangent_of(i16v x) { return mul_high(x, splat<int16_t>(2 * kTangent)); }
+TW_INLINE i32v tangent_of(i32v x) { return x * int32_t{kTangent} >> 15; }
+
+// Three rows of magnitudes, 0 outside the picture, and the gradients of the middle one.
+template <class M>
+struct Window {
+    const M *above, *at, *below;
+    const int16_t *dx, *dy;
+};
+
+// Whether pixels are the largest across the edge. A tie goes to the first of two neighbours, but to neither on a diagonal.
+template <class M>
+TW_INLINE Mask<M> is_peak(const Window<M>& w, int64_t x, Vec<M> m) {
+    const Vec<M> gx = load_in(w.dx + x, M{}), gy = load_in(w.dy + x, M{});
+    const Vec<M> size_x = abs(gx), size_y = abs(gy), flat = tangent_of(size_x);
+    const auto beside = size_y <= flat, upright = size_y > flat + size_x + size_x;
+    const auto rising = (gx ^ gy) < splat<M>(0);
+    const auto along_x = (m > load(w.at + x - 1)) & (m >= load(w.at + x + 1));
+    const auto along_y = (m > load(w.above + x)) & (m >= load(w.below + x));
+    const Vec<M> up = max_any(load(w.above + x + 1), load(w.below + x - 1));
+    const Vec<M> down = max_any(load(w.above + x - 1), load(w.below + x + 1));
+    const auto diagonal = m > select(rising, up, down);
+    return (beside & along_x) | (upright & along_y) | (~(beside | upright) & diagonal);
+}
+
+// Candidates of a row as bits.
+template <class M>
+void find_peaks(const Window<M>& w, M low, M high, int64_t words, uint64_t* weak, uint64_t* strong) {
+    constexpr int L = kLanes<M>;
+    const Vec<M> lows = splat(low), highs = splat(high);
+    for (int64_t word = 0; word < words; ++word) {
+        uint64_t kept = 0, sure = 0;
+        if constexpr (sizeof(M) == 2) {
+            for (int lane = 0; lane < 64; lane += 2 * L) {
+                const int64_t x = word * 64 + lane;
+                const Vec<M> a = load(w.at + x), b = load(w.at + x + L);
+                const auto weak_a = a > lows, weak_b = b > lows;
+                if (!any(weak_a | weak_b)) continue;
+                const auto kept_a = weak_a & is_peak(w, x, a), kept_b = weak_b & is_peak(w, x + L, b);
+                kept |= lane_bits(kept_a, kept_b) << lane;
+                sure |= lane_bits(kept_a & (a > highs), kept_b & (b > highs)) << lane;
+            }
+        } else {
+            for (int lane = 0; lane < 64; lane += L) {
+                const int64_t x = word * 64 + lane;
+                const Vec<M> m = load(w.at + x);
+                const auto exceeds = m > lows;
+                if (!any(exceeds)) continue;
+                const auto peaks = exceeds & is_peak(w, x, m);
+                kept |= lane_bits(peaks) << lane;
+                sure |= lane_bits(peaks & (m > highs)) << lane;
+            }
+        }
+        weak[word] = kept;
+        strong[word] = sure;
+    }
+}
+
+// ---- one band -------------------------------------------------------------------------------------------------------
+
+template <class M>
+struct Limits {
+    M low, high;
+};
+
+// A rolling window of rows of magnitudes and gradients, and a row of zeros for what lies outside.
+template <class M>
+class History {
+public:
+    TW_INLINE int64_t bytes(int64_t width) {
+        return row_pitch(width) * (5 * static_cast<int64_t>(sizeof(M)) + 4 * static_cast<int64_t>(sizeof(int16_t)));
+    }
+
+    History(char* memory, int64_t width) : width_(width), pitch_(row_pitch(width)) {
+        __builtin_memset(memory, 0, static_cast<size_t>(bytes(width)));
+        magnitudes_ = reinterpret_cast<M*>(memory) + kMargin;
+        gradients_ = reinterpret_cast<int16_t*>(memory + 5 * pitch_ * static_cast<int64_t>(sizeof(M))) + kMargin;
+    }
+
+    M* magnitudes(int64_t y) { return magnitudes_ + (y & 3) * pitch_; }
+    int16_t* dx(int64_t y) { return gradients_ + (y & 1) * pitch_; }
+    int16_t* dy(int64_t y) { return gradients_ + (2 + (y & 1)) * pitch_; }
+
+    // Zeros behind row y, as far as anyone looks.
+    void close(int64_t y) {
+        __builtin_memset(magnitudes(y) + width_, 0, static_cast<size_t>(pitch_ - kMargin - width_) * sizeof(M));
+    }
+
+    Window<M> window(int64_t y, int64_t height) {
+        const M* const outside = magnitudes_ + 4 * pitch_;
+        return {y > 0 ? magnitudes(y - 1) : outside, magnitudes(y), y + 1 < height ? magnitudes(y + 1) : outside, dx(y),
+                dy(y)};
+    }
+
+private:
+    int64_t width_, pitch_;
+    M* magnitudes_;
+    int16_t* gradients_;
+};
+
+// Calls edges(y, dx, dy, magnitudes) for the rows of a band and one on either side, then floods what is found.
+template <class M, class Edges>
+TW_INLINE void run_band(const EdgeMap& map, int64_t first, int64_t last, Limits<M> limits, History<M>& history,
+                        const Edges& edges) {
+    for (int64_t y = first - 1; y <= last; ++y) {
+        if (y >= 0 && y < map.height) {
+            edges(y, history.dx(y), history.dy(y), history.magnitudes(y));
+            history.close(y);
+        }
+        if (y <= first) continue;
+        const int64_t at = (y - 1) * map.words;
+        find_peaks(history.window(y - 1, map.height), limits.low, limits.high, map.words, map.weak + at,
+                   map.strong + at);
+    }
+    Flood(map, first, last).run();
+}
+
+// Rows of pixels of each channel of a band, as many as the filter S sees, and the gradients of the row in their middle.
+template <class S>
+class Gradients {
+    static constexpr int kHistory = S::size < 4 ? 4 : 8;  // rows of pixels that are kept, a power of two
+
+public:
+    TW_INLINE int64_t bytes(const Picture& p, int64_t taps) {
+        const int64_t pitch = row_pitch(p.width);
+        return 4 * pitch * static_cast<int64_t>(sizeof(int16_t)) +
+               p.channels * (kHistory * pitch + Channel::bytes(p.width, taps));
+    }
+
+    Gradients(const Picture& p, const Taps& taps, char* scratch) : p_(p), pitch_(row_pitch(p.width)), next_(-1) {
+        smooth_ = reinterpret_cast<int16_t*>(scratch) + kMargin;
+        change_ = smooth_ + pitch_;
+        dx_ = change_ + pitch_;
+        dy_ = dx_ + pitch_;
+        char* rest = scratch + 4 * pitch_ * static_cast<int64_t>(sizeof(int16_t));
+        for (int64_t c = 0; c < p.channels; ++c, rest += Channel::bytes(p.width, taps.n)) {
+            rows_[c] = reinterpret_cast<uint8_t*>(rest) + kMargin;
+            rest += kHistory * pitch_;
+            channel_[c].start(p, c, taps, rest);
+        }
+    }
+
+    // Row y, of three channels the larger gradient; y never falls from one call to the next.
+    template <class M, bool L2>
+    void row(int64_t y, int16_t* dx, int16_t* dy, M* m) {
+        constexpr int64_t half = S::size / 2;
+        if (next_ < 0) next_ = max_of(y - half, 0);
+        for (; next_ < p_.height && next_ <= y + half; ++next_)
+            for (int64_t c = 0; c < p_.channels; ++c) read(c, next_);
+        channel(0, y, dx, dy);
+        magnitudes<M, L2>(dx, dy, m, p_.width);
+        for (int64_t c = 1; c < p_.channels; ++c) {
+            channel(c, y, dx_, dy_);
+            keep_larger<M, L2>(dx_, dy_, dx, dy, m, p_.width);
+        }
+    }
+
+private:
+    void read(int64_t c, int64_t y) {
+        constexpr int half = S::size / 2;
+        uint8_t* const row = rows_[c] + (y & (kHistory - 1)) * pitch_;
+        channel_[c].read(y, row);
+        for (int i = 1; i <= half; ++i) row[-i] = row[0], row[p_.width - 1 + i] = row[p_.width - 1];
+    }
+
+    void channel(int64_t c, int64_t y, int16_t* dx, int16_t* dy) {
+        constexpr int64_t half = S::size / 2;
+        const uint8_t* rows[S::size];
+        for (int64_t k = 0; k < S::size; ++k)
+            rows[k] = rows_[c] + (max_of(0, min_of(y + k - half, p_.height - 1)) & (kHistory - 1)) * pitch_;
+        sums_down<S>(rows, smooth_, change_, -kLanes<int16_t>, p_.width + half);
+        sums_along<S>(smooth_, change_, dx, dy, p_.width);
+    }
+
+    const Picture& p_;
+    const int64_t pitch_;
+    int64_t next_;
+    uint8_t* rows_[3];
+    int16_t *smooth_, *change_, *dx_, *dy_;
+    Channel channel_[3];
+};
+
+// ---- the op: bands, then their borders, then bytes ------------------------------------------------------------------
+
+// band(map, first, last) marks candidates and floods rows [first, last); false when memory is exhausted.
+template <class Band>
+Status run_bands(const View& y, int64_t band_rows, const Band& band) {
+    const int64_t height = y.shape[0], width = y.shape[1], words = ceil_div(width, 64);
+    Scratch memory(static_cast<size_t>(edge_map_bytes(height, words)));
+    bool enough = memory.as<char>() != nullptr;
+    if (enough) {
+        const EdgeMap map = edge_map_at(memory.as<char>(), height, words);
+        __builtin_memset(map.waits, 0, static_cast<size_t>(height * words));
+        const int64_t bands = ceil_div(height, band_rows);
+        const auto last_of = [&](int64_t i) { return min_of(i * band_rows + band_rows, height); };
+        if (!parallel(bands, [&](int64_t i) {
+            if (!band(map, i * band_rows, last_of(i))) __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
+        }))
+            return Status::ok;
+        if (enough) {
+            Flood whole(map, 0, height);
+            for (int64_t i = 1; i < bands; ++i) whole.join(i * band_rows);
+            parallel(bands, [&](int64_t i) {
+                for (int64_t row = i * band_rows; row < last_of(i); ++row)
+                    write_edges(map, row, width, y.as<uint8_t>() + row * y.stride[0], y.stride[1]);
+            });
+            return Status::ok;
+        }
+    }
+    return fail(Status::memory, "image", "no memory for the candidates of %lld rows; want a smaller picture",
+                static_cast<long long>(height));
+}
+
+template <class M>
+Limits<M> limits_of(double low, double high, bool l2) {
+    const double both[] = {low, high};
+    M limit[2];
+    for (int i = 0; i < 2; ++i) {
+        double v = both[i];
+        if (l2) v = v < 32767 ? v * v : 32767.0 * 32767.0;
+        constexpr double most = sizeof(M) == 2 ? INT16_MAX : INT32_MAX;
+        limit[i] = static_cast<M>(__builtin_floor(v < most ? v : most));
+    }
+    return {limit[0], limit[1]};
+}
+
+template <class S, class M, bool L2>
+Status run_picture(const Call& c) {
+    const Picture p = picture_of(c.in[0]);
+    const double sigma = c.attr[kSigma].f, scale = S::size == 7 ? 1.0 / 16 : 1;
+    Taps taps;
+    make_taps(sigma, taps);
+    const Limits<M> limits = limits_of<M>(c.attr[kLow].f * scale, c.attr[kHigh].f * scale, L2);
+    return run_bands(c.out[0], max_of(kBandRows, 4 * taps.n), [&](const EdgeMap& map, int64_t first, int64_t last) {
+        const int64_t kept = History<M>::bytes(p.width);
+        Scratch scratch(static_cast<size_t>(kept + Gradients<S>::bytes(p, taps.n)));
+        if (!scratch.as<char>()) return false;
+        History<M> history(scratch.as<char>(), p.width);
+        Gradients<S> gradients(p, taps, scratch.as<char>() + kept);
+        run_band(map, first, last, limits, history,
+                 [&](int64_t y, int16_t* dx, int16_t* dy, M* m) { gradients.template row<M, L2>(y, dx, dy, m); });
+        return true;
+    });
+}
+
+template <class S>
+Status run_size(const Call& c) {
+    return c.attr[kL2].i ? run_picture<S, int32_t, true>(c) : run_picture<S, int16_t, false>(c);
+}
+
+Status run_canny(const Call& c) {
+    if (numel(c.out[0]) == 0) return Status::ok;
+    switch (c.attr[kSize].i) {
+        case 3: return run_size<Sobel<3>>(c);
+        case 5: return run_size<Sobel<5>>(c);
+        default: return run_size<Sobel<7>>(c);
+    }
+}
+
+Status want_thresholds(const Attr& low, const Attr& high) {
+    const Attr* const both[] = {&low, &high};
+    const char* const names[] = {"low", "high"};
+    for (int i = 0; i < 2; ++i)
+        if (!(both[i]->f >= 0))
+            return fail(Status::attr, names[i], "%s=%g; want a number of at least 0", names[i], both[i]->f);
+    if (low.f > high.f) return fail(Status::attr, "low", "low=%g exceeds high=%g; want low <= high", low.f, high.f);
+    return Status::ok;
+}
+
+Status want_pixels(const View& v, const char* name) {
+    constexpr int64_t most = int64_t{1} << 30;
+    if (v.shape[0] > most || v.shape[1] > most || v.shape[0] * ceil_div(v.shape[1], 64) > int64_t{1} << 31)
+        return fail(Status::shape, name, "%s has shape %s; want at most 2^30 rows and columns and 2^37 pixels", name,
+                    shape_text(v).text);
+    return Status::ok;
+}
+
+Status infer_canny(Call& c, Inferred& r) {
+    const View& image = c.in[0];
+    if (image.dtype != DType::u8)
+        return fail(Status::dtype, "image", "image has dtype %s; want uint8", name_of(image.dtype));
+    if (image.ndim != 2 && !(image.ndim == 3 && image.shape[2] == 3))
+        return fail(Status::shape, "image", "image has shape %s; want (H, W) or (H, W, 3)", shape_text(image).text);
+    TW_TRY(want_pixels(image, "image"));
+    TW_TRY(want_thresholds(c.attr[kLow], c.attr[kHigh]));
+    const double sigma = c.attr[kSigma].f;
+    if (!(sigma >= 0 && sigma <= kMaxSigma))
+        return fail(Status::attr, "sigma", "sigma=%g; want 0 (no blur) to %g pixels", sigma, kMaxSigma);
+    const int64_t size = c.attr[kSize].i;
+    if (size != 3 && size != 5 && size != 7)
+        return fail(Status::attr, "ksize", "ksize=%lld; want 3, 5 or 7", static_cast<long long>(size));
+    r.n_out = 1;
+    r.out[0] = result(DType::u8, 2, image.shape);
+    r.flops = 40.0 * static_cast<double>(numel(image));
+    return Status::ok;
+}
+
+// ---- from gradients -------------------------------------------------------------------------------------------------
+
+Status infer_gradients(Call& c, Inferred& r) {
+    const View &dx = c.in[0], &dy = c.in[1];
+    if (dx.dtype != DType::i16) return fail(Status::dtype, "dx", "dx has dtype %s; want int16", name_of(dx.dtype));
+    TW_TRY(want_ndim(dx, "dx", 2, 2));
+    TW_TRY(want_dtype_of(dy, "dy", dx, "dx"));
+    TW_TRY(want_shape_of(dy, "dy", dx, "dx"));
+    TW_TRY(want_pixels(dx, "dx"));
+    TW_TRY(want_thresholds(c.attr[0], c.attr[1]));
+    r.n_out = 1;
+    r.out[0] = result(DType::u8, 2, dx.shape);
+    r.flops = 20.0 * static_cast<double>(numel(dx));
+    return Status::ok;
+}
+
+// Any gradients of 16 bits, so that magnitudes take 32.
+template <bool L2>
+Status run_given(const Call& c) {
+    const View &dx = c.in[0], &dy = c.in[1];
+    const int64_t width = dx.shape[1];
+    const Limits<int32_t> limits = limits_of<int32_t>(c.attr[0].f, c.attr[1].f, L2);
+    return run_bands(c.out[0], kBandRows, [&](const EdgeMap& map, int64_t first, int64_t last) {
+        Scratch scratch(static_cast<size_t>(History<int32_t>::bytes(width)));
+        if (!scratch.as<char>()) return false;
+        History<int32_t> history(scratch.as<char>(), width);
+        run_band(map, first, last, limits, history, [&](int64_t y, int16_t* to_x, int16_t* to_y, int32_t* m) {
+            const int16_t *gx = dx.as<int16_t>() + y * dx.stride[0], *gy = dy.as<int16_t>() + y * dy.stride[0];
+            for (int64_t x = 0; x < width; ++x) to_x[x] = gx[x * dx.stride[1]], to_y[x] = gy[x * dy.stride[1]];
+            magnitudes<int32_t, L2>(to_x, to_y, m, width);
+        });
+        return true;
+    });
+}
+
+Status run_gradients(const Call& c) {
+    if (numel(c.out[0]) == 0) return Status::ok;
+    return c.attr[2].i ? run_given<true>(c) : run_given<false>(c);
+}
+
+constexpr Operand kImage[] = {{"image"}};
+constexpr Operand kGradients[] = {{"dx"}, {"dy"}};
+constexpr AttrSpec kCanny[] = {
+    {.name = "low", .kind = AttrKind::real, .required = true},
+    {.name = "high", .kind = AttrKind::real, .required = true},
+    {.name = "sigma", .kind = AttrKind::real},
+    {.name = "ksize", .kind = AttrKind::integer, .i = 3},
+    {.name = "l2", .kind = AttrKind::boolean},
+};
+constexpr AttrSpec kFromGradients[] = {
+    {.name = "low", .kind = AttrKind::real, .required = true},
+    {.name = "high", .kind = AttrKind::real, .required = true},
+    {.name = "l2", .kind = AttrKind::boolean},
+};
+
+}  // namespace
+
+const OpDef op_canny = {"canny", kImage, 1, kCanny, TW_COUNT(kCanny), infer_canny, run_canny};
+const OpDef op_canny_gradients = {"canny_gradients", kGradients,   2, kFromGradients, TW_COUNT(kFromGradients),
+                                  infer_gradients,   run_gradients};
+
+}  // namespace tw::TW_ISA

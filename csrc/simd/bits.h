@@ -1,0 +1,46 @@
+// Masks of lanes as bits of a word, and bits of a word as bytes.
+#pragma once
+#include "simd/pixels.h"
+
+namespace tw::TW_ISA {
+
+// Bit i is set where lane i of two masks of 16-bit lanes, laid end to end, is.
+TW_INLINE uint64_t lane_bits(i16v low, i16v high) {
+#if defined(__AVX512F__)
+    return _mm512_movepi16_mask((__m512i)low) | static_cast<uint64_t>(_mm512_movepi16_mask((__m512i)high)) << 32;
+#elif defined(__AVX2__)
+    const __m256i bytes = _mm256_packs_epi16((__m256i)low, (__m256i)high);
+    return static_cast<uint32_t>(_mm256_movemask_epi8(_mm256_permute4x64_epi64(bytes, 0xd8)));
+#elif defined(__SSE4_2__)
+    return static_cast<uint32_t>(_mm_movemask_epi8(_mm_packs_epi16((__m128i)low, (__m128i)high)));
+#else
+    constexpr int n = kLanes<int16_t>;
+    uint64_t bits = 0;
+    for (int i = 0; i < n; ++i) bits |= uint64_t{low[i] != 0} << i | uint64_t{high[i] != 0} << (n + i);
+    return bits;
+#endif
+}
+
+// The same of one mask of 32-bit lanes.
+TW_INLINE uint64_t lane_bits(i32v mask) {
+#if defined(__AVX512F__)
+    return _mm512_movepi32_mask((__m512i)mask);
+#elif defined(__SSE4_2__)
+    return static_cast<uint32_t>(TW_MM(movemask_ps)((f32v)mask));
+#else
+    uint64_t bits = 0;
+    for (int i = 0; i < kLanes<int32_t>; ++i) bits |= uint64_t{mask[i] != 0} << i;
+    return bits;
+#endif
+}
+
+// A byte per bit, lowest first: 255 where it is set and 0 elsewhere. Shuffles stay inside 16-byte units.
+template <int... I>
+TW_INLINE u8v bytes_of(uint64_t bits, Seq<I...>) {
+    const u8v words = bitcast<u8v>(splat<uint64_t>(bits));
+    const u8v each = shuffle<(I / 8 + I / 16 * 16)...>(words, words), own = u8v{static_cast<uint8_t>(1 << I % 8)...};
+    return bitcast<u8v>((each & own) == own);
+}
+TW_INLINE u8v bytes_of_bits(uint64_t bits) { return bytes_of(bits, Indices<u8v>{}); }
+
+}  // namespace tw::TW_ISA

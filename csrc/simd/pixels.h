@@ -1,0 +1,75 @@
+// 8-bit pixels in 16-bit lanes, and the integer arithmetic that filters of pixels are made of. Every tier gives the same bits.
+#pragma once
+#include "simd/vec.h"
+
+namespace tw::TW_ISA {
+
+using u8v = Vec<uint8_t>;
+using i16v = Vec<int16_t>;
+using Bits = Vec<long long>;  // what intrinsics on integers take
+
+// kLanes<int16_t> pixels.
+TW_INLINE i16v load_pixels(const uint8_t* p) {
+#if defined(__AVX512F__)
+    return (i16v)_mm512_cvtepu8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+#elif defined(__AVX2__)
+    return (i16v)_mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+#elif defined(__SSE4_2__)
+    return (i16v)_mm_cvtepu8_epi16(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+#else
+    return __builtin_convertvector(*reinterpret_cast<const VecOf<uint8_t, kLanes<int16_t>>::loose*>(p), i16v);
+#endif
+}
+
+// kLanes<int16_t> pixels from lanes of 0 to 255.
+TW_INLINE void store_pixels(uint8_t* p, i16v v) {
+#if defined(__AVX512F__)
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi16_epi8((__m512i)v));
+#elif defined(__AVX2__)
+    const __m256i bytes = _mm256_permute4x64_epi64(_mm256_packus_epi16((__m256i)v, (__m256i)v), 0xd8);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(bytes));
+#elif defined(__SSE4_2__)
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packus_epi16((__m128i)v, (__m128i)v));
+#else
+    typedef VecOf<uint8_t, kLanes<int16_t>> Bytes;
+    *reinterpret_cast<Bytes::loose*>(p) = __builtin_convertvector(v, Bytes::type);
+#endif
+}
+
+// kLanes<int32_t> numbers of 16 bits in 32-bit lanes, and back where they fit.
+TW_INLINE i32v load_wide(const int16_t* p) {
+    return __builtin_convertvector(*reinterpret_cast<const VecOf<int16_t, kLanes<int32_t>>::loose*>(p), i32v);
+}
+TW_INLINE void store_narrow(int16_t* p, i32v v) {
+    typedef VecOf<int16_t, kLanes<int32_t>> Half;
+    *reinterpret_cast<Half::loose*>(p) = __builtin_convertvector(v, Half::type);
+}
+
+// a b / 2^16, rounded down.
+TW_INLINE i16v mul_high(i16v a, i16v b) {
+#if defined(__SSE4_2__)
+    return (i16v)TW_MM(mulhi_epi16)((Bits)a, (Bits)b);
+#elif defined(__aarch64__)
+    return vqdmulhq_s16(a, b) >> 1;
+#endif
+}
+
+// Sums of two neighbouring products: lane i is a[2i] b[2i] + a[2i+1] b[2i+1].
+TW_INLINE i32v dot_pairs(i16v a, i16v b) {
+#if defined(__SSE4_2__)
+    return (i32v)TW_MM(madd_epi16)((Bits)a, (Bits)b);
+#elif defined(__aarch64__)
+    return vpaddq_s32(vmull_s16(vget_low_s16(a), vget_low_s16(b)), vmull_high_s16(a, b));
+#endif
+}
+
+// In each 16-byte unit the lanes of a, then those of b: undoes interleave_low and interleave_high. What does not fit saturates.
+TW_INLINE i16v narrow_units(i32v a, i32v b) {
+#if defined(__SSE4_2__)
+    return (i16v)TW_MM(packs_epi32)((Bits)a, (Bits)b);
+#elif defined(__aarch64__)
+    return vcombine_s16(vqmovn_s32(a), vqmovn_s32(b));
+#endif
+}
+
+}  // namespace tw::TW_ISA

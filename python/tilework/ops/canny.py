@@ -1,0 +1,325 @@
+"""Canny's edges: of a picture, and of gradients that exist already."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tilework.arrays import Array
+from tilework.backends.opencl_queue import GROUP_SIZE, Queue
+from tilework.errors import AttrError, DTypeError, ShapeError
+from tilework.registry import (
+    ErrorCase,
+    Sample,
+    Workload,
+    dtypes,
+    errors,
+    fills,
+    flops,
+    op,
+    opencl,
+    reference,
+    sample,
+    samples,
+    tolerance,
+    workloads,
+)
+
+if TYPE_CHECKING:
+    from tilework.testing import Fill
+
+
+@op
+def canny(
+    image: Array,
+    *,
+    low: float,
+    high: float,
+    sigma: float = 0.0,
+    ksize: int = 3,
+    l2: bool = False,
+    out: Array | None = None,
+) -> Array:
+    """Finds the edges of a picture (H, W) or (H, W, 3), uint8: 255 on edges and 0 elsewhere, uint8 (H, W).
+
+    A pixel whose gradient is the largest across the edge is kept if it exceeds ``high``, or if it exceeds ``low`` and a
+    chain of such pixels, 8-connected, leads to one above ``high``: the whole chain, however long. Thresholds are in
+    units of the Sobel sums of ``ksize`` 3, 5 or 7 pixels: of |dx| + |dy|, or of their Euclidean length with ``l2``. Of
+    three channels each pixel takes the one with the largest gradient. ``sigma`` blurs first: round(6 sigma + 1) | 1
+    taps in 1/256.
+
+    The bits are those of ``cv2.Canny`` 5.0, after ``cv2.GaussianBlur`` if there is a sigma; but thresholds that are
+    negative, NaN or in the wrong order are errors here. J. Canny, "A computational approach to edge detection", 1986.
+    """
+    ...
+
+
+@op
+def canny_gradients(
+    dx: Array, dy: Array, *, low: float, high: float, l2: bool = False, out: Array | None = None
+) -> Array:
+    """Finds edges as canny does from gradients dx and dy (H, W), int16, that exist already: uint8 (H, W)."""
+    ...
+
+
+# ------------------------------------------------------------------------------------------------------ reference
+
+_SMOOTH = {3: (1, 2, 1), 5: (1, 4, 6, 4, 1), 7: (1, 6, 15, 20, 15, 6, 1)}
+_CHANGE = {3: (-1, 0, 1), 5: (-1, -2, 0, 2, 1), 7: (-1, -4, -5, 0, 5, 4, 1)}
+
+
+def _along(x: Any, taps: Any, axis: int) -> Any:
+    """Sums of the window at each place of an axis; x is wider by the window less one."""
+    n = x.shape[axis] - len(taps) + 1
+    return sum(tap * x.take(range(k, k + n), axis) for k, tap in enumerate(taps))
+
+
+def _sobel(x: Any, size: int) -> tuple[Any, Any]:
+    """Gradients of x (H, W); pixels outside repeat the edge."""
+    padded = np.pad(x, size // 2, mode="edge")
+    dx = _along(_along(padded, _SMOOTH[size], 0), _CHANGE[size], 1)
+    dy = _along(_along(padded, _CHANGE[size], 0), _SMOOTH[size], 1)
+    return (dx, dy) if size < 7 else (np.rint(dx / 16).astype(np.int64), np.rint(dy / 16).astype(np.int64))
+
+
+def _taps(sigma: float) -> Any:
+    """Taps in 1/256 whose sum is 256: from the outside in, each hands its rounding error on to the next."""
+    n = round(6 * sigma + 1) | 1
+    half = n // 2
+    at = np.arange(n) - half
+    exact = np.exp(-at * at / (2 * sigma * sigma))
+    exact *= 256 / exact.sum()
+    taps, carried = np.zeros(n, np.int64), 0.0
+    for i in range(half):
+        taps[i] = taps[-1 - i] = np.rint(exact[i] + carried)
+        carried += exact[i] - taps[i]
+    taps[half] = 256 - taps.sum()
+    return taps
+
+
+def _mirrored(n: int, half: int) -> Any:
+    """Indices of -half to n + half - 1 in a row of n that mirrors at its ends without repeating them."""
+    at = np.abs(np.arange(-half, n + half)) % max(2 * (n - 1), 1)
+    return np.minimum(at, 2 * (n - 1) - at)
+
+
+def _blurred(x: Any, sigma: float) -> Any:
+    """x (H, W, C) blurred: exact sums, one rounding half up."""
+    taps = _taps(sigma)
+    for axis in (1, 0):
+        x = _along(x.take(_mirrored(x.shape[axis], len(taps) // 2), axis), taps, axis)
+    return (x + (1 << 15)) >> 16
+
+
+def _magnitude(dx: Any, dy: Any, l2: bool) -> Any:
+    return np.minimum(dx * dx + dy * dy if l2 else np.abs(dx) + np.abs(dy), 2**31 - 1)
+
+
+def _limit(threshold: float, l2: bool) -> int:
+    return math.floor(min(threshold, 32767.0) ** 2 if l2 else min(threshold, 2.0**31 - 1))
+
+
+def _shifted(m: Any, down: int, right: int) -> Any:
+    """The neighbours of each element in one direction, 0 outside."""
+    h, w = m.shape
+    return np.pad(m, 1)[1 + down : 1 + down + h, 1 + right : 1 + right + w]
+
+
+def _traced(m: Any, dx: Any, dy: Any, low: int, high: int) -> Any:
+    """Edges from magnitudes and gradients."""
+    x, y = np.abs(dx), np.abs(dy)
+    flat = x * 13573 >> 15  # the tangent of 22.5 degrees in 15 bits
+    sectors = [y <= flat, y > flat + 2 * x, (dx ^ dy) < 0]  # beside, upright, rising; else falling
+    before = [_shifted(m, *at) for at in ((0, -1), (-1, 0), (-1, 1), (-1, -1))]
+    after = [_shifted(m, *at) for at in ((0, 1), (1, 0), (1, -1), (1, 1))]
+    first, second = (np.select(sectors, side[:3], side[3]) for side in (before, after))
+    # A tie goes to the first of two neighbours, but to neither on a diagonal.
+    largest = (m > first) & np.where(sectors[0] | sectors[1], m >= second, m > second)
+    weak = largest & (m > low)
+    strong = weak & (m > high)
+    while True:
+        around = np.any([_shifted(strong, i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)], axis=0)
+        grown = around & weak
+        if np.array_equal(grown, strong):
+            return np.where(strong, 255, 0)
+        strong = grown
+
+
+@reference(canny)
+def _(image: Any, *, low: float, high: float, sigma: float, ksize: int, l2: bool) -> Any:
+    x = (image if image.ndim == 3 else image[..., None]).astype(np.int64)
+    if x.size == 0:
+        return np.zeros(x.shape[:2])
+    if sigma > 0:
+        x = _blurred(x, sigma)
+    m = dx = dy = np.zeros(x.shape[:2], np.int64)
+    for c in range(x.shape[2]):
+        gx, gy = _sobel(x[..., c], ksize)
+        size = _magnitude(gx, gy, l2)
+        wins = (size > m) | (c == 0)
+        m, dx, dy = np.where(wins, size, m), np.where(wins, gx, dx), np.where(wins, gy, dy)
+    scale = 1 / 16 if ksize == 7 else 1
+    return _traced(m, dx, dy, _limit(low * scale, l2), _limit(high * scale, l2))
+
+
+@reference(canny_gradients)
+def _(dx: Any, dy: Any, *, low: float, high: float, l2: bool) -> Any:
+    dx, dy = dx.astype(np.int64), dy.astype(np.int64)
+    return _traced(_magnitude(dx, dy, l2), dx, dy, _limit(low, l2), _limit(high, l2))
+
+
+# ------------------------------------------------------------------------------------------------------ checks
+
+dtypes(canny, "uint8")
+dtypes(canny_gradients, "int16")
+tolerance(canny, ulp=0.5)
+tolerance(canny_gradients, ulp=0.5)
+
+
+def _scene(fill: Fill, *shape: int) -> Any:
+    """A picture with edges, weak and strong ones, and noise."""
+    h, w = shape[:2]
+    y, x = np.mgrid[0:h, 0:w]
+    base = 90 + 60 * (np.hypot(y - h / 2, x - w / 3) < min(h, w) / 3) + 50 * (x > 2 * w / 3) + 1.5 * y
+    noise = fill.integers(*shape, low=-9, high=10)
+    return np.clip(base.reshape(h, w, *(1,) * (len(shape) - 2)) + noise, 0, 255).astype(np.uint8)
+
+
+def _photo(name: str, height: int, width: int) -> Any:
+    """A photograph of scikit-learn's in grey, mirrored to size; None without scikit-learn."""
+    if importlib.util.find_spec("sklearn") is None:
+        return None
+    from sklearn.datasets import load_sample_image
+
+    rgb = load_sample_image(name).astype(np.int64)
+    grey = ((rgb * (4899, 9617, 1868)).sum(-1) + (1 << 13) >> 14).astype(np.uint8)
+    return np.pad(grey, ((0, max(0, height - grey.shape[0])), (0, max(0, width - grey.shape[1]))), "symmetric")[
+        :height, :width
+    ].copy()
+
+
+@samples(canny)
+def _(fill: Fill) -> Iterator[Sample]:
+    yield sample(_scene(fill, 37, 70), low=40, high=120)
+    yield sample(_scene(fill, 131, 19), low=30.5, high=90.5)
+    yield sample(_scene(fill, 9, 131), low=20, high=200, sigma=1.0)
+    yield sample(_scene(fill, 24, 66, 3), low=60, high=150)
+    yield sample(_scene(fill, 23, 40), low=40, high=120, l2=True)
+    yield sample(_scene(fill, 20, 33), low=500, high=900, ksize=5)
+    yield sample(_scene(fill, 20, 33, 3), low=5000, high=15000, ksize=7, l2=True, sigma=0.7)
+    yield sample(_scene(fill, 11, 35).T, low=1000, high=8000, ksize=7)
+    yield sample(_scene(fill, 3, 1), low=0, high=0, sigma=2.0)
+    yield sample(_scene(fill, 1, 9), low=1, high=60)
+    yield sample(np.zeros((0, 5), np.uint8), low=1, high=2)
+
+
+@samples(canny_gradients)
+def _(fill: Fill) -> Iterator[Sample]:
+    for h, w in ((7, 70), (70, 33), (1, 5), (0, 3)):
+        yield sample(fill(h, w), fill(h, w), low=9000, high=40000)
+    wild = np.array([[-32768, 32767, 0, 1], [-32768, 5, -5, 9]], np.int16)
+    yield sample(wild, wild[::-1].copy(), low=2, high=4, l2=True)
+    yield sample(fill(8, 40).T, fill(8, 40).T, low=20000.5, high=1e9, l2=True)
+
+
+@errors(canny)
+def _(fill: Fill) -> Iterator[ErrorCase]:
+    x = _scene(fill, 5, 6)
+    limits = {"low": 1.0, "high": 2.0}
+    yield ErrorCase(sample(x.astype(np.float64), **limits), DTypeError, "image has dtype float64; want uint8")
+    yield ErrorCase(sample(x.astype(bool), **limits), DTypeError, "image has dtype bool")
+    yield ErrorCase(sample(x[None], **limits), ShapeError, "image has shape (1, 5, 6); want (H, W) or (H, W, 3)")
+    yield ErrorCase(sample(np.zeros((5, 6, 4), np.uint8), **limits), ShapeError, "want (H, W) or (H, W, 3)")
+    yield ErrorCase(sample(x, low=3, high=2), AttrError, "low=3 exceeds high=2")
+    yield ErrorCase(sample(x, low=-1, high=2), AttrError, "low=-1; want a number of at least 0")
+    yield ErrorCase(sample(x, low=1, high=float("nan")), AttrError, "high=nan; want a number of at least 0")
+    yield ErrorCase(sample(x, **limits, sigma=-1.0), AttrError, "sigma=-1; want 0 (no blur) to 100 pixels")
+    yield ErrorCase(sample(x, **limits, sigma=float("nan")), AttrError, "sigma=nan")
+    yield ErrorCase(sample(x, **limits, ksize=4), AttrError, "ksize=4; want 3, 5 or 7")
+
+
+@errors(canny_gradients)
+def _(fill: Fill) -> Iterator[ErrorCase]:
+    d = fill(3, 4)
+    yield ErrorCase(sample(d.astype(np.float64), d, low=1, high=2), DTypeError, "dx has dtype float64; want int16")
+    yield ErrorCase(sample(d, fill(4, 3), low=1, high=2), ShapeError, "dy has shape (4, 3)")
+    yield ErrorCase(sample(fill(3), fill(3), low=1, high=2), ShapeError, "dx has 1 dimension")
+    yield ErrorCase(sample(d, d, low=2, high=1), AttrError, "low=2 exceeds high=1")
+
+
+@workloads(canny)
+def _() -> Iterator[Workload]:
+    limits = {"low": 50.0, "high": 150.0}
+    yield Workload("china VGA", ((480, 640),), limits, ("vision",))
+    yield Workload("china VGA blurred", ((480, 640),), limits | {"sigma": 1.0}, ("vision",))
+    yield Workload("china HD", ((1080, 1920),), limits, ("vision",))
+
+
+@fills(canny)
+def _(fill: Fill, image: Any, **attrs: Any) -> tuple[Any]:
+    if len(image) == 3 or not fill(1).any():
+        return (fill(*image),)
+    photo = _photo("china.jpg", *image)
+    return (_scene(fill, *image) if photo is None else photo,)
+
+
+@flops(canny)
+def _(image: Any, **attrs: Any) -> float:
+    return 40.0 * float(math.prod(image))
+
+
+@workloads(canny_gradients)
+def _() -> Iterator[Workload]:
+    yield Workload("VGA", ((480, 640), (480, 640)), {"low": 50.0, "high": 150.0}, ("vision",))
+
+
+# ------------------------------------------------------------------------------------------------------ OpenCL
+
+
+def _trace(queue: Queue, labels: Any, strong: Any, y: Any) -> None:
+    height, width = y.shape
+    marks = queue.empty(y.shape, np.uint8)
+    queue.fill(marks, 0)
+    queue.launch("canny.cl", "unite", y.size, GROUP_SIZE, (labels, height, width))
+    queue.launch("canny.cl", "mark", y.size, GROUP_SIZE, (labels, strong, marks, y.size))
+    queue.launch("canny.cl", "edges", y.size, GROUP_SIZE, (labels, marks, y, y.size))
+
+
+def _candidates(queue: Queue, y: Any) -> tuple[Any, Any]:
+    if y.size >= 2**32 - 1:
+        raise ShapeError(f"{y.shape} is too large for a device; want less than 2^32 - 1 pixels")
+    return queue.empty(y.shape, np.uint32), queue.empty(y.shape, np.uint8)
+
+
+@opencl(canny)
+def _(queue: Queue, image: Any, y: Any, *, low: float, high: float, sigma: float, ksize: int, l2: bool) -> None:
+    (height, width), channels = y.shape, image.shape[2] if image.ndim == 3 else 1
+    labels, strong = _candidates(queue, y)
+    if sigma > 0:
+        host = _taps(sigma).astype(np.int16)
+        taps, along = queue.empty(host.shape, np.int16), queue.empty(image.shape, np.uint16)
+        blurred = queue.empty(image.shape, np.uint8)
+        queue.write(host, taps)
+        sizes = (host.size, height, width, channels)
+        queue.launch("canny.cl", "blur_x", image.size, GROUP_SIZE, (image, taps, along, *sizes), BLUR=1)
+        queue.launch("canny.cl", "blur_y", image.size, GROUP_SIZE, (along, taps, blurred, *sizes), BLUR=1)
+        image = blurred
+    scale = 1 / 16 if ksize == 7 else 1
+    limits = [_limit(v * scale, l2) for v in (low, high)]
+    define = {"SIZE": ksize} | ({"L2": 1} if l2 else {})
+    args = (image, labels, strong, height, width, channels, *limits)
+    queue.launch("canny.cl", "peaks", y.size, GROUP_SIZE, args, **define)
+    _trace(queue, labels, strong, y)
+
+
+@opencl(canny_gradients)
+def _(queue: Queue, dx: Any, dy: Any, y: Any, *, low: float, high: float, l2: bool) -> None:
+    labels, strong = _candidates(queue, y)
+    limits = [_limit(v, l2) for v in (low, high)]
+    args = (dx, dy, labels, strong, *y.shape, *limits)
+    queue.launch("canny.cl", "given_peaks", y.size, GROUP_SIZE, args, GIVEN=1, **({"L2": 1} if l2 else {}))
+    _trace(queue, labels, strong, y)

@@ -1,0 +1,65 @@
+"""Pictures: edges of uint8 images (H, W) or (H, W, 3), on the CPU and on OpenCL devices.
+
+The same functions as the ops of their names, with thresholds where a reader of a call expects them.
+"""
+
+from __future__ import annotations
+
+import math
+
+from tilework import ops
+from tilework.arrays import Array
+from tilework.errors import ShapeError
+
+__all__ = ["canny", "canny_gradients", "mps_canny"]
+
+
+def canny(
+    image: Array,
+    low: float,
+    high: float,
+    *,
+    sigma: float = 0.0,
+    ksize: int = 3,
+    l2: bool = False,
+    out: Array | None = None,
+) -> Array:
+    """Finds the edges of a picture (H, W) or (H, W, 3), uint8: see :data:`tilework.canny`."""
+    return ops.canny(image, low=low, high=high, sigma=sigma, ksize=ksize, l2=l2, out=out)
+
+
+def canny_gradients(
+    dx: Array, dy: Array, low: float, high: float, *, l2: bool = False, out: Array | None = None
+) -> Array:
+    """Finds edges from gradients dx and dy (H, W), int16: see :data:`tilework.canny_gradients`."""
+    return ops.canny_gradients(dx, dy, low=low, high=high, l2=l2, out=out)
+
+
+# The Sobel sums of the steepest edge between 0 and 255.
+_STEEPEST = 4 * 255
+
+
+def mps_canny(
+    image: Array,
+    low: float = 0.2,
+    high: float = 0.4,
+    *,
+    sigma: float = math.sqrt(2),
+    color_transform: tuple[float, float, float] = (0.299, 0.587, 0.114),
+    out: Array | None = None,
+) -> Array:
+    """Finds edges of a picture (H, W) or (H, W, 3), uint8, with the arguments and defaults of Apple's MPSImageCanny.
+
+    Colours are joined to grey by ``color_transform``, blurred, and the Euclidean length of their Sobel gradient is
+    compared with the thresholds, of which 1 is the steepest edge there can be. Apple does not document what its
+    thresholds are relative to, and its default mode may end a weak edge early, which this never does. Results were not
+    compared on Apple's hardware.
+    """
+    if len(image.shape) == 3:
+        if len(color_transform) != 3:
+            raise ShapeError(f"mps_canny: color_transform has {len(color_transform)} weights; want 3")
+        channels = (ops.cast(image[..., c], dtype="float32") for c in range(3))
+        weighted = [ops.mul(channel, weight) for channel, weight in zip(channels, color_transform, strict=True)]
+        grey = ops.add(ops.add(weighted[0], weighted[1]), weighted[2])
+        image = ops.cast(ops.add(grey, 0.5), dtype="uint8")
+    return ops.canny(image, low=low * _STEEPEST, high=high * _STEEPEST, sigma=sigma, l2=True, out=out)
