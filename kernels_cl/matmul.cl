@@ -18,7 +18,7 @@
 #endif
 
 #define TB CAT(storage_, B_DTYPE)
-#if SHARES > 1
+#if SHARES > 1 || defined(PARTIAL)
 #define RESULT ACC
 #define PUT(i, v) y[i] = (v)
 #elif BYTES
@@ -46,10 +46,19 @@ __kernel void add_shares(IN(ACC, partial),
 #ifdef BIAS
                          IN(T, bias),
 #endif
+#ifdef ADDEND
+                         IN(T, addend),
+#endif
+#ifdef SCALED
+                         const ACC alpha, const ACC beta,
+#endif
                          OUT(T, y), const long count, const long n, const long shares) {
     START(partial);
 #ifdef BIAS
     START(bias);
+#endif
+#ifdef ADDEND
+    START(addend);
 #endif
     START(y);
     const INDEX i = get_global_id(0);
@@ -58,6 +67,12 @@ __kernel void add_shares(IN(ACC, partial),
     for (INDEX s = 1; s < (INDEX)shares; ++s) sum += partial[s * (INDEX)count + i];
 #ifdef BIAS
     sum += LOAD(bias, i % (INDEX)n);
+#endif
+#ifdef SCALED
+    sum *= alpha;
+#endif
+#ifdef ADDEND
+    sum += beta * LOAD(addend, i);
 #endif
     STORE(y, i, ACTIVATE(sum));
 }

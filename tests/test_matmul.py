@@ -75,3 +75,25 @@ def test_threads_do_not_change_bits() -> None:
                 with tw.threads(count):
                     got = tw.matmul(a, b), layer(a)
                 assert all(g.tobytes() == w.tobytes() for g, w in zip(got, want, strict=True)), f"{m}x{k}x{n} {dtype}"
+
+
+def test_beta_zero_does_not_read_c() -> None:
+    a, b = Fill(np.float32)(5, 300), Fill(np.float32, 1)(300, 33)
+    c = np.full((5, 33), np.nan, np.float32)
+    assert np.array_equal(tw.matmul(a, b, c, beta=0.0), tw.matmul(a, b))
+
+
+@pytest.mark.parametrize(("left", "right"), PAIRS + MIXED)
+def test_addends_are_exact_in_every_regime(left: str, right: str) -> None:
+    """alpha a b + beta c and x w^T + b + residual on small integers: in place, streamed, blocked, prepared, dots."""
+    fill = Fill(np.float32, exact=True)
+    for m, k, n in ((5, 7, 9), (100, 60, 200), (300, 520, 70), (2, 400, 3)):
+        a, b, c = fill(m, k).astype(named(left)), fill(k, n).astype(named(right)), fill(m, n).astype(named(left))
+        wide = a.astype(np.float64) @ b.astype(np.float64)
+        want = (2 * wide - c.astype(np.float64)).astype(named(left))
+        assert np.array_equal(tw.matmul(a, b, c, alpha=2.0, beta=-1.0), want), f"{m}x{k}x{n}"
+        layer = tw.matmul.prepare(b=b, alpha=2.0, beta=-1.0)
+        assert np.array_equal(layer(a, c), want), f"{m}x{k}x{n} prepared"
+        bias = fill(n).astype(named(left))
+        want = np.maximum(wide + bias.astype(np.float64) + c.astype(np.float64), 0).astype(named(left))
+        assert np.array_equal(tw.linear(a, b.T, bias, c, activation="relu"), want), f"linear {m}x{k}x{n}"

@@ -90,6 +90,7 @@ struct Engine {
     int64_t panels, k_blocks, kc_max;
     int64_t spare = 0;  // last columns, too few for a vector, left to dot products
     bool direct_b = false, pack_a, streams;
+    bool finishes;  // whether the last block has more to do than to store what it summed and activate it
 
     explicit Engine(const Gemm<C, A, B>& gemm) : g(gemm), rows(gemm.m), panels(ceil_div(gemm.n, NR)) {
         pack_a = !kPlainA || g.pack_a || (g.a.col != 1 && g.n > Block::kPackColumns && rows.tiles > 1);
@@ -100,6 +101,7 @@ struct Engine {
         kc_max = ceil_div(g.k, k_blocks);
         streams = g.m * kc_max * static_cast<int64_t>(sizeof(T)) <= Block::kLeftBytes;
         pack_a = pack_a || !streams || (g.m > kMR && panels >= 64);
+        finishes = g.alpha != 1 || g.addend.data;
         const int64_t rest = g.n % kLanes<T>;
         if (kPlainA && g.pack_b && g.a.col == 1 && g.k >= 512 && g.n > kLanes<T> && panels < kStreamedPanels &&
             rest <= kColumns)
@@ -141,8 +143,8 @@ struct Engine {
         t.load_c = g.accumulate || block > 0;
         t.bias_col = g.bias_col && block == 0 ? g.bias_col + n0 : nullptr;
         const bool last = block == k_blocks - 1;
-        t.activation = last ? g.activation : Activation::none;
-        const bool through_copy = last ? !kPlainC || g.c_col != 1 : kPlainC && g.c_col != 1;
+        t.activation = last && !finishes ? g.activation : Activation::none;
+        const bool through_copy = last ? !kPlainC || g.c_col != 1 || finishes : kPlainC && g.c_col != 1;
         for (int64_t i = i0; i < i1;) {
             const int m = rows.count(i);
             const int64_t same = i < rows.extra ? min_of(rows.extra, i1) : i1, m0 = rows.begin(i);
@@ -181,20 +183,28 @@ struct Engine {
         t.c = copy;
         t.c_row = NR;
         tile(t, m, n);
-        for (int i = 0; i < m; ++i) {
-            if (g.c_col == 1) {
-                for (int j = 0; j < n; j += kLanes<T>) {
-                    const int lanes = n - j < kLanes<T> ? n - j : kLanes<T>;
-                    const Vec<T> v = load_n(copy + i * NR + j, lanes);
-                    if (lanes == kLanes<T>)
-                        store_from(c + i * g.c_row + j, v);
-                    else
-                        store_from_n(c + i * g.c_row + j, v, lanes);
-                }
-            } else {
-                for (int j = 0; j < n; ++j) c[i * g.c_row + j * g.c_col] = narrowed<C>(copy[i * NR + j]);
+        const bool finish = finishes && block == k_blocks - 1;
+        for (int i = 0; i < m; ++i)
+            for (int j = 0; j < n; j += kLanes<T>) {
+                const int lanes = n - j < kLanes<T> ? n - j : kLanes<T>;
+                Vec<T> v = load_n(copy + i * NR + j, lanes);
+                if (finish) v = finished(v, m0 + i, n0 + j, lanes);
+                C* const to = c + i * g.c_row + j * g.c_col;
+                if (g.c_col != 1)
+                    for (int lane = 0; lane < lanes; ++lane) to[lane * g.c_col] = narrowed<C>(v[lane]);
+                else if (lanes == kLanes<T>)
+                    store_from(to, v);
+                else
+                    store_from_n(to, v, lanes);
             }
-        }
+    }
+
+    // What becomes of complete sums at (i, j), (i, j + 1), ...
+    Vec<T> finished(Vec<T> v, int64_t i, int64_t j, int lanes) const {
+        v = v * g.alpha;
+        if (g.addend.data)
+            v += g.beta * take_wide<T>(g.addend.data + i * g.addend.row + j * g.addend.col, g.addend.col, lanes);
+        return activate(v, g.activation);
     }
 
     // Whether prepared panels are multiplied where they are.
@@ -425,8 +435,8 @@ struct Engine {
                         v += g.bias_row[y];
                     else if (g.bias_col)
                         v += g.bias_col[x];
-                    c = narrowed<C>(last && g.activation != Activation::none ? activate(splat<T>(v), g.activation)[0]
-                                                                             : v);
+                    if (last && (finishes || g.activation != Activation::none)) v = finished(splat<T>(v), y, x, 1)[0];
+                    c = narrowed<C>(v);
                 }
             i += rows_here;
         }
@@ -468,6 +478,8 @@ bool run_gemm(const Gemm<C, A, B>& g) {
         t.c = g.c, t.c_row = g.c_col, t.c_col = g.c_row;
         t.accumulate = g.accumulate;
         t.bias_row = g.bias_col, t.bias_col = g.bias_row;
+        t.alpha = g.alpha, t.beta = g.beta;
+        t.addend = {g.addend.data, g.addend.col, g.addend.row};
         t.activation = g.activation;
         return Engine<C, B, A>(t).run();
     }

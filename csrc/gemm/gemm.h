@@ -1,4 +1,4 @@
-// C = activation(bias + sum_k A[:, k] B[k, :]) for strided operands, packed operands and operands made by a packer.
+// C = activation(alpha (bias + A B) + beta addend) for strided operands, packed operands and operands made by a packer.
 //
 // Method    GotoBLAS loops around a register tile (Goto and van de Geijn, 2008); B and A are read in place where they
 //           stay in L2, else packed once per block; a packer callback replaces B for convolution, so no unfolded copy exists.
@@ -33,6 +33,8 @@ struct Gemm {
     bool accumulate = false;  // add to C instead of overwriting it
     const T* bias_row = nullptr;  // one number per row of C
     const T* bias_col = nullptr;  // one number per column of C
+    T alpha = 1, beta = 1;
+    Matrix<C> addend = {};  // of C's shape; data null: none
     Activation activation = Activation::none;
     const B* packed_b = nullptr;  // all of B as pack_all wrote it
     // Instead of b: writes rows [k0, k0 + kc) of columns [n0, n0 + n) as [kc][NR], the columns from n on zero.

@@ -1,4 +1,4 @@
-// y = a @ b with numpy's rules, and y = activation(x @ w^T + b).
+// y = alpha a @ b + beta c with numpy's rules, and y = activation(x @ w^T + b + residual).
 //
 // Method    leading axes are merged into rows where strides allow it, else walked as a batch; transposes are strides,
 //           so no operand is copied. All products run on gemm/. prepare() keeps the right operand in panels.
@@ -61,7 +61,9 @@ View leading(const View& v, int inner) {
     return lead;
 }
 
-// Runs product(a, b, y) for every index of a batch, in parallel if each is small.
+Status no_memory() { return fail(Status::memory, "", "no memory for packed panels; want smaller operands"); }
+
+// Runs product(addresses) for every index of a batch, in parallel if each is small.
 template <class Product>
 Status for_batch(const Walk& w, int64_t work, const Product& product) {
     const int64_t batch = walk_rows(w) * w.row;
@@ -80,10 +82,12 @@ Status for_batch(const Walk& w, int64_t work, const Product& product) {
     } else {
         for (int64_t i = 0; i < batch; ++i) one(i);
     }
-    return enough ? Status::ok : fail(Status::memory, "", "no memory for packed panels; want smaller operands");
+    return enough ? Status::ok : no_memory();
 }
 
 // ---- matmul -------------------------------------------------------------------------------------------------------------
+
+enum MatmulAttr { kAlpha, kBeta };
 
 // Both operands as matrices: a 1-D a is a row, a 1-D b a column.
 struct Product {
@@ -104,8 +108,23 @@ Product product_of(const View& a, const View& b) {
     return p;
 }
 
+// `c` of the shape of `y`: axes along which it is broadcast get stride 0.
+bool broadcast_to(const View& y, View& c) {
+    if (c.ndim > y.ndim) return false;
+    View r = y;
+    r.data = c.data;
+    r.dtype = c.dtype;
+    for (int d = 0; d < y.ndim; ++d) {
+        const int from = d - (y.ndim - c.ndim);
+        if (from >= 0 && c.shape[from] != y.shape[d] && c.shape[from] != 1) return false;
+        r.stride[d] = from >= 0 && c.shape[from] != 1 ? c.stride[from] : 0;
+    }
+    c = r;
+    return true;
+}
+
 Status infer_matmul(Call& c, Inferred& r) {
-    const View &a = c.in[0], &b = c.in[1];
+    const View &a = c.in[0], &b = c.in[1], &addend = c.in[2];
     TW_TRY(want_floating(a, "a"));
     TW_TRY(want_right(b, "b", a, "a"));
     TW_TRY(want_ndim(a, "a", 1, kMaxDims));
@@ -127,6 +146,13 @@ Status infer_matmul(Call& c, Inferred& r) {
     }
     if (a.ndim > 1) y.shape[y.ndim++] = p.m;
     if (b.ndim > 1) y.shape[y.ndim++] = p.n;
+    if (given(addend)) {
+        TW_TRY(want_dtype_of(addend, "c", a, "a"));
+        View stretched = addend;
+        if (!broadcast_to(y, stretched))
+            return fail(Status::shape, "c", "c has shape %s but the product has %s; want one that broadcasts to it",
+                        shape_text(addend).text, shape_text(y).text);
+    }
     r.n_out = 1;
     r.out[0] = y;
     r.flops = 2.0 * static_cast<double>(numel(y)) * static_cast<double>(p.k);
@@ -135,38 +161,48 @@ Status infer_matmul(Call& c, Inferred& r) {
 
 template <class C, class B>
 Status matmul(const Call& c) {
+    typedef Wide<C> T;
     const View &a = c.in[0], &b = c.in[1], &y = c.out[0];
     const Product p = product_of(a, b);
+    const double beta = c.attr[kBeta].f;
+    View addend = c.in[2];
+    if (beta == 0) addend.dtype = DType::none;  // not even a NaN in it counts
+    if (given(addend)) broadcast_to(y, addend);
     const int a_inner = a.ndim > 1 ? 2 : 1, b_inner = b.ndim > 1 ? 2 : 1, y_inner = (a.ndim > 1) + (b.ndim > 1);
     Gemm<C, C, B> g{};
     g.m = p.m, g.n = p.n, g.k = p.k;
     g.c_col = b.ndim > 1 ? y.stride[y.ndim - 1] : 1;
     g.c_row = a.ndim > 1 ? y.stride[y.ndim - (b.ndim > 1 ? 2 : 1)] : 1;
+    g.alpha = static_cast<T>(c.attr[kAlpha].f), g.beta = static_cast<T>(beta);
+    g.b = {b.as<B>(), p.b_row, p.b_col};
+    g.packed_b = static_cast<const B*>(c.packed);
+    g.addend = {nullptr, a.ndim > 1 ? addend.stride[y.ndim - (b.ndim > 1 ? 2 : 1)] : 0,
+                b.ndim > 1 ? addend.stride[y.ndim - 1] : 0};
+    const bool adds = given(addend);
     View la = leading(a, a_inner), lb = leading(b, b_inner), ly = leading(y, y_inner);
-    // One b for all: the batch is only more rows, if a and y can be walked as such.
+    // One b for all: the batch is only more rows, if a, y and c can be walked as such.
     if (lb.ndim == 0 && a.ndim > 2) {
-        View ra = leading(a, 1), ry = leading(y, b.ndim > 1 ? 1 : 0);
-        const View* rows[] = {&ry, &ra};
-        const Walk merged = walk_over(rows, 2, ry.ndim, ry.shape);
+        const int row_inner = b.ndim > 1 ? 1 : 0;
+        View ra = leading(a, 1), ry = leading(y, row_inner), rc = adds ? leading(addend, row_inner) : ry;
+        const View* rows[] = {&ry, &ra, &rc};
+        const Walk merged = walk_over(rows, 3, ry.ndim, ry.shape);
         if (merged.ndim == 0) {
             g.m = merged.row, g.c_row = merged.stride[0];
-            ly.ndim = la.ndim = 0;
             g.a = {a.as<C>(), merged.stride[1], p.a_col};
-            g.b = {b.as<B>(), p.b_row, p.b_col};
             g.c = y.as<C>();
-            g.packed_b = static_cast<const B*>(c.packed);
-            return gemm(g) ? Status::ok
-                           : fail(Status::memory, "", "no memory for packed panels; want smaller operands");
+            if (adds) g.addend.data = addend.as<C>(), g.addend.row = merged.stride[2];
+            return gemm(g) ? Status::ok : no_memory();
         }
     }
-    const View* views[] = {&ly, &la, &lb};
-    const Walk w = walk_over(views, 3, ly.ndim, ly.shape);
+    View lc = adds ? leading(addend, y_inner) : ly;
+    const View* views[] = {&ly, &la, &lb, &lc};
+    const Walk w = walk_over(views, 4, ly.ndim, ly.shape);
     return for_batch(w, p.m * p.n * p.k, [&](char* const* at) {
         Gemm<C, C, B> one = g;
         one.a = {reinterpret_cast<const C*>(at[1]), p.a_row, p.a_col};
-        one.b = {reinterpret_cast<const B*>(at[2]), p.b_row, p.b_col};
+        one.b.data = reinterpret_cast<const B*>(at[2]);
         one.c = reinterpret_cast<C*>(at[0]);
-        one.packed_b = static_cast<const B*>(c.packed);
+        if (adds) one.addend.data = reinterpret_cast<const C*>(at[3]);
         return gemm(one);
     });
 }
@@ -190,7 +226,7 @@ void matmul_pack(const Call& c, void* packed) {
 // ---- linear -------------------------------------------------------------------------------------------------------------
 
 Status infer_linear(Call& c, Inferred& r) {
-    const View &x = c.in[0], &w = c.in[1], &b = c.in[2];
+    const View &x = c.in[0], &w = c.in[1], &b = c.in[2], &residual = c.in[3];
     TW_TRY(want_floating(x, "x"));
     TW_TRY(want_ndim(x, "x", 1, kMaxDims));
     TW_TRY(want_right(w, "w", x, "x"));
@@ -207,6 +243,10 @@ Status infer_linear(Call& c, Inferred& r) {
     }
     View y = result(x.dtype, x.ndim, x.shape);
     y.shape[y.ndim - 1] = out;
+    if (given(residual)) {
+        TW_TRY(want_dtype_of(residual, "residual", x, "x"));
+        TW_TRY(want_shape(residual, "residual", y.ndim, y.shape));
+    }
     r.n_out = 1;
     r.out[0] = y;
     r.flops = 2.0 * static_cast<double>(numel(y)) * static_cast<double>(in);
@@ -226,7 +266,7 @@ void widen_bias(const View& b, T* to) {
 template <class C, class B>
 Status linear(const Call& c) {
     typedef Wide<C> T;
-    const View &x = c.in[0], &w = c.in[1], &b = c.in[2], &y = c.out[0];
+    const View &x = c.in[0], &w = c.in[1], &b = c.in[2], &residual = c.in[3], &y = c.out[0];
     Scratch bias_scratch(static_cast<size_t>(w.shape[0] + 1) * sizeof(T));
     Gemm<C, C, B> g{};
     g.k = w.shape[1], g.n = w.shape[0];
@@ -244,9 +284,9 @@ Status linear(const Call& c) {
         });
         g.bias_col = bias;
     }
-    const View lx = leading(x, 1), ly = leading(y, 1);
-    const View* views[] = {&ly, &lx};
-    const Walk rows = walk_over(views, 2, ly.ndim, ly.shape);
+    const View lx = leading(x, 1), ly = leading(y, 1), lr = given(residual) ? leading(residual, 1) : ly;
+    const View* views[] = {&ly, &lx, &lr};
+    const Walk rows = walk_over(views, 3, ly.ndim, ly.shape);
     g.m = rows.row;
     g.c_row = rows.stride[0];
     bool enough = true;
@@ -255,9 +295,11 @@ Status linear(const Call& c) {
         walk_seek(rows, i, at);
         g.c = reinterpret_cast<C*>(at[0]);
         g.a = {reinterpret_cast<const C*>(at[1]), rows.stride[1], x.stride[x.ndim - 1]};
+        if (given(residual))
+            g.addend = {reinterpret_cast<const C*>(at[2]), rows.stride[2], residual.stride[residual.ndim - 1]};
         enough = gemm(g) && enough;
     }
-    return enough ? Status::ok : fail(Status::memory, "", "no memory for packed panels; want smaller operands");
+    return enough ? Status::ok : no_memory();
 }
 
 Status run_linear(const Call& c) {
@@ -276,15 +318,18 @@ void linear_pack(const Call& c, void* packed) {
     pack_right(w, w.shape[1], w.shape[0], w.stride[1], w.stride[0], packed);
 }
 
-constexpr Operand kAB[] = {{"a"}, {"b"}};
-constexpr Operand kXWB[] = {{"x"}, {"w"}, {"b", Role::optional}};
+constexpr Operand kABC[] = {{"a"}, {"b"}, {"c", Role::optional}};
+constexpr AttrSpec kMatmulAttrs[] = {{.name = "alpha", .kind = AttrKind::real, .f = 1},
+                                     {.name = "beta", .kind = AttrKind::real, .f = 1}};
+constexpr Operand kXWBR[] = {{"x"}, {"w"}, {"b", Role::optional}, {"residual", Role::optional}};
 constexpr AttrSpec kLinearAttrs[] = {
     {.name = "activation", .kind = AttrKind::choice, .choices = "relu|sigmoid|tanh|gelu", .none_ok = true}};
 
 }  // namespace
 
-const OpDef op_matmul = {"matmul", kAB, 2, nullptr, 0, infer_matmul, run_matmul, 0, matmul_packed_size, matmul_pack};
-const OpDef op_linear = {"linear",     kXWB,       3, kLinearAttrs,       1,
+const OpDef op_matmul = {"matmul",     kABC,       3, kMatmulAttrs,       2,
+                         infer_matmul, run_matmul, 0, matmul_packed_size, matmul_pack};
+const OpDef op_linear = {"linear",     kXWBR,      4, kLinearAttrs,       1,
                          infer_linear, run_linear, 0, linear_packed_size, linear_pack};
 
 }  // namespace tw::TW_ISA

@@ -18,9 +18,21 @@ def accumulator(dtype: Any) -> Any:
     return dtype if dtype == np.float64 else np.dtype(np.int32 if dtype.kind in "iu" else np.float32)
 
 
-def add_shares(queue: Queue, partial: Any, y: Any, bias: Any, **define: Any) -> None:
-    """Adds the shares of ``partial`` (shares, *y.shape) in order into y, then bias and activation."""
-    args = (partial, *([bias] if bias is not None else []), y, y.size, y.shape[-1], partial.shape[0])
+def add_shares(
+    queue: Queue,
+    partial: Any,
+    y: Any,
+    bias: Any,
+    addend: Any = None,
+    scales: tuple[float, float] = (1.0, 1.0),
+    **define: Any,
+) -> None:
+    """y = activation(alpha (shares of ``partial`` (shares, *y.shape), in order, + bias) + beta addend)."""
+    scaled = addend is not None or scales[0] != 1
+    flags = {"ADDEND": addend is not None, "SCALED": scaled}
+    define |= {name: 1 for name, on in flags.items() if on}
+    args = [partial, *(x for x in (bias, addend) if x is not None), *(scales if scaled else ())]
+    args += [y, y.size, y.shape[-1], partial.shape[0]]
     queue.launch("matmul.cl", "add_shares", y.size, GROUP_SIZE, args, DTYPE=y.dtype, SUM_ONLY=1, **define)
 
 
@@ -40,13 +52,16 @@ def multiply(
     bias: Any = None,
     activation: str | None = None,
     *,
+    addend: Any = None,
+    scales: tuple[float, float] = (1.0, 1.0),
     zeros: tuple[Any, Any] = (None, None),
 ) -> None:
-    """y = activation(a b + bias) by numpy.matmul's rules; y is contiguous, a and b may have any strides.
+    """y = activation(alpha (a b + bias) + beta addend) by numpy.matmul's rules, ``scales`` being (alpha, beta).
 
+    y is contiguous, a and b may have any strides.
     a and y have one floating dtype, or a is int8 or uint8 and y int32: then sums are modulo 2^32. b may differ from a
     where its elements fit into a's sums. ``zeros`` are taken off bytes of a and b first: each None, one number, one per
-    row of a or column of b, or of the shape of a or b with 1 for K.
+    row of a or column of b, or of the shape of a or b with 1 for K. ``addend`` has the shape and dtype of y.
     """
     zeroed = any(z is not None for z in zeros)
     if zeroed:
@@ -62,8 +77,11 @@ def multiply(
     last = epilogue(bias, activation)
     define = product.define(tiles, y) | {"DTYPE": a.dtype, "SHARES": shares}
     args = [Strided(a), Strided(b)]
-    if shares > 1:
+    # What is added to or scaled needs the sums unrounded: they are written as shares are.
+    partial = shares > 1 or addend is not None or scales[0] != 1
+    if partial:
         define.pop("PAIRS", None)
+        define["PARTIAL"] = 1
         target = queue.empty((shares, product.count * product.m, product.n), accumulator(a.dtype))
     else:
         define |= last
@@ -74,8 +92,9 @@ def multiply(
         args += [*map(Strided, zeros), product.sums(queue, a, "A_SUMS"), product.sums(queue, b, "B_SUMS")]
     items = tiles.count(product.m, product.n) * product.count * shares * tiles.group
     queue.launch("matmul.cl", "matmul", items, tiles.group, (*args, target, product.struct(share)), **define)
-    if shares > 1:
-        add_shares(queue, target, y.reshape(product.count * product.m, product.n), bias, **last)
+    if partial:
+        flat = y.reshape(product.count * product.m, product.n)
+        add_shares(queue, target, flat, bias, addend, scales, **last)
 
 
 class Product:

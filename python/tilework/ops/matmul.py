@@ -44,36 +44,45 @@ if TYPE_CHECKING:
 
 
 @op
-def matmul(a: Array, b: Array, *, out: Array | None = None) -> Array:
-    """Multiplies matrices: a (..., M, K) by b (..., K, N) to (..., M, N), as numpy.matmul does.
+def matmul(
+    a: Array, b: Array, c: Array | None = None, *, alpha: float = 1.0, beta: float = 1.0, out: Array | None = None
+) -> Array:
+    """Multiplies matrices as numpy.matmul does: a (..., M, K) by b (..., K, N) to alpha a b + beta c (..., M, N).
 
-    The leading axes broadcast. A 1-D a is a row and a 1-D b a column, whose axis is missing in the result. Any strides
-    are read in place: pass transposed views freely.
+    The leading axes broadcast, and c broadcasts to the result. A 1-D a is a row and a 1-D b a column, whose axis is
+    missing in the result. Any strides are read in place: pass transposed views freely. With beta = 0, c is not read.
     """
     ...
 
 
-reference(matmul)(np.matmul)
+@reference(matmul)
+def _(a: Any, b: Any, c: Any, *, alpha: float, beta: float) -> Any:
+    y = alpha * np.matmul(a, b)
+    return y if c is None or beta == 0 else y + beta * c
 
 
 @depth(matmul)
-def _(a: Any, b: Any) -> int:
-    return int(a.shape[-1])
+def _(a: Any, b: Any, c: Any, *, alpha: float, beta: float) -> int:
+    return int(a.shape[-1]) + 1
 
 
-@backward(matmul, of=("a", "b"))
-def _(dy: Array, a: Array, b: Array, *, saved: None, wanted: Wanted) -> Any:
+@backward(matmul, of=("a", "b", "c"))
+def _(dy: Array, a: Array, b: Array, c: Array, *, saved: None, wanted: Wanted, alpha: float, beta: float) -> Any:
     dy = _wide(dy)
     rows = a if a.ndim > 1 else ops.reshape(a, shape=(1, a.shape[0]))
     columns = b if b.ndim > 1 else ops.reshape(b, shape=(b.shape[0], 1))
     lead = dy.shape[: dy.ndim - (a.ndim > 1) - (b.ndim > 1)]
     full = ops.reshape(dy, shape=(*lead, rows.shape[-2], columns.shape[-1]))
-    da = db = None
+    da = db = dc = None
     if "a" in wanted:
-        da = ops.reshape(sum_to_shape(matmul(full, _swapped(columns)), rows.shape), shape=a.shape)
+        da = matmul(full, _swapped(columns), alpha=alpha)
+        da = ops.reshape(sum_to_shape(da, rows.shape), shape=a.shape)
     if "b" in wanted:
-        db = ops.reshape(sum_to_shape(matmul(_swapped(_wide(rows)), full), columns.shape), shape=b.shape)
-    return _as_type_of(da, a), _as_type_of(db, b)
+        db = matmul(_swapped(_wide(rows)), full, alpha=alpha)
+        db = ops.reshape(sum_to_shape(db, columns.shape), shape=b.shape)
+    if "c" in wanted:
+        dc = ops.mul(sum_to_shape(dy, c.shape), beta)
+    return _as_type_of(da, a), _as_type_of(db, b), _as_type_of(dc, c)
 
 
 def _wide(x: Array) -> Array:
@@ -110,6 +119,11 @@ def _(fill: Fill) -> Iterator[Sample]:
     yield sample(fill(2, 3, 0), fill(2, 0, 4))
     yield sample(fill(0, 3), fill(3, 4))
     yield sample(fill(3, 4), fill(4, 0))
+    yield sample(fill(7, 9), fill(9, 17), fill(7, 17), alpha=0.5, beta=-2.0)
+    yield sample(fill(2, 5, 3), fill(3, 9), fill(9), beta=0.5)
+    yield sample(fill(2, 5, 3), fill(2, 3, 9), fill(5, 1), alpha=-1.0)
+    yield sample(fill(3, 0), fill(0, 4), fill(3, 4), beta=2.0)
+    yield sample(fill(6, 5), fill(5, 7).T.copy().T, fill(7, 6).T, alpha=2.0)
     if fill.dtype == np.float32:
         yield sample(fill(5, 41), fill(41, 19).astype(np.float16))
         yield sample(fill(2, 3, 33), fill(2, 33, 5).astype(named("bfloat16")))
@@ -121,6 +135,10 @@ def _(fill: Fill) -> Iterator[ErrorCase]:
     yield ErrorCase(sample(fill(3), fill(4)), ShapeError, "K=3, but b has shape (4,), K=4")
     yield ErrorCase(sample(fill(2, 2, 3), fill(3, 3, 4)), ShapeError, "want leading axes that broadcast")
     yield ErrorCase(sample(fill(), fill(3)), ShapeError, "a has 0 dimensions; want 1 to 8")
+    yield ErrorCase(
+        sample(fill(2, 3), fill(3, 4), fill(3, 4)), ShapeError, "c has shape (3, 4) but the product has (2, 4)"
+    )
+    yield ErrorCase(sample(fill(2, 3), fill(3, 4), fill(1, 2, 4)), ShapeError, "want one that broadcasts to it")
     other = np.float64 if fill.dtype == np.float32 else np.float32
     yield ErrorCase(sample(fill(2, 3), fill(3, 4).astype(other)), DTypeError, f"b has dtype {np.dtype(other)}")
     yield ErrorCase(sample(np.ones((2, 2), np.int32), np.ones((2, 2), np.int32)), DTypeError, "a has dtype int32")
@@ -129,15 +147,15 @@ def _(fill: Fill) -> Iterator[ErrorCase]:
 @workloads(matmul)
 def _() -> Iterator[Workload]:
     for n in (64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048):
-        yield Workload(f"n={n}", ((n, n), (n, n)), sets=("square",))
-    yield Workload("1x768x3072", ((1, 768), (768, 3072)), sets=("transformer",))
-    yield Workload("128x768x768", ((128, 768), (768, 768)), sets=("transformer",))
-    yield Workload("12 heads 128x64x128", ((12, 128, 64), (12, 64, 128)), sets=("transformer",))
-    yield Workload("4096x16x16", ((4096, 16), (16, 16)), sets=("thin",))
+        yield Workload(f"n={n}", ((n, n), (n, n), None), sets=("square",))
+    yield Workload("1x768x3072", ((1, 768), (768, 3072), None), sets=("transformer",))
+    yield Workload("128x768x768", ((128, 768), (768, 768), None), sets=("transformer",))
+    yield Workload("12 heads 128x64x128", ((12, 128, 64), (12, 64, 128), None), sets=("transformer",))
+    yield Workload("4096x16x16", ((4096, 16), (16, 16), None), sets=("thin",))
 
 
 @flops(matmul)
-def _(a: Sizes, b: Sizes) -> float:
+def _(a: Sizes, b: Sizes, c: Sizes | None, *, alpha: float, beta: float) -> float:
     columns = b[-1] if len(b) > 1 else 1
     rows = a[-2] if len(a) > 1 else 1
     return 2.0 * math.prod(np.broadcast_shapes(a[:-2], b[:-2])) * rows * a[-1] * columns
@@ -148,45 +166,70 @@ def _(a: Sizes, b: Sizes) -> float:
 
 @op
 def linear(
-    x: Array, w: Array, b: Array | None = None, *, activation: Activation = None, out: Array | None = None
+    x: Array,
+    w: Array,
+    b: Array | None = None,
+    residual: Array | None = None,
+    *,
+    activation: Activation = None,
+    out: Array | None = None,
 ) -> Array:
-    """Applies a dense layer: x (..., I), w (O, I), b (O,) to activation(x wᵀ + b) of shape (..., O)."""
+    """Applies a dense layer: x (..., I), w (O, I), b (O,) to activation(x wᵀ + b + residual) of shape (..., O).
+
+    ``residual`` has the shape of the result and is added before the activation.
+    """
     ...
 
 
 @reference(linear)
-def _(x: Any, w: Any, b: Any, *, activation: Activation) -> Any:
+def _(x: Any, w: Any, b: Any, residual: Any, *, activation: Activation) -> Any:
     y = np.matmul(x, w.T)
-    return activated(y if b is None else y + b, activation)
+    for addend in (b, residual):
+        y = y if addend is None else y + addend
+    return activated(y, activation)
 
 
 @depth(linear)
-def _(x: Any, w: Any, b: Any, *, activation: Activation) -> int:
-    return int(x.shape[-1]) + 1
+def _(x: Any, w: Any, b: Any, residual: Any, *, activation: Activation) -> int:
+    return int(x.shape[-1]) + 2
 
 
 @forward(linear)
-def _(x: Array, w: Array, b: Array, *, activation: Activation) -> tuple[Array, Array | None]:
+def _(x: Array, w: Array, b: Array, residual: Array, *, activation: Activation) -> tuple[Array, Array | None]:
     if activation is None:
-        return linear(x, w, b), None
-    y, saved = _forward(x, w, b, activation)
+        return linear(x, w, b, residual), None
+    y, saved = _forward(x, w, b, residual, activation)
     return _as_type_of(y, x), saved
 
 
-def _forward(x: Array, w: Array, b: Array, activation: Activation) -> tuple[Array, Array | None]:
+def _forward(
+    x: Array, w: Array, b: Array, residual: Array | None, activation: Activation
+) -> tuple[Array, Array | None]:
     """The result before its last rounding, and what activation_dx needs."""
-    return forward_activated(lambda last: linear(_wide(x), w, b, activation=last), activation)
+    wide = _wide(x)
+    added = None if residual is None else _wide(residual)
+    return forward_activated(lambda last: linear(wide, w, b, added, activation=last), activation)
 
 
-@backward(linear, of=("x", "w", "b"))
-def _(dy: Array, x: Array, w: Array, b: Array, *, saved: Array | None, wanted: Wanted, activation: Activation) -> Any:
+@backward(linear, of=("x", "w", "b", "residual"))
+def _(
+    dy: Array,
+    x: Array,
+    w: Array,
+    b: Array,
+    residual: Array,
+    *,
+    saved: Array | None,
+    wanted: Wanted,
+    activation: Activation,
+) -> Any:
     if activation and saved is None:
-        saved = _forward(x, w, b, activation)[1]
+        saved = _forward(x, w, b, residual, activation)[1]
     dy = activation_dx(_wide(dy), saved, activation)
     dx = _as_type_of(matmul(dy, w), x) if "x" in wanted else None
     dw = _as_type_of(matmul(ops.transpose(as_rows(dy)), as_rows(x)), w) if "w" in wanted else None
     db = _as_type_of(ops.reduce_sum(dy, axes=tuple(range(dy.ndim - 1))), b) if "b" in wanted else None
-    return dx, dw, db
+    return dx, dw, db, _as_type_of(dy, residual) if "residual" in wanted else None
 
 
 dtypes(linear, "float32", "float64", "float16", "bfloat16")
@@ -205,6 +248,8 @@ def _(fill: Fill) -> Iterator[Sample]:
     yield sample(fill(2, 3, 9), fill(5, 9), activation="gelu")
     yield sample(fill(0, 5), fill(4, 5), fill(4))
     yield sample(fill(3, 0), fill(4, 0), fill(4), activation="relu")
+    yield sample(fill(3, 9), fill(17, 9), fill(17), fill(3, 17), activation="relu")
+    yield sample(fill(2, 3, 9), fill(5, 9), None, fill(3, 2, 5).transpose(1, 0, 2), activation="gelu")
     if fill.dtype == np.float32:
         yield sample(fill(5, 37), fill(19, 37).astype(np.float16), fill(19), activation="relu")
         yield sample(fill(2, 37), fill(19, 37).astype(named("bfloat16")), fill(19).astype(named("bfloat16")))
@@ -218,6 +263,7 @@ def _(fill: Fill) -> Iterator[ErrorCase]:
         sample(fill(2, 3), fill(4, 3), fill(4, 1)), ShapeError, "b has shape (4, 1) but w has O=4; want (4,)"
     )
     yield ErrorCase(sample(fill(2, 3), fill(3)), ShapeError, "w has 1 dimensions; want 2")
+    yield ErrorCase(sample(fill(2, 3), fill(4, 3), None, fill(4)), ShapeError, "residual has shape (4,); want (2, 4)")
     yield ErrorCase(sample(fill(), fill(4, 3)), ShapeError, "x has 0 dimensions; want 1 to 8")
     other = np.float64 if fill.dtype == np.float32 else np.float32
     yield ErrorCase(sample(fill(2, 3), fill(4, 3), fill(4).astype(other)), DTypeError, f"b has dtype {np.dtype(other)}")
@@ -226,15 +272,17 @@ def _(fill: Fill) -> Iterator[ErrorCase]:
 
 @workloads(linear)
 def _() -> Iterator[Workload]:
-    yield Workload("128x768x3072", ((128, 768), (3072, 768), (3072,)), sets=("transformer",))
-    yield Workload("128x768x3072 gelu", ((128, 768), (3072, 768), (3072,)), {"activation": "gelu"}, ("transformer",))
-    yield Workload("128x3072x768", ((128, 3072), (768, 3072), (768,)), sets=("transformer",))
-    yield Workload("1x768x3072", ((1, 768), (3072, 768), (3072,)), sets=("transformer",))
-    yield Workload("1x2048x1000", ((1, 2048), (1000, 2048), (1000,)), sets=("resnet50",))
+    yield Workload("128x768x3072", ((128, 768), (3072, 768), (3072,), None), sets=("transformer",))
+    yield Workload(
+        "128x768x3072 gelu", ((128, 768), (3072, 768), (3072,), None), {"activation": "gelu"}, ("transformer",)
+    )
+    yield Workload("128x3072x768", ((128, 3072), (768, 3072), (768,), None), sets=("transformer",))
+    yield Workload("1x768x3072", ((1, 768), (3072, 768), (3072,), None), sets=("transformer",))
+    yield Workload("1x2048x1000", ((1, 2048), (1000, 2048), (1000,), None), sets=("resnet50",))
 
 
 @flops(linear)
-def _(x: Sizes, w: Sizes, b: Sizes | None, *, activation: Activation) -> float:
+def _(x: Sizes, w: Sizes, b: Sizes | None, residual: Sizes | None, *, activation: Activation) -> float:
     return 2.0 * math.prod(x) * w[0]
 
 
@@ -243,14 +291,15 @@ def _(x: Sizes, w: Sizes, b: Sizes | None, *, activation: Activation) -> float:
 
 
 @opencl(matmul)
-def _(queue: Queue, a: Any, b: Any, y: Any) -> None:
+def _(queue: Queue, a: Any, b: Any, c: Any, y: Any, *, alpha: float, beta: float) -> None:
     from tilework.backends.opencl_gemm import multiply
 
-    multiply(queue, a, _as_type_of(b, y), y)
+    addend = None if c is None or beta == 0 else ops.expand(c, shape=y.shape)
+    multiply(queue, a, _as_type_of(b, y), y, addend=addend, scales=(alpha, beta))
 
 
 @opencl(linear)
-def _(queue: Queue, x: Any, w: Any, b: Any, y: Any, *, activation: Activation) -> None:
+def _(queue: Queue, x: Any, w: Any, b: Any, residual: Any, y: Any, *, activation: Activation) -> None:
     from tilework.backends.opencl_gemm import multiply
 
-    multiply(queue, x, _as_type_of(w, y).T, y, _as_type_of(b, y), activation)
+    multiply(queue, x, _as_type_of(w, y).T, y, _as_type_of(b, y), activation, addend=residual)

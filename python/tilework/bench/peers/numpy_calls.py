@@ -133,8 +133,10 @@ _CALLS: dict[str, Callable[..., Callable[[], Any] | None]] = {
     "relu_dx": lambda a, dy, x: lambda: dy * (x > 0),
     "sigmoid_dx": lambda a, dy, y: lambda: dy * y * (1 - y),
     "tanh_dx": lambda a, dy, y: lambda: dy * (1 - y * y),
-    "linear": lambda a, x, w, b: (
-        (lambda: _linear(x, w, b, a.get("activation"))) if a.get("activation") in (None, "relu", "tanh") else None
+    "linear": lambda a, x, w, b, residual: (
+        (lambda: _linear(x, w, b, a.get("activation")))
+        if residual is None and a.get("activation") in (None, "relu", "tanh")
+        else None
     ),
     "reduce_sum": lambda a, x: lambda: x.sum(**_axes(a)),
     "reduce_mean": lambda a, x: lambda: x.mean(**_axes(a)),
@@ -169,17 +171,18 @@ def calls(problem: Problem, operands: tuple[Any, ...], threads: int) -> dict[str
     if problem.op == "einsum":
         return _einsum(problem, operands)
     ufunc = _UFUNCS.get(problem.op)
+    given = tuple(o for o in operands if o is not None)
     if problem.op == "cast" and problem.attrs["dtype"] == "bfloat16":
         importlib.import_module("ml_dtypes")
     if problem.out_given:
         ufunc = np.maximum if problem.op == "relu" else ufunc
         if ufunc is None:
             return {}
-        inputs = (*operands, 0) if problem.op == "relu" else operands
+        inputs = (*given, 0) if problem.op == "relu" else given
         out = ufunc(*inputs)
         return {"numpy": Contestant(lambda: ufunc(*inputs, out=out))}
     if ufunc is not None:
-        return {"numpy": Contestant(lambda: ufunc(*operands))}
+        return {"numpy": Contestant(lambda: ufunc(*given))}
     if problem.op not in _CALLS:
         return {}
     call = _CALLS[problem.op](problem.attrs, *operands)

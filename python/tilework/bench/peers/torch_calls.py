@@ -54,7 +54,7 @@ def _forward(torch: Any, op: str, a: dict[str, Any]) -> Call | None:
         "sub": torch.sub,
         "mul": torch.mul,
         "div": torch.div,
-        "matmul": torch.matmul,
+        "matmul": lambda x, y, c=None: torch.matmul(x, y) if c is None else torch.matmul(x, y) + c,
         "relu": torch.relu,
         "sigmoid": torch.sigmoid,
         "tanh": torch.tanh,
@@ -71,7 +71,13 @@ def _forward(torch: Any, op: str, a: dict[str, Any]) -> Call | None:
         "gelu_dx": lambda: lambda dy, x: aten.gelu_backward(dy, x, approximate=a["approximate"]),
         "relu_dx": lambda: lambda dy, x: aten.threshold_backward(dy, x, 0),
         "einsum": lambda: _einsum(torch, a),
-        "linear": lambda: lambda x, w, b=None: activated(torch, functional.linear(x, w, b), a["activation"]),
+        "linear": lambda: (
+            lambda x, w, b=None, residual=None: activated(
+                torch,
+                functional.linear(x, w, b) if residual is None else functional.linear(x, w, b) + residual,
+                a["activation"],
+            )
+        ),
         "max_pool": lambda: _pool(torch, a, True),
         "avg_pool": lambda: _pool(torch, a, False),
         "reduce_sum": lambda: lambda x: torch.sum(x, **_axes(a)),
@@ -228,7 +234,8 @@ def _into(torch: Any, problem: Problem, tensors: list[Any], out: Any) -> Contest
     function = functions.get(problem.op)
     if problem.op == "relu":
         return Contestant(lambda: torch.clamp_min(tensors[0], 0, out=out))
-    return Contestant(lambda: function(*tensors, out=out)) if function else None
+    given = [t for t in tensors if t is not None]
+    return Contestant(lambda: function(*given, out=out)) if function else None
 
 
 def _to_numpy(torch: Any, value: Any) -> list[Any]:
