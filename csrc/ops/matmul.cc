@@ -5,7 +5,7 @@
 // Numerics  see gemm/gemm.h; bias is the first term of each sum, one rounding at the store. 16-bit operands are storage:
 //           they are widened exactly and summed in float. A 16-bit right operand may meet float32 on the left.
 // Threads   a batch of small products is split by product, everything else inside gemm.
-#include "core/check.h"
+#include "core/product.h"
 #include "core/walk.h"
 #include "gemm/gemm.h"
 #include "ops/ops.h"
@@ -89,63 +89,13 @@ Status for_batch(const Walk& w, int64_t work, const Product& product) {
 
 enum MatmulAttr { kAlpha, kBeta };
 
-// Both operands as matrices: a 1-D a is a row, a 1-D b a column.
-struct Product {
-    int64_t m, n, k;
-    int64_t a_row, a_col, b_row, b_col;
-};
-
-Product product_of(const View& a, const View& b) {
-    Product p;
-    const int ma = a.ndim - 1, mb = b.ndim - 1;
-    p.k = a.shape[ma];
-    p.m = ma ? a.shape[ma - 1] : 1;
-    p.n = mb ? b.shape[mb] : 1;
-    p.a_col = a.stride[ma];
-    p.a_row = ma ? a.stride[ma - 1] : 0;
-    p.b_row = mb ? b.stride[mb - 1] : b.stride[mb];
-    p.b_col = mb ? b.stride[mb] : 0;
-    return p;
-}
-
-// `c` of the shape of `y`: axes along which it is broadcast get stride 0.
-bool broadcast_to(const View& y, View& c) {
-    if (c.ndim > y.ndim) return false;
-    View r = y;
-    r.data = c.data;
-    r.dtype = c.dtype;
-    for (int d = 0; d < y.ndim; ++d) {
-        const int from = d - (y.ndim - c.ndim);
-        if (from >= 0 && c.shape[from] != y.shape[d] && c.shape[from] != 1) return false;
-        r.stride[d] = from >= 0 && c.shape[from] != 1 ? c.stride[from] : 0;
-    }
-    c = r;
-    return true;
-}
-
 Status infer_matmul(Call& c, Inferred& r) {
     const View &a = c.in[0], &b = c.in[1], &addend = c.in[2];
     TW_TRY(want_floating(a, "a"));
     TW_TRY(want_right(b, "b", a, "a"));
-    TW_TRY(want_ndim(a, "a", 1, kMaxDims));
-    TW_TRY(want_ndim(b, "b", 1, kMaxDims));
-    const Product p = product_of(a, b);
-    const int64_t kb = b.shape[b.ndim > 1 ? b.ndim - 2 : 0];
-    if (p.k != kb)
-        return fail(Status::shape, "b", "a has shape %s, K=%lld, but b has shape %s, K=%lld; want equal K",
-                    shape_text(a).text, static_cast<long long>(p.k), shape_text(b).text, static_cast<long long>(kb));
-    const int la = a.ndim > 2 ? a.ndim - 2 : 0, lb = b.ndim > 2 ? b.ndim - 2 : 0, lead = la > lb ? la : lb;
     View y{};
     y.dtype = a.dtype;
-    for (int d = lead; d > 0; --d) {
-        const int64_t m = d <= la ? a.shape[la - d] : 1, n = d <= lb ? b.shape[lb - d] : 1;
-        if (m != n && m != 1 && n != 1)
-            return fail(Status::shape, "b", "a has shape %s and b has %s; want leading axes that broadcast",
-                        shape_text(a).text, shape_text(b).text);
-        y.shape[y.ndim++] = m == 1 ? n : m;
-    }
-    if (a.ndim > 1) y.shape[y.ndim++] = p.m;
-    if (b.ndim > 1) y.shape[y.ndim++] = p.n;
+    TW_TRY(resolve_product(a, b, y));
     if (given(addend)) {
         TW_TRY(want_dtype_of(addend, "c", a, "a"));
         View stretched = addend;
@@ -155,7 +105,7 @@ Status infer_matmul(Call& c, Inferred& r) {
     }
     r.n_out = 1;
     r.out[0] = y;
-    r.flops = 2.0 * static_cast<double>(numel(y)) * static_cast<double>(p.k);
+    r.flops = 2.0 * static_cast<double>(numel(y)) * static_cast<double>(a.shape[a.ndim - 1]);
     return Status::ok;
 }
 

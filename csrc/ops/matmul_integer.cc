@@ -6,7 +6,7 @@
 //           operation in float32. So results are bit-equal on every tier and device.
 // Threads   a batch of small products is split by product, everything else inside int_gemm.
 // Source    ONNX MatMulInteger-10, QLinearMatMul-21.
-#include "core/check.h"
+#include "core/product.h"
 #include "gemm/quantized.h"
 #include "ops/ops.h"
 #include "simd/quantize.h"
@@ -39,47 +39,11 @@ Status want_depth(int64_t k, int64_t reach, const char* name, const char* letter
 
 // ---- shapes ----------------------------------------
 
-// Both operands as matrices: a 1-D a is a row, a 1-D b a column.
-struct Product {
-    int64_t m, n, k;
-    int64_t a_row, a_col, b_row, b_col;
-};
-
-Product product_of(const View& a, const View& b) {
-    Product p;
-    const int ma = a.ndim - 1, mb = b.ndim - 1;
-    p.k = a.shape[ma];
-    p.m = ma ? a.shape[ma - 1] : 1;
-    p.n = mb ? b.shape[mb] : 1;
-    p.a_col = a.stride[ma];
-    p.a_row = ma ? a.stride[ma - 1] : 0;
-    p.b_row = mb ? b.stride[mb - 1] : b.stride[mb];
-    p.b_col = mb ? b.stride[mb] : 0;
-    return p;
-}
-
 Status infer_product(const View& a, const View& b, View& y) {
     TW_TRY(want_bytes(a, "a"));
     TW_TRY(want_bytes(b, "b"));
-    TW_TRY(want_ndim(a, "a", 1, kMaxDims));
-    TW_TRY(want_ndim(b, "b", 1, kMaxDims));
-    const Product p = product_of(a, b);
-    const int64_t kb = b.shape[b.ndim > 1 ? b.ndim - 2 : 0];
-    if (p.k != kb)
-        return fail(Status::shape, "b", "a has shape %s, K=%lld, but b has shape %s, K=%lld; want equal K",
-                    shape_text(a).text, static_cast<long long>(p.k), shape_text(b).text, static_cast<long long>(kb));
-    const int la = a.ndim > 2 ? a.ndim - 2 : 0, lb = b.ndim > 2 ? b.ndim - 2 : 0, lead = la > lb ? la : lb;
     y = View{};
-    for (int d = lead; d > 0; --d) {
-        const int64_t m = d <= la ? a.shape[la - d] : 1, n = d <= lb ? b.shape[lb - d] : 1;
-        if (m != n && m != 1 && n != 1)
-            return fail(Status::shape, "b", "a has shape %s and b has %s; want leading axes that broadcast",
-                        shape_text(a).text, shape_text(b).text);
-        y.shape[y.ndim++] = m == 1 ? n : m;
-    }
-    if (a.ndim > 1) y.shape[y.ndim++] = p.m;
-    if (b.ndim > 1) y.shape[y.ndim++] = p.n;
-    return Status::ok;
+    return resolve_product(a, b, y);
 }
 
 // One number, one per row of a or column of b, or as many axes as the matrix with 1 in place of K.
