@@ -62,6 +62,8 @@ void pack_all(const Matrix<double>& b, int64_t k, int64_t n, double* packed);
 void pack_all(const Matrix<f16>& b, int64_t k, int64_t n, f16* packed);
 void pack_all(const Matrix<bf16>& b, int64_t k, int64_t n, bf16* packed);
 
+constexpr int kStreams = 4;  // one stream alone does not fill the way to memory
+
 // The register tile itself, for callers with their own loops: sums over `outer` x `kc` terms.
 template <class T>
 struct Tile {
@@ -78,8 +80,9 @@ struct Tile {
     bool load_c = false;
     Activation activation = Activation::none;
     int64_t tiles = 1, a_tile = 0;  // how many tiles below each other, and how far apart they are in a
-    const void* ahead = nullptr;  // what is needed soon: so many lines of it are fetched into L2 with each tile
-    int64_t ahead_lines = 0;
+    // What is needed soon: with each tile, so many lines of each of kStreams places so many bytes apart go into L2.
+    const char* ahead = nullptr;
+    int64_t ahead_step = 0, ahead_lines = 0;
 };
 // m in 1..kMR rows, n in 1..NR columns.
 void run_tile(const Tile<float>& t, int m, int n);

@@ -1,6 +1,7 @@
 // The register tile: MR rows by NV vectors of C in registers, one broadcast per row and one FMA per accumulator a term.
 #pragma once
 #include "gemm/gemm.h"
+#include "simd/accumulate.h"
 #include "simd/convert.h"
 #include "simd/math.h"
 
@@ -42,7 +43,8 @@ void micro(const Tile<T>& t, int n) {
     const T* bias_row = t.bias_row;
     const T* const bias_col = t.bias_col;
     const bool load_c = t.load_c, relu = t.activation == Activation::relu;
-    const char* ahead = static_cast<const char*>(t.ahead);
+    const char* ahead = t.ahead;
+    const int64_t ahead_each = kc < 4 ? 0 : (4 * t.ahead_lines + kc - 1) / kc;
     const auto part = [&](const T* p, int j) __attribute__((always_inline)) {
         return Masked && j == NV - 1 ? load_n(p + j * L, last) : load(p + j * L);
     };
@@ -50,7 +52,7 @@ void micro(const Tile<T>& t, int n) {
         // C is met only after the sums are complete: its lines arrive meanwhile, and some of the next panel.
 #pragma GCC unroll 8
         for (int i = 0; i < MR; ++i) __builtin_prefetch(c_tile + i * c_row);
-        for (int64_t i = 0; i < t.ahead_lines; ++i, ahead += 64) __builtin_prefetch(ahead, 0, 2);
+        const char* const ahead_end = ahead + 64 * t.ahead_lines;
         V acc[MR][NV] = {};
         for (int64_t outer = 0; outer < t.outer; ++outer) {
             const T* b = t.b + outer * t.b_outer;
@@ -66,15 +68,21 @@ void micro(const Tile<T>& t, int n) {
                 for (int i = 0; i < MR; ++i) {
                     const V av = splat<T>(Columns ? rows[0][at + i] : rows[Columns ? 0 : i][at]);
 #pragma GCC unroll 4
-                    for (int j = 0; j < NV; ++j) acc[i][j] += av * bv[j];
+                    for (int j = 0; j < NV; ++j) accumulate(acc[i][j], av, bv[j]);
                 }
-                b += b_k, at += a_k;
+                b = stepped(b, b_k), at = stepped(at, a_k);
             };
             int64_t k = 0;
-            if constexpr (MR == kMR && !Masked)
-                for (; k + 4 <= kc; k += 4) term(), term(), term(), term();
+            if constexpr (!Masked)
+                for (; k + 4 <= kc; k += 4) {
+                    for (int64_t i = 0; i < ahead_each && ahead != ahead_end; ++i, ahead += 64)
+#pragma GCC unroll 4
+                        for (int s = 0; s < kStreams; ++s) __builtin_prefetch(ahead + s * t.ahead_step, 0, 2);
+                    term(), term(), term(), term();
+                }
             for (; k < kc; ++k) term();
         }
+        ahead = ahead_end;
         if (load_c)
 #pragma GCC unroll 8
             for (int i = 0; i < MR; ++i)

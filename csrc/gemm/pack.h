@@ -1,5 +1,5 @@
 // Copies blocks of strided matrices into panels, widened to the type of the sums. Panel of B: [kc][NR], zero beyond the last column.
-// Panel of A: MR rows of kc where A runs along k, [kc][MR] where it runs along m: both are straight copies.
+// Panel of A: [kc][MR], which the tile reads as one stream.
 #pragma once
 #include "gemm/gemm.h"
 #include "simd/convert.h"
@@ -56,6 +56,8 @@ void pack_panel(const Matrix<S>& b, int64_t k0, int64_t kc, int64_t n0, int64_t 
     }
 }
 
+constexpr int64_t kRowsAhead = 8;
+
 // Rows [k0, k0+kc) of `count` whole panels of columns from n0 on, where B runs along its rows: read in longer runs.
 template <class T, class S>
 void pack_panels(const Matrix<S>& b, int64_t k0, int64_t kc, int64_t n0, int64_t count, T* panels) {
@@ -63,36 +65,72 @@ void pack_panels(const Matrix<S>& b, int64_t k0, int64_t kc, int64_t n0, int64_t
     constexpr int L = kLanes<T>;
     const S* src = b.data + k0 * b.row + n0;
     for (int64_t k = 0; k < kc; ++k, src += b.row)
-        for (int64_t p = 0; p < count; ++p)
+        for (int64_t p = 0; p < count; ++p) {
+            // Rows far apart are no stream that the hardware sees.
+            __builtin_prefetch(src + kRowsAhead * b.row + p * NR);
 #pragma GCC unroll 4
             for (int j = 0; j < NR; j += L) store(panels + (p * kc + k) * NR + j, load_as<T>(src + p * NR + j));
+        }
 }
 
-// Rows [m0, m0+m) of columns [k0, k0+kc) of A, m <= kMR; the tile then reads it with the strides of `Left` in gemm.cc.
+template <class C>
+TW_INLINE Wide<C> widened(C x) {
+    if constexpr (__is_same(C, Wide<C>)) {
+        return x;
+    } else {
+        return to_float(x);
+    }
+}
+
+// Rows [m0, m0+m) of columns [k0, k0+kc) of A, each as a run of kc.
 template <class T, class S>
-void pack_rows(const Matrix<S>& a, int64_t m0, int m, int64_t k0, int64_t kc, T* panel) {
+void pack_along(const Matrix<S>& a, int64_t m0, int64_t m, int64_t k0, int64_t kc, T* panel) {
     constexpr int L = kLanes<T>;
     const S* src = a.data + m0 * a.row + k0 * a.col;
+    for (int64_t i = 0; i < m; ++i, src += a.row, panel += kc) {
+        int64_t k = 0;
+        if (a.col == 1)
+            for (; k + L <= kc; k += L) store(panel + k, load_as<T>(src + k));
+        for (; k + L <= kc; k += L) store(panel + k, take_wide<T>(src + k * a.col, a.col, L));
+        if (k < kc) store_n(panel + k, take_wide<T>(src + k * a.col, a.col, kc - k), kc - k);
+    }
+}
+
+// The same rows, m <= kMR, as [kc][kMR]: one stream for the tile. `below` rows lie in A from m0 on.
+template <class T, class S>
+void pack_rows(const Matrix<S>& a, int64_t m0, int m, int64_t below, int64_t k0, int64_t kc, T* panel) {
+    constexpr int L = kLanes<T>;
+    const S* src = a.data + m0 * a.row + k0 * a.col;
+    int64_t k = 0;
     if (a.row == 1) {
-        for (int64_t k = 0; k < kc; ++k, src += a.col, panel += kMR)
+        for (; k < kc; ++k, src += a.col, panel += kMR)
             for (int i = 0; i < m; i += L) {
                 const int lanes = m - i < L ? m - i : L;
                 store_n(panel + i, load_as_n<T>(src + i, lanes), lanes);
             }
         return;
     }
-    for (int i = 0; i < m; ++i, src += a.row, panel += kc)
-        for (int64_t k = 0; k < kc; k += L) {
-            const int64_t lanes = kc - k < L ? kc - k : L;
-            store_n(panel + k, take_wide<T>(src + k * a.col, a.col, lanes), lanes);
-        }
+    // A transposed tile is wider than kMR: what it writes too far is overwritten by the rows and terms that come after it.
+    constexpr int kTall = (kMR + L - 1) / L * L;
+    if (a.col == 1 && below >= kTall)
+        for (; k + 2 * L <= kc; k += L)
+#pragma GCC unroll 4
+            for (int i = kTall - L; i >= 0; i -= L)
+                transpose_wide(src + i * a.row + k, a.row, panel + k * kMR + i, kMR);
+    for (; k < kc; ++k)
+        for (int i = 0; i < m; ++i) panel[k * kMR + i] = widened(src[i * a.row + k * a.col]);
 }
 
-// A prepared panel of narrow numbers, widened.
+// Prepared panels of narrow numbers, `step` apart, widened side by side: as many streams from memory.
 template <class T, class S>
-void widen_panel(const S* from, int64_t kc, T* panel) {
+void widen_panels(const S* from, int64_t step, int64_t count, int64_t kc, T* panels) {
+    constexpr int NR = Blocking<T>::NR;
     constexpr int L = kLanes<T>;
-    for (int64_t i = 0; i < kc * Blocking<T>::NR; i += L) store(panel + i, load_as<T>(from + i));
+    for (int64_t k = 0; k < kc; ++k)
+        for (int64_t p = 0; p < count; ++p)
+#pragma GCC unroll 4
+            for (int j = 0; j < NR; j += L)
+                store(panels + (p * kc + k) * NR + j, load_as<T>(from + p * step + k * NR + j));
 }
 
 }  // namespace

@@ -10,7 +10,7 @@ namespace {
 
 constexpr int NR = kIntNR;
 constexpr int64_t kWordBytes = 4;
-constexpr int64_t kBlockWords = Blocking<float>::KC;  // of k, between two visits to the sums
+constexpr int64_t kBlockWords = kVectorRegisters >= 32 ? 512 : 256;  // of k, between two visits to the sums
 constexpr int64_t kTallTiles = 28;                    // of A that stay in L2 while panels of B pass
 constexpr int64_t kWidePanels = 16;
 constexpr int64_t kChunkWork = int64_t{1} << 19;  // multiply-adds that are worth handing to another thread

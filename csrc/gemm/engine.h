@@ -1,0 +1,495 @@
+// One GEMM: which operands are packed or read in place, the loops around the register tile, and who runs what.
+#pragma once
+#include "core/memory.h"
+#include "core/parallel.h"
+#include "core/profile.h"
+#include "gemm/few_rows.h"
+#include "gemm/pack.h"
+#include "gemm/tile.h"
+
+namespace tw::TW_ISA {
+namespace {
+
+// One copy of what several regimes call.
+#define TW_NOINLINE __attribute__((noinline))
+
+// Rows per tile: as even as possible, so that no thin last tile remains.
+struct Rows {
+    int64_t tiles, base, extra;
+    explicit Rows(int64_t m) : tiles(ceil_div(m, kMR)), base(tiles ? m / tiles : 0), extra(tiles ? m % tiles : 0) {}
+    int64_t begin(int64_t i) const { return i * base + min_of(i, extra); }
+    int count(int64_t i) const { return static_cast<int>(base + (i < extra)); }
+};
+
+template <int N>
+struct Constant {
+    static constexpr int value = N;
+};
+
+template <class C>
+TW_INLINE C narrowed(Wide<C> x) {
+    if constexpr (__is_same(C, Wide<C>)) {
+        return x;
+    } else {
+        return from_float<C>(x);
+    }
+}
+
+template <class C, class A, class B>
+struct Engine {
+    typedef Wide<C> T;
+    typedef Blocking<T> Block;
+    static constexpr int NR = Block::NR;
+    // Operands of the type of the sums can be read in place, and a C of that type can hold sums between blocks.
+    static constexpr bool kPlainA = __is_same(A, T), kPlainB = __is_same(B, T), kPlainC = __is_same(C, T);
+    const Gemm<C, A, B>& g;
+    Rows rows;
+    int64_t panels, k_blocks, kc_max;
+    int64_t spare = 0;  // last columns, too few for a vector, left to dot products
+    bool direct_b = false, pack_a, streams;
+    bool finishes;  // whether the last block has more to do than to store what it summed and activate it
+
+    explicit Engine(const Gemm<C, A, B>& gemm) : g(gemm), rows(gemm.m), panels(ceil_div(gemm.n, NR)) {
+        pack_a = !kPlainA || g.pack_a || (g.a.col != 1 && g.n > Block::kPackColumns && rows.tiles > 1);
+        if constexpr (kPlainA && kPlainB)
+            direct_b = !g.pack_a && !g.pack_b && !g.packed_b && g.b.col == 1 &&
+                       (g.k * g.n * static_cast<int64_t>(sizeof(T)) <= Block::kDirectBytes || g.m <= 2 * kMR);
+        k_blocks = g.k == 0 ? 1 : ceil_div(g.k, Block::KC);
+        kc_max = ceil_div(g.k, k_blocks);
+        streams = g.m * kc_max * static_cast<int64_t>(sizeof(T)) <= Block::kLeftBytes;
+        pack_a = pack_a || !streams || (g.m > kMR && panels >= 64);
+        finishes = g.alpha != 1 || g.addend.data;
+        const int64_t rest = g.n % kLanes<T>;
+        if (kPlainA && g.pack_b && g.a.col == 1 && g.k >= 512 && g.n > kLanes<T> && panels < kStreamedPanels &&
+            rest <= kColumns)
+            spare = rest;
+    }
+
+    static constexpr int64_t kStreamedPanels = 8;
+    static constexpr int kColumns =
+        kVectorRegisters >= 32 ? 4 : 2;  // of dot products that fill the registers with kMR rows
+
+    int64_t k_begin(int64_t block) const { return min_of(block * kc_max, g.k); }
+
+    // Where tile row i of A starts, and how its numbers lie: in place, or in panels packed from tile row `first` on.
+    struct Left {
+        const T* packed;
+        int64_t first, k0, kc;
+    };
+
+    // Sums of a narrow C between blocks of k: element (i, j) at data[(i - m0) * row + j - n0].
+    struct Sums {
+        T* data;
+        int64_t row, m0, n0;
+        T* at(int64_t m, int64_t n) const { return data + (m - m0) * row + n - n0; }
+    };
+    bool keeps_sums() const { return !kPlainC && k_blocks > 1; }
+
+    // While a group of kStreams panels is multiplied, panel by panel, a share of each of the next group is fetched.
+    struct Ahead {
+        const char* at = nullptr;
+        int64_t step = 0, lines = 0;
+    };
+    template <class X>
+    static Ahead next_group(const X* first, int64_t step, int64_t kc, int64_t panel) {
+        const int64_t lines = ceil_div(kc * NR * static_cast<int64_t>(sizeof(X)), 64 * kStreams);
+        const char* const from = reinterpret_cast<const char*>(first);
+        return {from + panel % kStreams * lines * 64, step * static_cast<int64_t>(sizeof(X)), lines};
+    }
+
+    // Tile rows [i0, i1) of one panel of C; b points at its terms of this block.
+    TW_NOINLINE void run_tiles(int64_t i0, int64_t i1, int64_t panel, int64_t block, const Left& left, const T* b,
+                               int64_t b_k, const Sums& sums, const Ahead& ahead) const {
+        const int64_t n0 = panel * NR;
+        const int n = static_cast<int>(min_of(g.n - spare - n0, NR));
+        if (n <= 0) return;
+        Tile<T> t{};
+        t.kc = k_begin(block + 1) - k_begin(block);
+        t.b = b, t.b_k = b_k;
+        t.outer = 1;
+        t.ahead = ahead.at, t.ahead_step = ahead.step, t.ahead_lines = ceil_div(ahead.lines, i1 - i0);
+        t.load_c = g.accumulate || block > 0;
+        t.bias_col = g.bias_col && block == 0 ? g.bias_col + n0 : nullptr;
+        const bool last = block == k_blocks - 1;
+        t.activation = last && !finishes ? g.activation : Activation::none;
+        const bool through_copy = last ? !kPlainC || g.c_col != 1 || finishes : kPlainC && g.c_col != 1;
+        for (int64_t i = i0; i < i1;) {
+            const int m = rows.count(i);
+            const int64_t same = i < rows.extra ? min_of(rows.extra, i1) : i1, m0 = rows.begin(i);
+            t.tiles = through_copy ? 1 : same - i;
+            t.bias_row = g.bias_row && block == 0 ? g.bias_row + m0 : nullptr;
+            if (left.packed) {
+                t.a = left.packed + (i - left.first) * kMR * left.kc;
+                const bool columns = g.a.row == 1 || !g.pack_a;  // a packer may leave rows as they are
+                t.a_row = columns ? 1 : left.kc, t.a_k = columns ? kMR : 1, t.a_tile = kMR * left.kc;
+            } else if constexpr (kPlainA) {
+                t.a = g.a.data + m0 * g.a.row + left.k0 * g.a.col;
+                t.a_row = g.a.row, t.a_k = g.a.col, t.a_tile = m * g.a.row;
+            }
+            if (through_copy) {
+                run_copied(t, m, n, m0, n0, block, sums);
+            } else {
+                if constexpr (kPlainC)
+                    t.c = g.c + m0 * g.c_row + n0, t.c_row = g.c_row;
+                else
+                    t.c = sums.at(m0, n0), t.c_row = sums.row, t.load_c = block > 0;
+                tile(t, m, n);
+            }
+            i += t.tiles;
+            if (t.ahead) t.ahead += t.tiles * t.ahead_lines * 64;
+        }
+    }
+
+    // A tile of a C that is narrow or has no neighbouring columns goes through a small dense copy.
+    void run_copied(Tile<T> t, int m, int n, int64_t m0, int64_t n0, int64_t block, const Sums& sums) const {
+        T copy[kMR * NR];
+        C* const c = g.c + m0 * g.c_row + n0 * g.c_col;
+        const bool from_sums = !kPlainC && block > 0;
+        if (t.load_c)
+            for (int i = 0; i < m; ++i)
+                for (int j = 0; j < n; ++j)
+                    copy[i * NR + j] = from_sums ? sums.at(m0 + i, n0)[j] : widened(c[i * g.c_row + j * g.c_col]);
+        t.c = copy;
+        t.c_row = NR;
+        tile(t, m, n);
+        store_copied(copy, NR, m, n, m0, n0, finishes && block == k_blocks - 1);
+    }
+
+    // Rows of sums, `row` apart, into C at (m0, n0).
+    TW_NOINLINE void store_copied(const T* copy, int64_t row, int m, int n, int64_t m0, int64_t n0, bool finish) const {
+        for (int i = 0; i < m; ++i)
+            for (int j = 0; j < n; j += kLanes<T>) {
+                const int lanes = n - j < kLanes<T> ? n - j : kLanes<T>;
+                Vec<T> v = load_n(copy + i * row + j, lanes);
+                if (finish) v = finished(v, m0 + i, n0 + j, lanes);
+                C* const to = g.c + (m0 + i) * g.c_row + (n0 + j) * g.c_col;
+                if (g.c_col != 1)
+                    for (int lane = 0; lane < lanes; ++lane) to[lane * g.c_col] = narrowed<C>(v[lane]);
+                else if (lanes == kLanes<T>)
+                    store_from(to, v);
+                else
+                    store_from_n(to, v, lanes);
+            }
+    }
+
+    // What becomes of complete sums at (i, j), (i, j + 1), ...
+    Vec<T> finished(Vec<T> v, int64_t i, int64_t j, int lanes) const {
+        v = v * g.alpha;
+        if (g.addend.data)
+            v += g.beta * take_wide<T>(g.addend.data + i * g.addend.row + j * g.addend.col, g.addend.col, lanes);
+        return activate(v, g.activation);
+    }
+
+    // Whether prepared panels are multiplied where they are.
+    bool stored_b() const { return kPlainB && g.packed_b; }
+
+    TW_NOINLINE void pack(int64_t block, int64_t panel, T* to) const {
+        const int64_t k0 = k_begin(block), kc = k_begin(block + 1) - k0, n0 = panel * NR, n = min_of(g.n - n0, NR);
+        if (g.pack_b)
+            g.pack_b(g.context, k0, kc, n0, n, to);
+        else
+            pack_panel(g.b, k0, kc, n0, n, to);
+    }
+
+    // Panels [j0, j0 + count) of one block, behind each other.
+    void pack_some(int64_t block, int64_t j0, int64_t count, T* to) const {
+        const int64_t k0 = k_begin(block), kc = k_begin(block + 1) - k0;
+        int64_t done = 0;
+        if (g.packed_b && !g.pack_b) {
+            done = count;
+            widen_panels(g.packed_b + (j0 * g.k + k0) * NR, NR * g.k, count, kc, to);
+        } else if (!g.pack_b && g.b.col == 1 && count > 1) {
+            done = min_of(count, g.n / NR - j0);
+            pack_panels(g.b, k0, kc, j0 * NR, done, to);
+        }
+        for (; done < count; ++done) pack(block, j0 + done, to + done * kc * NR);
+    }
+
+    const T* prepared(int64_t block, int64_t panel) const {
+        if constexpr (kPlainB) return g.packed_b + panel * NR * g.k + k_begin(block) * NR;
+        return nullptr;
+    }
+
+    // Work of about this many multiply-adds makes a chunk worth handing to another thread.
+    static constexpr int64_t kChunkWork = int64_t{1} << 18;
+
+    // Chunks of tiles: `tall` tile rows by `wide` panels each.
+    struct Grid {
+        int64_t tall, wide, down, across;
+        int64_t chunks() const { return down * across; }
+    };
+
+    Grid grid(int64_t panels_here, int64_t kc, int64_t max_tall) const {
+        const int64_t tile_work = kMR * NR * (kc ? kc : 1);
+        Grid q;
+        q.tall = min_of(rows.tiles, max_tall);
+        q.wide = panels_here;
+        // Cut the longer side until there are 16 chunks or they are small enough.
+        while (ceil_div(rows.tiles, q.tall) * ceil_div(panels_here, q.wide) < 16) {
+            if (q.tall * q.wide * tile_work <= kChunkWork || (q.wide == 1 && q.tall == 1)) break;
+            if (q.wide > 1 && (q.wide * NR >= q.tall * kMR || q.tall == 1))
+                q.wide = ceil_div(q.wide, 2);
+            else
+                q.tall = ceil_div(q.tall, 2);
+        }
+        q.down = ceil_div(rows.tiles, q.tall);
+        q.across = ceil_div(panels_here, q.wide);
+        return q;
+    }
+
+    // Runs body(i) for all chunks, on this thread alone where there is little to do.
+    template <class Body>
+    bool spread(int64_t chunks, const Body& body) const {
+        if (g.m * g.n * g.k >= kChunkWork) return parallel(chunks, body);
+        for (int64_t i = 0; i < chunks; ++i) body(i);
+        return true;
+    }
+
+    // B stays where it is.
+    bool run_direct() const {
+        note_kernel("gemm direct");
+        if constexpr (kPlainA && kPlainB) {
+            const Grid q = grid(panels, g.k, rows.tiles);
+            return parallel(q.chunks(), [&](int64_t chunk) {
+                const int64_t i0 = chunk / q.across * q.tall, i1 = min_of(i0 + q.tall, rows.tiles);
+                const int64_t j0 = chunk % q.across * q.wide, j1 = min_of(j0 + q.wide, panels);
+                for (int64_t j = j0; j < j1; ++j)
+                    for (int64_t block = 0; block < k_blocks; ++block)
+                        run_tiles(i0, i1, j, block, {nullptr, 0, k_begin(block), 0},
+                                  g.b.data + k_begin(block) * g.b.row + j * NR, g.b.row, {}, {});
+            });
+        }
+        return true;
+    }
+
+    TW_NOINLINE void pack_left(int64_t i, int64_t block, T* to) const {
+        const int64_t k0 = k_begin(block), kc = k_begin(block + 1) - k0;
+        if (g.pack_a)
+            g.pack_a(g.context, rows.begin(i), rows.count(i), k0, kc, to);
+        else
+            pack_rows(g.a, rows.begin(i), rows.count(i), g.m - rows.begin(i), k0, kc, to);
+    }
+
+    // A stays in L2 while panels of B, packed by the thread that uses them, pass through L1.
+    bool run_streamed() const {
+        note_kernel(g.packed_b ? "gemm prepared" : "gemm streamed");
+        Scratch a_scratch(pack_a ? static_cast<size_t>(rows.tiles * kMR * g.k) * sizeof(T) : 64);
+        T* const a_panels = a_scratch.template as<T>();
+        if (!a_panels) return false;
+        const auto left = [&](int64_t block) {
+            const int64_t k0 = k_begin(block);
+            return Left{pack_a ? a_panels + rows.tiles * kMR * k0 : nullptr, 0, k0, k_begin(block + 1) - k0};
+        };
+        if (pack_a && !spread(rows.tiles, [&](int64_t i) {
+            for (int64_t block = 0; block < k_blocks; ++block)
+                pack_left(i, block, a_panels + rows.tiles * kMR * k_begin(block) + i * kMR * left(block).kc);
+        }))
+            return true;
+        bool enough = true;
+        // Several panels take turns with one block of A, but not so many that a thread has nothing to do.
+        const int64_t wide = stored_b() ? 1 : min_of(4, ceil_div(panels, 8));
+        const bool done = spread(ceil_div(panels, wide), [&](int64_t chunk) {
+            const int64_t j0 = chunk * wide, j1 = min_of(j0 + wide, panels);
+            Scratch scratch(stored_b() ? 64 : static_cast<size_t>(kc_max * wide * NR) * sizeof(T));
+            Scratch sums(keeps_sums() ? static_cast<size_t>(g.m * wide * NR) * sizeof(T) : 64);
+            T* const panel = scratch.template as<T>();
+            if (!panel || !sums.template as<T>()) {
+                __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
+                return;
+            }
+            for (int64_t block = 0; block < k_blocks; ++block) {
+                if (!stored_b()) pack_some(block, j0, j1 - j0, panel);
+                for (int64_t j = j0; j < j1; ++j)
+                    run_tiles(0, rows.tiles, j, block, left(block),
+                              stored_b() ? prepared(block, j) : panel + (j - j0) * left(block).kc * NR, NR,
+                              {sums.template as<T>(), wide * NR, 0, j0 * NR}, block_after(block, j0, j1, j));
+            }
+        });
+        return done ? enough : true;
+    }
+
+    // Narrow prepared panels [j0, j1): those of the next block, fetched while panel j of this one is multiplied.
+    Ahead block_after(int64_t block, int64_t j0, int64_t j1, int64_t j) const {
+        if constexpr (!kPlainB)
+            if (g.packed_b && block + 1 < k_blocks && j1 - j0 == kStreams) {
+                const int64_t k0 = k_begin(block + 1);
+                return next_group(g.packed_b + (j0 * g.k + k0) * NR, NR * g.k, k_begin(block + 2) - k0, j - j0);
+            }
+        return {};
+    }
+
+    // Blocks of B, and of an A that cannot be read in place, packed by all threads, then used by all.
+    bool run_blocked() const {
+        note_kernel(g.packed_b ? "gemm prepared" : "gemm blocked");
+        const int64_t panel_block = stored_b() ? panels : min_of(panels, Block::NC / NR);
+        const int64_t row_block = min_of(rows.tiles, 4096 / kMR);
+        Scratch b_scratch(stored_b() ? 64 : static_cast<size_t>((panel_block * NR + spare) * kc_max) * sizeof(T));
+        Scratch a_scratch(pack_a ? static_cast<size_t>(row_block * kMR * kc_max) * sizeof(T) : 64);
+        Scratch sums(keeps_sums() ? static_cast<size_t>(row_block * kMR * panel_block * NR) * sizeof(T) : 64);
+        T* const b_panels = b_scratch.template as<T>();
+        T* const a_panels = a_scratch.template as<T>();
+        if (!b_panels || !a_panels || !sums.template as<T>()) return false;
+        for (int64_t j0 = 0; j0 < panels; j0 += panel_block)
+            for (int64_t i0 = 0; i0 < rows.tiles; i0 += row_block)
+                for (int64_t block = 0; block < k_blocks; ++block)
+                    if (!run_block(i0, min_of(row_block, rows.tiles - i0), j0, min_of(panel_block, panels - j0), block,
+                                   a_panels, b_panels,
+                                   {sums.template as<T>(), panel_block * NR, rows.begin(i0), j0 * NR}))
+                        return true;
+        return true;
+    }
+
+    // The spare columns of the last panel as runs along k.
+    void stand_spare(const T* panel, int64_t kc, T* to) const {
+        const int64_t from = (g.n - spare) % NR;
+        for (int64_t c = 0; c < spare; ++c)
+            for (int64_t k = 0; k < kc; ++k) to[c * kc + k] = panel[k * NR + from + c];
+    }
+
+    bool run_block(int64_t i0, int64_t n_rows, int64_t j0, int64_t n_panels, int64_t block, T* a_panels, T* b_panels,
+                   const Sums& sums) const {
+        const int64_t k0 = k_begin(block), kc = k_begin(block + 1) - k0;
+        const int64_t b_jobs = stored_b() ? 0 : ceil_div(n_panels, 4), a_jobs = pack_a ? ceil_div(n_rows, 8) : 0;
+        if (b_jobs + a_jobs > 0 && !spread(b_jobs + a_jobs, [&](int64_t job) {
+            if (job < b_jobs) {
+                const int64_t j = job * 4, count = min_of(4, n_panels - j);
+                pack_some(block, j0 + j, count, b_panels + j * NR * kc);
+                if (j0 + j + count == panels)
+                    stand_spare(b_panels + (n_panels - 1) * NR * kc, kc, b_panels + n_panels * NR * kc);
+                return;
+            }
+            const int64_t first = (job - b_jobs) * 8;
+            for (int64_t i = first; i < min_of(first + 8, n_rows); ++i)
+                pack_left(i0 + i, block, a_panels + i * kMR * kc);
+        }))
+            return false;
+        Grid q = grid(n_panels, kc, min_of(Block::MC / kMR, n_rows));
+        q.down = ceil_div(n_rows, q.tall);
+        return spread(q.chunks(), [&](int64_t chunk) {
+            const int64_t first = chunk / q.across * q.tall, end = min_of(first + q.tall, n_rows);
+            const int64_t j_first = chunk % q.across * q.wide, j_end = min_of(j_first + q.wide, n_panels);
+            const Left left = {pack_a ? a_panels : nullptr, i0, k0, kc};
+            const auto right = [&](int64_t j) { return stored_b() ? prepared(block, j0 + j) : b_panels + j * NR * kc; };
+            const int64_t fetched = num_threads() == 1 ? n_panels : j_end;
+            for (int64_t j = j_first; j < j_end; ++j) {
+                const int64_t next = j / kStreams * kStreams + kStreams, step = stored_b() ? NR * g.k : NR * kc;
+                run_tiles(i0 + first, i0 + end, j0 + j, block, left, right(j), NR, sums,
+                          next + kStreams <= fetched ? next_group(right(next), step, kc, j) : Ahead{});
+            }
+            if constexpr (kPlainA)
+                if (spare && j0 + j_end == panels)
+                    for (int64_t i = i0 + first; i < i0 + end; ++i)
+                        run_dots(rows.begin(i), rows.count(i), g.n - spare, static_cast<int>(spare),
+                                 g.a.data + rows.begin(i) * g.a.row + k0, b_panels + n_panels * NR * kc, kc, kc,
+                                 block == 0, block == k_blocks - 1);
+        });
+    }
+
+    // ---- few columns, both operands along k: dot products, nothing packed -------------------------------------------
+
+    // Rows [m0, m0 + m) times columns [n0, n0 + n) over kc terms; n <= kColumns, m <= kMR.
+    template <class Right>
+    TW_NOINLINE void run_dots(int64_t m0, int m, int64_t n0, int n, const A* a, const Right* b, int64_t b_col,
+                              int64_t kc, bool first, bool last) const {
+        T sums[kMR * kColumns];
+        for (int i = 0; i < m;) {
+            const A* row = a + i * g.a.row;
+            const int rows_here = m - i >= kMR ? kMR : m - i >= 3 ? 3 : 1;
+            const auto at = [&](auto R) {
+                if (rows_here == kMR)
+                    dots<T, kMR, R.value>(row, g.a.row, b, b_col, kc, sums);
+                else if (rows_here == 3)
+                    dots<T, 3, R.value>(row, g.a.row, b, b_col, kc, sums);
+                else
+                    dots<T, 1, R.value>(row, g.a.row, b, b_col, kc, sums);
+            };
+            if (n == 1)
+                at(Constant<1>{});
+            else if (n == 2)
+                at(Constant<2>{});
+            else if (n == 3)
+                at(Constant<(kColumns > 2 ? 3 : 1)>{});
+            else
+                at(Constant<(kColumns > 2 ? 4 : 1)>{});
+            for (int r = 0; r < rows_here; ++r)
+                for (int j = 0; j < n; ++j) {
+                    const int64_t y = m0 + i + r, x = n0 + j;
+                    C& c = g.c[y * g.c_row + x * g.c_col];
+                    T v = sums[r * n + j];
+                    if (g.accumulate || !first)
+                        v += widened(c);
+                    else if (g.bias_row)
+                        v += g.bias_row[y];
+                    else if (g.bias_col)
+                        v += g.bias_col[x];
+                    if (last && (finishes || g.activation != Activation::none)) v = finished(splat<T>(v), y, x, 1)[0];
+                    c = narrowed<C>(v);
+                }
+            i += rows_here;
+        }
+    }
+
+    bool few_columns() const {
+        return !g.pack_b && !g.packed_b && g.a.col == 1 && g.b.row == 1 &&
+               ((g.n <= 4 && g.k >= 128) || (g.n <= 32 && g.k >= 1024));
+    }
+
+    bool run_few_columns() const {
+        note_kernel("gemm dots");
+        const int64_t tall = min_of(rows.tiles, ceil_div(kChunkWork, kMR * g.n * g.k));
+        return parallel(ceil_div(rows.tiles, tall), [&](int64_t chunk) {
+            for (int64_t i = chunk * tall; i < min_of(chunk * tall + tall, rows.tiles); ++i)
+                for (int64_t n0 = 0; n0 < g.n; n0 += kColumns)
+                    run_dots(rows.begin(i), rows.count(i), n0, static_cast<int>(min_of(kColumns, g.n - n0)),
+                             g.a.data + rows.begin(i) * g.a.row, g.b.data + n0 * g.b.col, g.b.col, g.k, true, true);
+        });
+    }
+
+    // ---- few rows, B prepared: a stream of weights ------------------------------------------------------------------
+
+    bool run_few_rows() const {
+        note_kernel("gemm rows");
+        const int m = static_cast<int>(g.m);
+        Scratch scratch(static_cast<size_t>(m * g.k + 1) * sizeof(T));
+        T* const a = scratch.template as<T>();
+        if (!a) return false;
+        pack_along(g.a, 0, m, 0, g.k, a);
+        const int64_t side = side_by_side(m);
+        const int64_t wide = side * (1 + kChunkWork / (m * NR * side * (g.k + 1)));
+        return spread(ceil_div(panels, wide), [&](int64_t chunk) {
+            const int64_t end = min_of((chunk + 1) * wide, panels);
+            for (int64_t j = chunk * wide; j < end;) {
+                const bool all = j + side <= end;
+                const int64_t row = (all ? side : 1) * NR, n0 = j * NR;
+                const int n = static_cast<int>(min_of(g.n - n0, row));
+                T sums[kMR * NR > 8 * kLanes<T> ? kMR * NR : 8 * kLanes<T>];
+                for (int i = 0; i < m; ++i)
+                    for (int64_t c = 0; c < row; ++c) sums[i * row + c] = c < n ? first_term(i, n0 + c) : T(0);
+                rows_kernel<T, B>(m, all)(a, g.packed_b + n0 * g.k, g.k, kc_max, sums);
+                store_copied(sums, row, m, n, 0, n0, true);
+                j += all ? side : 1;
+            }
+        });
+    }
+
+    // What the sum at (i, j) begins with.
+    T first_term(int64_t i, int64_t j) const {
+        T v = g.accumulate ? widened(g.c[i * g.c_row + j * g.c_col]) : T(0);
+        if (g.bias_row) v += g.bias_row[i];
+        if (g.bias_col) v += g.bias_col[j];
+        return v;
+    }
+
+    bool run() const {
+        if (g.m == 0 || g.n == 0) return true;
+        if (g.packed_b && !g.pack_a && g.m <= kMR && g.k > 0) return run_few_rows();
+        if (few_columns()) return run_few_columns();
+        if (direct_b) return run_direct();
+        // Prepared panels need no packing, which is what streaming them hides: a block of A for all of them is better.
+        const bool stays = streams && !(stored_b() && k_blocks > 1);
+        return stays && (panels >= kStreamedPanels || rows.tiles == 1) && !spare ? run_streamed() : run_blocked();
+    }
+};
+
+}  // namespace
+}  // namespace tw::TW_ISA

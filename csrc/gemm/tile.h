@@ -1,0 +1,41 @@
+// The table of register tiles: one compiled micro() for every size that occurs.
+#pragma once
+#include "gemm/micro.h"
+
+namespace tw::TW_ISA {
+namespace {
+
+TW_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+TW_INLINE int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
+
+template <class T>
+using Kernel = void (*)(const Tile<T>&, int);
+
+template <class T, int NV, bool Columns, bool Masked>
+constexpr Kernel<T> kernel_for(int m) {
+    constexpr Kernel<T> table[kMR] = {micro<T, 1, NV, Columns, Masked>, micro<T, 2, NV, Columns, Masked>,
+                                      micro<T, 3, NV, Columns, Masked>, micro<T, 4, NV, Columns, Masked>,
+                                      micro<T, 5, NV, Columns, Masked>, micro<T, 6, NV, Columns, Masked>};
+    return table[m - 1];
+}
+
+template <class T, bool Columns>
+Kernel<T> choose(int m, int n) {
+    constexpr int L = kLanes<T>;
+    if (n == kNV * L) return kernel_for<T, kNV, Columns, false>(m);
+    const int vectors = static_cast<int>(ceil_div(n, L));
+    if (vectors == 1) return kernel_for<T, 1, Columns, true>(m);
+    if constexpr (kNV == 4) {
+        if (vectors == 2) return kernel_for<T, 2, Columns, true>(m);
+        if (vectors == 3) return kernel_for<T, 3, Columns, true>(m);
+    }
+    return kernel_for<T, kNV, Columns, true>(m);
+}
+
+template <class T>
+TW_INLINE void tile(const Tile<T>& t, int m, int n) {
+    (t.a_row == 1 ? choose<T, true>(m, n) : choose<T, false>(m, n))(t, n);
+}
+
+}  // namespace
+}  // namespace tw::TW_ISA
