@@ -56,7 +56,7 @@ def _forward(jax: Any, op: str, a: dict[str, Any]) -> Callable[..., Any] | None:
         "sub": jnp.subtract,
         "mul": jnp.multiply,
         "div": jnp.divide,
-        "matmul": jnp.matmul,
+        "matmul": lambda x, y, c=None: jnp.matmul(x, y) if c is None else jnp.matmul(x, y) + c,
         "relu": jax.nn.relu,
         "sigmoid": jax.nn.sigmoid,
         "tanh": jnp.tanh,
@@ -69,7 +69,9 @@ def _forward(jax: Any, op: str, a: dict[str, Any]) -> Callable[..., Any] | None:
     axes = {"axis": tuple(a["axes"]), "keepdims": a["keepdims"]} if "keepdims" in a else {}
     made: dict[str, Callable[[], Callable[..., Any]]] = {
         "gelu": lambda: lambda x: jax.nn.gelu(x, approximate=a["approximate"] == "tanh"),
-        "linear": lambda: lambda x, w, b=None: _activated(jax, x @ w.T if b is None else x @ w.T + b, a["activation"]),
+        "linear": lambda: (
+            lambda x, w, *addends: _activated(jax, sum((v for v in addends if v is not None), x @ w.T), a["activation"])
+        ),
         "conv": lambda: _conv(jax, a),
         "reduce_sum": lambda: lambda x: jnp.sum(x, **axes),
         "reduce_mean": lambda: lambda x: jnp.mean(x, **axes),

@@ -74,9 +74,10 @@ def _conv_dx(a: dict[str, Any], shapes: tuple[Any, ...]) -> _Graph | None:
 
 
 def _linear(a: dict[str, Any], given: list[str]) -> _Graph:
-    nodes: list[tuple[str, list[str], list[str], dict[str, Any]]] = [("MatMul", ["x", "w"], ["y"], {})]
-    if "b" in given:
-        nodes = [("MatMul", ["x", "w"], ["product"], {}), ("Add", ["product", "b"], ["y"], {})]
+    addends = [name for name in ("b", "residual") if name in given]
+    sums = [f"sum{i}" for i in range(len(addends))] + ["y"]
+    nodes: list[tuple[str, list[str], list[str], dict[str, Any]]] = [("MatMul", ["x", "w"], [sums[0]], {})]
+    nodes += [("Add", [sums[i], name], [sums[i + 1]], {}) for i, name in enumerate(addends)]
     return _then(_Graph(nodes, {}), a["activation"])
 
 
