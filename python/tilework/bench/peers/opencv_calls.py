@@ -89,7 +89,7 @@ def _call(cv2: Any, problem: Problem, operands: tuple[Any, ...]) -> Callable[[],
         return _reduction(cv2, op, x, a)
     if op == "canny":
         return _edges(cv2, x, a)
-    if op == "matmul" and all(o.ndim == 2 for o in operands[:2]) and operands[2] is None:
+    if op == "matmul" and all(o.ndim == 2 for o in operands[:2]) and all(o is None for o in operands[2:]):
         return lambda: cv2.gemm(operands[0], operands[1], 1.0, None, 0.0)
     if op == "conv":
         return _filter(cv2, x, operands[1], operands[2], a)
