@@ -83,3 +83,61 @@ def test_conv_transpose_means_what_it_means_in_torch(x: Any, w: Any, attrs: dict
     y = _BY_RANK[len(x) - 2][1](*tensors, **attrs)
     _assert_same(tw.conv_transpose(a, k, b, **attrs), y)
     _assert_same_gradients(tw.conv_transpose, y, [a, k, b], tensors, attrs)
+
+
+@pytest.mark.parametrize(
+    "attrs", [{"kernel": 3}, {"kernel": (3, 2), "stride": (2, 1), "padding": (1, 2), "dilation": (1, 3)}]
+)
+def test_unfold_and_fold_mean_what_they_mean_in_torch(attrs: dict[str, Any]) -> None:
+    (a,) = _arrays((2, 3, 11, 14))
+    theirs = {"kernel_size": attrs["kernel"], **{k: v for k, v in attrs.items() if k != "kernel"}}
+    columns = torch.nn.functional.unfold(torch.from_numpy(a), **theirs)
+    _assert_same(tw.unfold(a, **attrs), columns)
+    (y,) = _arrays(tuple(columns.shape))
+    image = torch.nn.functional.fold(torch.from_numpy(y), (11, 14), **theirs)
+    _assert_same(tw.fold(y, shape=(11, 14), **attrs), image)
+
+
+def _sampled_by_torch(x: Any, at_h: Any, at_w: Any) -> Any:
+    """x (N, C, H, W) at places (N, P, Q): bilinear, zeros outside."""
+    grid = torch.stack([2 * at_w / (x.shape[3] - 1) - 1, 2 * at_h / (x.shape[2] - 1) - 1], dim=-1)
+    return torch.nn.functional.grid_sample(x, grid, align_corners=True)
+
+
+def test_deform_conv_samples_as_torch_samples_a_grid() -> None:
+    n, c, k, r, s, p, q, groups, offset_groups = 2, 4, 6, 3, 2, 4, 8, 2, 2
+    operands = _arrays((n, c, 7, 8), (k, c // groups, r, s), (n, 2 * offset_groups * r * s, p, q), (k,))
+    operands += [1 + a for a in _arrays((n, offset_groups * r * s, p, q))]
+    tensors = [torch.from_numpy(v).requires_grad_() for v in operands]
+    x, w, offset, b, mask = tensors
+    by, factor = offset.reshape(n, offset_groups, r * s, 2, p, q), mask.reshape(n, offset_groups, r * s, p, q)
+    columns = []
+    for channel in range(c):
+        group = channel // (c // offset_groups)
+        for tap in range(r * s):
+            at_h = torch.arange(p)[:, None] * 2 - 1 + tap // s + by[:, group, tap, 0]
+            at_w = torch.arange(q) - 1 + tap % s * 2 + by[:, group, tap, 1]
+            seen = _sampled_by_torch(x[:, channel : channel + 1], at_h, at_w)[:, 0]
+            columns.append(seen * factor[:, group, tap])
+    by_group = torch.stack(columns, 1).reshape(n, groups, -1, p * q)
+    y = torch.einsum("gkc,ngcp->ngkp", w.reshape(groups, k // groups, -1), by_group).reshape(n, k, p, q)
+    y = y + b[:, None, None]
+    attrs: dict[str, Any] = {"stride": (2, 1), "padding": 1, "dilation": (1, 2)}
+    attrs |= {"groups": groups, "offset_groups": offset_groups}
+    _assert_same(tw.deform_conv(*operands, **attrs), y)
+    _assert_same_gradients(tw.deform_conv, y, operands, tensors, attrs)
+
+
+def test_a_deform_conv_without_offsets_is_a_conv() -> None:
+    a, k, b = _arrays((1, 5, 12, 9), (7, 5, 3, 3), (7,))
+    still = np.zeros((1, 18, 6, 5))
+    y = tw.conv(a, k, b, stride=2, padding=1)
+    np.testing.assert_allclose(tw.deform_conv(a, k, still, b, stride=2, padding=1), y, rtol=1e-12, atol=1e-12)
+
+
+def test_local_correlation_finds_a_shift() -> None:
+    (a,) = _arrays((1, 16, 12, 13))
+    shifted = np.roll(a, (2, -1), axis=(2, 3))
+    y = tw.local_correlation(a, shifted, max_displacement=3, normalize=True)
+    inside = y[:, :, 3:-3, 3:-3].mean(axis=(0, 2, 3)).reshape(7, 7)
+    assert divmod(int(np.argmax(inside)), 7) == (3 + 2, 3 - 1)

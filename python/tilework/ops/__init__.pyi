@@ -31,6 +31,13 @@ from tilework.ops.conv import (
     conv_dx as conv_dx,
 )
 from tilework.ops.conv_transpose import conv_transpose as conv_transpose
+from tilework.ops.deform_conv import (
+    deform_conv as deform_conv,
+    deform_fold as deform_fold,
+    deform_unfold as deform_unfold,
+    deform_unfold_dmask as deform_unfold_dmask,
+    deform_unfold_doffset as deform_unfold_doffset,
+)
 from tilework.ops.dropout import dropout as dropout
 from tilework.ops.einsum import (
     bilinear as bilinear,
@@ -81,6 +88,10 @@ from tilework.ops.layer_norm import (
     rms_norm_dx as rms_norm_dx,
 )
 from tilework.ops.linear_int8 import linear_int8 as linear_int8
+from tilework.ops.local_correlation import (
+    local_correlation as local_correlation,
+    local_correlation_dx as local_correlation_dx,
+)
 from tilework.ops.loss import (
     softmax_cross_entropy as softmax_cross_entropy,
     softmax_cross_entropy_dx as softmax_cross_entropy_dx,
@@ -138,4 +149,8 @@ from tilework.ops.solve import (
 from tilework.ops.triangle import (
     tril as tril,
     triu as triu,
+)
+from tilework.ops.unfold import (
+    fold as fold,
+    unfold as unfold,
 )
