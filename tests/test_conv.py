@@ -141,3 +141,15 @@ def test_local_correlation_finds_a_shift() -> None:
     y = tw.local_correlation(a, shifted, max_displacement=3, normalize=True)
     inside = y[:, :, 3:-3, 3:-3].mean(axis=(0, 2, 3)).reshape(7, 7)
     assert divmod(int(np.argmax(inside)), 7) == (3 + 2, 3 - 1)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_gradients_accumulate_in_place(dtype: str) -> None:
+    dy, x, w = (a.astype(dtype) for a in _arrays((1, 4, 6, 6), (1, 3, 6, 6), (4, 3, 3, 3)))
+    for op, operands, attrs in ((tw.conv_dx, (dy, w), {"shape": (6, 6)}), (tw.conv_dw, (dy, x), {"kernel": 3})):
+        once = op(*operands, padding=1, **attrs)
+        total = np.ones_like(once)
+        want = op(*operands, total, padding=1, **attrs)
+        assert op(*operands, total, padding=1, out=total, **attrs) is total
+        np.testing.assert_array_equal(total, want)
+        np.testing.assert_allclose(want.astype(np.float64), 1 + once.astype(np.float64), rtol=2e-3, atol=4e-3)

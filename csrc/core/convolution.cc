@@ -41,6 +41,12 @@ Status check_bias(const View& b, const View& x, int64_t k) {
                 static_cast<long long>(k), static_cast<long long>(k));
 }
 
+Status check_c(const View& c, const View& result, const char* model) {
+    if (!given(c)) return Status::ok;
+    TW_TRY(want_dtype_of(c, "c", result, model));
+    return want_shape(c, "c", result.ndim, result.shape);
+}
+
 Status check_conv_dy(const View& dy, const View& x, const View& w, const int64_t* out) {
     bool same = dy.shape[0] == x.shape[0] && dy.shape[1] == w.shape[0];
     View want = result(dy.dtype, dy.ndim, x.shape);

@@ -11,6 +11,7 @@ Status check_conv(const View& x, const View& w, Attr& stride, Attr& padding, Att
                   int64_t* out, const char* blame);
 Status want_conv_float(const View& v, const char* name);  // float32, float64, float16 or bfloat16
 Status check_bias(const View& b, const View& x, int64_t k);  // (K,) of the dtype of x, where given
+Status check_c(const View& c, const View& result, const char* model);  // what is added to a gradient, where given
 // dy against the output that x and w would give.
 Status check_conv_dy(const View& dy, const View& x, const View& w, const int64_t* out);
 double conv_flops(const View& y, const View& w);

@@ -1,9 +1,9 @@
 // The gradient of convolution in w:
-//     dw[k,c,t] = sum_{n,p} dy[n,k,p] x[n,c, p*stride + t*dilation - padding]
+//     dw[k,c,t] = c[k,c,t] + sum_{n,p} dy[n,k,p] x[n,c, p*stride + t*dilation - padding]
 //
 // Method    register tiles over runs of pixels, six channels of x in place against a transposed panel of dy, so that
 //           padded taps cost nothing.
-// Numerics  one running sum over the pixels of an image, images added in order.
+// Numerics  one running sum over the pixels of an image, images added in order; c comes last.
 // Threads   parts of the result; sums are never split between threads.
 #include "core/convolution.h"
 #include "gemm/pack.h"
@@ -33,6 +33,7 @@ Status infer(Call& c, Inferred& r) {
     int64_t out[kMaxDims];
     TW_TRY(check_conv(x, w, c.attr[kStride], c.attr[kPadding], c.attr[kDilation], groups, out, "kernel"));
     TW_TRY(check_conv_dy(dy, x, w, out));
+    TW_TRY(check_c(c.in[2], w, "dy"));
     r.n_out = 1;
     r.out[0] = w;
     r.flops = conv_flops(dy, w);
@@ -162,16 +163,19 @@ Status conv_dw(const Call& c) {
     return enough ? Status::ok : no_memory();
 }
 
-Status run_f32_f64(const Call& c) { return c.in[0].dtype == DType::f32 ? conv_dw<float>(c) : conv_dw<double>(c); }
+Status run_f32_f64(const Call& c) {
+    return c.in[0].dtype == DType::f32 ? plus_c<float>(c, c.in[2], conv_dw<float>)
+                                       : plus_c<double>(c, c.in[2], conv_dw<double>);
+}
 
 Status run(const Call& c) { return in_float32(c, run_f32_f64); }
 
-constexpr Operand kDyX[] = {{"dy"}, {"x"}};
+constexpr Operand kDyX[] = {{"dy"}, {"x"}, {"c", Role::optional}};
 constexpr AttrSpec kAttrs[] = {
     {.name = "kernel", .kind = AttrKind::integers, .required = true}, TW_CONV_ATTRS, TW_CONV_LAYOUT};
 
 }  // namespace
 
-const OpDef op_conv_dw = {"conv_dw", kDyX, 2, kAttrs, TW_COUNT(kAttrs), infer, run};
+const OpDef op_conv_dw = {"conv_dw", kDyX, 3, kAttrs, TW_COUNT(kAttrs), infer, run, kOutIsLast};
 
 }  // namespace tw::TW_ISA

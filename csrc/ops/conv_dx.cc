@@ -1,9 +1,9 @@
 // The gradient of convolution in x:
-//     dx[n,c,q] = sum of w[k,c,t] dy[n,k,p] over all k, t, p with p*stride + t*dilation - padding = q
+//     dx[n,c,q] = c[n,c,q] + sum of w[k,c,t] dy[n,k,p] over all k, t, p with p*stride + t*dilation - padding = q
 //
 // Method    by phases: one implicit GEMM per phase of the stride, over windows of dy; nothing is added to twice. By
 //           folding: w^T dy, then each tap's rows are added where they belong, inside a band of dx that one job owns.
-// Numerics  phases: one running sum over (k, t), see gemm/gemm.h; folding: sums over k, then over t in order.
+// Numerics  phases: one running sum over (k, t), see gemm/gemm.h; folding: sums over k, then over t in order. c comes last.
 // Threads   tiles or bands of the result; sums are never split between threads.
 #include "core/convolution.h"
 #include "gemm/micro.h"
@@ -35,8 +35,10 @@ Status infer(Call& c, Inferred& r) {
     int64_t out[kMaxDims];
     TW_TRY(check_conv(x, w, c.attr[kStride], c.attr[kPadding], c.attr[kDilation], groups, out, "shape"));
     TW_TRY(check_conv_dy(dy, x, w, out));
+    x = in_layout(x, c.attr[kLayout]);
+    TW_TRY(check_c(c.in[2], x, "dy"));
     r.n_out = 1;
-    r.out[0] = in_layout(x, c.attr[kLayout]);
+    r.out[0] = x;
     r.flops = conv_flops(dy, w);
     return Status::ok;
 }
@@ -171,9 +173,9 @@ struct Folding {
     const GradX& g;
     const ConvAxes& s;
     int64_t kg, cg, taps;
-    int band;                                 // the axis that is cut into bands
+    int band;  // the axis that is cut into bands
     int64_t channels, c_blocks, bands, step;  // channels of a job, rows of a band
-    int64_t columns, phase_width;             // pixels of dy at a time; places of one phase in a row of dx
+    int64_t columns, phase_width;  // pixels of dy at a time; places of one phase in a row of dx
     bool enough = true;
 
     explicit Folding(const GradX& grad) : g(grad), s(grad.axes) {
@@ -364,7 +366,7 @@ Status choose(GradX r) {
     return Folding<T>(r).run() ? Status::ok : no_memory();
 }
 
-Status run_f32_f64(const Call& c) {
+Status run_alone(const Call& c) {
     GradX r{};
     r.dy = in_order(c.in[0], c.attr[kLayout]), r.w = c.in[1], r.dx = in_order(c.out[0], c.attr[kLayout]);
     r.axes = conv_axes(r.dx, r.w, r.dy, c.attr[kStride], c.attr[kPadding], c.attr[kDilation]);
@@ -372,9 +374,13 @@ Status run_f32_f64(const Call& c) {
     return sum_to_x(r);
 }
 
+Status run_f32_f64(const Call& c) {
+    return c.in[0].dtype == DType::f32 ? plus_c<float>(c, c.in[2], run_alone) : plus_c<double>(c, c.in[2], run_alone);
+}
+
 Status run(const Call& c) { return in_float32(c, run_f32_f64); }
 
-constexpr Operand kDyW[] = {{"dy"}, {"w"}};
+constexpr Operand kDyW[] = {{"dy"}, {"w"}, {"c", Role::optional}};
 constexpr AttrSpec kAttrs[] = {
     {.name = "shape", .kind = AttrKind::integers, .required = true}, TW_CONV_ATTRS, TW_CONV_LAYOUT};
 
@@ -385,6 +391,6 @@ Status sum_to_x(const GradX& r) {
     return r.dx.dtype == DType::f32 ? choose<float>(r) : choose<double>(r);
 }
 
-const OpDef op_conv_dx = {"conv_dx", kDyW, 2, kAttrs, TW_COUNT(kAttrs), infer, run};
+const OpDef op_conv_dx = {"conv_dx", kDyW, 3, kAttrs, TW_COUNT(kAttrs), infer, run, kOutIsLast};
 
 }  // namespace tw::TW_ISA

@@ -106,6 +106,18 @@ void copy(const View& to, const View& from) {
     });
 }
 
+// to += from.
+template <class T>
+void add(const View& to, const View& from) {
+    const View* views[] = {&to, &from};
+    const Walk w = walk_over(views, 2, to.ndim, to.shape);
+    for_each_row(w, kChunkElements, [&](char* const* at, int64_t count) {
+        T* dst = reinterpret_cast<T*>(at[0]);
+        const T* src = reinterpret_cast<const T*>(at[1]);
+        for (int64_t i = 0; i < count; ++i) dst[i * w.stride[0]] += src[i * w.stride[1]];
+    });
+}
+
 // A view whose axes from `first` on are one run: `v` itself, or scratch of the same shape, copied if `load`.
 template <class T>
 View as_run(const View& v, int first, const Scratch& scratch, bool load) {
@@ -217,6 +229,27 @@ inline Status in_float32(const Call& c, Status (*kernel)(const Call&)) {
     if (c.in[0].dtype == DType::f16) return through_float32<f16>(c, kernel);
     if (c.in[0].dtype == DType::bf16) return through_float32<bf16>(c, kernel);
     return kernel(c);
+}
+
+// Runs `kernel` and adds the operand c, which may be the result itself, where it is given.
+template <class T>
+Status plus_c(const Call& call, const View& c, Status (*kernel)(const Call&)) {
+    if (!given(c)) return kernel(call);
+    if (c.data != call.out[0].data) {
+        TW_TRY(kernel(call));
+        add<T>(call.out[0], c);
+        return Status::ok;
+    }
+    View sum = call.out[0];
+    Scratch scratch(static_cast<size_t>(numel(sum)) * sizeof(T));
+    set_contiguous(sum);
+    sum.data = scratch.as<T>();
+    if (!sum.data) return no_memory();
+    Call apart = call;
+    apart.out = &sum;
+    TW_TRY(kernel(apart));
+    add<T>(call.out[0], sum);
+    return Status::ok;
 }
 
 // Runs job(image, group) for all; small ones side by side, large ones one after the other with threads inside.

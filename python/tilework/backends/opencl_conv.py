@@ -98,6 +98,17 @@ def in_float(queue: Queue, operands: Sequence[Any], result: Any) -> Iterator[tup
     cast(y, result)
 
 
+@contextmanager
+def plus(queue: Queue, c: Any, result: Any) -> Iterator[Any]:
+    """Where to put a gradient that ``c`` is added to, if there is one; it may be the result itself."""
+    if c is None:
+        yield result
+        return
+    sums = queue.empty(result.shape, result.dtype)
+    yield sums
+    queue.each("elementwise.cl", "add", (sums, c, result), DTYPE=result.dtype)
+
+
 def forward(queue: Queue, conv: Conv, w: Any, bias: Any, residual: Any, activation: str | None) -> None:
     """Fills conv.y; it, conv.x and the residual may have any strides."""
     if residual is not None:

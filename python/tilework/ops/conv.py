@@ -71,6 +71,7 @@ def conv(
 def conv_dx(
     dy: Array,
     w: Array,
+    c: Array | None = None,
     *,
     shape: Ints,
     stride: Ints = 1,
@@ -83,7 +84,7 @@ def conv_dx(
     """Computes the gradient of conv in x, (N, C, *shape), from dy (N, K, *out) and w (K, C/groups, *kernel).
 
     ``shape`` holds the spatial sizes of x, which dy and the attributes alone do not determine. layout="NHWC" is that of
-    dy and of the result.
+    dy and of the result. ``c``, of the shape of the result, is added; ``out`` may be ``c``, which then accumulates.
     """
     ...
 
@@ -92,6 +93,7 @@ def conv_dx(
 def conv_dw(
     dy: Array,
     x: Array,
+    c: Array | None = None,
     *,
     kernel: Ints,
     stride: Ints = 1,
@@ -104,7 +106,7 @@ def conv_dw(
     """Computes the gradient of conv in w, (K, C/groups, *kernel), from dy (N, K, *out) and x (N, C, *spatial).
 
     ``kernel`` holds the spatial sizes of w, which dy and the attributes alone do not determine. layout="NHWC" is that
-    of dy and x.
+    of dy and x. ``c``, of the shape of the result, is added; ``out`` may be ``c``, which then accumulates.
     """
     ...
 
@@ -175,10 +177,11 @@ def _(
 
 @reference(conv_dx)
 def _(
-    dy: Any, w: Any, *, shape: Sizes, stride: Sizes, padding: Pairs, dilation: Sizes, groups: int, layout: str
+    dy: Any, w: Any, c: Any, *, shape: Sizes, stride: Sizes, padding: Pairs, dilation: Sizes, groups: int, layout: str
 ) -> Any:
     dy = channels_first(dy, layout)
-    return channels_last(scattered(dy, w, shape, stride, padding, dilation, groups), layout)
+    dx = channels_last(scattered(dy, w, shape, stride, padding, dilation, groups), layout)
+    return dx if c is None else dx + c
 
 
 def scattered(dy: Any, w: Any, shape: Sizes, stride: Sizes, padding: Pairs, dilation: Sizes, groups: int) -> Any:
@@ -201,13 +204,13 @@ def scattered(dy: Any, w: Any, shape: Sizes, stride: Sizes, padding: Pairs, dila
 
 @reference(conv_dw)
 def _(
-    dy: Any, x: Any, *, kernel: Sizes, stride: Sizes, padding: Pairs, dilation: Sizes, groups: int, layout: str
+    dy: Any, x: Any, c: Any, *, kernel: Sizes, stride: Sizes, padding: Pairs, dilation: Sizes, groups: int, layout: str
 ) -> Any:
     dy, x = channels_first(dy, layout), channels_first(x, layout)
-    n, c, *shape = x.shape
+    n, channels, *shape = x.shape
     _, k, *sizes = dy.shape
     by_group = dy.reshape(n, groups, k // groups, *sizes)
-    dw = np.zeros((k, c // groups, *kernel))
+    dw = np.zeros((k, channels // groups, *kernel))
     for tap in np.ndindex(*kernel):
         met, seen = [], []  # the windows whose tap falls inside x, and where
         for t, size, m, s, (before, _), d in zip(tap, shape, sizes, stride, padding, dilation, strict=True):
@@ -215,11 +218,11 @@ def _(
             met.append(np.flatnonzero((at >= 0) & (at < size)))
             seen.append(at[met[-1]])
         dy_met = by_group[(..., *np.ix_(*met))]
-        x_seen = x.reshape(n, groups, c // groups, *shape)[(..., *np.ix_(*seen))]
+        x_seen = x.reshape(n, groups, channels // groups, *shape)[(..., *np.ix_(*seen))]
         out, _ = _labels(len(kernel))
         products = np.einsum(dy_met, [_N, _G, _K, *out], x_seen, [_N, _G, _C, *out], [_G, _K, _C])
-        dw[(..., *tap)] = products.reshape(k, c // groups)
-    return dw
+        dw[(..., *tap)] = products.reshape(k, channels // groups)
+    return dw if c is None else dw + c
 
 
 # A tap that falls outside meets a zero there, and 0 NaN is NaN: one may reach further than the sums need.
@@ -237,13 +240,13 @@ def _(x: Any, w: Any, b: Any, residual: Any, **attrs: Any) -> int:
 
 
 @depth(conv_dx)
-def _(dy: Any, w: Any, *, groups: int, **attrs: Any) -> int:
-    return int(np.prod(w.shape) // (groups * max(w.shape[1], 1)))
+def _(dy: Any, w: Any, c: Any, *, groups: int, **attrs: Any) -> int:
+    return int(np.prod(w.shape) // (groups * max(w.shape[1], 1))) + 1
 
 
 @depth(conv_dw)
-def _(dy: Any, x: Any, *, layout: str, **attrs: Any) -> int:
-    return int(dy.shape[0] * np.prod(channels_first(dy, layout).shape[2:]))
+def _(dy: Any, x: Any, c: Any, *, layout: str, **attrs: Any) -> int:
+    return int(dy.shape[0] * np.prod(channels_first(dy, layout).shape[2:])) + 1
 
 
 # -------------------------------------------------------------------------------------------------- gradients
@@ -316,18 +319,18 @@ def _spatial(x: Array, layout: Layout) -> Sizes:
     return sizes
 
 
-@backward(conv_dx, of=("dy", "w"))
-def _(g: Array, dy: Array, w: Array, *, saved: None, wanted: Wanted, shape: Sizes, **attrs: Any) -> Any:
+@backward(conv_dx, of=("dy", "w", "c"), where_given=("c",))
+def _(g: Array, dy: Array, w: Array, c: Array, *, saved: None, wanted: Wanted, shape: Sizes, **attrs: Any) -> Any:
     d_dy = conv(g, w, **attrs) if "dy" in wanted else None
     d_w = conv_dw(dy, g, kernel=w.shape[2:], **attrs) if "w" in wanted else None
-    return d_dy, d_w
+    return d_dy, d_w, g if "c" in wanted else None
 
 
-@backward(conv_dw, of=("dy", "x"))
-def _(g: Array, dy: Array, x: Array, *, saved: None, wanted: Wanted, kernel: Sizes, **attrs: Any) -> Any:
+@backward(conv_dw, of=("dy", "x", "c"), where_given=("c",))
+def _(g: Array, dy: Array, x: Array, c: Array, *, saved: None, wanted: Wanted, kernel: Sizes, **attrs: Any) -> Any:
     d_dy = conv(x, g, **attrs) if "dy" in wanted else None
     d_x = conv_dx(dy, g, shape=_spatial(x, attrs["layout"]), **attrs) if "x" in wanted else None
-    return d_dy, d_x
+    return d_dy, d_x, g if "c" in wanted else None
 
 
 # ---------------------------------------------------------------------------------------------------- samples
@@ -360,6 +363,7 @@ _NHWC: tuple[tuple[Sizes, Sizes, dict[str, Any]], ...] = (
     ((2, 9, 4), (6, 2, 3), {"padding": 1, "groups": 2, "stride": 2}),
     ((1, 8, 9, 5), (17, 5, 3, 3), {"padding": ((1, 0), (2, 1)), "dilation": (2, 1)}),
     ((2, 7, 9, 9), (9, 1, 3, 3), {"padding": 1, "groups": 9, "stride": (1, 2)}),
+    ((1, 3, 12, 9), (9, 1, 2, 3), {"padding": 1, "groups": 9}),
     ((1, 4, 3, 5, 3), (4, 3, 2, 3, 2), {"padding": 1, "dilation": (1, 1, 2)}),
 )
 
@@ -405,6 +409,10 @@ def _(fill: Fill) -> Iterator[Sample]:
     yield sample(fill(1, 9, 12, 23), fill(14, 9, 1, 1), fill(14), activation="tanh")
     yield sample(fill(1, 4, 9, 27), fill(4, 1, 3, 3), fill(4), fill(1, 4, 9, 27), padding=1, groups=4)
     yield sample(fill(1, 2, 11, 26), fill(2, 1, 5, 5), fill(2), padding=2, groups=2, activation="gelu")
+    residual = fill(1, 2, 5, 14)
+    yield sample(
+        fill(1, 2, 9, 27), fill(2, 1, 3, 3), fill(2), residual, padding=1, groups=2, stride=2, activation="relu"
+    )
     for x, w, attrs in _NHWC:
         yield Sample((fill(*x), fill(*w), fill(w[0])), {"layout": "NHWC", **attrs})
     yield sample(fill(1, 4, 5, 3), fill(6, 3, 2, 2), fill(6), fill(1, 3, 4, 6), layout="NHWC", activation="relu")
@@ -417,7 +425,7 @@ def _(fill: Fill) -> Iterator[Sample]:
     yield sample(fill(0, 4, 3, 3), fill(4, 3, 3, 3), shape=(5, 5))
     yield sample(fill(1, 2, 9, 30), fill(2, 1, 3, 3), shape=(9, 30), padding=1, groups=2)
     yield sample(fill(1, 2, 5, 15), fill(2, 1, 3, 3), shape=(9, 30), padding=1, groups=2, stride=2)
-    yield sample(fill(1, 5, 5, 7), fill(5, 13, 3, 3), shape=(5, 7), padding=1)
+    yield sample(fill(1, 5, 5, 7), fill(5, 13, 3, 3), fill(1, 13, 5, 7), shape=(5, 7), padding=1)
     for x, w, attrs in _NHWC:
         dy = (x[0], *_out_sizes(_first(x), w, attrs), w[0])
         yield Sample((fill(*dy), fill(*w)), {"shape": x[1:-1], "layout": "NHWC", **attrs})
@@ -429,6 +437,7 @@ def _(fill: Fill) -> Iterator[Sample]:
         yield Sample((fill(x[0], w[0], *_out_sizes(x, w, attrs)), fill(*x)), {"kernel": w[2:], **attrs})
     yield sample(fill(0, 4, 3, 3), fill(0, 3, 5, 5), kernel=(3, 3))
     yield sample(fill(1, 2, 9, 19), fill(1, 2, 9, 19), kernel=3, padding=1, groups=2)
+    yield sample(fill(1, 5, 5, 7), fill(1, 3, 5, 7), fill(5, 3, 3, 3), kernel=3, padding=1)
     for x, w, attrs in _NHWC:
         dy = (x[0], *_out_sizes(_first(x), w, attrs), w[0])
         yield Sample((fill(*dy), fill(*x)), {"kernel": w[2:], "layout": "NHWC", **attrs})
@@ -479,6 +488,7 @@ def _(fill: Fill) -> Iterator[ErrorCase]:
     yield ErrorCase(sample(dy, w, shape=(6, 6, 6)), AttrError, "shape=(6, 6, 6)")
     yield ErrorCase(sample(dy, w, shape=(-6, 6)), AttrError, "shape=(-6, 6)")
     yield ErrorCase(sample(dy, w), AttrTypeError, "shape")
+    yield ErrorCase(sample(dy, w, w, shape=(6, 6)), ShapeError, "c has shape (6, 4, 3, 3); want (1, 4, 6, 6)")
     yield ErrorCase(sample(dy, w, shape=(6, 6), groups=4), AttrError, "groups=4 does not divide")
 
 
@@ -490,6 +500,7 @@ def _(fill: Fill) -> Iterator[ErrorCase]:
     yield ErrorCase(sample(dy, x, kernel=0), AttrError, "kernel=0")
     yield ErrorCase(sample(dy, x, kernel=(3, 3, 3)), AttrError, "kernel=(3, 3, 3)")
     yield ErrorCase(sample(dy, x), AttrTypeError, "kernel")
+    yield ErrorCase(sample(dy, x, x, kernel=3), ShapeError, "c has shape (1, 4, 6, 6); want (6, 4, 3, 3)")
     yield ErrorCase(sample(dy, x, kernel=3, groups=4), AttrError, "groups=4 does not divide")
 
 
@@ -549,12 +560,12 @@ def _(
 
 
 @flops(conv_dx)
-def _(dy: Sizes, w: Sizes, **attrs: Any) -> float:
+def _(dy: Sizes, w: Sizes, c: Sizes | None, **attrs: Any) -> float:
     return 2.0 * math.prod(dy) * math.prod(w[1:])
 
 
 @flops(conv_dw)
-def _(dy: Sizes, x: Sizes, *, kernel: Sizes, groups: int, layout: Layout, **attrs: Any) -> float:
+def _(dy: Sizes, x: Sizes, c: Sizes | None, *, kernel: Sizes, groups: int, layout: Layout, **attrs: Any) -> float:
     channels = x[1] if layout == "NCHW" else x[-1]
     return 2.0 * math.prod(dy) * (channels // groups) * math.prod(kernel)
 
@@ -575,18 +586,18 @@ def _(
 
 
 @opencl(conv_dx)
-def _(queue: Queue, dy: Any, w: Any, dx: Any, *, shape: Sizes, layout: str, **attrs: Any) -> None:
+def _(queue: Queue, dy: Any, w: Any, c: Any, dx: Any, *, shape: Sizes, layout: str, **attrs: Any) -> None:
     from tilework.backends import opencl_conv
 
-    with opencl_conv.in_float(queue, (dy, w), dx) as ((dy, w), dx):
-        dx, dy = channels_first(dx, layout), channels_first(dy, layout)
-        opencl_conv.gradient_x(queue, opencl_conv.Conv(dx, dy, w.shape[2:], **attrs), w)
+    with opencl_conv.in_float(queue, (dy, w, c), dx) as ((dy, w, c), dx), opencl_conv.plus(queue, c, dx) as sums:
+        x, dy = channels_first(sums, layout), channels_first(dy, layout)
+        opencl_conv.gradient_x(queue, opencl_conv.Conv(x, dy, w.shape[2:], **attrs), w)
 
 
 @opencl(conv_dw)
-def _(queue: Queue, dy: Any, x: Any, dw: Any, *, kernel: Sizes, layout: str, **attrs: Any) -> None:
+def _(queue: Queue, dy: Any, x: Any, c: Any, dw: Any, *, kernel: Sizes, layout: str, **attrs: Any) -> None:
     from tilework.backends import opencl_conv
 
-    with opencl_conv.in_float(queue, (dy, x), dw) as ((dy, x), dw):
+    with opencl_conv.in_float(queue, (dy, x, c), dw) as ((dy, x, c), dw), opencl_conv.plus(queue, c, dw) as sums:
         x, dy = channels_first(x, layout), channels_first(dy, layout)
-        opencl_conv.gradient_w(queue, opencl_conv.Conv(x, dy, kernel, **attrs), dw)
+        opencl_conv.gradient_w(queue, opencl_conv.Conv(x, dy, kernel, **attrs), sums)
