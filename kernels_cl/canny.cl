@@ -1,6 +1,5 @@
-// Canny's edges in a fixed number of launches, the same bits as csrc/ops/canny.cc.
+// Canny's edges in a fixed number of launches, the same bits as csrc/ops/canny.cc. blur.cl goes before where asked for.
 //
-//     blur_x, blur_y   the Gaussian of the picture, where one is asked for
 //     peaks            gradient, magnitude, sector, largest across the edge, both thresholds: fused, nothing stored
 //     given_peaks      the same from gradients that exist
 //     unite            candidates that touch get one root: union-find with atomic minima, each link once
@@ -10,44 +9,6 @@
 // Defined by the launch:  SIZE  of the Sobel window, or GIVEN gradients;  L2  squared magnitudes
 // A label is 0 where there is no candidate, else 1 + the place of another pixel of the same chain, or of itself.
 #include "types.clh"
-
-// Position i of the endless picture that mirrors at its edge pixels.
-inline long mirrored(long i, const long n) {
-    if (n == 1) return 0;
-    const long period = 2 * (n - 1);
-    i = (i % period + period) % period;
-    return i < n ? i : period - i;
-}
-
-#ifdef BLUR
-// Exact sums along x of taps in 1/256.
-__kernel void blur_x(IN(uchar, image), IN(short, taps), OUT(ushort, along), const long count, const long height,
-                     const long width, const long channels) {
-    START(image);
-    START(taps);
-    START(along);
-    const long i = get_global_id(0);
-    if (i >= height * width * channels) return;
-    const long c = i % channels, x = i / channels % width, row = i / channels / width * width;
-    uint total = 0;
-    for (long k = 0; k < count; ++k)
-        total += (uint)taps[k] * image[(row + mirrored(x + k - count / 2, width)) * channels + c];
-    along[i] = (ushort)total;
-}
-
-__kernel void blur_y(IN(ushort, along), IN(short, taps), OUT(uchar, blurred), const long count, const long height,
-                     const long width, const long channels) {
-    START(along);
-    START(taps);
-    START(blurred);
-    const long i = get_global_id(0), pitch = width * channels;
-    if (i >= height * pitch) return;
-    const long y = i / pitch, at = i % pitch;
-    uint total = 1u << 15;
-    for (long k = 0; k < count; ++k) total += (uint)taps[k] * along[mirrored(y + k - count / 2, height) * pitch + at];
-    blurred[i] = (uchar)(total >> 16);
-}
-#else
 
 typedef struct {
     int magnitude;
@@ -194,5 +155,4 @@ __kernel void edges(IN(uint, labels), IN(uchar, marks), OUT(uchar, out), const l
     const long i = get_global_id(0);
     if (i < count) out[i] = labels[i] && marks[root_of(labels, (uint)i)] ? 255 : 0;
 }
-#endif
 #endif

@@ -65,13 +65,15 @@ def test_edges_are_those_of_the_reference(seed: int) -> None:
     np.testing.assert_array_equal(tw.canny(image, **settings), tw.canny.reference(image, **settings))
 
 
-@pytest.mark.parametrize("seeds", [range(300)])
-def test_edges_are_those_of_opencv(seeds: range) -> None:
+def assert_edges_are_those_of_opencv(seeds: range) -> None:
     for seed in seeds:
         image, settings = case(seed)
-        np.testing.assert_array_equal(
-            tw.canny(image, **settings), opencv(image, **settings), f"seed {seed}: {settings}"
-        )
+        edges = tw.canny(image, **settings)
+        np.testing.assert_array_equal(edges, opencv(image, **settings), f"seed {seed}: {settings}")
+
+
+def test_edges_are_those_of_opencv() -> None:
+    assert_edges_are_those_of_opencv(range(200))
 
 
 @pytest.mark.slow
@@ -82,7 +84,7 @@ def test_ten_thousand_pictures_have_the_edges_of_opencv(tier: str) -> None:
     try:
         for threads in (1, 2):
             with tw.threads(threads):
-                test_edges_are_those_of_opencv(range(1000, 11000))
+                assert_edges_are_those_of_opencv(range(1000, 11000))
     finally:
         tw.set_isa(before)
 
@@ -184,3 +186,40 @@ def test_command_says_what_is_wrong_in_one_line(
     assert text in said
     assert said.count("\n") == 1
     assert not (tmp_path / target).exists()
+
+
+# ------------------------------------------------------------------------------------------------ filters
+
+
+def test_filters_are_those_of_opencv() -> None:
+    cv2 = pytest.importorskip("cv2", reason="OpenCV is not installed")
+    kinds = ("binary", "binary_inv", "trunc", "tozero", "tozero_inv")
+    for seed in range(60):
+        random = np.random.default_rng(seed)
+        image = picture(random, *(int(n) for n in random.integers(1, 70, 2)), (1, 3)[seed % 2])
+        dx, dy = ((1, 0), (0, 1), (1, 1), (2, 0), (0, 2), (2, 1))[seed % 6]
+        pairs = [
+            (vision.sobel(image, dx=dx, dy=dy, ksize=size), cv2.Sobel(image, cv2.CV_16S, dx, dy, ksize=size))
+            for size in (3, 5, 7)
+        ]
+        pairs += [(vision.laplacian(image, ksize=k), cv2.Laplacian(image, cv2.CV_16S, ksize=k)) for k in (1, 3)]
+        pairs.append((vision.scharr(image, dx=1, dy=0), cv2.Scharr(image, cv2.CV_16S, 1, 0)))
+        if image.ndim == 2:
+            pairs += zip(vision.spatial_gradient(image), cv2.spatialGradient(image), strict=True)
+        sigma = float(random.uniform(0.1, 5))
+        size = round(6 * sigma + 1) | 1
+        pairs.append((vision.gaussian_blur(image, sigma=sigma), cv2.GaussianBlur(image, (size, size), sigma)))
+        height, width = (int(n) for n in random.integers(1, 20, 2))
+        ones = np.ones((height, width), np.uint8)
+        pairs.append((vision.dilate(image, kernel=(height, width)), cv2.dilate(image, ones)))
+        pairs.append((vision.erode(image, kernel=(height, width)), cv2.erode(image, ones)))
+        if image.ndim == 2:
+            pairs.append((vision.equalize_hist(image), cv2.equalizeHist(image)))
+            pairs.append((vision.histogram(image), cv2.calcHist([image], [0], None, [256], [0, 256]).ravel()))
+            pairs.append((vision.threshold_otsu(image), cv2.threshold(image, 0, 255, cv2.THRESH_OTSU)[0]))
+        for i, kind in enumerate(kinds):
+            value = float(random.uniform(-20, 280))
+            got = vision.threshold(image, value=value, high=200, kind=kind)  # type: ignore[arg-type]
+            pairs.append((got, cv2.threshold(image, value, 200, i)[1]))
+        for i, (got, want) in enumerate(pairs):
+            np.testing.assert_array_equal(got, want, f"seed {seed}, filter {i}")

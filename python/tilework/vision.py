@@ -1,17 +1,47 @@
-"""Pictures: edges of uint8 images (H, W) or (H, W, 3), on the CPU and on OpenCL devices.
+"""Pictures: edges and filters of uint8 images (H, W) or (H, W, 3), on the CPU and on OpenCL devices.
 
-The same functions as the ops of their names, with thresholds where a reader of a call expects them.
+The ops of their names; canny takes its thresholds where a reader of a call expects them.
 """
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from tilework import ops
 from tilework.arrays import Array
+from tilework.devices import to_host
 from tilework.errors import ShapeError
+from tilework.ops import (
+    dilate,
+    equalize_hist,
+    erode,
+    gaussian_blur,
+    histogram,
+    laplacian,
+    scharr,
+    sobel,
+    spatial_gradient,
+    threshold,
+)
 
-__all__ = ["canny", "canny_gradients", "mps_canny"]
+__all__ = [
+    "canny",
+    "canny_gradients",
+    "dilate",
+    "equalize_hist",
+    "erode",
+    "gaussian_blur",
+    "histogram",
+    "laplacian",
+    "mps_canny",
+    "scharr",
+    "sobel",
+    "spatial_gradient",
+    "threshold",
+    "threshold_otsu",
+]
 
 
 def canny(
@@ -63,3 +93,24 @@ def mps_canny(
         grey = ops.add(ops.add(weighted[0], weighted[1]), weighted[2])
         image = ops.cast(ops.add(grey, 0.5), dtype="uint8")
     return ops.canny(image, low=low * _STEEPEST, high=high * _STEEPEST, sigma=sigma, l2=True, out=out)
+
+
+def threshold_otsu(image: Array) -> int:
+    """Finds the value that parts the pixels of image, uint8 of any shape, into the two classes farthest apart.
+
+    The value for :data:`threshold` that makes the variance between those above and the others the largest; the least
+    such value, and 0 where all pixels are equal. N. Otsu, "A threshold selection method from gray-level histograms",
+    1979.
+    """
+    found = ops.histogram(image)
+    counts = [int(n) for n in (found if isinstance(found, np.ndarray) else to_host(found))]
+    pixels, total = sum(counts), sum(v * n for v, n in enumerate(counts))
+    best, largest = 0, (0, 1)
+    below = sum_below = 0
+    for value, n in enumerate(counts):
+        below, sum_below = below + n, sum_below + value * n
+        # The variance between the classes, as a fraction of integers.
+        variance = (sum_below * pixels - total * below) ** 2, below * (pixels - below)
+        if variance[1] and variance[0] * largest[1] > largest[0] * variance[1]:
+            best, largest = value, variance
+    return best

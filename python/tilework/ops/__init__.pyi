@@ -21,6 +21,7 @@ from tilework.ops.batch_norm import (
     batch_norm as batch_norm,
     batch_norm_dx as batch_norm_dx,
 )
+from tilework.ops.blur import gaussian_blur as gaussian_blur
 from tilework.ops.canny import (
     canny as canny,
     canny_gradients as canny_gradients,
@@ -70,10 +71,20 @@ from tilework.ops.factor import (
     cholesky as cholesky,
     lu as lu,
 )
+from tilework.ops.gradient import (
+    laplacian as laplacian,
+    scharr as scharr,
+    sobel as sobel,
+    spatial_gradient as spatial_gradient,
+)
 from tilework.ops.group_norm import (
     group_norm as group_norm,
     group_norm_dx as group_norm_dx,
     instance_norm as instance_norm,
+)
+from tilework.ops.histogram import (
+    equalize_hist as equalize_hist,
+    histogram as histogram,
 )
 from tilework.ops.inverse import (
     det as det,
@@ -103,6 +114,10 @@ from tilework.ops.matmul import (
 from tilework.ops.matmul_integer import (
     matmul_integer as matmul_integer,
     qlinear_matmul as qlinear_matmul,
+)
+from tilework.ops.morphology import (
+    dilate as dilate,
+    erode as erode,
 )
 from tilework.ops.movement import (
     cast as cast,
@@ -146,6 +161,7 @@ from tilework.ops.solve import (
     solve as solve,
     triangular_solve as triangular_solve,
 )
+from tilework.ops.threshold import threshold as threshold
 from tilework.ops.triangle import (
     tril as tril,
     triu as triu,

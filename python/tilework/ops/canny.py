@@ -12,6 +12,7 @@ import numpy as np
 from tilework.arrays import Array
 from tilework.backends.opencl_queue import GROUP_SIZE, Queue
 from tilework.errors import AttrError, DTypeError, ShapeError
+from tilework.ops.blur import blurred, launch_blur, weighted
 from tilework.registry import (
     ErrorCase,
     Sample,
@@ -72,47 +73,12 @@ _SMOOTH = {3: (1, 2, 1), 5: (1, 4, 6, 4, 1), 7: (1, 6, 15, 20, 15, 6, 1)}
 _CHANGE = {3: (-1, 0, 1), 5: (-1, -2, 0, 2, 1), 7: (-1, -4, -5, 0, 5, 4, 1)}
 
 
-def _along(x: Any, taps: Any, axis: int) -> Any:
-    """Sums of the window at each place of an axis; x is wider by the window less one."""
-    n = x.shape[axis] - len(taps) + 1
-    return sum(tap * x.take(range(k, k + n), axis) for k, tap in enumerate(taps))
-
-
 def _sobel(x: Any, size: int) -> tuple[Any, Any]:
     """Gradients of x (H, W); pixels outside repeat the edge."""
     padded = np.pad(x, size // 2, mode="edge")
-    dx = _along(_along(padded, _SMOOTH[size], 0), _CHANGE[size], 1)
-    dy = _along(_along(padded, _CHANGE[size], 0), _SMOOTH[size], 1)
+    dx = weighted(weighted(padded, _SMOOTH[size], 0), _CHANGE[size], 1)
+    dy = weighted(weighted(padded, _CHANGE[size], 0), _SMOOTH[size], 1)
     return (dx, dy) if size < 7 else (np.rint(dx / 16).astype(np.int64), np.rint(dy / 16).astype(np.int64))
-
-
-def _taps(sigma: float) -> Any:
-    """Taps in 1/256 whose sum is 256: from the outside in, each hands its rounding error on to the next."""
-    n = round(6 * sigma + 1) | 1
-    half = n // 2
-    at = np.arange(n) - half
-    exact = np.exp(-at * at / (2 * sigma * sigma))
-    exact *= 256 / exact.sum()
-    taps, carried = np.zeros(n, np.int64), 0.0
-    for i in range(half):
-        taps[i] = taps[-1 - i] = np.rint(exact[i] + carried)
-        carried += exact[i] - taps[i]
-    taps[half] = 256 - taps.sum()
-    return taps
-
-
-def _mirrored(n: int, half: int) -> Any:
-    """Indices of -half to n + half - 1 in a row of n that mirrors at its ends without repeating them."""
-    at = np.abs(np.arange(-half, n + half)) % max(2 * (n - 1), 1)
-    return np.minimum(at, 2 * (n - 1) - at)
-
-
-def _blurred(x: Any, sigma: float) -> Any:
-    """x (H, W, C) blurred: exact sums, one rounding half up."""
-    taps = _taps(sigma)
-    for axis in (1, 0):
-        x = _along(x.take(_mirrored(x.shape[axis], len(taps) // 2), axis), taps, axis)
-    return (x + (1 << 15)) >> 16
 
 
 def _magnitude(dx: Any, dy: Any, l2: bool) -> Any:
@@ -155,7 +121,7 @@ def _(image: Any, *, low: float, high: float, sigma: float, ksize: int, l2: bool
     if x.size == 0:
         return np.zeros(x.shape[:2])
     if sigma > 0:
-        x = _blurred(x, sigma)
+        x = blurred(x, sigma)
     m = dx = dy = np.zeros(x.shape[:2], np.int64)
     for c in range(x.shape[2]):
         gx, gy = _sobel(x[..., c], ksize)
@@ -300,14 +266,8 @@ def _(queue: Queue, image: Any, y: Any, *, low: float, high: float, sigma: float
     (height, width), channels = y.shape, image.shape[2] if image.ndim == 3 else 1
     labels, strong = _candidates(queue, y)
     if sigma > 0:
-        host = _taps(sigma).astype(np.int16)
-        taps, along = queue.empty(host.shape, np.int16), queue.empty(image.shape, np.uint16)
-        blurred = queue.empty(image.shape, np.uint8)
-        queue.write(host, taps)
-        sizes = (host.size, height, width, channels)
-        queue.launch("canny.cl", "blur_x", image.size, GROUP_SIZE, (image, taps, along, *sizes), BLUR=1)
-        queue.launch("canny.cl", "blur_y", image.size, GROUP_SIZE, (along, taps, blurred, *sizes), BLUR=1)
-        image = blurred
+        sharp, image = image, queue.empty(image.shape, np.uint8)
+        launch_blur(queue, sharp, image, sigma)
     scale = 1 / 16 if ksize == 7 else 1
     limits = [_limit(v * scale, l2) for v in (low, high)]
     define = {"SIZE": ksize} | ({"L2": 1} if l2 else {})

@@ -1,0 +1,108 @@
+// The histogram of 8-bit pictures, and the map that spreads it evenly.
+//
+//     counts[v] = number of elements equal to v
+//     y = map[x],  map[v] = round(255 / (total - counts[v0]) * sum of counts over v0 < u <= v),  v0 the least that occurs
+//
+// Method    each chunk counts into four tables in turn, so that equal neighbours do not wait for each other; any strides.
+// Numerics  counts are exact. The map is one float32 product and one rounding, halves to even, as in OpenCV 5; a picture
+//           of one value stays as it is.
+// Threads   chunks are rows in pieces of kChunkElements, counted by themselves; sums of integers have no order.
+#include "core/check.h"
+#include "core/walk.h"
+#include "ops/ops.h"
+
+namespace tw::TW_ISA {
+namespace {
+
+constexpr int kValues = 256;
+
+void count_row(const uint8_t* x, int64_t step, int64_t n, uint32_t* counts) {
+    uint32_t tables[4][kValues] = {};
+    int64_t i = 0;
+    for (; i + 4 <= n; i += 4)
+        for (int k = 0; k < 4; ++k) ++tables[k][x[(i + k) * step]];
+    for (; i < n; ++i) ++tables[0][x[i * step]];
+    for (int v = 0; v < kValues; ++v) {
+        const uint32_t sum = tables[0][v] + tables[1][v] + tables[2][v] + tables[3][v];
+        if (sum) __atomic_fetch_add(counts + v, sum, __ATOMIC_RELAXED);
+    }
+}
+
+void count(const View& image, uint32_t* counts) {
+    __builtin_memset(counts, 0, kValues * sizeof(uint32_t));
+    const View* views[] = {&image};
+    const Walk w = walk_over(views, 1, image.ndim, image.shape);
+    for_each_row(w, kChunkElements, [&](char* const* at, int64_t n) {
+        count_row(reinterpret_cast<const uint8_t*>(at[0]), w.stride[0], n, counts);
+    });
+}
+
+Status run_histogram(const Call& c) {
+    uint32_t counts[kValues];
+    count(c.in[0], counts);
+    const View& y = c.out[0];
+    for (int v = 0; v < kValues; ++v) y.as<int32_t>()[v * y.stride[0]] = static_cast<int32_t>(counts[v]);
+    return Status::ok;
+}
+
+Status run_equalize(const Call& c) {
+    const View &image = c.in[0], &y = c.out[0];
+    if (numel(y) == 0) return Status::ok;
+    uint32_t counts[kValues];
+    count(image, counts);
+    int first = 0;
+    while (!counts[first]) ++first;
+    const int64_t spread = numel(image) - counts[first];
+    uint8_t map[kValues] = {};
+    map[first] = static_cast<uint8_t>(spread ? 0 : first);
+    const float scale = spread ? 255.f / static_cast<float>(spread) : 0;
+    int64_t sum = 0;
+    for (int v = first + 1; v < kValues; ++v) {
+        sum += counts[v];
+        const float even = __builtin_rintf(static_cast<float>(sum) * scale);
+        map[v] = static_cast<uint8_t>(even > 255 ? 255 : even);
+    }
+    const View* views[] = {&y, &image};
+    const Walk w = walk_over(views, 2, y.ndim, y.shape);
+    for_each_row(w, kChunkElements, [&](char* const* at, int64_t n) {
+        uint8_t* const to = reinterpret_cast<uint8_t*>(at[0]);
+        const uint8_t* const from = reinterpret_cast<const uint8_t*>(at[1]);
+        for (int64_t i = 0; i < n; ++i) to[i * w.stride[0]] = map[from[i * w.stride[1]]];
+    });
+    return Status::ok;
+}
+
+Status want_image(const View& image) {
+    if (image.dtype != DType::u8)
+        return fail(Status::dtype, "image", "image has dtype %s; want uint8", name_of(image.dtype));
+    if (numel(image) > INT32_MAX)
+        return fail(Status::shape, "image", "image has shape %s; want less than 2^31 elements, so that counts fit",
+                    shape_text(image).text);
+    return Status::ok;
+}
+
+Status infer_histogram(Call& c, Inferred& r) {
+    TW_TRY(want_image(c.in[0]));
+    constexpr int64_t shape[] = {kValues};
+    r.n_out = 1;
+    r.out[0] = result(DType::i32, 1, shape);
+    r.flops = static_cast<double>(numel(c.in[0]));
+    return Status::ok;
+}
+
+Status infer_equalize(Call& c, Inferred& r) {
+    TW_TRY(want_image(c.in[0]));
+    r.n_out = 1;
+    r.out[0] = result(DType::u8, c.in[0].ndim, c.in[0].shape);
+    r.flops = 2.0 * static_cast<double>(numel(c.in[0]));
+    return Status::ok;
+}
+
+constexpr Operand kImage[] = {{"image"}};
+
+}  // namespace
+
+const OpDef op_histogram = {"histogram", kImage, 1, nullptr, 0, infer_histogram, run_histogram};
+const OpDef op_equalize_hist = {"equalize_hist", kImage, 1, nullptr, 0, infer_equalize, run_equalize, kElementwise};
+
+}  // namespace tw::TW_ISA

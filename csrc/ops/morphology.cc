@@ -1,0 +1,102 @@
+// Dilation and erosion of 8-bit pictures by a rectangle: the largest or smallest pixel of a window.
+//
+//     y[i, j] = max or min over u < kh, v < kw of image[i + u - kh/2, j + v - kw/2]
+//
+// Method    separable; a window of k is covered by windows of powers of two, each made of two of the half before, so that
+//           the time grows with the logarithm of k. Rows first, then whole bands of rows downwards, in place.
+// Numerics  exact. Outside the picture there are no pixels.
+// Threads   bands of rows, whose windows overlap. Same bits always.
+#include "core/check.h"
+#include "image/window.h"
+#include "ops/ops.h"
+
+namespace tw::TW_ISA {
+namespace {
+
+constexpr int64_t kBandRows = 64;
+
+template <bool Max>
+TW_INLINE u8v join(u8v a, u8v b) {
+    return Max ? max_any(a, b) : min_any(a, b);
+}
+
+// to[i] = join(a[i], b[i]) for i < n and up to a vector more; to may be a, and b lies behind it.
+template <bool Max>
+TW_INLINE void join_rows(uint8_t* to, const uint8_t* a, const uint8_t* b, int64_t n) {
+    for (int64_t i = 0; i < n; i += kLanes<uint8_t>) store(to + i, join<Max>(load(a + i), load(b + i)));
+}
+
+// Calls pair(p, count): element i becomes the join of elements i and i + p, for i < count; then each covers k of them.
+template <class Pair>
+TW_INLINE void cover(int64_t k, int64_t n, const Pair& pair) {
+    int64_t covered = 1;
+    for (; 2 * covered <= k; covered *= 2) pair(covered, n + k - 2 * covered);
+    if (covered < k) pair(k - covered, n);
+}
+
+template <bool Max>
+Status run(const Call& c) {
+    if (numel(c.out[0]) == 0) return Status::ok;
+    const View &image = c.in[0], &y = c.out[0];
+    const int64_t height = image.shape[0], step = row_channels(image), n = row_elements(image);
+    const int64_t kh = min_of(c.attr[0].list[0], 2 * height + 1),
+                  kw = min_of(c.attr[0].list[1], 2 * image.shape[1] + 1);
+    const int64_t left = kw / 2 * step, right = (kw - 1) * step - left, pitch = row_pitch(n + left + right);
+    const int64_t band_rows = max_of(kBandRows, 2 * kh);
+    constexpr int none = Max ? 0 : 255;
+    bool enough = true;
+    parallel(ceil_div(height, band_rows), [&](int64_t band) {
+        const int64_t first = band * band_rows, count = min_of(band_rows, height - first);
+        Scratch scratch(static_cast<size_t>((count + kh) * pitch));
+        uint8_t* const rows = scratch.as<uint8_t>();
+        if (!rows) return __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
+        for (int64_t r = 0; r < count + kh - 1; ++r) {
+            const int64_t from = first + r - kh / 2;
+            uint8_t* const row = rows + r * pitch;
+            __builtin_memset(row, none, static_cast<size_t>(pitch));
+            if (from < 0 || from >= height) continue;
+            const uint8_t* const pixels = image.as<uint8_t>() + from * image.stride[0];
+            if (has_whole_rows(image))
+                __builtin_memcpy(row + left, pixels, static_cast<size_t>(n));
+            else
+                each_in_row(image, [&](int64_t i, int64_t j) { row[left + i] = pixels[j]; });
+            cover(kw, n / step, [&](int64_t p, int64_t k) { join_rows<Max>(row, row, row + p * step, k * step); });
+        }
+        cover(kh, count, [&](int64_t p, int64_t k) {
+            for (int64_t r = 0; r < k; ++r)
+                join_rows<Max>(rows + r * pitch, rows + r * pitch, rows + (r + p) * pitch, n);
+        });
+        for (int64_t r = 0; r < count; ++r) {
+            const uint8_t* const row = rows + r * pitch;
+            if (has_whole_rows(y))
+                __builtin_memcpy(y.as<uint8_t>() + (first + r) * y.stride[0], row, static_cast<size_t>(n));
+            else
+                end_row(y, first + r, row);
+        }
+    });
+    return enough ? Status::ok
+                  : fail(Status::memory, "image", "no memory for %lld rows; want a smaller kernel",
+                         static_cast<long long>(band_rows + kh));
+}
+
+Status infer(Call& c, Inferred& r) {
+    const View& image = c.in[0];
+    if (image.dtype != DType::u8)
+        return fail(Status::dtype, "image", "image has dtype %s; want uint8", name_of(image.dtype));
+    if (image.ndim != 2 && !(image.ndim == 3 && image.shape[2] == 3))
+        return fail(Status::shape, "image", "image has shape %s; want (H, W) or (H, W, 3)", shape_text(image).text);
+    TW_TRY(resolve_integers(c.attr[0], "kernel", 2, 1));
+    r.n_out = 1;
+    r.out[0] = result(DType::u8, image.ndim, image.shape);
+    return Status::ok;
+}
+
+constexpr Operand kImage[] = {{"image"}};
+constexpr AttrSpec kKernel[] = {{.name = "kernel", .kind = AttrKind::integers, .i = 3}};
+
+}  // namespace
+
+const OpDef op_dilate = {"dilate", kImage, 1, kKernel, 1, infer, run<true>};
+const OpDef op_erode = {"erode", kImage, 1, kKernel, 1, infer, run<false>};
+
+}  // namespace tw::TW_ISA

@@ -1,0 +1,80 @@
+// Thresholds of 8-bit pictures: what a pixel becomes where it exceeds a value, and where it does not.
+//
+//     kind          above   else        kind          above   else
+//     binary        high    0           tozero        x       0
+//     binary_inv    0       high        tozero_inv    0       x
+//     trunc         value   x
+//
+// Method    one pass over merged axes, whole vectors with an exact tail; any strides.
+// Numerics  exact: x exceeds a value where it exceeds the integer below it; what trunc writes saturates.
+// Threads   rows are cut into pieces of kChunkElements; elements are independent, so bits never depend on the split.
+#include "core/check.h"
+#include "core/walk.h"
+#include "ops/ops.h"
+#include "simd/pixels.h"
+
+namespace tw::TW_ISA {
+namespace {
+
+enum Kind { kBinary, kBinaryInv, kTrunc, kTozero, kTozeroInv };
+
+// The result is (x & keep) | set, one such pair above the limit and one elsewhere.
+struct Rule {
+    uint8_t keep, set;
+};
+
+Status run(const Call& c) {
+    const double floor = __builtin_floor(c.attr[0].f);
+    const auto high = static_cast<uint8_t>(c.attr[1].i);
+    const auto limit = static_cast<uint8_t>(floor < 0 ? 0 : floor > 255 ? 255 : floor);
+    const uint8_t always = floor < 0 ? 255 : 0;  // even 0 exceeds it
+    const Rule zero = {0, 0}, same = {255, 0}, bright = {0, high}, capped = {0, limit};
+    const Rule above[] = {bright, zero, capped, same, zero}, other[] = {zero, bright, same, zero, same};
+    const Rule a = above[c.attr[2].choice], b = other[c.attr[2].choice];
+    const View* views[] = {&c.out[0], &c.in[0]};
+    const Walk w = walk_over(views, 2, c.out[0].ndim, c.out[0].shape);
+    const u8v limits = splat(limit), all = splat(always);
+    for_each_row(w, kChunkElements, [&](char* const* at, int64_t count) {
+        uint8_t* const y = reinterpret_cast<uint8_t*>(at[0]);
+        const uint8_t* const x = reinterpret_cast<const uint8_t*>(at[1]);
+        if (w.stride[0] == 1 && w.stride[1] == 1) {
+            for (int64_t i = 0; i < count; i += kLanes<uint8_t>) {
+                const u8v v = load_n(x + i, count - i), exceeds = bitcast<u8v>(v > limits) | all;
+                const u8v up = (v & splat(a.keep)) | splat(a.set), down = (v & splat(b.keep)) | splat(b.set);
+                store_n(y + i, (up & exceeds) | (down & ~exceeds), count - i);
+            }
+            return;
+        }
+        for (int64_t i = 0; i < count; ++i) {
+            const uint8_t v = x[i * w.stride[1]];
+            const Rule r = v > limit || always ? a : b;
+            y[i * w.stride[0]] = static_cast<uint8_t>((v & r.keep) | r.set);
+        }
+    });
+    return Status::ok;
+}
+
+Status infer(Call& c, Inferred& r) {
+    const View& image = c.in[0];
+    if (image.dtype != DType::u8)
+        return fail(Status::dtype, "image", "image has dtype %s; want uint8", name_of(image.dtype));
+    if (c.attr[0].f != c.attr[0].f) return fail(Status::attr, "value", "value=nan; want a number");
+    if (c.attr[1].i < 0 || c.attr[1].i > 255)
+        return fail(Status::attr, "high", "high=%lld; want 0 to 255", static_cast<long long>(c.attr[1].i));
+    r.n_out = 1;
+    r.out[0] = result(DType::u8, image.ndim, image.shape);
+    return Status::ok;
+}
+
+constexpr Operand kImage[] = {{"image"}};
+constexpr AttrSpec kAttrs[] = {
+    {.name = "value", .kind = AttrKind::real, .required = true},
+    {.name = "high", .kind = AttrKind::integer, .i = 255},
+    {.name = "kind", .kind = AttrKind::choice, .choices = "binary|binary_inv|trunc|tozero|tozero_inv"},
+};
+
+}  // namespace
+
+const OpDef op_threshold = {"threshold", kImage, 1, kAttrs, TW_COUNT(kAttrs), infer, run, kElementwise};
+
+}  // namespace tw::TW_ISA

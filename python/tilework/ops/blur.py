@@ -1,0 +1,136 @@
+"""The Gaussian blur of 8-bit pictures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tilework.arrays import Array
+from tilework.backends.opencl_queue import GROUP_SIZE, Queue
+from tilework.errors import AttrError, DTypeError, ShapeError
+from tilework.registry import (
+    ErrorCase,
+    Sample,
+    Workload,
+    dtypes,
+    errors,
+    flops,
+    op,
+    opencl,
+    reference,
+    sample,
+    samples,
+    tolerance,
+    workloads,
+)
+
+if TYPE_CHECKING:
+    from tilework.testing import Fill
+
+
+@op
+def gaussian_blur(image: Array, *, sigma: float, out: Array | None = None) -> Array:
+    """Blurs a picture (H, W) or (H, W, 3), uint8, by a Gaussian of ``sigma`` pixels: the same shape and type.
+
+    The filter has round(6 sigma + 1) | 1 taps in 1/256; outside, pixels mirror at the edge without repeating it. The
+    bits are those of ``cv2.GaussianBlur`` 5.0 for that size and ``sigma``.
+    """
+    ...
+
+
+# ---------------------------------------------------------------------------- integer filters, as references have them
+
+
+def weighted(x: Any, taps: Any, axis: int) -> Any:
+    """Sums of the window at each place of an axis; x is wider by the window less one."""
+    n = x.shape[axis] - len(taps) + 1
+    return sum(tap * x.take(range(k, k + n), axis) for k, tap in enumerate(taps))
+
+
+def mirrored(x: Any, half: int, axis: int) -> Any:
+    """x, wider by ``half`` at either end of an axis, where it mirrors without repeating its edge."""
+    n = x.shape[axis]
+    at = np.abs(np.arange(-half, n + half)) % max(2 * (n - 1), 1)
+    return x.take(np.minimum(at, 2 * (n - 1) - at), axis)
+
+
+def gaussian_taps(sigma: float) -> Any:
+    """Taps in 1/256 whose sum is 256: from the outside in, each hands its rounding error on to the next."""
+    n = round(6 * sigma + 1) | 1
+    half = n // 2
+    at = np.arange(n) - half
+    exact = np.exp(-at * at / (2 * sigma * sigma))
+    exact *= 256 / exact.sum()
+    taps, carried = np.zeros(n, np.int64), 0.0
+    for i in range(half):
+        taps[i] = taps[-1 - i] = np.rint(exact[i] + carried)
+        carried += exact[i] - taps[i]
+    taps[half] = 256 - taps.sum()
+    return taps
+
+
+def blurred(x: Any, sigma: float) -> Any:
+    """Integers x (H, W, ...) blurred: exact sums, one rounding half up."""
+    taps = gaussian_taps(sigma)
+    for axis in (1, 0):
+        x = weighted(mirrored(x, len(taps) // 2, axis), taps, axis)
+    return (x + (1 << 15)) >> 16
+
+
+@reference(gaussian_blur)
+def _(image: Any, *, sigma: float) -> Any:
+    return blurred(image.astype(np.int64), sigma) if image.size else image
+
+
+dtypes(gaussian_blur, "uint8")
+tolerance(gaussian_blur, ulp=0.5)
+
+
+@samples(gaussian_blur)
+def _(fill: Fill) -> Iterator[Sample]:
+    yield sample(fill(9, 37), sigma=1.0)
+    yield sample(fill(70, 5, 3), sigma=0.7)
+    yield sample(fill(3, 19).T, sigma=2.6)
+    yield sample(fill(1, 1), sigma=100.0)
+    yield sample(fill(4, 6, 3)[:, ::-1], sigma=0.01)
+    yield sample(fill(0, 4), sigma=1.0)
+
+
+@errors(gaussian_blur)
+def _(fill: Fill) -> Iterator[ErrorCase]:
+    x = fill(3, 4)
+    yield ErrorCase(sample(x.astype(np.float32), sigma=1.0), DTypeError, "image has dtype float32; want uint8")
+    yield ErrorCase(sample(x[0], sigma=1.0), ShapeError, "image has shape (4,); want (H, W) or (H, W, 3)")
+    yield ErrorCase(sample(x, sigma=0.0), AttrError, "sigma=0; want more than 0, at most 100 pixels")
+    yield ErrorCase(sample(x, sigma=float("nan")), AttrError, "sigma=nan")
+
+
+@workloads(gaussian_blur)
+def _() -> Iterator[Workload]:
+    yield Workload("HD", ((1080, 1920),), {"sigma": 1.0}, ("vision",))
+
+
+@flops(gaussian_blur)
+def _(image: Any, *, sigma: float) -> float:
+    return 4.0 * (round(6 * sigma + 1) | 1) * float(math.prod(image))
+
+
+# ------------------------------------------------------------------------------------------------------ OpenCL
+
+
+def launch_blur(queue: Queue, image: Any, y: Any, sigma: float) -> None:
+    """Enqueues the blur of a picture into y."""
+    host = gaussian_taps(sigma).astype(np.int16)
+    taps, along = queue.empty(host.shape, np.int16), queue.empty(image.shape, np.uint16)
+    queue.write(host, taps)
+    sizes = (host.size, *image.shape[:2], image.shape[2] if image.ndim == 3 else 1)
+    queue.launch("blur.cl", "blur_x", y.size, GROUP_SIZE, (image, taps, along, *sizes))
+    queue.launch("blur.cl", "blur_y", y.size, GROUP_SIZE, (along, taps, y, *sizes))
+
+
+@opencl(gaussian_blur)
+def _(queue: Queue, image: Any, y: Any, *, sigma: float) -> None:
+    launch_blur(queue, image, y, sigma)
