@@ -46,6 +46,7 @@ NO_GRADIENT = {
     "sobel",
     "spatial_gradient",
     "threshold",
+    "deform_unfold_doffset",
     "softmax_cross_entropy_dx",
     "sgd_step",
     "adam_step",

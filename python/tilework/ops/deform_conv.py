@@ -347,6 +347,15 @@ def _(
     return dy, d_offset, d_mask
 
 
+# The mask of the samples whose gradient it is.
+@backward(deform_unfold_dmask, of=("dy", "x", "offset"))
+def _(g: Array, dy: Array, x: Array, offset: Array, *, saved: None, wanted: Wanted, **attrs: Any) -> Any:
+    d_dy = deform_unfold(x, offset, g, **attrs) if "dy" in wanted else None
+    dx = deform_fold(dy, offset, g, shape=x.shape[2:], **attrs) if "x" in wanted else None
+    d_offset = deform_unfold_doffset(dy, x, offset, g, **attrs) if "offset" in wanted else None
+    return d_dy, dx, d_offset
+
+
 # ---------------------------------------------------------------------------------------------------- samples
 
 
