@@ -3,11 +3,13 @@
 //
 // Method    implicit GEMM with pixels as rows: six pixels of a row times panels of filters, [panel][tap][c][NR], over
 //           the runs of (column, c) that a row of the kernel sees. A padded image is copied once, zeros around it;
-//           otherwise nothing of x is moved. Depthwise: channels are the lanes.
+//           otherwise nothing of x is moved. Depthwise: channels are the lanes, and four pixels share what they load;
+//           nothing is copied, taps beside the image read zeros.
 // Numerics  one running sum over (tap, c), cut every KC terms; zeros of the border are multiplied.
 // Threads   bands of rows by panels of filters; sums are never split between threads.
 #include "gemm/micro.h"
 #include "ops/conv_problem.h"
+#include "simd/rows.h"
 
 namespace tw::TW_ISA {
 namespace {
@@ -46,9 +48,29 @@ struct Image {
     int64_t step[3];
 };
 
+// An image with its own border, pixel (d, h, w) as in Image.
+template <class T>
+struct Field {
+    const T* data;
+    int64_t step[3], in[3], before[3];
+};
+
+// A row of x under the kernel: where its column 0 is, and how far the next. Zeros are one pixel for all columns.
+template <class T>
+struct Seen {
+    const T* data;
+    int64_t step;
+};
+
+template <bool V>
+struct Known {
+    static constexpr bool value = V;
+};
+
 template <class T>
 struct Last {
     static constexpr int64_t NR = Blocking<T>::NR;
+    static constexpr int kPixels = 4;  // that share what they load, where channels are the lanes
     const ConvLast& q;
     const ConvAxes& s;
     int64_t channels, kg, cg, taps, size[3];  // size: of the padded image
@@ -57,6 +79,7 @@ struct Last {
     explicit Last(const ConvLast& conv) : q(conv), s(conv.axes) {
         channels = q.x.shape[1], kg = q.w.shape[0] / q.groups, cg = q.w.shape[1], taps = taps_of(s);
         in_place = q.x.stride[1] == 1;
+        if (in_place && cg == 1 && kg == 1) return;
         for (int a = 0; a < 3; ++a) {
             size[a] = (s.out[a] - 1) * s.stride[a] + (s.taps[a] - 1) * s.dilation[a] + 1;
             in_place = in_place && s.before[a] == 0 && size[a] <= s.in[a];
@@ -71,21 +94,30 @@ struct Last {
 
     Image<T> image(int64_t n, T* copy) const {
         const T* x = q.x.as<T>() + n * q.x.stride[0];
-        if (in_place) return {x, {s.x_stride[0], s.x_stride[1], channels}};
+        if (in_place) return {x, {s.x_stride[0], s.x_stride[1], s.x_stride[2]}};
         const int64_t row = size[2] * channels;
         parallel(size[0] * size[1], [&](int64_t r) {
             const int64_t d = r / size[1] - s.before[0], h = r % size[1] - s.before[1];
             T* to = copy + r * row;
             const bool inside = d >= 0 && d < s.in[0] && h >= 0 && h < s.in[1];
             const T* from = x + d * s.x_stride[0] + h * s.x_stride[1];
+            const T zero = 0;
             for (int64_t w = -s.before[2]; w < size[2] - s.before[2]; ++w, to += channels) {
-                if (!inside || w < 0 || w >= s.in[2])
-                    for (int64_t c = 0; c < channels; ++c) to[c] = 0;
-                else
-                    for (int64_t c = 0; c < channels; ++c) to[c] = from[w * s.x_stride[2] + c * q.x.stride[1]];
+                const bool here = inside && w >= 0 && w < s.in[2];
+                copy_row(to, 1, here ? from + w * s.x_stride[2] : &zero, here ? q.x.stride[1] : 0, channels);
             }
         });
         return {copy, {size[1] * row, row, channels}};
+    }
+
+    // The image itself with the padding of the convolution, or its copy, which has that in it.
+    Field<T> field_of(const Image<T>& x) const {
+        Field<T> f{x.data, {}, {}, {}};
+        for (int a = 0; a < 3; ++a) {
+            f.step[a] = x.step[a], f.in[a] = in_place ? s.in[a] : size[a];
+            f.before[a] = in_place ? s.before[a] : 0;
+        }
+        return f;
     }
 
     // Rows [r0, r1) of an image of y times panels [p0, p1) of a group.
@@ -137,31 +169,108 @@ struct Last {
         }
     }
 
-    // Row r of an image of y, one filter per channel: w as [tap][channel].
-    void depthwise_row(const Image<T>& x, int64_t r, const T* w, const T* bias, T* y) const {
-        constexpr int L = kLanes<T>, P = 4;  // pixels that share a load of w
-        const int64_t d = r / s.out[1], h = r % s.out[1];
-        const T* row = x.data + d * s.stride[0] * x.step[0] + h * s.stride[1] * x.step[1];
-        T* to = y + d * s.y_stride[0] + h * s.y_stride[1];
-        for (int64_t p = 0; p < s.out[2]; p += P)
-            for (int64_t c = 0; c < channels; c += L) {
-                const int64_t lanes = min_of(L, channels - c), pixels = min_of(P, s.out[2] - p);
-                Vec<T> acc[P];
-                for (int i = 0; i < P; ++i) {
-                    acc[i] = bias ? load_n(bias + c, lanes) : Vec<T>{};
-                    if (q.residual.data && i < pixels) acc[i] = load_n(to + (p + i) * s.y_stride[2] + c, lanes);
-                }
-                for (int64_t t = 0; t < taps; ++t) {
-                    const T* from = row + t / s.taps[2] / s.taps[1] * s.dilation[0] * x.step[0] +
-                                    t / s.taps[2] % s.taps[1] * s.dilation[1] * x.step[1] +
-                                    (p * s.stride[2] + t % s.taps[2] * s.dilation[2]) * x.step[2] + c;
-                    const Vec<T> tap = load_n(w + t * channels + c, lanes);
-                    for (int i = 0; i < P; ++i)
-                        if (i < pixels) acc[i] += tap * load_n(from + i * s.stride[2] * x.step[2], lanes);
-                }
-                for (int i = 0; i < P; ++i)
-                    if (i < pixels) store_n(to + (p + i) * s.y_stride[2] + c, activate(acc[i], q.activation), lanes);
+    // Rows [first, last) of an image of y, one filter per channel: w as [tap][channel].
+    void depthwise_rows(const Field<T>& x, int64_t first, int64_t last, const T* w, const T* bias, const T* zeros,
+                        Seen<T>* seen, T* y) const {
+        const bool three = s.taps[2] == 3 && s.dilation[2] == 1;
+        const auto block = three && s.stride[2] == 1   ? &Last::depthwise_pixels<kPixels, 3, 1>
+                           : three && s.stride[2] == 2 ? &Last::depthwise_pixels<kPixels, 3, 2>
+                                                       : &Last::depthwise_pixels<kPixels, 0, 0>;
+        const auto one = three ? &Last::depthwise_pixels<1, 3, 1> : &Last::depthwise_pixels<1, 0, 0>;
+        // Pixels [low, high) have all their columns inside.
+        const int64_t reach = (s.taps[2] - 1) * s.dilation[2], room = x.in[2] - 1 - reach + x.before[2];
+        const int64_t low = min_of(ceil_div(x.before[2], s.stride[2]), s.out[2]);
+        const int64_t high = max_of(low, room < 0 ? 0 : min_of(room / s.stride[2] + 1, s.out[2]));
+        for (int64_t r = first; r < last; ++r) {
+            const int64_t d = r / s.out[1], h = r % s.out[1];
+            for (int64_t i = 0; i < s.taps[0] * s.taps[1]; ++i) {
+                const int64_t at_d = d * s.stride[0] + i / s.taps[1] * s.dilation[0] - x.before[0];
+                const int64_t at_h = h * s.stride[1] + i % s.taps[1] * s.dilation[1] - x.before[1];
+                const bool inside = at_d >= 0 && at_d < x.in[0] && at_h >= 0 && at_h < x.in[1];
+                if (inside)
+                    seen[i] = {x.data + at_d * x.step[0] + at_h * x.step[1], x.step[2]};
+                else
+                    seen[i] = {zeros, 0};
             }
+            T* to = y + d * s.y_stride[0] + h * s.y_stride[1];
+            int64_t p = 0;
+            for (; p < low; ++p) depthwise_edge(x, seen, p, w, bias, zeros, to);
+            for (; p + kPixels <= high; p += kPixels) (this->*block)(x, seen, p, w, bias, to);
+            for (; p < high; ++p) (this->*one)(x, seen, p, w, bias, to);
+            for (; p < s.out[2]; ++p) depthwise_edge(x, seen, p, w, bias, zeros, to);
+            if (q.activation > Activation::relu)
+                activate_tile(to, s.y_stride[2], static_cast<int>(s.out[2]), static_cast<int>(channels), q.activation);
+        }
+    }
+
+    // Calls body(c, lanes, whole) for all channels, whole vectors first.
+    template <class Body>
+    TW_INLINE void each_channels(int64_t n, const Body& body) {
+        int64_t c = 0;
+        for (; c + kLanes<T> <= n; c += kLanes<T>) body(c, kLanes<T>, Known<true>{});
+        if (c < n) body(c, n - c, Known<false>{});
+    }
+
+    // P pixels of a row, all of whose taps lie inside. KW, SW: taps and stride along a row, 0 if known at run time alone.
+    template <int P, int KW, int SW>
+    void depthwise_pixels(const Field<T>& x, const Seen<T>* seen, int64_t p, const T* w, const T* bias, T* to) const {
+        const int64_t column = p * s.stride[2] - x.before[2];
+        each_channels(channels, [&](int64_t c, int64_t lanes, auto whole) __attribute__((always_inline)) {
+            const auto take = [&](const T* from) __attribute__((always_inline)) {
+                if constexpr (whole.value) return load(from);
+                return load_n(from, lanes);
+            };
+            Vec<T> acc[P];
+            for (int i = 0; i < P; ++i)
+                acc[i] = q.residual.data ? take(to + (p + i) * s.y_stride[2] + c) : bias ? take(bias + c) : Vec<T>{};
+            const T* tap = w + c;
+            for (int64_t row = 0; row < s.taps[0] * s.taps[1]; ++row) {
+                const int64_t step = seen[row].step;
+                const T* from = seen[row].data + column * step + c;
+                if constexpr (KW > 0) {
+                    constexpr int kSeen = (P - 1) * SW + KW;
+                    Vec<T> v[kSeen];
+#pragma GCC unroll 16
+                    for (int j = 0; j < kSeen; ++j) v[j] = take(from + j * step);
+#pragma GCC unroll 4
+                    for (int j = 0; j < KW; ++j, tap += channels) {
+                        const Vec<T> factor = take(tap);
+#pragma GCC unroll 4
+                        for (int i = 0; i < P; ++i) acc[i] += factor * v[i * SW + j];
+                    }
+                } else {
+                    for (int64_t j = 0; j < s.taps[2]; ++j, tap += channels) {
+                        const Vec<T> factor = take(tap);
+#pragma GCC unroll 4
+                        for (int i = 0; i < P; ++i)
+                            acc[i] += factor * take(from + (i * s.stride[2] + j * s.dilation[2]) * step);
+                    }
+                }
+            }
+            for (int i = 0; i < P; ++i) put(to + (p + i) * s.y_stride[2] + c, acc[i], lanes);
+        });
+    }
+
+    // A pixel that sees columns beside the image.
+    void depthwise_edge(const Field<T>& x, const Seen<T>* seen, int64_t p, const T* w, const T* bias, const T* zeros,
+                        T* to) const {
+        to += p * s.y_stride[2];
+        each_channels(channels, [&](int64_t c, int64_t lanes, auto) __attribute__((always_inline)) {
+            Vec<T> acc = q.residual.data ? load_n(to + c, lanes) : bias ? load_n(bias + c, lanes) : Vec<T>{};
+            const T* tap = w + c;
+            for (int64_t row = 0; row < s.taps[0] * s.taps[1]; ++row)
+                for (int64_t j = 0; j < s.taps[2]; ++j, tap += channels) {
+                    const int64_t column = p * s.stride[2] + j * s.dilation[2] - x.before[2];
+                    const bool inside = column >= 0 && column < x.in[2];
+                    const T* from = inside ? seen[row].data + column * seen[row].step : zeros;
+                    acc += load_n(tap, lanes) * load_n(from + c, lanes);
+                }
+            put(to + c, acc, lanes);
+        });
+    }
+
+    void put(T* to, Vec<T> v, int64_t lanes) const {
+        store_n(to, q.activation == Activation::relu ? activate(v, Activation::relu) : v, lanes);
     }
 
     Status run() const {
@@ -172,7 +281,8 @@ struct Last {
                      : static_cast<size_t>(depthwise ? taps * channels + 1 : panel_elements<T>(q.w, q.groups) + 1) *
                            sizeof(T)),
             bias_scratch(static_cast<size_t>(q.w.shape[0] + 1) * sizeof(T)), copy(copy_bytes());
-        if (!weights.as<T>() || !bias_scratch.as<T>() || !copy.as<T>()) return no_memory();
+        Scratch zeros(depthwise ? static_cast<size_t>(channels + 1) * sizeof(T) : 64);
+        if (!weights.as<T>() || !bias_scratch.as<T>() || !copy.as<T>() || !zeros.as<T>()) return no_memory();
         const T* w = static_cast<const T*>(q.packed);
         if (!w) {
             conv_last_pack(q.w, q.groups, weights.as<T>());
@@ -184,13 +294,18 @@ struct Last {
         const int64_t band = ceil_div(rows, 16), bands = ceil_div(rows, band);
         const int64_t wide = bands >= 8 ? panels : ceil_div(panels, ceil_div(8, bands)),
                       across = ceil_div(panels, wide);
+        bool enough = true;
+        for (int64_t c = 0; depthwise && c < channels; ++c) zeros.as<T>()[c] = 0;
         for (int64_t n = 0; n < q.x.shape[0]; ++n) {
             const Image<T> x = image(n, copy.as<T>());
             T* y = q.y.as<T>() + n * q.y.stride[0];
             if (depthwise) {
+                const Field<T> field = field_of(x);
                 parallel(bands, [&](int64_t job) {
-                    for (int64_t r = job * band; r < min_of(job * band + band, rows); ++r)
-                        depthwise_row(x, r, w, bias, y);
+                    Scratch seen(static_cast<size_t>(s.taps[0] * s.taps[1]) * sizeof(Seen<T>));
+                    if (!seen.as<Seen<T>>()) return __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
+                    depthwise_rows(field, job * band, min_of(job * band + band, rows), w, bias, zeros.as<T>(),
+                                   seen.as<Seen<T>>(), y);
                 });
                 continue;
             }
@@ -199,7 +314,7 @@ struct Last {
                 multiply(x, job / across / bands, r, min_of(r + band, rows), p, min_of(p + wide, panels), w, bias, y);
             });
         }
-        return Status::ok;
+        return enough ? Status::ok : no_memory();
     }
 };
 
