@@ -1,8 +1,8 @@
 // Depthwise convolution, one filter per channel, and its gradients: what conv, conv_dx and conv_dw run when C/groups = 1.
 //     y[k,p] = act(b[k] + sum_t w[k,t] x[c, p*stride + t*dilation - padding]),  c = k / (K/C)
 //
-// Method    kRows rows of y at once share the rows of x they see. Rows are read in place where no tap leaves the image,
-//           borders and strided rows from zero-padded copies, phase by phase of the stride (gemm/padded.h).
+// Method    kRows rows of y at once share the rows of x they see. Rows are read in place with strides of 1 and, for 3x3 taps,
+//           2; other strided rows from zero-padded copies, phase by phase of the stride (gemm/padded.h).
 // Numerics  y, dx: one running sum over t. dw: a sum per lane over the pixels, lanes added at the end.
 // Threads   rows of planes, for dw filters; sums are never split between threads.
 #include "gemm/micro.h"
@@ -28,6 +28,11 @@ struct Strip {
     bool relu, add_to_y;
     T* y;
     int64_t y_row;
+};
+
+template <bool V>
+struct Known {
+    static constexpr bool value = V;
 };
 
 // Lanes [low, high) of a vector of which the rest may lie outside.
@@ -87,6 +92,80 @@ void strip_fixed(const Strip<T>& s, int64_t first, int64_t last) {
     for (int64_t x = first; x < last; x += L) at(min_of(x, last - L), L);  // the last vector may repeat columns
 }
 
+// Inside each 16-byte unit, the even or the odd elements of a, then of b. in_order puts them in a row, in_units back.
+template <int OddA, int OddB, class V, int... I>
+TW_INLINE V halves_of_units(V a, V b, Seq<I...>) {
+    constexpr int n = 16 / static_cast<int>(sizeof(Elem<V>)), half = n / 2;
+    return shuffle<(I / n * n + I % half * 2 + (I % n < half ? OddA : kCount<V> + OddB))...>(a, b);
+}
+template <class V, int... I>
+TW_INLINE V in_order(V v, Seq<I...>) {
+    constexpr int n = 16 / static_cast<int>(sizeof(Elem<V>)), half = n / 2, all = kCount<V> / 2;
+    return shuffle<(I % all / half * n + I / all * half + I % half)...>(v, v);
+}
+
+template <class V, int... I>
+TW_INLINE V in_units(V v, Seq<I...>) {
+    constexpr int n = 16 / static_cast<int>(sizeof(Elem<V>)), half = n / 2, all = kCount<V> / 2;
+    return shuffle<(I % n / half * all + I / n * half + I % half)...>(v, v);
+}
+
+// Columns [0, last) of R rows of 3x3 taps with strides of 2, read in place: the even and the odd elements of two loads
+// are what the first two columns of the kernel see. Sums stay in units' order until they are stored.
+template <class T, int R>
+void strip_stride2(const Strip<T>& s, int64_t last) {
+    constexpr int L = kLanes<T>, K = 3, kSeen = (R - 1) * 2 + K;
+    Vec<T> w[K][K];
+#pragma GCC unroll 3
+    for (int i = 0; i < K; ++i)
+#pragma GCC unroll 3
+        for (int j = 0; j < K; ++j) w[i][j] = splat(s.w[i * K + j]);
+    const T* row[kSeen];
+    for (int i = 0; i < kSeen; ++i) row[i] = s.row[i];
+    const auto at = [&](int64_t x, int64_t lanes, auto edge) __attribute__((always_inline)) {
+        constexpr int64_t kFrom[] = {0, L, 2, L + 1};  // the last one begins early, to end with the last element seen
+        Lanes inside[4];
+        for (int k = 0; edge.value && k < 4; ++k) inside[k] = lanes_inside(s, 2 * x, kFrom[k], L);
+        Vec<T> acc[R];
+#pragma GCC unroll 4
+        for (int r = 0; r < R; ++r)
+            acc[r] = s.add_to_y ? in_units(load_n(s.y + r * s.y_row + x, lanes), Indices<Vec<T>>{}) : splat(s.bias);
+#pragma GCC unroll 16
+        for (int i = 0; i < kSeen; ++i) {
+            Vec<T> v[4];
+#pragma GCC unroll 4
+            for (int k = 0; k < 4; ++k) {
+                const T* p = row[i] + 2 * x + kFrom[k];
+                if constexpr (edge.value)
+                    v[k] = load_between(p, inside[k].low, inside[k].high);
+                else
+                    v[k] = load(p);
+            }
+            const Vec<T> seen[K] = {halves_of_units<0, 0>(v[0], v[1], Indices<Vec<T>>{}),
+                                    halves_of_units<1, 1>(v[0], v[1], Indices<Vec<T>>{}),
+                                    halves_of_units<0, 1>(v[2], v[3], Indices<Vec<T>>{})};
+#pragma GCC unroll 3
+            for (int j = 0; j < K; ++j)
+#pragma GCC unroll 4
+                for (int r = 0; r < R; ++r)
+                    if (i - r * 2 >= 0 && i - r * 2 < K) acc[r] += w[i - r * 2][j] * seen[j];
+        }
+#pragma GCC unroll 4
+        for (int r = 0; r < R; ++r) {
+            if (s.relu) acc[r] = activate(acc[r], Activation::relu);
+            store_n(s.y + r * s.y_row + x, in_order(acc[r], Indices<Vec<T>>{}), lanes);
+        }
+    };
+    for (int64_t x = 0; x < last; x += L) {
+        // The last vector repeats columns, unless y was to be added to once.
+        const int64_t from = s.add_to_y || last < L ? x : min_of(x, last - L), first = 2 * from - s.before;
+        if (first >= 0 && first + 2 * L + 1 <= s.in)
+            at(from, min_of(last - from, L), Known<false>{});
+        else
+            at(from, min_of(last - from, L), Known<true>{});
+    }
+}
+
 // Columns [first, last) of one row, any taps.
 template <class T, bool Edge>
 void strip_any(const Strip<T>& s, int64_t first, int64_t last) {
@@ -131,6 +210,12 @@ StripKernel<T> strip_kernel(const ConvAxes& s) {
     return nullptr;
 }
 
+// 3x3 taps with strides of 2 along rows that lie in one run: no copy.
+inline bool reads_stride2(const ConvAxes& s) {
+    return s.taps[0] == 1 && s.taps[1] == 3 && s.taps[2] == 3 && s.stride[1] == 2 && s.stride[2] == 2 &&
+           s.dilation[1] == 1 && s.dilation[2] == 1 && s.x_stride[2] == 1;
+}
+
 // One plane of x and the plane of y that one filter makes of it.
 template <class T>
 struct Plane {
@@ -145,7 +230,7 @@ struct Plane {
     int64_t* offset;  // of every tap along a row
     const T** row;  // of one strip
     T* zeros;  // a row of them
-    bool in_place;
+    bool in_place, stride2;
 
     void columns(const Strip<T>& q, int64_t rows, int64_t first, int64_t last, bool edge) const {
         if (first >= last) return;
@@ -178,7 +263,14 @@ struct Plane {
             bias,         activation == Activation::relu, add_to_y,  y + d * s.y_stride[0] + h * s.y_stride[1],
             s.y_stride[1]};
         const int64_t end = s.out[2];
-        if (in_place) {
+        if (stride2) {
+            Strip<T> one = q;
+            if (rows == kRows)
+                strip_stride2<T, kRows>(q, end);
+            else
+                for (int64_t r = 0; r < rows; ++r, one.row += q.row_step, one.y += q.y_row)
+                    strip_stride2<T, 1>(one, end);
+        } else if (in_place) {
             // The columns whose taps all lie inside, from a whole vector on.
             const int64_t reach = (s.taps[2] - 1) * s.dilation[2];
             const int64_t low = min_of(ceil_div(max_of(s.before[2], 0), kLanes<T>) * kLanes<T>, end);
@@ -203,16 +295,17 @@ Status forward(const Depthwise& q) {
     const int64_t strip_rows = kernel ? kRows : 1;
     const int64_t seen = max_of((kRows - 1) * s.stride[1] + s.taps[1], kRows * s.taps[0] * s.taps[1]);
     const int64_t filters = q.y.shape[1], per_channel = filters / q.x.shape[1];
-    const bool in_place = s.stride[2] == 1 && (s.x_stride[2] == 1 || s.in[2] == 1);
+    const bool stride2 = reads_stride2(s);
+    const bool in_place = stride2 || (s.stride[2] == 1 && (s.x_stride[2] == 1 || s.in[2] == 1));
     // Bands of a plane, where planes alone are too few for all threads or too large for the cache.
     const int64_t strips = ceil_div(s.out[1], strip_rows) * s.out[0];
     const int64_t band = in_place ? max_of(1, min_of(strips, 16384 / (s.out[2] * strip_rows))) : strips;
     const int64_t bands = ceil_div(strips, band);
+    // Small planes share a job, and what it sets up.
+    const int64_t planes = q.x.shape[0] * filters, together = bands > 1 ? 1 : max_of(1, 1024 / (s.out[1] * s.out[2]));
     bool enough = true;
-    parallel(q.x.shape[0] * filters * bands, [&](int64_t job) {
-        const int64_t image = job / bands / filters, k = job / bands % filters, c = k / per_channel;
+    parallel(ceil_div(planes, together) * bands, [&](int64_t job) {
         Window<T> window{};
-        window.image = q.x.as<T>() + image * q.x.stride[0] + c * q.x.stride[1];
         for (int a = 0; a < kMaxRank; ++a)
             window.axis[a] = {s.in[a], s.out[a], s.x_stride[a], s.stride[a], s.taps[a], nullptr};
         Padded<T> copy = padded_for(window, s.dilation);
@@ -222,36 +315,42 @@ Status forward(const Depthwise& q) {
         T* const w = floats.as<T>();
         if (!w || !offsets.as<int64_t>() || !rows.as<const T*>())
             return __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
-        for (int64_t t = 0; t < taps; ++t) w[t] = q.w.as<T>()[k * q.w.stride[0] + (q.flip ? taps - 1 - t : t)];
         T* const rest = w + taps;  // zeros, or the copy
         copy.data = rest;
         for (int64_t t = 0; t < s.taps[2]; ++t) {
             const int64_t at = t * s.dilation[2];
             offsets.as<int64_t>()[t] = in_place ? at : at % copy.step * copy.phase + at / copy.step;
         }
-        if (in_place)
-            for (int64_t i = 0; i < s.in[2]; ++i) rest[i] = 0;
-        else
-            fill_padded(copy, window, 0, 0, copy.size[0] * copy.size[1], s.before);
-        const T bias = q.bias.data ? q.bias.as<T>()[k * q.bias.stride[0]] : T{};
-        const Plane<T> plane{s,
-                             window.image,
-                             bias,
-                             q.y.as<T>() + image * q.y.stride[0] + k * q.y.stride[1],
-                             w,
-                             q.activation,
-                             q.add_to_y,
-                             kernel,
-                             edge_kernel,
-                             copy,
-                             offsets.as<int64_t>(),
-                             rows.as<const T*>(),
-                             rest,
-                             in_place};
-        const int64_t per_depth = strips / s.out[0];
-        for (int64_t i = job % bands * band; i < min_of(job % bands * band + band, strips); ++i) {
-            const int64_t h = i % per_depth * strip_rows;
-            plane.strip(i / per_depth, h, min_of(strip_rows, s.out[1] - h));
+        for (int64_t i = 0; in_place && i < s.in[2]; ++i) rest[i] = 0;
+        const int64_t first = job / bands * together;
+        for (int64_t p = first; p < min_of(first + together, planes); ++p) {
+            const int64_t image = p / filters, k = p % filters, c = k / per_channel;
+            window.image = q.x.as<T>() + image * q.x.stride[0] + c * q.x.stride[1];
+            for (int64_t t = 0; t < taps; ++t) w[t] = q.w.as<T>()[k * q.w.stride[0] + (q.flip ? taps - 1 - t : t)];
+            if (!in_place) fill_padded(copy, window, 0, 0, copy.size[0] * copy.size[1], s.before);
+            const T bias = q.bias.data ? q.bias.as<T>()[k * q.bias.stride[0]] : T{};
+            const Plane<T> plane{s,
+                                 window.image,
+                                 bias,
+                                 q.y.as<T>() + image * q.y.stride[0] + k * q.y.stride[1],
+                                 w,
+                                 q.activation,
+                                 q.add_to_y,
+                                 kernel,
+                                 edge_kernel,
+                                 copy,
+                                 offsets.as<int64_t>(),
+                                 rows.as<const T*>(),
+                                 rest,
+                                 in_place,
+                                 stride2};
+            const int64_t per_depth = strips / s.out[0], begin = job % bands * band;
+            for (int64_t i = begin; i < min_of(begin + band, strips); ++i) {
+                int64_t h = i % per_depth * strip_rows;
+                // The last strip of a plane may repeat rows of the one before it, where that is this job's too.
+                if (kernel && !q.add_to_y && i > begin && h > 0) h = min_of(h, s.out[1] - kRows);
+                plane.strip(i / per_depth, h, min_of(strip_rows, s.out[1] - h));
+            }
         }
     });
     return enough ? Status::ok : no_memory();
