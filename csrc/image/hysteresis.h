@@ -123,7 +123,9 @@ TW_INLINE void write_edges(const EdgeMap& m, int64_t y, int64_t width, uint8_t* 
         for (int64_t x = 0; x < width; ++x) to[x * step] = row[x / 64] >> x % 64 & 1 ? 255 : 0;
         return;
     }
-    for (int64_t x = 0; x < width; x += lanes) store_n(to + x, bytes_of_bits(row[x / 64] >> x % 64), width - x);
+    int64_t x = 0;
+    for (; x + lanes <= width; x += lanes) store(to + x, bytes_of_bits(row[x / 64] >> x % 64));
+    if (x < width) store_n(to + x, bytes_of_bits(row[x / 64] >> x % 64), width - x);
 }
 
 }  // namespace

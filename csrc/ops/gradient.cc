@@ -39,13 +39,13 @@ TW_INLINE i32v load_in(const int16_t* p, int32_t) { return load_wide(p); }
 TW_INLINE i16v take_in(const int16_t* p, int64_t n, int16_t) { return load_n(p, n); }
 TW_INLINE i32v take_in(const int16_t* p, int64_t n, int32_t) {
     i32v v{};
-    for (int64_t i = 0; i < min_of(n, kLanes<int32_t>); ++i) v[i] = p[i];
+    for (int64_t i = 0; i < n; ++i) v[i] = p[i];
     return v;
 }
 TW_INLINE void put(int16_t* p, i16v v, int64_t n) { store_n(p, v, n); }
 TW_INLINE void put(int16_t* p, i32v v, int64_t n) {
     v = min_any(max_any(v, splat<int32_t>(INT16_MIN)), splat<int32_t>(INT16_MAX));
-    if (n >= kLanes<int32_t>) return store_narrow(p, v);
+    if (n == kLanes<int32_t>) return store_narrow(p, v);
     for (int64_t i = 0; i < n; ++i) p[i] = static_cast<int16_t>(v[i]);
 }
 
@@ -65,11 +65,12 @@ TW_INLINE void sum_along(const int16_t* sums, const int16_t* taps, int64_t step,
     Vec<W> held[K];
     for (int k = 0; k < K; ++k) held[k] = splat<W>(taps[k]);
     for (int64_t x = 0; x < n; x += kLanes<W>) {
+        const int64_t count = min_of(n - x, kLanes<W>);
         Vec<W> total{};
 #pragma GCC unroll 7
         for (int k = 0; k < K; ++k) total += load_in(sums + x + (k - K / 2) * step, W{}) * held[k];
-        if (more) total += take_in(to + x, n - x, W{});
-        put(to + x, total, n - x);
+        if (more) total += take_in(to + x, count, W{});
+        put(to + x, total, count);
     }
 }
 

@@ -39,9 +39,10 @@ Status run(const Call& c) {
         const uint8_t* const x = reinterpret_cast<const uint8_t*>(at[1]);
         if (w.stride[0] == 1 && w.stride[1] == 1) {
             for (int64_t i = 0; i < count; i += kLanes<uint8_t>) {
-                const u8v v = load_n(x + i, count - i), exceeds = bitcast<u8v>(v > limits) | all;
+                const int64_t n = min_of(count - i, kLanes<uint8_t>);
+                const u8v v = load_n(x + i, n), exceeds = bitcast<u8v>(v > limits) | all;
                 const u8v up = (v & splat(a.keep)) | splat(a.set), down = (v & splat(b.keep)) | splat(b.set);
-                store_n(y + i, (up & exceeds) | (down & ~exceeds), count - i);
+                store_n(y + i, (up & exceeds) | (down & ~exceeds), n);
             }
             return;
         }

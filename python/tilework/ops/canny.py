@@ -172,7 +172,7 @@ def _photo(name: str, height: int, width: int) -> Any:
 def _(fill: Fill) -> Iterator[Sample]:
     yield sample(_scene(fill, 37, 70), low=40, high=120)
     yield sample(_scene(fill, 131, 19), low=30.5, high=90.5)
-    yield sample(_scene(fill, 9, 131), low=20, high=200, sigma=1.0)
+    yield sample(_scene(fill, 9, 331), low=20, high=200, sigma=1.0)
     yield sample(_scene(fill, 24, 66, 3), low=60, high=150)
     yield sample(_scene(fill, 23, 40), low=40, high=120, l2=True)
     yield sample(_scene(fill, 20, 33), low=500, high=900, ksize=5)

@@ -131,7 +131,7 @@ for _op in (sobel, scharr, spatial_gradient, laplacian):
 
 
 def _pictures(fill: Fill) -> Iterator[Any]:
-    yield fill(5, 37)
+    yield fill(5, 300)
     yield fill(67, 3, 3)
     yield fill(4, 19).T
     yield fill(1, 2)[:, ::-1]

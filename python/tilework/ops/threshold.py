@@ -76,7 +76,7 @@ tolerance(threshold, ulp=0.5)
 def _(fill: Fill) -> Iterator[Sample]:
     kinds: tuple[Kind, ...] = ("binary", "binary_inv", "trunc", "tozero", "tozero_inv")
     for kind in kinds:
-        yield sample(fill(5, 37), value=127.5, kind=kind)
+        yield sample(fill(9, 37), value=127.5, kind=kind)
     for value in (-1.0, 254.0, 255.0, -math.inf, math.inf, 1e300):
         yield sample(fill(3, 19, 3), value=value, high=200, kind="trunc" if value < 254 else "binary_inv")
     yield sample(fill(9, 5).T, value=99.0, high=1)
