@@ -1,12 +1,10 @@
-// Pooling over 1, 2 or 3 spatial axes (as 3-D with ones) of (planes, *spatial), and its gradients.
+// Pooling over 1, 2 or 3 spatial axes (as 3-D with ones) of (planes, *spatial), and the gradient of the mean.
 //
 //     max_pool   y = max over the window; the first maximum's place within the plane; NaN wins
 //     avg_pool   y = sum over the window / divisor; the divisor counts padding, but not what ceil_mode adds behind it
 //
-// Method    one item per result. avg_pool_dx gathers: an element of dx visits the windows that cover it. max_pool_dx
-//           receives places, not windows: GROUP items walk the results of one plane in chunks; of equal places within
-//           a chunk the first item adds them all, in order. No atomics, and the cost does not depend on the places.
-// Numerics  sums in window order; max_pool_dx adds in the order of the results, chunk by chunk.
+// Method    one item per result. avg_pool_dx gathers: an element of dx visits the windows that cover it.
+// Numerics  sums in window order.
 #include "types.clh"
 
 typedef struct {
@@ -68,49 +66,13 @@ __kernel void max_pool(IN(T, x), OUT(T, y),
     }
     STORE(y, i, largest);
 #ifdef INDICES
+#ifdef FLAT
+    indices[i] = (long)o.plane * p.in[0] * p.in[1] * p.in[2] + where;
+#else
     indices[i] = where;
 #endif
-}
-
-// A group per plane; dx holds zeros.
-#ifdef GROUP
-__kernel void max_pool_dx(IN(T, dy), IN(long, indices), OUT(ACC, dx), const long planes, const long results,
-                          const long size) {
-    START(dy);
-    START(indices);
-    START(dx);
-    const INDEX plane = get_group_id(0);
-    dy += (long)plane * results;
-    indices += (long)plane * results;
-    dx += (long)plane * size;
-#if GROUP == 1
-    for (INDEX i = 0; i < (INDEX)results; ++i) {
-        const INDEX at = indices[i];
-        dx[at] += LOAD(dy, i);
-    }
-#else
-    __local INDEX places[GROUP];
-    __local ACC parts[GROUP];
-    const int item = get_local_id(0);
-    for (INDEX chunk = 0; chunk < (INDEX)results; chunk += GROUP) {
-        const INDEX i = chunk + item;
-        const INDEX at = i < (INDEX)results ? (INDEX)indices[i] : -1;
-        places[item] = at;
-        parts[item] = i < (INDEX)results ? LOAD(dy, i) : 0;
-        barrier(CLK_LOCAL_MEM_FENCE);
-        bool first = at >= 0;
-        ACC sum = 0;
-        for (int other = 0; other < GROUP; ++other)
-            if (places[other] == at) {
-                first = first && other >= item;
-                sum += parts[other];
-            }
-        if (first) dx[at] += sum;
-        barrier(CLK_LOCAL_MEM_FENCE | CLK_GLOBAL_MEM_FENCE);
-    }
 #endif
 }
-#endif
 
 // Elements that a window is divided by, and the part of it that lies inside x.
 typedef struct {
@@ -131,14 +93,14 @@ inline Window window_at(const INDEX o, const INDEX in, const INDEX size, const I
     return window;
 }
 
-// A window wholly in the padding has the sum 0 and, without COUNT_PADDING, nothing to divide it by.
-#define DIVISOR(ds, hs, ws) ((ACC)max(ds.count * hs.count * ws.count, (INDEX)1))
+// The given divisor, if any. A window wholly in the padding has nothing else to divide its sum, 0, by.
+#define DIVISOR(ds, hs, ws) (given ? (ACC)given : (ACC)max(ds.count * hs.count * ws.count, (INDEX)1))
 
 #define WINDOW(axis, o)                                                                                              \
     window_at(o, (INDEX)p.in[axis], (INDEX)p.window[axis], (INDEX)p.stride[axis], (INDEX)p.before[axis], \
               (INDEX)p.after[axis])
 
-__kernel void avg_pool(IN(T, x), OUT(T, y), const Pool p) {
+__kernel void avg_pool(IN(T, x), OUT(T, y), const Pool p, const long given) {
     START(x);
     START(y);
     const INDEX i = get_global_id(0);
@@ -159,7 +121,7 @@ __kernel void avg_pool(IN(T, x), OUT(T, y), const Pool p) {
                       (INDEX)p.stride[axis])
 #define LAST(axis, at) min((INDEX)p.out[axis] - 1, ((at) + (INDEX)p.before[axis]) / (INDEX)p.stride[axis])
 
-__kernel void avg_pool_dx(IN(T, dy), OUT(T, dx), const Pool p) {
+__kernel void avg_pool_dx(IN(T, dy), OUT(T, dx), const Pool p, const long given) {
     START(dy);
     START(dx);
     const INDEX i = get_global_id(0);

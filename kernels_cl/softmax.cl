@@ -1,7 +1,8 @@
-// softmax, log_softmax and their gradients along one axis of (outer, n, inner).
+// softmax, log_softmax and their gradients along one axis of (outer, n, inner), and logsumexp, a number of each row.
 //
 //     softmax        y = e / sum(e),  e = exp(x - max)         dx = y (dy - sum(dy y))
 //     log_softmax    y = x - max - log(sum(e))                 dx = dy - exp(y) sum(dy)
+//     logsumexp      y = max + log(sum(e))
 //
 // Method    a row per work-group of GROUP items (inner = 1), kept in registers where it is short (PER_ITEM elements an
 //           item), or a row per item (GROUP 1: neighbouring items take neighbouring columns).
@@ -51,6 +52,20 @@
 
 SOFTMAX(softmax, exp_below(own, top) / sum)
 SOFTMAX(log_softmax, (own - top) - log_sum)
+
+// An infinite maximum is the result.
+__kernel void logsumexp(IN(T, x), OUT(T, y), const long rows, const long n, const long inner) {
+    START(x);
+    ENTER
+    KEEP(x, x)
+    ACC own_top = -INFINITY;
+    IN_ROW(k, j) own_top = nan_max(own_top, KEPT(x, x, k, j));
+    const ACC top = GROUP_MAX(own_top);
+    Sum own_sum = {0, 0};
+    IN_ROW(k, j) own_sum = plus(own_sum, exp_below(KEPT(x, x, k, j), top));
+    const ACC sum = GROUP_SUM(own_sum.sum);
+    if (ITEM == 0) STORE(y, row, isinf(top) ? top : top + log(sum));
+}
 
 // y is dx; g the result of the forward op.
 #define GRADIENT(name, term, value)                                                                       \

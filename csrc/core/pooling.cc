@@ -85,6 +85,20 @@ bool is_dense(const Windows& w) {
     return true;
 }
 
+Attr sizes_attr(int n, const int64_t* values) {
+    Attr a = {};
+    a.is_pairs = values == nullptr;
+    a.n = values ? n : 2 * n;
+    for (int d = 0; values && d < n; ++d) a.list[d] = values[d];
+    return a;
+}
+
+Status want_divisor(const Attr& divisor) {
+    if (divisor.is_none || (divisor.i >= 1 && divisor.i <= kMaxSize)) return Status::ok;
+    return fail(Status::attr, "divisor", "divisor=%lld; want None, or a number from 1 to 2^40",
+                static_cast<long long>(divisor.i));
+}
+
 Status want_planes(const View& v, const char* name) {
     TW_TRY(want_floating(v, name));
     if (v.ndim >= 3 && v.ndim <= 5) return Status::ok;

@@ -34,6 +34,23 @@ bool merge_spanned(Windows& w);
 bool spans(const PoolAxis& a);    // one window, all of the axis, no padding
 bool is_dense(const Windows& w);    // the spatial axes of `wide` lie as in a contiguous array
 
+// The attributes of max_pool, avg_pool and avg_pool_dx in the order of their tables.
+enum MaxPoolAttr { kMaxKernel, kMaxStride, kMaxPadding, kMaxDilation, kMaxCeil, kMaxIndices, kMaxFlat, kMaxPoolAttrs };
+enum AvgPoolAttr { kAvgKernel, kAvgStride, kAvgPadding, kAvgCeil, kAvgIncludePadding, kAvgDivisor, kAvgPoolAttrs };
+enum AvgPoolDxAttr {
+    kDxShape,
+    kDxKernel,
+    kDxStride,
+    kDxPadding,
+    kDxCeil,
+    kDxIncludePadding,
+    kDxDivisor,
+    kAvgPoolDxAttrs
+};
+
+Attr sizes_attr(int n, const int64_t* values);  // resolved numbers, or null: zero pairs
+Status want_divisor(const Attr& divisor);
+
 // The shape rule: resolves the attributes (dilation null: 1) over spatial sizes and gives the pooled sizes.
 Status resolve_pooling(int rank, const int64_t* sizes, Attr& kernel, Attr& stride, Attr& padding, Attr* dilation,
                        bool ceil_mode, int64_t* out, const char* blame = "x");

@@ -2,7 +2,8 @@
 // over the taps t that fall inside x; the gradients are in pool_dx.cc.
 //
 // Method    a row of outputs: the window's input rows are joined vertically, whole vectors at a time; then the taps along
-//           it, stride 2 by even and odd lanes. The usual kernels do so in registers, others through a padded buffer. A
+//           it, stride 2 by even and odd lanes. The usual kernels do so in registers, others through a padded buffer.
+//           16-bit and strided rows are gathered as float or double first, so that all types share these kernels. A
 //           window as wide as x merges its axis into the one before, so that global pooling folds one row. With indices
 //           each tap is compared, lanes are outputs.
 // Numerics  max: the first maximum wins, NaN wins over numbers; kernels that do not watch for NaN run first and a sum
@@ -63,36 +64,48 @@ TW_INLINE void each_window_row(const Windows& w, const RowPart& p, const T* x, c
         }
 }
 
-// The rows of a window if there are at most kRowsAtOnce, else none.
-template <class T>
-__attribute__((noinline)) int window_rows(const Windows& w, const RowPart& p, const T* x, const T** row) {
-    int rows = 0;
-    each_window_row(w, p, x, [&](const T* at, int64_t) __attribute__((always_inline)) {
-        if (rows < kRowsAtOnce) row[rows] = at;
-        ++rows;
-    });
-    return rows <= kRowsAtOnce ? rows : 0;
-}
-
 template <class T>
 T* small_row(const Windows& w, const RowPart& p, T* y) {
     return y + p.small + p.outer * w.axis[0].small_step + p.inner * w.axis[1].small_step +
            p.first * w.axis[2].small_step;
 }
 
-// ---- vertical -------------------------------------------------------------------------------------------------------------
+// ---- one part of a row of outputs: everything in W, on contiguous rows ----------------------------------------------------
 
-// Answers whether a NumberMax may have lost a NaN: any NaN makes the sum of what was read NaN.
-template <class Op, int kRows, class T>
-TW_INLINE bool join_fixed(Wide<T>* to, const T* const* row, int rows, int64_t stride, int64_t n, bool more) {
-    typedef Wide<T> W;
+// Rows of the window at the columns [low, low + n) of x, which are those that the part reads and that lie inside.
+template <class W>
+struct Part {
+    const W* row[kRowsAtOnce];
+    int rows;
+    int64_t before, n, outputs;  // columns outside before `low`; inside; outputs
+    int64_t room;  // of the buffers
+    W *buffer, *every;
+    W* to;
+    const W* cells;  // mean: what an output is divided by, times `above`
+    W above;
+};
+
+template <class Op, class W>
+TW_INLINE void finish(const Part<W>& p, int64_t i, int64_t n, Vec<W> v) {
+    if constexpr (__is_same(Op, Sum)) v = v / (p.above * load(p.cells + i));
+    if (n == kLanes<W>)
+        store(p.to + i, v);
+    else
+        store_n(p.to + i, v, n);
+}
+
+// Vertical: buffer[before + i] = the rows joined at column i. Answers whether a NumberMax may have lost a NaN: any NaN
+// makes the sum of what was read NaN.
+template <class Op, int kRows, class W>
+TW_INLINE bool join_fixed(const Part<W>& p, bool more) {
+    W* const to = p.buffer + p.before;
     Vec<W> sum{};
-    for (int64_t i = 0; i < n; i += kLanes<W>) {
-        const int64_t m = min_of(n - i, kLanes<W>);
-        Vec<W> v = take(row[0], stride, i, m), met = v;
+    for (int64_t i = 0; i < p.n; i += kLanes<W>) {
+        const int64_t m = min_of(p.n - i, kLanes<W>);
+        Vec<W> v = take(p.row[0], 1, i, m), met = v;
 #pragma GCC unroll 3
-        for (int r = 1; r < (kRows ? kRows : rows); ++r) {
-            const Vec<W> next = take(row[r], stride, i, m);
+        for (int r = 1; r < (kRows ? kRows : p.rows); ++r) {
+            const Vec<W> next = take(p.row[r], 1, i, m);
             v = Op::of(v, next);
             met += next;
         }
@@ -102,74 +115,46 @@ TW_INLINE bool join_fixed(Wide<T>* to, const T* const* row, int rows, int64_t st
     return __is_same(Op, NumberMax) && any(sum != sum);
 }
 
-template <class Op, class T>
-bool join_rows(Wide<T>* to, const T* const* row, int rows, int64_t stride, int64_t n, bool more) {
-    if (stride != 1 || more) return join_fixed<Op, 0>(to, row, rows, stride, n, more);
-    switch (rows) {
-        case 1: return join_fixed<Op, 1>(to, row, rows, 1, n, false);
-        case 2: return join_fixed<Op, 2>(to, row, rows, 1, n, false);
-        case 3: return join_fixed<Op, 3>(to, row, rows, 1, n, false);
-        default: return join_fixed<Op, 0>(to, row, rows, 1, n, false);
-    }
+template <class Op, class W>
+__attribute__((noinline)) bool join_rows(const Part<W>& p, bool more) {
+    return p.rows == 3 && !more ? join_fixed<Op, 3>(p, false) : join_fixed<Op, 0>(p, more);
 }
 
-// buffer[i] = the window's rows joined at column span.first + i, the identity outside x. Answers as join_fixed.
-template <class Op, class T>
-__attribute__((noinline)) bool join_window(const Windows& w, const RowPart& p, const Span& s, const T* x,
-                                           Wide<T>* buffer, int64_t room) {
-    const int64_t step = w.axis[2].wide_step;
-    const T* row[kRowsAtOnce];
-    int rows = 0;
-    bool more = false, lost = false;
-    each_window_row(w, p, x + (s.first + s.before) * step, [&](const T* at, int64_t) __attribute__((always_inline)) {
-        if (rows == kRowsAtOnce) {
-            lost |= join_rows<Op>(buffer + s.before, row, rows, step, s.n, more);
-            more = true;
-            rows = 0;
-        }
-        row[rows++] = at;
-    });
-    lost |= join_rows<Op>(buffer + s.before, row, rows, step, s.n, more);
-    const Wide<T> outside = Op::template identity<Wide<T>>()[0];
-    fill(buffer, s.before, outside);
-    fill(buffer + s.before + s.n, room - s.before - s.n, outside);
-    return lost;
-}
-
-// ---- horizontal -----------------------------------------------------------------------------------------------------------
-
-// Calls put(i, n, v) with the windows of outputs i .. i+n, joined along the buffered row.
-template <class Op, class T, class Put>
-__attribute__((noinline)) void join_along(const PoolAxis& a, int64_t outputs, const T* buffer, T* every,
-                                          const Put& put) {
-    constexpr int64_t lanes = kLanes<T>;
-    const int64_t s = a.stride, d = a.dilation, k = a.kernel;
+// Horizontal: outputs from the buffer.
+template <class Op, class W>
+__attribute__((noinline)) void join_along(const PoolAxis& a, const Part<W>& p) {
+    constexpr int64_t lanes = kLanes<W>;
+    const int64_t s = a.stride, d = a.dilation, k = a.kernel, outputs = p.outputs;
+    const W* const buffer = p.buffer;
+    const W outside = Op::template identity<W>()[0];
+    fill(p.buffer, p.before, outside);
+    fill(p.buffer + p.before + p.n, p.room - p.before - p.n, outside);
     if (k >= 2 * lanes && d == 1) {
-        alignas(kVecBytes) T lane[lanes] = {};
+        alignas(kVecBytes) W lane[lanes] = {};
         for (int64_t i = 0; i < outputs; i += lanes) {
             const int64_t n = min_of(outputs - i, lanes);
             for (int64_t o = 0; o < n; ++o) lane[o] = Op::lanes(fold_row<Op>(buffer + (i + o) * s, k));
-            put(i, n, load_aligned(lane));
+            finish<Op>(p, i, n, load_aligned(lane));
         }
     } else if (s == 2) {
         for (int64_t i = 0; i < outputs; i += lanes) {
-            Vec<T> v = load_stride2(buffer + 2 * i);
+            Vec<W> v = load_stride2(buffer + 2 * i);
             for (int64_t j = 1; j < k; ++j) v = Op::of(v, load_stride2(buffer + 2 * i + j * d));
-            put(i, min_of(outputs - i, lanes), v);
+            finish<Op>(p, i, min_of(outputs - i, lanes), v);
         }
     } else {
         // Every position by vectors; beyond stride 1, each s-th of them.
         for (int64_t i = 0; i < (outputs - 1) * s + 1; i += lanes) {
-            Vec<T> v = load(buffer + i);
+            Vec<W> v = load(buffer + i);
             for (int64_t j = 1; j < k; ++j) v = Op::of(v, load(buffer + i + j * d));
             if (s == 1)
-                put(i, min_of(outputs - i, lanes), v);
+                finish<Op>(p, i, min_of(outputs - i, lanes), v);
             else
-                store(every + i, v);
+                store(p.every + i, v);
         }
         for (int64_t i = 0; s != 1 && i < outputs; i += lanes) {
             const int64_t n = min_of(outputs - i, lanes);
-            put(i, n, load_strided(every + i * s, s, n));
+            finish<Op>(p, i, n, load_strided(p.every + i * s, s, n));
         }
     }
 }
@@ -213,13 +198,15 @@ TW_INLINE Columns<T> parted(Vec<T> a, Vec<T> b, Seq<I...>) {
     return {shuffle<(2 * I)...>(a, b), shuffle<(2 * I + 1)...>(a, b)};
 }
 
-// Not inlined, here and below: in one function with its siblings each loop would live on the stack.
-template <class Op, int S, int kFirst, int kLast, int kRows, class T, class Put>
-__attribute__((noinline)) Near join_in_registers(const T* const* row, int rows, int64_t width, const RowPart& p,
-                                                 const Put& put) {
-    typedef Wide<T> W;
+// The parts that begin a row, of as many rows as columns. Not inlined: in one function with its siblings each loop would
+// live on the stack.
+template <class Op, int S, int kFirst, int kLast, class W>
+__attribute__((noinline)) Near join_in_registers(const Part<W>& p) {
     constexpr int64_t lanes = kLanes<W>;
+    constexpr int rows = kLast - kFirst + 1;
     const Vec<W> outside = Op::template identity<W>();
+    const W* row[rows];
+    for (int r = 0; r < rows; ++r) row[r] = p.row[r];
     Vec<W> sum{};
     Columns<W> before = {outside, outside}, here = before;
     // One vector of outputs: reads the columns after it, on which it may depend. kWhole: all inside x.
@@ -227,48 +214,41 @@ __attribute__((noinline)) Near join_in_registers(const T* const* row, int rows, 
         const auto joined = [&](const auto& at) __attribute__((always_inline)) {
             Vec<W> v = at(0), met = v;
 #pragma GCC unroll 3
-            for (int r = 1; r < (kRows ? kRows : rows); ++r) {
+            for (int r = 1; r < rows; ++r) {
                 const Vec<W> next = at(r);
                 v = Op::of(v, next);
                 met += next;
             }
-            sum += met;
+            if constexpr (__is_same(Op, NumberMax)) sum += met;
             return v;
         };
         const auto column = [&](int64_t c) __attribute__((always_inline)) {
-            if (kWhole || c + lanes <= width)
-                return joined([&](int r) __attribute__((always_inline)) { return load_as<W>(row[r] + c); });
-            if (c >= width) return outside;
+            if (kWhole || c + lanes <= p.n)
+                return joined([&](int r) __attribute__((always_inline)) { return load(row[r] + c); });
+            if (c >= p.n) return outside;
             return joined([&](int r)
-                              __attribute__((always_inline)) { return load_or_identity<Op>(row[r] + c, width - c); });
+                              __attribute__((always_inline)) { return load_or_identity<Op>(row[r] + c, p.n - c); });
         };
-        const int64_t o = p.first + i + lanes;
+        const int64_t o = i + lanes;
         Columns<W> after = {column(S * o), outside};
         if constexpr (S == 2) after = parted<W>(after.even, column(2 * o + lanes), Indices<Vec<W>>{});
-        if (i >= 0) put(i, n, join_taps<Op, S, kFirst, kLast, W>(before, here, after, outside, true));
+        if (i >= 0) finish<Op>(p, i, n, join_taps<Op, S, kFirst, kLast, W>(before, here, after, outside, true));
         before = here;
         here = after;
     };
-    int64_t i = kFirst < 0 && p.first > 0 ? -2 * lanes : -lanes;
-    for (; i < 0; i += lanes) step.template operator()<false>(i, 0);
-    for (; i + lanes <= p.n && S * (p.first + i + 2 * lanes) <= width; i += lanes)
-        step.template operator()<true>(i, lanes);
-    for (; i < p.n; i += lanes) step.template operator()<false>(i, min_of(p.n - i, lanes));
+    step.template operator()<false>(-lanes, 0);
+    int64_t i = 0;
+    for (; i + lanes <= p.outputs && S * (i + 2 * lanes) <= p.n; i += lanes) step.template operator()<true>(i, lanes);
+    for (; i < p.outputs; i += lanes) step.template operator()<false>(i, min_of(p.outputs - i, lanes));
     return __is_same(Op, NumberMax) && any(sum != sum) ? Near::lost : Near::done;
 }
 
-template <class Op, class T, class Put>
-TW_INLINE Near join_near(const Windows& w, const RowPart& p, const T* x, const Put& put) {
-    const PoolAxis& a = w.axis[2];
-    if (a.wide_step != 1 || a.dilation != 1 || a.kernel > 3 || a.stride > 2) return Near::no;
-    const T* row[kRowsAtOnce];
-    const int rows = window_rows(w, p, x, row);
-    if (rows == 0) return Near::no;
-#define TW_NEAR(S, first, last)                                                                             \
-    if (a.stride == S && a.before == -(first) && a.kernel == (last) - (first) + 1)                          \
-        return rows == (last) - (first) + 1                                                                 \
-                   ? join_in_registers<Op, S, first, last, (last) - (first) + 1>(row, rows, a.size, p, put) \
-                   : join_in_registers<Op, S, first, last, 0>(row, rows, a.size, p, put);
+template <class Op, class W>
+Near join_near(const PoolAxis& a, const Part<W>& p) {
+    if (a.dilation != 1 || a.kernel != p.rows || a.kernel > 3 || a.stride > 2) return Near::no;
+#define TW_NEAR(S, first, last)                                                    \
+    if (a.stride == S && a.before == -(first) && a.kernel == (last) - (first) + 1) \
+        return join_in_registers<Op, S, first, last>(p);
     TW_NEAR(2, -1, 1)
     TW_NEAR(2, 0, 2)
     TW_NEAR(2, 0, 1)
@@ -305,57 +285,102 @@ bool is_global(const Windows& w) {
     return spans(w.axis[2]) && d.size == 1 && h.size == 1 && d.out == 1 && h.out == 1;
 }
 
+// Elements of scratch: the buffers, rows that x does not hold as contiguous W, and results that y does not.
+template <class W>
+int64_t scratch_of(int64_t room, bool direct) {
+    return (direct ? 2 : 3 + kRowsAtOnce) * room * static_cast<int64_t>(sizeof(W));
+}
 template <class T>
-Status max_forward(const Windows& w, const T* x, T* y) {
+bool lies_direct(const PoolAxis& a) {
+    return !kIsNarrow<T> && a.wide_step == 1 && a.small_step == 1;
+}
+
+// Joins the windows of a part. Answers whether a NaN may have been lost.
+template <class Op, class T>
+bool join_part(const Windows& w, const RowPart& p, const T* x, bool direct, Part<Wide<T>>& part) {
     typedef Wide<T> W;
-    if (is_global(w)) return note_kernel("planes"), pool_planes<Max>(w, x, y, 1), Status::ok;
-    note_kernel(w.axis[2].stride == 2 ? "rows stride 2" : "rows");
+    const PoolAxis& a = w.axis[2];
+    const Span s = span_of(a, p);
+    W* const gathered = part.every + part.room;
+    bool more = false, lost = false;
+    part.rows = 0;
+    part.before = s.before;
+    part.n = s.n;
+    each_window_row(w, p, x + (s.first + s.before) * a.wide_step, [&](const T* at, int64_t) {
+        if (part.rows == kRowsAtOnce) {
+            lost |= join_rows<Op>(part, more);
+            more = true;
+            part.rows = 0;
+        }
+        if (direct) {
+            part.row[part.rows] = reinterpret_cast<const W*>(at);
+        } else {
+            copy_row(gathered + part.rows * part.room, 1, at, a.wide_step, s.n);
+            part.row[part.rows] = gathered + part.rows * part.room;
+        }
+        ++part.rows;
+    });
+    if constexpr (!__is_same(Op, Max)) {
+        if (!more && p.first == 0) {
+            const Near near = join_near<Op>(a, part);
+            if (near != Near::no) return near == Near::lost;
+        }
+    }
+    lost |= join_rows<Op>(part, more);
+    if (!lost) join_along<Op>(a, part);
+    return lost;
+}
+
+// All rows of outputs. cells: what they are divided by along a row, and `along` whether that is all; null for a maximum.
+template <class Op, class T>
+Status pool_rows(const Windows& w, const T* x, T* y, const Wide<T>* cells, bool include_padding, bool along) {
+    typedef Wide<T> W;
     const PoolAxis& a = w.axis[2];
     const RowGrid grid = grid_of(w);
     const int64_t room = room_of<T>(a, grid);
-    const bool enough =
-        for_each_part(w, grid, 2 * room * static_cast<int64_t>(sizeof(W)), [&](const RowPart& p, char* scratch) {
-        W* const buffer = reinterpret_cast<W*>(scratch);
+    const bool direct = lies_direct<T>(a);
+    note_kernel(a.stride == 2 ? "rows stride 2" : "rows");
+    const bool enough = for_each_part(w, grid, scratch_of<W>(room, direct), [&](const RowPart& p, char* scratch) {
+        Part<W> part;
+        part.room = room;
+        part.buffer = reinterpret_cast<W*>(scratch);
+        part.every = part.buffer + room;
         T* const to = small_row(w, p, y);
-        const auto keep = [&](int64_t i, int64_t n, Vec<W> v)
-                              __attribute__((always_inline)) { put(to, a.small_step, i, n, v); };
-        const Near near = join_near<NumberMax>(w, p, x, keep);
-        if (near == Near::done) return;
-        const Span span = span_of(a, p);
-        if (near == Near::no && !join_window<NumberMax>(w, p, span, x, buffer, room))
-            return join_along<NumberMax>(a, p.n, buffer, buffer + room, keep);
-        join_window<Max>(w, p, span, x, buffer, room);
-        join_along<Max>(a, p.n, buffer, buffer + room, keep);
+        part.to = direct ? reinterpret_cast<W*>(to) : part.buffer + (2 + kRowsAtOnce) * room;
+        part.outputs = p.n;
+        part.cells = cells ? cells + p.first : nullptr;
+        part.above = along ? 1
+                           : static_cast<W>(cells_of(w.axis[0], p.outer, include_padding) *
+                                            cells_of(w.axis[1], p.inner, include_padding));
+        if (join_part<Op>(w, p, x, direct, part)) {
+            if constexpr (!__is_same(Op, Sum)) join_part<Max>(w, p, x, direct, part);
+        }
+        if (!direct) copy_row(to, a.small_step, static_cast<const W*>(part.to), 1, p.n);
     });
     return enough ? Status::ok : no_memory();
 }
 
 template <class T>
-Status mean_forward(const Windows& w, const T* x, T* y, bool include_padding) {
+Status max_forward(const Windows& w, const T* x, T* y) {
+    if (is_global(w)) return note_kernel("planes"), pool_planes<Max>(w, x, y, 1), Status::ok;
+    return pool_rows<NumberMax>(w, x, y, nullptr, false, true);
+}
+
+template <class T>
+Status mean_forward(const Windows& w, const T* x, T* y, bool include_padding, const Attr& divisor) {
     typedef Wide<T> W;
     const PoolAxis& a = w.axis[2];
-    if (is_global(w)) return note_kernel("planes"), pool_planes<Sum>(w, x, y, static_cast<W>(a.size)), Status::ok;
-    note_kernel(a.stride == 2 ? "rows stride 2" : "rows");
-    const RowGrid grid = grid_of(w);
-    const int64_t room = room_of<T>(a, grid);
+    const W given = static_cast<W>(divisor.i);
+    if (is_global(w)) {
+        note_kernel("planes");
+        return pool_planes<Sum>(w, x, y, divisor.is_none ? static_cast<W>(a.size) : given), Status::ok;
+    }
     Scratch counts(static_cast<size_t>(a.out + kLanes<W>) * sizeof(W));
     W* const cells = counts.as<W>();
     if (!cells) return no_memory();
-    for (int64_t o = 0; o < a.out; ++o) cells[o] = static_cast<W>(cells_of(a, o, include_padding));
-    const bool enough =
-        for_each_part(w, grid, 2 * room * static_cast<int64_t>(sizeof(W)), [&](const RowPart& p, char* scratch) {
-        W* const buffer = reinterpret_cast<W*>(scratch);
-        const W above = static_cast<W>(cells_of(w.axis[0], p.outer, include_padding) *
-                                       cells_of(w.axis[1], p.inner, include_padding));
-        T* const to = small_row(w, p, y);
-        const auto keep = [&](int64_t i, int64_t n, Vec<W> v) __attribute__((always_inline)) {
-            put(to, a.small_step, i, n, v / (above * load(cells + p.first + i)));
-        };
-        if (join_near<Sum>(w, p, x, keep) == Near::done) return;
-        join_window<Sum>(w, p, span_of(a, p), x, buffer, room);
-        join_along<Sum>(a, p.n, buffer, buffer + room, keep);
-    });
-    return enough ? Status::ok : no_memory();
+    for (int64_t o = 0; o < a.out; ++o)
+        cells[o] = divisor.is_none ? static_cast<W>(cells_of(a, o, include_padding)) : given;
+    return pool_rows<Sum>(w, x, y, cells, include_padding, !divisor.is_none);
 }
 
 // ---- maxima with their positions --------------------------------------------------------------------------------------------
@@ -369,7 +394,7 @@ struct Found {
 
 // Takes one input row into a part's maxima. Answers whether a NaN may have been overlooked.
 template <bool kWatch, class T>
-TW_INLINE bool compare_row(const PoolAxis& a, int64_t n, const Found<T>& f, int64_t distance) {
+__attribute__((noinline)) bool compare_row(const PoolAxis& a, int64_t n, const Found<T>& f, int64_t distance) {
     typedef typename Found<T>::Int Int;
     constexpr int64_t lanes = kLanes<T>;
     Vec<T> sum{};
@@ -422,7 +447,7 @@ bool find_part(const Windows& w, const RowPart& p, const Span& s, const T* x, co
 }
 
 template <class T>
-Status max_with_indices(const Windows& w, const T* x, T* y, int64_t* indices, const Windows& wi) {
+Status max_with_indices(const Windows& w, const T* x, T* y, int64_t* indices, const Windows& wi, bool flat) {
     typedef Wide<T> W;
     constexpr int64_t lanes = kLanes<W>;
     const PoolAxis& a = w.axis[2];
@@ -442,19 +467,16 @@ Status max_with_indices(const Windows& w, const T* x, T* y, int64_t* indices, co
         RowPart pi = p;
         pi.small = small_plane(wi, p.plane);
         int64_t* const index = small_row(wi, pi, indices);
-        const int64_t step = wi.axis[2].small_step;
+        const int64_t step = wi.axis[2].small_step, first = origin + (flat ? p.plane * w.plane_size : 0);
         if (step == 1)
-            for (int64_t o = 0; o < p.n; ++o) index[o] = origin + o * a.stride + found.where[o];
+            for (int64_t o = 0; o < p.n; ++o) index[o] = first + o * a.stride + found.where[o];
         else
-            for (int64_t o = 0; o < p.n; ++o) index[o * step] = origin + o * a.stride + found.where[o];
+            for (int64_t o = 0; o < p.n; ++o) index[o * step] = first + o * a.stride + found.where[o];
     });
     return enough ? Status::ok : no_memory();
 }
 
 // ---- the ops --------------------------------------------------------------------------------------------------------------------
-
-enum MaxAttr { kKernel, kStride, kPadding, kDilation, kMaxCeil, kReturnIndices };
-enum MeanAttr { kMeanCeil = 3, kIncludePadding };
 
 // Calls body(windows, data of x) with spanned axes merged; an x that does not lie for it is copied.
 template <class T, class Body>
@@ -480,19 +502,20 @@ Status with_merged(const View& x, const View& y, const WindowAttrs& a, const Bod
 template <class T>
 Status max_pool(const Call& c) {
     const View &x = c.in[0], &y = c.out[0];
-    const WindowAttrs a = {c.attr[kKernel].list, c.attr[kStride].list, c.attr[kDilation].list, c.attr[kPadding].list};
-    if (c.attr[kReturnIndices].i)
+    const WindowAttrs a = {c.attr[kMaxKernel].list, c.attr[kMaxStride].list, c.attr[kMaxDilation].list,
+                           c.attr[kMaxPadding].list};
+    if (c.attr[kMaxIndices].i)
         return max_with_indices<T>(windows_over(x, y, a), x.as<const T>(), y.as<T>(), c.out[1].as<int64_t>(),
-                                   windows_over(x, c.out[1], a));
+                                   windows_over(x, c.out[1], a), c.attr[kMaxFlat].i != 0);
     return with_merged<T>(x, y, a, [&](const Windows& w, const T* data) { return max_forward<T>(w, data, y.as<T>()); });
 }
 
 template <class T>
 Status avg_pool(const Call& c) {
     const View &x = c.in[0], &y = c.out[0];
-    const WindowAttrs a = {c.attr[kKernel].list, c.attr[kStride].list, nullptr, c.attr[kPadding].list};
+    const WindowAttrs a = {c.attr[kAvgKernel].list, c.attr[kAvgStride].list, nullptr, c.attr[kAvgPadding].list};
     return with_merged<T>(x, y, a, [&](const Windows& w, const T* data) {
-        return mean_forward<T>(w, data, y.as<T>(), c.attr[kIncludePadding].i != 0);
+        return mean_forward<T>(w, data, y.as<T>(), c.attr[kAvgIncludePadding].i != 0, c.attr[kAvgDivisor]);
     });
 }
 
@@ -511,21 +534,23 @@ Status infer_max(Call& c, Inferred& r) {
     Attr* a = c.attr;
     const int rank = x.ndim - 2;
     int64_t out[3];
-    TW_TRY(resolve_pooling(rank, x.shape + 2, a[kKernel], a[kStride], a[kPadding], &a[kDilation], a[kMaxCeil].i != 0,
-                           out));
+    TW_TRY(resolve_pooling(rank, x.shape + 2, a[kMaxKernel], a[kMaxStride], a[kMaxPadding], &a[kMaxDilation],
+                           a[kMaxCeil].i != 0, out));
+    if (a[kMaxFlat].i && !a[kMaxIndices].i)
+        return fail(Status::attr, "flat_indices", "flat_indices=True without return_indices; want both");
     r.out[0] = planes_like(x, rank, out);
     r.n_out = 1;
-    if (!a[kReturnIndices].i) return Status::ok;
+    if (!a[kMaxIndices].i) return Status::ok;
     r.out[r.n_out++] = r.out[0];
     r.out[1].dtype = DType::i64;
     int64_t reach = 0;
     for (int d = 0; d < rank; ++d)
         if (__builtin_mul_overflow(reach, x.shape[2 + d], &reach) ||
-            (reach += (a[kKernel].list[d] - 1) * a[kDilation].list[d]) > INT32_MAX)
+            (reach += (a[kMaxKernel].list[d] - 1) * a[kMaxDilation].list[d]) > INT32_MAX)
             return fail(Status::unsupported, "kernel",
                         "kernel=%s spans more than 2^31 elements of x; want a smaller one with "
                         "return_indices",
-                        attr_text(a[kKernel]).text);
+                        attr_text(a[kMaxKernel]).text);
     return Status::ok;
 }
 
@@ -534,8 +559,9 @@ Status infer_mean(Call& c, Inferred& r) {
     TW_TRY(want_planes(x, "x"));
     Attr* a = c.attr;
     int64_t out[3];
-    TW_TRY(resolve_pooling(x.ndim - 2, x.shape + 2, a[kKernel], a[kStride], a[kPadding], nullptr, a[kMeanCeil].i != 0,
-                           out));
+    TW_TRY(resolve_pooling(x.ndim - 2, x.shape + 2, a[kAvgKernel], a[kAvgStride], a[kAvgPadding], nullptr,
+                           a[kAvgCeil].i != 0, out));
+    TW_TRY(want_divisor(a[kAvgDivisor]));
     r.n_out = 1;
     r.out[0] = planes_like(x, x.ndim - 2, out);
     return Status::ok;
@@ -549,6 +575,7 @@ constexpr AttrSpec kMaxAttrs[] = {
     {.name = "dilation", .kind = AttrKind::integers, .i = 1},
     {.name = "ceil_mode", .kind = AttrKind::boolean},
     {.name = "return_indices", .kind = AttrKind::boolean},
+    {.name = "flat_indices", .kind = AttrKind::boolean},
 };
 constexpr AttrSpec kMeanAttrs[] = {
     {.name = "kernel", .kind = AttrKind::integers, .required = true},
@@ -556,6 +583,7 @@ constexpr AttrSpec kMeanAttrs[] = {
     {.name = "padding", .kind = AttrKind::padding},
     {.name = "ceil_mode", .kind = AttrKind::boolean},
     {.name = "count_include_pad", .kind = AttrKind::boolean, .i = 1},
+    {.name = "divisor", .kind = AttrKind::integer, .none_ok = true},
 };
 
 }  // namespace

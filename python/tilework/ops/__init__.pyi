@@ -17,6 +17,13 @@ from tilework.ops.activation import (
     softplus as softplus,
     sqrt as sqrt,
 )
+from tilework.ops.adaptive_pool import (
+    adaptive_avg_pool as adaptive_avg_pool,
+    adaptive_avg_pool_dx as adaptive_avg_pool_dx,
+    adaptive_max_pool as adaptive_max_pool,
+    global_avg_pool as global_avg_pool,
+    global_max_pool as global_max_pool,
+)
 from tilework.ops.batch_norm import (
     batch_norm as batch_norm,
     batch_norm_dx as batch_norm_dx,
@@ -103,9 +110,21 @@ from tilework.ops.local_correlation import (
     local_correlation as local_correlation,
     local_correlation_dx as local_correlation_dx,
 )
+from tilework.ops.local_response_norm import (
+    local_response_norm as local_response_norm,
+    local_response_norm_dx as local_response_norm_dx,
+)
 from tilework.ops.loss import (
     softmax_cross_entropy as softmax_cross_entropy,
     softmax_cross_entropy_dx as softmax_cross_entropy_dx,
+)
+from tilework.ops.lp_norm import (
+    lp_norm as lp_norm,
+    lp_norm_dx as lp_norm_dx,
+)
+from tilework.ops.lp_pool import (
+    lp_pool as lp_pool,
+    lp_pool_dx as lp_pool_dx,
 )
 from tilework.ops.matmul import (
     linear as linear,
@@ -136,7 +155,6 @@ from tilework.ops.pool import (
     avg_pool as avg_pool,
     avg_pool_dx as avg_pool_dx,
     max_pool as max_pool,
-    max_pool_dx as max_pool_dx,
 )
 from tilework.ops.quantize import (
     dequantize_linear as dequantize_linear,
@@ -149,9 +167,14 @@ from tilework.ops.reduce import (
     reduce_mean as reduce_mean,
     reduce_sum as reduce_sum,
 )
+from tilework.ops.roi_align import (
+    roi_align as roi_align,
+    roi_align_dx as roi_align_dx,
+)
 from tilework.ops.softmax import (
     log_softmax as log_softmax,
     log_softmax_dx as log_softmax_dx,
+    logsumexp as logsumexp,
     softmax as softmax,
     softmax_dx as softmax_dx,
 )
@@ -169,4 +192,9 @@ from tilework.ops.triangle import (
 from tilework.ops.unfold import (
     fold as fold,
     unfold as unfold,
+)
+from tilework.ops.unpool import (
+    max_pool_dx as max_pool_dx,
+    max_unpool as max_unpool,
+    max_unpool_dx as max_unpool_dx,
 )

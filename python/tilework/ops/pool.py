@@ -1,4 +1,4 @@
-"""Max and average pooling over 1, 2 or 3 spatial axes, and their gradients."""
+"""Max and average pooling over 1, 2 or 3 spatial axes, and the gradient of the average."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tilework import ops
 from tilework.arrays import Array, Ints, Padding, Pairs, Sizes, Wanted
 from tilework.backends.opencl_queue import GROUP_SIZE, Queue
-from tilework.backends.opencl_reduce import accumulator
 from tilework.dtypes import FLOATING
-from tilework.errors import AttrError, AttrTypeError, DTypeError, IndexContentError, ShapeError
+from tilework.errors import AttrError, AttrTypeError, DTypeError, ShapeError
 from tilework.registry import (
     ErrorCase,
     Sample,
@@ -21,7 +21,6 @@ from tilework.registry import (
     depth,
     dtypes,
     errors,
-    fills,
     forward,
     op,
     opencl,
@@ -61,22 +60,15 @@ def max_pool(
     dilation: Ints = 1,
     ceil_mode: bool = False,
     return_indices: bool = False,
+    flat_indices: bool = False,
     out: Array | tuple[Array, Array] | None = None,
 ) -> Any:
     """Takes the maximum over windows of x (N, C, *spatial), giving (N, C, *out); the rank, 1 to 3, follows x.
 
-    With return_indices the result is (y, indices), indices being int64 positions in the flattened spatial axes of x.
+    With return_indices the result is (y, indices), indices being int64 positions in the flattened spatial axes of x, or
+    with flat_indices in all of x, as ONNX counts them; max_unpool takes the former.
     The stride defaults to the kernel. Padding never wins and is at most half the kernel. The first of equal maxima
     wins, and NaN wins over numbers. With ceil_mode the last window may reach beyond the padding, as in PyTorch.
-    """
-    ...
-
-
-@op
-def max_pool_dx(dy: Array, indices: Array, *, shape: Ints, out: Array | None = None) -> Array:
-    """Computes the gradient of max_pool in x, (N, C, *shape), by adding dy (N, C, *out) at indices (N, C, *out).
-
-    ``shape`` holds the spatial sizes of x; an index outside them is an IndexContentError.
     """
     ...
 
@@ -91,6 +83,7 @@ def _(
     dilation: Sizes,
     ceil_mode: bool,
     return_indices: bool,
+    flat_indices: bool,
 ) -> Any:
     n, c, *shape = x.shape
     sizes = _out_sizes(tuple(shape), kernel, stride, padding, dilation, ceil_mode)
@@ -105,33 +98,32 @@ def _(
         wins = inside & ((indices < 0) | (value > y) | (np.isnan(value) & ~np.isnan(y)))
         y = np.where(wins, value, y)
         indices = np.where(wins, np.ravel_multi_index(cell, tuple(shape)), indices)
+    if flat_indices:
+        indices += math.prod(shape) * np.arange(n * c).reshape(n, c, *(1 for _ in shape))
     return (y, indices) if return_indices else y
 
 
-@reference(max_pool_dx)
-def _(dy: Any, indices: Any, *, shape: Sizes) -> Any:
-    n, c, *sizes = dy.shape
-    planes, windows = n * c, math.prod(sizes)
-    dx = np.zeros((planes, math.prod(shape)))
-    np.add.at(dx, (np.arange(planes)[:, None], indices.reshape(planes, windows)), dy.reshape(planes, windows))
-    return dx.reshape(n, c, *shape)
-
-
-@depth(max_pool_dx)
-def _(dy: Any, indices: Any, **attrs: Any) -> int:
-    return math.prod(dy.shape[2:])
-
-
 @forward(max_pool)
-def _(x: Array, *, return_indices: bool, **attrs: Any) -> tuple[Any, Array]:
+def _(x: Array, *, return_indices: bool, flat_indices: bool, **attrs: Any) -> tuple[Any, Array]:
     y, indices = max_pool(x, return_indices=True, **attrs)
+    if flat_indices:
+        return max_pool(x, return_indices=True, flat_indices=True, **attrs), indices
     return ((y, indices) if return_indices else y), indices
 
 
 @backward(max_pool, of=("x",))
-def _(dy: Array, x: Array, *, saved: Array | None, wanted: Wanted, return_indices: bool, **attrs: Any) -> Array:
+def _(
+    dy: Array,
+    x: Array,
+    *,
+    saved: Array | None,
+    wanted: Wanted,
+    return_indices: bool,
+    flat_indices: bool,
+    **attrs: Any,
+) -> Array:
     indices = max_pool(x, return_indices=True, **attrs)[1] if saved is None else saved
-    return max_pool_dx(dy, indices, shape=x.shape[2:])
+    return ops.max_pool_dx(dy, indices, shape=x.shape[2:])
 
 
 # Shape and attributes of problems that both kinds of pooling share.
@@ -160,6 +152,7 @@ def _(fill: Fill) -> Iterator[Sample]:
     yield sample(fill.distinct(1, 2, 9), kernel=2, dilation=3)
     yield sample(fill.distinct(1, 2, 9, 8), kernel=3, dilation=2, padding=1, stride=1)
     yield sample(fill.distinct(1, 2, 9, 8), kernel=3, stride=2, padding=1, return_indices=True)
+    yield sample(fill.distinct(2, 3, 4, 5), kernel=2, return_indices=True, flat_indices=True)
     yield sample(np.ones((1, 1, 5, 5), fill.dtype), kernel=3, stride=1, padding=1, return_indices=True)
     yield sample(fill.distinct(5, 6, 3, 2).transpose(3, 2, 1, 0), kernel=2, return_indices=True)
 
@@ -185,30 +178,8 @@ def _(fill: Fill) -> Iterator[ErrorCase]:
     yield ErrorCase(sample(fill(1, 2, 6, 6), kernel=2, dilation=0), AttrError, "dilation=0")
     beside = sample(fill(1, 1, 1), kernel=2, dilation=2, padding=1)
     yield ErrorCase(beside, AttrError, "dilation=2 puts window 0 along spatial axis 0 beside x")
-
-
-@samples(max_pool_dx)
-def _(fill: Fill) -> Iterator[Sample]:
-    yield sample(fill(1, 1, 1), fill.integers(1, 1, 1, low=0, high=1), shape=1)
-    yield sample(fill(2, 3, 8), fill.integers(2, 3, 8, low=0, high=17), shape=(17,))
-    yield sample(fill(2, 3, 4, 5), fill.integers(2, 3, 4, 5, low=0, high=80), shape=(8, 10))
-    yield sample(fill(1, 2, 3, 3, 2), fill.integers(1, 2, 3, 3, 2, low=0, high=120), shape=(4, 6, 5))
-    yield sample(fill(1, 2, 3, 3), np.full((1, 2, 3, 3), 4), shape=(3, 3))
-    yield sample(fill(0, 2, 3, 3), fill.integers(0, 2, 3, 3, low=0, high=9), shape=(3, 3))
-
-
-@errors(max_pool_dx)
-def _(fill: Fill) -> Iterator[ErrorCase]:
-    dy, good = fill(1, 2, 2, 2), np.zeros((1, 2, 2, 2), np.int64)
-    for wrong in (16, -1, 1 << 62):
-        indices = good.copy()
-        indices[0, 1, 1, 1] = wrong
-        yield ErrorCase(sample(dy, indices, shape=(4, 4)), IndexContentError, f"indices has {wrong}")
-    yield ErrorCase(sample(dy, good[:, :1], shape=(4, 4)), ShapeError, "indices has shape (1, 1, 2, 2)")
-    yield ErrorCase(sample(dy, good.astype(np.int32), shape=(4, 4)), DTypeError, "indices has dtype int32; want int64")
-    yield ErrorCase(sample(dy, good, shape=(4, 4, 4)), AttrError, "shape=(4, 4, 4)")
-    yield ErrorCase(sample(dy, good, shape=(-4, 4)), AttrError, "shape=(-4, 4)")
-    yield ErrorCase(sample(dy, good), AttrTypeError, "shape")
+    flat = sample(fill(1, 1, 4), kernel=2, flat_indices=True)
+    yield ErrorCase(flat, AttrError, "flat_indices=True without return_indices; want both")
 
 
 tolerance(max_pool, ulp=0.5)
@@ -226,12 +197,14 @@ def avg_pool(
     padding: Padding = 0,
     ceil_mode: bool = False,
     count_include_pad: bool = True,
+    divisor: int | None = None,
     out: Array | None = None,
 ) -> Array:
     """Takes the mean over windows of x (N, C, *spatial), giving (N, C, *out); the rank, 1 to 3, follows x.
 
-    The stride defaults to the kernel; padding is at most half of it. The divisor is the part of the window within x and
-    its padding, or within x alone without count_include_pad; what ceil_mode adds beyond the padding never counts.
+    The stride defaults to the kernel; padding is at most half of it. The divisor is the given one, or the part of the
+    window within x and its padding, or within x alone without count_include_pad; what ceil_mode adds beyond the padding
+    never counts.
     """
     ...
 
@@ -246,6 +219,7 @@ def avg_pool_dx(
     padding: Padding = 0,
     ceil_mode: bool = False,
     count_include_pad: bool = True,
+    divisor: int | None = None,
     out: Array | None = None,
 ) -> Array:
     """Computes the gradient of avg_pool in x, (N, C, *shape), from dy (N, C, *out).
@@ -272,22 +246,39 @@ def _means(
 
 
 @reference(avg_pool)
-def _(x: Any, *, kernel: Sizes, stride: Sizes, padding: Pairs, ceil_mode: bool, count_include_pad: bool) -> Any:
+def _(
+    x: Any,
+    *,
+    kernel: Sizes,
+    stride: Sizes,
+    padding: Pairs,
+    ceil_mode: bool,
+    count_include_pad: bool,
+    divisor: int | None,
+) -> Any:
     shape = x.shape[2:]
     sizes = _out_sizes(shape, kernel, stride, padding, (1,) * len(kernel), ceil_mode)
     y = np.zeros((*x.shape[:2], *sizes))
-    for at, region, divisor in _means(shape, sizes, kernel, stride, padding, count_include_pad):
-        y[at] = x[region].sum(axis=tuple(range(2, x.ndim))) / divisor
+    for at, region, cells in _means(shape, sizes, kernel, stride, padding, count_include_pad):
+        y[at] = x[region].sum(axis=tuple(range(2, x.ndim))) / (divisor or cells)
     return y
 
 
 @reference(avg_pool_dx)
 def _(
-    dy: Any, *, shape: Sizes, kernel: Sizes, stride: Sizes, padding: Pairs, ceil_mode: bool, count_include_pad: bool
+    dy: Any,
+    *,
+    shape: Sizes,
+    kernel: Sizes,
+    stride: Sizes,
+    padding: Pairs,
+    ceil_mode: bool,
+    count_include_pad: bool,
+    divisor: int | None,
 ) -> Any:
     dx = np.zeros((*dy.shape[:2], *shape))
-    for at, region, divisor in _means(shape, dy.shape[2:], kernel, stride, padding, count_include_pad):
-        dx[region] += (dy[at] / divisor)[(..., *(None for _ in shape))]
+    for at, region, cells in _means(shape, dy.shape[2:], kernel, stride, padding, count_include_pad):
+        dx[region] += (dy[at] / (divisor or cells))[(..., *(None for _ in shape))]
     return dx
 
 
@@ -317,6 +308,8 @@ def _(fill: Fill) -> Iterator[Sample]:
         yield Sample((fill(*shape),), attrs)
         if "padding" in attrs:
             yield Sample((fill(*shape),), {**attrs, "count_include_pad": False})
+    yield sample(fill(1, 2, 5, 9), kernel=3, stride=2, padding=1, divisor=2)
+    yield sample(fill(1, 2, 5, 3), kernel=(5, 3), divisor=1)
     yield sample(fill(5, 6, 3, 2).transpose(3, 2, 1, 0), kernel=2)
 
 
@@ -333,9 +326,15 @@ def _(fill: Fill) -> Iterator[Sample]:
         yield Sample((fill(*shape[:2], *sizes),), {"shape": shape[2:], **attrs})
         if "padding" in attrs:
             yield Sample((fill(*shape[:2], *sizes),), {"shape": shape[2:], **attrs, "count_include_pad": False})
+    yield sample(fill(1, 2, 3, 5), shape=(5, 9), kernel=3, stride=2, padding=1, divisor=2)
 
 
-errors(avg_pool)(_bad_windows)
+@errors(avg_pool)
+def _(fill: Fill) -> Iterator[ErrorCase]:
+    yield from _bad_windows(fill)
+    for divisor in (0, -2):
+        bad = sample(fill(1, 1, 4), kernel=2, divisor=divisor)
+        yield ErrorCase(bad, AttrError, f"divisor={divisor}; want None, or a number from 1 to 2^40")
 
 
 @errors(avg_pool_dx)
@@ -348,7 +347,7 @@ def _(fill: Fill) -> Iterator[ErrorCase]:
     yield ErrorCase(sample(dy, shape=(6, 6)), AttrTypeError, "kernel")
 
 
-for _target in (max_pool, max_pool_dx, avg_pool, avg_pool_dx):
+for _target in (max_pool, avg_pool, avg_pool_dx):
     dtypes(_target, *FLOATING)
 
 
@@ -362,11 +361,6 @@ def _() -> Iterator[Workload]:
     yield Workload("1d k4 64x4096", ((1, 64, 4096),), {"kernel": 4})
 
 
-@workloads(max_pool_dx)
-def _() -> Iterator[Workload]:
-    yield Workload("2x2 64x112x112", ((1, 64, 56, 56), (1, 64, 56, 56)), {"shape": (112, 112)})
-
-
 @workloads(avg_pool)
 def _() -> Iterator[Workload]:
     yield Workload("3x3 s2 64x112x112", ((1, 64, 112, 112),), {"kernel": 3, "stride": 2, "padding": 1})
@@ -378,13 +372,6 @@ def _() -> Iterator[Workload]:
 def _() -> Iterator[Workload]:
     yield Workload("2x2 64x112x112", ((1, 64, 56, 56),), {"shape": (112, 112), "kernel": 2})
     yield Workload("7x7 2048ch", ((1, 2048, 1, 1),), {"shape": (7, 7), "kernel": 7}, ("resnet50",))
-
-
-@fills(max_pool_dx)
-def _(fill: Fill, dy: Sizes, indices: Sizes, *, shape: Sizes, **attrs: Any) -> Any:
-    """Indices as a pool would give them: each output's is near its place in x."""
-    places = [i * n // o for i, n, o in zip(np.indices(indices[2:]), shape, indices[2:], strict=True)]
-    return fill(*dy), np.broadcast_to(np.ravel_multi_index(places, shape), indices).astype(np.int64)
 
 
 # ------------------------------------------------------------------------------------------------- OpenCL
@@ -412,24 +399,12 @@ def _(
     dilation: Sizes,
     ceil_mode: bool,
     return_indices: bool,
+    flat_indices: bool,
 ) -> None:
     problem = _struct(x.shape, y.shape, kernel, stride, padding, dilation)
-    define = {"DTYPE": x.dtype} | ({"INDICES": 1} if return_indices else {})
+    define = {"DTYPE": x.dtype} | ({"INDICES": 1} if return_indices else {}) | ({"FLAT": 1} if flat_indices else {})
     args = (x, y, indices, problem) if return_indices else (x, y, problem)
     queue.launch("pool.cl", "max_pool", y.size, GROUP_SIZE, args, **define)
-
-
-@opencl(max_pool_dx)
-def _(queue: Queue, dy: Any, indices: Any, dx: Any, *, shape: Sizes) -> None:
-    size = math.prod(shape)
-    queue.check_indices("indices", indices, size)
-    sums = dx if dx.dtype == accumulator(dx.dtype) else queue.empty(dx.shape, accumulator(dx.dtype))
-    queue.fill(sums, 0)
-    planes, group = dy.shape[0] * dy.shape[1], 64 if queue.device.core == "S" else 1
-    args = (dy, indices, sums, planes, math.prod(dy.shape[2:]), size)
-    queue.launch("pool.cl", "max_pool_dx", planes * group if dy.size else 0, group, args, DTYPE=dy.dtype, GROUP=group)
-    if sums is not dx:
-        queue.cast(sums, dx)
 
 
 @opencl(avg_pool)
@@ -443,10 +418,11 @@ def _(
     padding: Pairs,
     ceil_mode: bool,
     count_include_pad: bool,
+    divisor: int | None,
 ) -> None:
     problem = _struct(x.shape, y.shape, kernel, stride, padding, (1,) * len(kernel))
     define = {"DTYPE": x.dtype} | ({"COUNT_PADDING": 1} if count_include_pad else {})
-    queue.launch("pool.cl", "avg_pool", y.size, GROUP_SIZE, (x, y, problem), **define)
+    queue.launch("pool.cl", "avg_pool", y.size, GROUP_SIZE, (x, y, problem, divisor or 0), **define)
 
 
 @opencl(avg_pool_dx)
@@ -461,7 +437,8 @@ def _(
     padding: Pairs,
     ceil_mode: bool,
     count_include_pad: bool,
+    divisor: int | None,
 ) -> None:
     problem = _struct(dx.shape, dy.shape, kernel, stride, padding, (1,) * len(kernel))
     define = {"DTYPE": dy.dtype} | ({"COUNT_PADDING": 1} if count_include_pad else {})
-    queue.launch("pool.cl", "avg_pool_dx", dx.size, GROUP_SIZE, (dy, dx, problem), **define)
+    queue.launch("pool.cl", "avg_pool_dx", dx.size, GROUP_SIZE, (dy, dx, problem, divisor or 0), **define)

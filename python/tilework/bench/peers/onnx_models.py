@@ -93,6 +93,10 @@ def _pool(op: str, a: dict[str, Any]) -> _Graph:
     return _node(op, "x", count_include_pad=int(a["count_include_pad"]), **attrs)
 
 
+def _softmax(op: str, a: dict[str, Any]) -> _Graph | None:
+    return _node(op, "x", axis=a["axis"][0]) if len(a["axis"]) == 1 else None
+
+
 def _reduce(op: str, a: dict[str, Any]) -> _Graph:
     return _Graph(
         [(op, ["x", "axes"], ["y"], {"keepdims": int(a["keepdims"])})], {"axes": np.array(a["axes"], np.int64)}
@@ -126,12 +130,12 @@ def _graph(problem: Problem, a: dict[str, Any], given: list[str]) -> _Graph | No
         "conv": lambda: _conv(a, given),
         "conv_dx": lambda: _conv_dx(a, problem.shapes),
         "max_pool": lambda: None if a["return_indices"] else _pool("MaxPool", a),
-        "avg_pool": lambda: _pool("AveragePool", a),
+        "avg_pool": lambda: None if a["divisor"] else _pool("AveragePool", a),
         "reduce_sum": lambda: _reduce("ReduceSum", a),
         "reduce_mean": lambda: _reduce("ReduceMean", a),
         "reduce_max": lambda: _reduce("ReduceMax", a),
-        "softmax": lambda: _node("Softmax", "x", axis=a["axis"]),
-        "log_softmax": lambda: _node("LogSoftmax", "x", axis=a["axis"]),
+        "softmax": lambda: _softmax("Softmax", a),
+        "log_softmax": lambda: _softmax("LogSoftmax", a),
         "concat": lambda: _node("Concat", *given, axis=a["axis"]),
         "pad": lambda: _pad(a, problem.dtype),
         "expand": lambda: _Graph([("Expand", ["x", "shape"], ["y"], {})], {"shape": np.array(a["shape"], np.int64)}),

@@ -60,7 +60,7 @@ def _filter(cv2: Any, x: Any, w: Any, b: Any, a: dict[str, Any]) -> Callable[[],
 
 def _pool(cv2: Any, op: str, x: Any, a: dict[str, Any]) -> Callable[[], Any] | None:
     image, kernel = _image(x), tuple(a["kernel"])
-    if image is None or a.get("ceil_mode") or a.get("return_indices"):
+    if image is None or a.get("ceil_mode") or a.get("return_indices") or a.get("divisor"):
         return None
     if op == "avg_pool" and tuple(a["stride"]) == kernel and not np.any(a["padding"]):
         size = tuple(n // k for n, k in zip(image.shape, kernel, strict=True))[::-1]

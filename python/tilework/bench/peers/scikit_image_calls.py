@@ -21,7 +21,7 @@ def calls(problem: Problem, operands: tuple[Any, ...], threads: int) -> dict[str
     a, x = registry.resolve(problem.target, operands, dict(problem.attrs)), operands[0]
     kernel, padded = tuple(a["kernel"]), bool(np.any(a["padding"]))
     uneven = any(n % k for n, k in zip(x.shape[2:], kernel, strict=True))
-    if tuple(a["stride"]) != kernel or padded or uneven or a.get("return_indices"):
+    if tuple(a["stride"]) != kernel or padded or uneven or a.get("return_indices") or a.get("divisor"):
         return {}
     reduce, function = importlib.import_module("skimage.measure").block_reduce, functions[problem.op]
     return {"scikit-image": Contestant(lambda: reduce(x, (1, 1, *kernel), function))}

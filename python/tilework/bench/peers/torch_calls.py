@@ -27,13 +27,26 @@ def set_threads(count: int) -> int:
 
 def _pool(torch: Any, a: dict[str, Any], maximum: bool) -> Call | None:
     padding, rank = even(a["padding"]), len(a["kernel"])
-    if padding is None or a.get("return_indices"):
+    if padding is None or a.get("return_indices") or (a.get("divisor") and rank == 1):
         return None
     if maximum:
         pool = getattr(torch.nn.functional, f"max_pool{rank}d")
         return lambda x: pool(x, a["kernel"], a["stride"], padding, a["dilation"], a["ceil_mode"])
     pool, counts = getattr(torch.nn.functional, f"avg_pool{rank}d"), a["count_include_pad"]
-    return lambda x: pool(x, a["kernel"], a["stride"], padding, a["ceil_mode"], counts)
+    divisor = () if rank == 1 else (a["divisor"],)
+    return lambda x: pool(x, a["kernel"], a["stride"], padding, a["ceil_mode"], counts, *divisor)
+
+
+def _adaptive_pool(torch: Any, a: dict[str, Any], kind: str) -> Call | None:
+    if a.get("return_indices"):
+        return None
+    pool = getattr(torch.nn.functional, f"adaptive_{kind}_pool{len(a['size'])}d")
+    return lambda x: pool(x, a["size"])
+
+
+def _along_one(function: Call, a: dict[str, Any]) -> Call | None:
+    """``function(*tensors, axis)``, where there is one axis."""
+    return (lambda *tensors: function(*tensors, a["axis"][0])) if len(a["axis"]) == 1 else None
 
 
 def _einsum(torch: Any, a: dict[str, Any]) -> Call | None:
@@ -83,10 +96,15 @@ def _forward(torch: Any, op: str, a: dict[str, Any]) -> Call | None:
         "reduce_sum": lambda: lambda x: torch.sum(x, **_axes(a)),
         "reduce_mean": lambda: lambda x: torch.mean(x, **_axes(a)),
         "reduce_max": lambda: lambda x: torch.amax(x, **_axes(a)),
-        "softmax": lambda: lambda x: torch.softmax(x, a["axis"]),
-        "log_softmax": lambda: lambda x: torch.log_softmax(x, a["axis"]),
-        "softmax_dx": lambda: lambda dy, y: aten._softmax_backward_data(dy, y, a["axis"], y.dtype),
-        "log_softmax_dx": lambda: lambda dy, y: aten._log_softmax_backward_data(dy, y, a["axis"], y.dtype),
+        "softmax": lambda: _along_one(torch.softmax, a),
+        "log_softmax": lambda: _along_one(torch.log_softmax, a),
+        "softmax_dx": lambda: _along_one(lambda dy, y, axis: aten._softmax_backward_data(dy, y, axis, y.dtype), a),
+        "log_softmax_dx": lambda: _along_one(
+            lambda dy, y, axis: aten._log_softmax_backward_data(dy, y, axis, y.dtype), a
+        ),
+        "logsumexp": lambda: lambda x: torch.logsumexp(x, **_axes(a)),
+        "adaptive_avg_pool": lambda: _adaptive_pool(torch, a, "avg"),
+        "adaptive_max_pool": lambda: _adaptive_pool(torch, a, "max"),
         "softmax_cross_entropy": lambda: (
             lambda x, labels, weight=None: functional.cross_entropy(
                 x,
@@ -155,7 +173,7 @@ def _pool_gradient(torch: Any, problem: Problem, tensors: list[Any], a: dict[str
         if padding is None or len(shape) != 2:
             return None
         x, gradient = torch.empty(*dy.shape[:2], *shape, dtype=dy.dtype), torch.ops.aten.avg_pool2d_backward
-        rest = (a["kernel"], a["stride"], padding, a["ceil_mode"], a["count_include_pad"], None)
+        rest = (a["kernel"], a["stride"], padding, a["ceil_mode"], a["count_include_pad"], a["divisor"])
         return Contestant(lambda: gradient(dy, x, *rest))
     kernel = [n // o for n, o in zip(shape, dy.shape[2:], strict=True)]
     if len(shape) != 2 or any(k * o != n for k, o, n in zip(kernel, dy.shape[2:], shape, strict=True)):

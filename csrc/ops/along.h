@@ -1,0 +1,211 @@
+// Kernels along some axes of their operands: lines of n elements, each as a row or as a column of a tile.
+//
+//   run_along(kernel, call, axes)         a kernel is a struct with
+//     kInputs, kTiles, kKept              operands; tiles, those of the operands first; numbers it keeps per column
+//     kRows                               whether it has row(y, in, n): a line as contiguous numbers; y may be in[0]
+//     take(tile, rows, width, kept)       the next rows of a tile; kept begins as zeros
+//     close(tile, n, width, kept)         after the last of them
+//     result(y, tile, r, n, width, kept)  row r of the results, given the operands' tiles as close left them
+//
+// All of them see Wide<T> alone: 16-bit operands pass through scratch and share the code of float. Rows are taken where
+// the last axis is one of `axes`, tiles elsewhere; any strides. That depends on shape alone, and so do the bits.
+#pragma once
+#include "core/check.h"
+#include "core/walk.h"
+#include "ops/ops.h"
+#include "simd/rows.h"
+
+namespace tw::TW_ISA {
+
+constexpr int64_t kTileElements = 1 << 16;  // of a tile of columns, so that it stays in L2
+constexpr int64_t kTileBytes = 256;  // of its rows at least: memory is read in longer pieces than one line
+
+struct Along {
+    Walk walk;  // over the kept axes; the result first
+    Axes line[kMaxWalked];
+    int64_t n;
+    bool columns;
+};
+
+static View without_axes(View v, const Attr& axes) {
+    for (int k = axes.n - 1; k >= 0; --k) v = without_axis(v, axes.list[k]);
+    return v;
+}
+
+// Sides have the axes of the first, which is the result; one that has fewer holds the kept ones alone.
+static Along along_of(const View* const* sides, int count, const View& x, const Attr& axes) {
+    Along a;
+    View flat[kMaxWalked];
+    const View* views[kMaxWalked];
+    for (int k = 0; k < count; ++k) {
+        const View& v = *sides[k];
+        const bool whole = v.ndim == x.ndim;
+        flat[k] = whole ? without_axes(v, axes) : v;
+        views[k] = &flat[k];
+        a.line[k] = {};
+        a.line[k].count = 1;
+        for (int d = 0; whole && d < axes.n; ++d) append_axis(a.line[k], v.shape[axes.list[d]], v.stride[axes.list[d]]);
+    }
+    a.walk = walk_over(views, count, flat[0].ndim, flat[0].shape);
+    a.n = a.line[count - 1].count;
+    int64_t inner = 1;
+    for (int d = axes.n ? static_cast<int>(axes.list[axes.n - 1]) + 1 : 0; d < x.ndim; ++d) inner *= x.shape[d];
+    a.columns = inner != 1;
+    return a;
+}
+
+template <class T>
+static void gather_line(Wide<T>* to, const T* x, const Axes& line) {
+    const int64_t run = run_of(line, 0);
+    for (int64_t i = 0; i < line.count; i += run) copy_row(to + i, 1, x + offset_of(line, i), step_of(line), run);
+}
+template <class T>
+static void scatter_line(T* y, const Axes& line, const Wide<T>* from) {
+    const int64_t run = run_of(line, 0);
+    for (int64_t i = 0; i < line.count; i += run) copy_row(y + offset_of(line, i), step_of(line), from + i, 1, run);
+}
+
+template <class Kernel, class W>
+__attribute__((noinline)) static void row_of(const Kernel& kernel, W* y, const W* const* in, int64_t n) {
+    kernel.row(y, in, n);
+}
+
+template <class T, class Kernel>
+static bool run_rows(const Kernel& kernel, const Along& a) {
+    typedef Wide<T> W;
+    constexpr int sides = Kernel::kInputs + 1;
+    int64_t at_buffer[sides], room = 0;
+    for (int k = sides - 1; k >= 0; --k) {
+        at_buffer[k] = -1;
+        if (!kIsNarrow<T> && is_one_row(a.line[k])) continue;
+        const bool shared = k == 0 && at_buffer[1] >= 0 && a.line[0].count == a.n;
+        at_buffer[k] = shared ? at_buffer[1] : room;
+        if (!shared) room += a.line[k].count;
+    }
+    note_kernel(room ? "gathered rows" : "rows");
+    bool enough = true;
+    for_each_row(a.walk, max_of(1, kChunkElements / max_of(a.n, 1)), [&](char* const* at, int64_t count) {
+        Scratch scratch(static_cast<size_t>(room) * sizeof(W));
+        if (!scratch.as<W>()) return __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
+        for (int64_t i = 0; i < count; ++i) {
+            W* line[sides];
+            const W* in[sides];
+            for (int k = 0; k < sides; ++k) {
+                T* const p = reinterpret_cast<T*>(at[k]) + i * a.walk.stride[k];
+                line[k] = at_buffer[k] < 0 ? reinterpret_cast<W*>(p) : scratch.as<W>() + at_buffer[k];
+                if (k > 0) in[k - 1] = line[k];
+                if (k > 0 && at_buffer[k] >= 0) gather_line(line[k], p, a.line[k]);
+            }
+            row_of(kernel, line[0], in, a.n);
+            T* const y = reinterpret_cast<T*>(at[0]) + i * a.walk.stride[0];
+            if (at_buffer[0] >= 0) scatter_line(y, a.line[0], static_cast<const W*>(line[0]));
+        }
+    });
+    return enough;
+}
+
+template <class Kernel, class W>
+__attribute__((noinline)) static void take_rows(const Kernel& kernel, W* const* tile, int64_t rows, int64_t width,
+                                                W* kept) {
+    kernel.take(tile, rows, width, kept);
+}
+template <class Kernel, class W>
+__attribute__((noinline)) static void close_tile(const Kernel& kernel, W* const* tile, int64_t n, int64_t width,
+                                                 W* kept) {
+    kernel.close(tile, n, width, kept);
+}
+template <class Kernel, class W>
+__attribute__((noinline)) static void result_of(const Kernel& kernel, W* y, const W* const* tile, int64_t r, int64_t n,
+                                                int64_t width, const W* kept) {
+    kernel.result(y, tile, r, n, width, kept);
+}
+
+// Rows first .. last of a tile from where they lie; memory is asked for a few rows ahead, as rows lie pages apart.
+template <class T>
+static void gather_rows(Wide<T>* tile, const T* x, const Axes& line, int64_t across, int64_t first, int64_t last,
+                        int64_t columns, int64_t width) {
+    constexpr int64_t lanes = kLanes<Wide<T>>;
+    for (int64_t r = first; r < last; ++r) {
+        const T* const from = x + offset_of(line, r);
+        const T* const ahead = r + kRowsAhead < line.count ? x + offset_of(line, r + kRowsAhead) : from;
+        for (int64_t j = 0; j < columns; j += lanes) {
+            __builtin_prefetch(ahead + j * across);
+            store(tile + r * width + j, take<T>(from, across, j, min_of(columns - j, lanes)));
+        }
+    }
+}
+
+template <class T, class Kernel>
+static bool run_columns(const Kernel& kernel, const Along& a) {
+    typedef Wide<T> W;
+    constexpr int64_t lanes = kLanes<W>;
+    const int64_t n = a.n;
+    const int64_t fitting = min_of(512, kTileElements / Kernel::kTiles / max_of(n, 1)) / lanes * lanes;
+    const int64_t widest = max_of(fitting, kTileBytes / static_cast<int64_t>(sizeof(T)));
+    bool enough = true;
+    note_kernel("columns");
+    for_each_row(a.walk, widest, [&](char* const* at, int64_t count) {
+        const int64_t width = ceil_div(count, lanes) * lanes;
+        Scratch scratch(static_cast<size_t>((Kernel::kTiles * n + Kernel::kKept + 1) * width) * sizeof(W));
+        W* tile[Kernel::kTiles];
+        const W* tiles[Kernel::kTiles];
+        if (!scratch.as<W>()) return __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
+        for (int k = 0; k < Kernel::kTiles; ++k) tiles[k] = tile[k] = scratch.as<W>() + k * n * width;
+        W *const kept = tile[0] + Kernel::kTiles * n * width, *const row = kept + Kernel::kKept * width;
+        __builtin_memset(kept, 0, static_cast<size_t>(Kernel::kKept * width) * sizeof(W));
+        for (int64_t first = 0; first < n; first += kBlockRows) {
+            const int64_t last = min_of(first + kBlockRows, n);
+            W* block[Kernel::kTiles];
+            for (int k = 0; k < Kernel::kTiles; ++k) {
+                block[k] = tile[k] + first * width;
+                if (k < Kernel::kInputs)
+                    gather_rows(tile[k], reinterpret_cast<const T*>(at[k + 1]), a.line[k + 1], a.walk.stride[k + 1],
+                                first, last, count, width);
+            }
+            take_rows<Kernel, W>(kernel, block, last - first, width, kept);
+        }
+        close_tile<Kernel, W>(kernel, tile, n, width, kept);
+        const Axes& line = a.line[0];
+        for (int64_t r = 0; r < line.count; ++r) {
+            result_of<Kernel, W>(kernel, row, tiles, r, n, width, kept);
+            copy_row(reinterpret_cast<T*>(at[0]) + offset_of(line, r), a.walk.stride[0], static_cast<const W*>(row), 1,
+                     count);
+        }
+    });
+    return enough;
+}
+
+template <class Kernel>
+static Status run_along(const Kernel& kernel, const Call& c, const Attr& axes) {
+    if (numel(c.out[0]) == 0) return Status::ok;
+    const View* sides[kMaxWalked] = {&c.out[0]};
+    for (int k = 0; k < Kernel::kInputs; ++k) sides[k + 1] = &c.in[k];
+    const Along a = along_of(sides, Kernel::kInputs + 1, c.in[0], axes);
+    const bool enough = for_floating(c.in[0].dtype, [&]<class T>() {
+        if constexpr (Kernel::kRows) {
+            if (!a.columns) return run_rows<T>(kernel, a);
+        }
+        return run_columns<T>(kernel, a);
+    });
+    return enough ? Status::ok
+                  : fail(Status::memory, "", "no memory for a line of %lld elements; want smaller axes",
+                         static_cast<long long>(a.n));
+}
+
+// The columns of a tile, a vector at a time.
+template <class W, class Body>
+TW_INLINE void each_column(int64_t width, const Body& body) {
+    for (int64_t j = 0; j < width; j += kLanes<W>) body(j);
+}
+
+// kept[j] += the sum over `rows` of term(offset in the tile).
+template <class W, class F>
+TW_INLINE void add_rows(W* kept, int64_t rows, int64_t width, const F& term) {
+    each_column<W>(width, [&](int64_t j) __attribute__((always_inline)) {
+        Vec<W> part{};
+        for (int64_t r = 0; r < rows; ++r) part += term(r * width + j);
+        store(kept + j, load(kept + j) + part);
+    });
+}
+
+}  // namespace tw::TW_ISA
