@@ -90,3 +90,16 @@ def test_results_are_those_of_onnx_runtime() -> None:
     assert (
         np.max(np.abs(got.astype(int) - want)) <= 1
     )  # a multiplication by 1 / y_scale there: halves may fall otherwise
+
+
+@pytest.mark.parametrize("with_zeros", [False, True])
+def test_linear_int4_is_matmul_nbits_of_onnx_runtime(with_zeros: bool) -> None:
+    random = np.random.default_rng(0)
+    x = random.standard_normal((3, 96)).astype(np.float32)
+    w, scales = random.integers(0, 256, (10, 3, 16), np.uint8), random.random((10, 3)).astype(np.float32)
+    zeros = random.integers(0, 256, (10, 2), np.uint8) if with_zeros else None
+    inputs = {"x": x, "w": w, "s": scales.reshape(-1), "z": None if zeros is None else zeros.reshape(-1)}
+    shape = {"K": 96, "N": 10, "bits": 4, "block_size": 32}
+    (want,) = onnxruntime_of("MatMulNBits", inputs, ["y"], domain="com.microsoft", **shape)
+    got = tw.linear_int4(x, w, scales, zeros)
+    assert np.allclose(got, want, rtol=0, atol=1e-5 * np.max(np.abs(want)))

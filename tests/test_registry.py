@@ -26,6 +26,8 @@ NO_GRADIENT = {
     "slogdet",
     "dequantize_linear",
     "dynamic_quantize_linear",
+    "linear_int4",
+    "linear_lut",
     "matmul_integer",
     "qlinear_matmul",
     "quantize_linear",
