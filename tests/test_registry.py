@@ -26,6 +26,8 @@ NO_GRADIENT = {
     "slogdet",
     "dequantize_linear",
     "dynamic_quantize_linear",
+    "conv_integer",
+    "qlinear_conv",
     "linear_int4",
     "linear_lut",
     "matmul_integer",

@@ -31,6 +31,11 @@ from tilework.ops.conv import (
     conv_dw as conv_dw,
     conv_dx as conv_dx,
 )
+from tilework.ops.conv_integer import (
+    conv_int8 as conv_int8,
+    conv_integer as conv_integer,
+    qlinear_conv as qlinear_conv,
+)
 from tilework.ops.conv_transpose import conv_transpose as conv_transpose
 from tilework.ops.deform_conv import (
     deform_conv as deform_conv,
