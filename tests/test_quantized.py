@@ -90,3 +90,50 @@ def test_results_are_those_of_onnx_runtime() -> None:
     assert (
         np.max(np.abs(got.astype(int) - want)) <= 1
     )  # a multiplication by 1 / y_scale there: halves may fall otherwise
+
+
+@pytest.mark.parametrize("with_zeros", [False, True])
+def test_linear_int4_is_matmul_nbits_of_onnx_runtime(with_zeros: bool) -> None:
+    random = np.random.default_rng(0)
+    x = random.standard_normal((3, 96)).astype(np.float32)
+    w, scales = random.integers(0, 256, (10, 3, 16), np.uint8), random.random((10, 3)).astype(np.float32)
+    zeros = random.integers(0, 256, (10, 2), np.uint8) if with_zeros else None
+    inputs = {"x": x, "w": w, "s": scales.reshape(-1), "z": None if zeros is None else zeros.reshape(-1)}
+    shape = {"K": 96, "N": 10, "bits": 4, "block_size": 32}
+    (want,) = onnxruntime_of("MatMulNBits", inputs, ["y"], domain="com.microsoft", **shape)
+    got = tw.linear_int4(x, w, scales, zeros)
+    assert np.allclose(got, want, rtol=0, atol=1e-5 * np.max(np.abs(want)))
+
+
+@pytest.mark.parametrize("x_type", ["uint8", "int8"])
+def test_convolutions_are_those_of_onnx_runtime(x_type: str) -> None:
+    random = np.random.default_rng(0)
+    limits = np.iinfo(x_type)
+    x = random.integers(limits.min, limits.max + 1, (2, 6, 11, 14)).astype(x_type)
+    # Halves: without VNNI, sums of two products saturate there, and the answer is another.
+    w = random.integers(-64, 65, (8, 3, 3, 3), np.int8)
+    xz, wz = np.array(37, x_type), np.zeros(8, np.int8)
+    ours = {"stride": (2, 1), "padding": ((1, 0), (2, 1)), "dilation": (1, 2), "groups": 2}
+    theirs = {"strides": [2, 1], "pads": [1, 2, 0, 1], "dilations": [1, 2], "group": 2}
+    if x_type == "uint8":  # the other has no kernel there
+        (want,) = onnxruntime_of("ConvInteger", {"x": x, "w": w, "xz": xz}, ["y"], **theirs)
+        assert np.array_equal(tw.conv_integer(x, w, xz, **ours), want)
+
+    xs, ys = np.array(0.11, np.float32), np.array(3.7, np.float32)
+    ws, b = (random.random(8) * 0.1 + 0.01).astype(np.float32), random.integers(-999, 1000, 8, np.int32)
+    inputs = {"x": x, "xs": xs, "xz": xz, "w": w, "ws": ws, "wz": wz, "ys": ys, "yz": xz, "b": b}
+    (want,) = onnxruntime_of("QLinearConv", inputs, ["y"], **theirs)
+    got = tw.qlinear_conv(x, xs, xz, w, ws, wz, ys, xz, b, **ours)
+    assert np.max(np.abs(got.astype(int) - want)) <= 1  # halves may fall otherwise
+    assert np.mean(got == want) > 0.99
+
+
+def test_conv_int8_without_activation_is_its_definition_bit_for_bit() -> None:
+    random = np.random.default_rng(0)
+    x = random.standard_normal((2, 20, 17, 30)).astype(np.float32)
+    w, scale = random.integers(-127, 128, (13, 20, 3, 3), np.int8), random.random(13).astype(np.float32)
+    got = tw.conv_int8(x, w, scale, padding=1)
+    assert np.array_equal(got, tw.conv_int8.reference(x, w, scale, padding=1))
+    assert np.array_equal(got, tw.conv_int8.prepare(w=w, w_scale=scale, padding=1)(x))
+    exact = tw.conv.reference(x, w * scale[:, None, None, None], padding=1)
+    assert np.max(np.abs(got - exact)) < 0.02 * np.max(np.abs(exact))

@@ -155,30 +155,32 @@ struct Engine {
     bool direct;  // sums go straight to C
     const int8_t* b = nullptr;
     const int32_t* b_sum = nullptr;
-    DotLeft* a = nullptr;
-    RowTerms* terms = nullptr;
+    const DotLeft* a = nullptr;
+    const RowTerms* terms = nullptr;
 
     explicit Engine(const IntGemm& gemm) : g(gemm) {
         words = words_of(g.k);
         k_blocks = max_of(1, ceil_div(words, kBlockWords));
         block_words = ceil_div(words, k_blocks);
-        // An odd number of cache lines, so that rows fall into different sets.
-        a_stride = (ceil_div(words * kWordBytes, 64) | 1) * 64 / static_cast<int64_t>(sizeof(DotLeft));
+        a_stride = left_stride(g.k);
         panels = ceil_div(g.n, NR);
         panel_bytes = words * NR * kDotDepth;
         b_panels = g.packed_b ? panels : min_of(panels, max_of(1, kPackedB / max_of(panel_bytes, 1)));
         const int64_t fit = kPackedA / (a_stride * static_cast<int64_t>(sizeof(DotLeft))) / kMR * kMR;
-        row_block = min_of(g.m, max_of(fit, kMR));
+        row_block = g.packed_a ? g.m : min_of(g.m, max_of(fit, kMR));
         direct = g.c && g.c_col == 1 && kDotDepth == 2 && !g.b_zero;
     }
 
     bool run() {
-        Scratch a_scratch(static_cast<size_t>(row_block * a_stride) * sizeof(DotLeft));
-        Scratch terms_scratch(static_cast<size_t>(row_block) * sizeof(RowTerms));
+        Scratch a_scratch(g.packed_a ? 64 : static_cast<size_t>(row_block * a_stride) * sizeof(DotLeft));
+        Scratch terms_scratch(g.packed_a ? 64 : static_cast<size_t>(row_block) * sizeof(RowTerms));
         Scratch b_scratch(g.packed_b ? 64 : static_cast<size_t>(packed_right_bytes(g.k, b_panels * NR)));
-        a = a_scratch.as<DotLeft>(), terms = terms_scratch.as<RowTerms>();
+        DotLeft* const made_a = a_scratch.as<DotLeft>();
+        RowTerms* const made_terms = terms_scratch.as<RowTerms>();
         int8_t* const made = b_scratch.as<int8_t>();
-        if (!a || !terms || !made) return false;
+        if (!made_a || !made_terms || !made) return false;
+        a = g.packed_a ? g.packed_a : made_a;
+        terms = g.packed_a ? g.a_terms : made_terms;
         note_kernel(g.packed_b ? "int8 prepared" : "int8 blocked");
         b = g.packed_b ? g.packed_b : made;
         b_sum = reinterpret_cast<const int32_t*>(b + b_panels * panel_bytes);
@@ -190,13 +192,13 @@ struct Engine {
                 const int64_t count = min_of(row_block, g.m - i0);
                 const int64_t group = max_of(1, (1 << 15) / a_stride);
                 const int64_t b_jobs = !g.packed_b && i0 == 0 ? here : 0;
-                const int64_t a_jobs = packed_from != i0 ? ceil_div(count, group) : 0;
+                const int64_t a_jobs = !g.packed_a && packed_from != i0 ? ceil_div(count, group) : 0;
                 packed_from = i0;
                 if (!parallel(b_jobs + a_jobs, [&](int64_t job) {
                     if (job < b_jobs) return pack_b(j0 + job, made, made + job * panel_bytes, job);
                     const int64_t first = (job - b_jobs) * group;
-                    g.pack_a(g.a, i0 + first, min_of(group, count - first), g.b_zero != nullptr, a + first * a_stride,
-                             a_stride, terms + first);
+                    g.pack_a(g.a, i0 + first, min_of(group, count - first), g.b_zero != nullptr,
+                             made_a + first * a_stride, a_stride, made_terms + first);
                 }))
                     return true;
                 if (!run_rows(i0, count, j0, here, enough)) return true;
@@ -206,7 +208,8 @@ struct Engine {
     }
 
     void pack_b(int64_t panel, int8_t* all, int8_t* to, int64_t job) const {
-        pack_panel(g.b, g.k, panel * NR, min_of(NR, g.n - panel * NR), to);
+        const int64_t n0 = panel * NR, n = min_of(NR, g.n - n0);
+        g.pack_b ? g.pack_b(g.b_context, n0, n, to) : pack_panel(g.b, g.k, n0, n, to);
         if (kDotDepth == 4) sum_panel(to, words, reinterpret_cast<int32_t*>(all + b_panels * panel_bytes) + job * NR);
     }
 
@@ -311,6 +314,11 @@ void pack_row(const T* src, int64_t step, int64_t k, int32_t less, DotLeft* to) 
 }  // namespace
 
 bool int_gemm(const IntGemm& g) { return g.m == 0 || g.n == 0 || Engine(g).run(); }
+
+// An odd number of cache lines, so that rows fall into different sets.
+int64_t left_stride(int64_t k) {
+    return (ceil_div(words_of(k) * kWordBytes, 64) | 1) * 64 / static_cast<int64_t>(sizeof(DotLeft));
+}
 
 int64_t packed_right_bytes(int64_t k, int64_t n) {
     return ceil_div(n, NR) * NR * (words_of(k) * kDotDepth + static_cast<int64_t>(sizeof(int32_t)));

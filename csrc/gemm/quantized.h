@@ -44,6 +44,13 @@ struct IntGemm {
     const void* a;
     Bytes b;
     const int8_t* packed_b = nullptr;  // instead of b: all of it as pack_right wrote it
+    // Instead of b: writes columns [n0, n0 + n) as codes, [words of k][kIntNR][kDotDepth], zeros behind k; what columns from
+    // n on hold does not matter.
+    void (*pack_b)(const void* context, int64_t n0, int64_t n, int8_t* panel) = nullptr;
+    const void* b_context = nullptr;
+    // Instead of pack_a: all rows, left_stride(k) apart, and their terms.
+    const DotLeft* packed_a = nullptr;
+    const RowTerms* a_terms = nullptr;
     const int32_t* b_zero = nullptr;  // b0 of each column; null: all 0
     int32_t* c = nullptr;  // the sums themselves, or
     int64_t c_row = 0, c_col = 1;
@@ -60,6 +67,8 @@ void pack_right(const Bytes& b, int64_t k, int64_t n, int8_t* packed);
 // The code of an 8-bit value of B: signed, so 128 less if it was unsigned.
 TW_INLINE int32_t right_zero(bool is_unsigned, int32_t zero) { return zero - (is_unsigned ? 128 : 0); }
 
+// Codes between the rows of an A packed ahead of time.
+int64_t left_stride(int64_t k);
 // A row of 8-bit values as codes of A.
 void pack_left_row(const Bytes& a, int64_t row, int64_t k, int32_t zero, bool sums, DotLeft* to, RowTerms* terms);
 // The same for a row of floats, quantised to 0..255 by its own range: see quantize_row in simd/quantize.h.

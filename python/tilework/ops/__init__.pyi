@@ -38,6 +38,11 @@ from tilework.ops.conv import (
     conv_dw as conv_dw,
     conv_dx as conv_dx,
 )
+from tilework.ops.conv_integer import (
+    conv_int8 as conv_int8,
+    conv_integer as conv_integer,
+    qlinear_conv as qlinear_conv,
+)
 from tilework.ops.conv_transpose import conv_transpose as conv_transpose
 from tilework.ops.deform_conv import (
     deform_conv as deform_conv,
@@ -104,6 +109,10 @@ from tilework.ops.layer_norm import (
     mean_variance_norm as mean_variance_norm,
     rms_norm as rms_norm,
     rms_norm_dx as rms_norm_dx,
+)
+from tilework.ops.linear_bits import (
+    linear_int4 as linear_int4,
+    linear_lut as linear_lut,
 )
 from tilework.ops.linear_int8 import linear_int8 as linear_int8
 from tilework.ops.local_correlation import (

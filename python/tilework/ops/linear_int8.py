@@ -58,7 +58,7 @@ def linear_int8(
     ...
 
 
-def _row_codes(x: Any) -> tuple[Any, Any, Any]:
+def row_codes(x: Any) -> tuple[Any, Any, Any]:
     """Codes, zero points and scales of the rows of a float32 x."""
     part = np.float32(1) / np.float32(255)
     low = np.min(x, axis=-1, keepdims=True, initial=np.float32(0))
@@ -73,7 +73,7 @@ def _row_codes(x: Any) -> tuple[Any, Any, Any]:
 
 @reference(linear_int8)
 def _(x: Any, w: Any, w_scale: Any, b: Any, w_zero: Any, *, activation: Activation) -> Any:
-    codes, zero, scale = _row_codes(x.astype(np.float32))
+    codes, zero, scale = row_codes(x.astype(np.float32))
     weights = np.asarray(w, np.int64) - (0 if w_zero is None else np.asarray(w_zero, np.int64).reshape(-1, 1))
     sums = np.matmul(codes - zero, weights.T).astype(np.float32)
     y = sums * (scale * w_scale.astype(np.float32))
