@@ -19,8 +19,12 @@ constexpr int kValues = 256;
 void count_row(const uint8_t* x, int64_t step, int64_t n, uint32_t* counts) {
     uint32_t tables[4][kValues] = {};
     int64_t i = 0;
-    for (; i + 4 <= n; i += 4)
-        for (int k = 0; k < 4; ++k) ++tables[k][x[(i + k) * step]];
+    for (; step == 1 && i + 8 <= n; i += 8) {
+        uint64_t eight;
+        __builtin_memcpy(&eight, x + i, 8);
+#pragma GCC unroll 8
+        for (int k = 0; k < 8; ++k) ++tables[k % 4][eight >> 8 * k & 255];
+    }
     for (; i < n; ++i) ++tables[0][x[i * step]];
     for (int v = 0; v < kValues; ++v) {
         const uint32_t sum = tables[0][v] + tables[1][v] + tables[2][v] + tables[3][v];
@@ -67,7 +71,15 @@ Status run_equalize(const Call& c) {
     for_each_row(w, kChunkElements, [&](char* const* at, int64_t n) {
         uint8_t* const to = reinterpret_cast<uint8_t*>(at[0]);
         const uint8_t* const from = reinterpret_cast<const uint8_t*>(at[1]);
-        for (int64_t i = 0; i < n; ++i) to[i * w.stride[0]] = map[from[i * w.stride[1]]];
+        int64_t i = 0;
+        for (; w.stride[0] == 1 && w.stride[1] == 1 && i + 8 <= n; i += 8) {
+            uint64_t eight, mapped = 0;
+            __builtin_memcpy(&eight, from + i, 8);
+#pragma GCC unroll 8
+            for (int k = 0; k < 8; ++k) mapped |= uint64_t{map[eight >> 8 * k & 255]} << 8 * k;
+            __builtin_memcpy(to + i, &mapped, 8);
+        }
+        for (; i < n; ++i) to[i * w.stride[0]] = map[from[i * w.stride[1]]];
     });
     return Status::ok;
 }
