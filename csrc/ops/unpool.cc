@@ -28,12 +28,16 @@ const int64_t* first_outside(const Windows& w, const int64_t* indices, int64_t p
     for (int64_t outer = 0; outer < w.axis[0].out; ++outer)
         for (int64_t inner = 0; inner < w.axis[1].out; ++inner) {
             const int64_t* row = small_row(w, indices, plane, outer, inner);
-            bool good = true;
+            // Negative where an index is, or where it is more than the last position.
+            uint64_t signs = 0;
+            const uint64_t last = static_cast<uint64_t>(w.plane_size - 1);
             if (step == 1)
-                for (int64_t o = 0; o < n; ++o) good &= inside(row[o], w.plane_size);
+                for (int64_t o = 0; o < n; ++o)
+                    signs |= static_cast<uint64_t>(row[o]) | (last - static_cast<uint64_t>(row[o]));
             else
-                for (int64_t o = 0; o < n; ++o) good &= inside(row[o * step], w.plane_size);
-            for (int64_t o = 0; !good; ++o)
+                for (int64_t o = 0; o < n; ++o)
+                    signs |= static_cast<uint64_t>(row[o * step]) | (last - static_cast<uint64_t>(row[o * step]));
+            for (int64_t o = 0; signs >> 63 && o < n; ++o)
                 if (!inside(row[o * step], w.plane_size)) return row + o * step;
         }
     return nullptr;
