@@ -62,11 +62,6 @@ struct Seen {
     int64_t step;
 };
 
-template <bool V>
-struct Known {
-    static constexpr bool value = V;
-};
-
 template <class T>
 struct Last {
     static constexpr int64_t NR = Blocking<T>::NR;

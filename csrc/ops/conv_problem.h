@@ -53,6 +53,12 @@ void conv_last_pack(const View& w, int64_t groups, void* packed);
 
 namespace {
 
+// Known when compiled, also as an argument.
+template <bool V>
+struct Known {
+    static constexpr bool value = V;
+};
+
 // (N, *spatial, C) seen as (N, C, *spatial).
 inline View channels_first(const View& v) {
     View r = v;
