@@ -166,10 +166,17 @@ static bool run_columns(const Kernel& kernel, const Along& a) {
         }
         close_tile<Kernel, W>(kernel, tile, n, width, kept);
         const Axes& line = a.line[0];
+        T* const y = reinterpret_cast<T*>(at[0]);
+        const int64_t across = a.walk.stride[0];
+        const bool direct = !kIsNarrow<T> && across == 1 && width == count;
         for (int64_t r = 0; r < line.count; ++r) {
-            result_of<Kernel, W>(kernel, row, tiles, r, n, width, kept);
-            copy_row(reinterpret_cast<T*>(at[0]) + offset_of(line, r), a.walk.stride[0], static_cast<const W*>(row), 1,
-                     count);
+            T* const to = y + offset_of(line, r);
+            if (r + kRowsAhead < line.count)
+                for (int64_t j = 0; j < count; j += lanes)
+                    __builtin_prefetch(y + offset_of(line, r + kRowsAhead) + j * across, 1);
+            W* const result = direct ? reinterpret_cast<W*>(to) : row;
+            result_of<Kernel, W>(kernel, result, tiles, r, n, width, kept);
+            if (!direct) copy_row(to, across, static_cast<const W*>(row), 1, count);
         }
     });
     return enough;
