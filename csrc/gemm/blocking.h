@@ -16,9 +16,9 @@ constexpr int kNV = kVectorRegisters >= 32 ? 4 : 2;
 template <class T>
 struct Blocking {
     static constexpr int NR = kNV * kLanes<T>;
-    // 32 registers: a wide B panel in L2 and few visits to C; 16: a narrow one (KC x NR) that stays in L1.
-    static constexpr int64_t KC = kVectorRegisters >= 32 ? 2048 / static_cast<int64_t>(sizeof(T)) : 384;
-    static constexpr int64_t MC = kVectorRegisters >= 32 ? 336 : 672 / static_cast<int64_t>(sizeof(T));
+    // 32 registers: a wide B panel in L2 and few visits to C; 16: a narrow one (KC x NR) as large as L1.
+    static constexpr int64_t KC = kVectorRegisters >= 32 ? 2048 / static_cast<int64_t>(sizeof(T)) : 512;
+    static constexpr int64_t MC = kVectorRegisters >= 32 ? 336 : 720 / static_cast<int64_t>(sizeof(T));
     static constexpr int64_t NC = sizeof(T) == 4 ? 3072 : 2048;
     // B of at most this many bytes is read in place: it stays in L1 (32 registers: in L2) while A passes.
     static constexpr int64_t kDirectBytes = (kVectorRegisters >= 32 ? 640 : 16) * 1024;

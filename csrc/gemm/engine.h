@@ -13,27 +13,10 @@ namespace {
 // One copy of what several regimes call.
 #define TW_NOINLINE __attribute__((noinline))
 
-// Rows per tile: as even as possible, so that no thin last tile remains.
-struct Rows {
-    int64_t tiles, base, extra;
-    explicit Rows(int64_t m) : tiles(ceil_div(m, kMR)), base(tiles ? m / tiles : 0), extra(tiles ? m % tiles : 0) {}
-    int64_t begin(int64_t i) const { return i * base + min_of(i, extra); }
-    int count(int64_t i) const { return static_cast<int>(base + (i < extra)); }
-};
-
 template <int N>
 struct Constant {
     static constexpr int value = N;
 };
-
-template <class C>
-TW_INLINE C narrowed(Wide<C> x) {
-    if constexpr (__is_same(C, Wide<C>)) {
-        return x;
-    } else {
-        return from_float<C>(x);
-    }
-}
 
 template <class C, class A, class B>
 struct Engine {
@@ -447,29 +430,51 @@ struct Engine {
 
     // ---- few rows, B prepared: a stream of weights ------------------------------------------------------------------
 
+    static constexpr int64_t kFewRows = 2 * kMR;
+    static constexpr int64_t kStreamAhead = 2048 / static_cast<int64_t>(sizeof(B));  // beyond what is multiplied
+
     bool run_few_rows() const {
         note_kernel("gemm rows");
-        const int m = static_cast<int>(g.m);
-        Scratch scratch(static_cast<size_t>(m * g.k + 1) * sizeof(T));
+        Scratch scratch(static_cast<size_t>(g.m * g.k) * sizeof(T));
         T* const a = scratch.template as<T>();
         if (!a) return false;
-        pack_along(g.a, 0, m, 0, g.k, a);
-        const int64_t side = side_by_side(m);
-        const int64_t wide = side * (1 + kChunkWork / (m * NR * side * (g.k + 1)));
+        for (int64_t i = 0; i < rows.tiles; ++i)
+            for (int64_t k = 0; k < g.k; ++k)
+                for (int64_t r = 0, m = rows.count(i); r < m; ++r)
+                    a[rows.begin(i) * g.k + k * m + r] = widened(g.a.data[(rows.begin(i) + r) * g.a.row + k * g.a.col]);
+        const int64_t side = rows.tiles == 1 ? side_by_side(rows.count(0)) : 1;
+        const int64_t wide = side * (1 + kChunkWork / (g.m * NR * side * g.k));
         return spread(ceil_div(panels, wide), [&](int64_t chunk) {
             const int64_t end = min_of((chunk + 1) * wide, panels);
             for (int64_t j = chunk * wide; j < end;) {
-                const bool all = j + side <= end;
-                const int64_t row = (all ? side : 1) * NR, n0 = j * NR;
-                const int n = static_cast<int>(min_of(g.n - n0, row));
-                T sums[kMR * NR > 8 * kLanes<T> ? kMR * NR : 8 * kLanes<T>];
-                for (int i = 0; i < m; ++i)
-                    for (int64_t c = 0; c < row; ++c) sums[i * row + c] = c < n ? first_term(i, n0 + c) : T(0);
-                rows_kernel<T, B>(m, all)(a, g.packed_b + n0 * g.k, g.k, kc_max, sums);
-                store_copied(sums, row, m, n, 0, n0, true);
-                j += all ? side : 1;
+                const int64_t together = j + side <= end ? side : 1;
+                run_panels(a, j, together);
+                j += together;
             }
         });
+    }
+
+    // All rows times `together` panels: two tiles of rows take turns, each fetching half of the block that follows.
+    void run_panels(const T* a, int64_t j, int64_t together) const {
+        const int64_t row = together * NR, n0 = j * NR;
+        const int n = static_cast<int>(min_of(g.n - n0, row));
+        T sums[kFewRows * NR > 8 * kLanes<T> ? kFewRows * NR : 8 * kLanes<T>];
+        for (int64_t i = 0; i < g.m; ++i)
+            for (int64_t c = 0; c < row; ++c) sums[i * row + c] = c < n ? first_term(i, n0 + c) : T(0);
+        for (int64_t block = 0; block < k_blocks; ++block)
+            for (int64_t i = 0; i < rows.tiles; ++i) {
+                Stream<T, B> s;
+                const int64_t k0 = k_begin(block), m = rows.count(i), m0 = rows.begin(i);
+                s.a = a + m0 * g.k + k0 * m;
+                s.b = g.packed_b + n0 * g.k + k0 * NR;
+                s.k = k_begin(block + 1) - k0, s.panel = NR * g.k;
+                s.ahead_step = NR / rows.tiles;
+                s.ahead = s.b + (rows.tiles == 1 ? kStreamAhead : (s.k + i * s.k / 2) * NR);
+                s.sums = sums + m0 * row;
+                rows_kernel<T, B>(static_cast<int>(m), together > 1)(s);
+            }
+        for (int64_t i = 0; i < rows.tiles; ++i)
+            store_copied(sums + rows.begin(i) * row, row, rows.count(i), n, rows.begin(i), n0, true);
     }
 
     // What the sum at (i, j) begins with.
@@ -482,7 +487,7 @@ struct Engine {
 
     bool run() const {
         if (g.m == 0 || g.n == 0) return true;
-        if (g.packed_b && !g.pack_a && g.m <= kMR && g.k > 0) return run_few_rows();
+        if (g.packed_b && !g.pack_a && g.m <= kFewRows && g.k > 0) return run_few_rows();
         if (few_columns()) return run_few_columns();
         if (direct_b) return run_direct();
         // Prepared panels need no packing, which is what streaming them hides: a block of A for all of them is better.

@@ -11,45 +11,52 @@ namespace {
 template <int MR>
 constexpr int kSideBySide = MR * kNV >= 8 ? 1 : 8 / (MR * kNV);
 
-// Bytes between what is multiplied and what is fetched: a stream ends at each page for the hardware, not for this.
-constexpr int64_t kStreamAhead = 2048;
+// One term after another: where it lies in the first of P panels, `panel` apart, and what is fetched with it.
+template <class T, class B>
+struct Stream {
+    const T* a;  // [k][MR]
+    const B* b;  // [k][NR]
+    int64_t k, panel;
+    const B* ahead;
+    int64_t ahead_step;
+    T* sums;  // (MR, P * NR), added to
+};
 
-// sums (MR, P * NR) += a (MR, k, rows behind each other) times P panels (k, NR) behind each other, cut every kc terms.
 template <class T, class B, int MR, int P>
-void rows_by_panels(const T* a, const B* panels, int64_t k, int64_t kc, T* sums) {
+void rows_by_panels(const Stream<T, B>& s) {
     typedef Vec<T> V;
     constexpr int L = kLanes<T>, NR = Blocking<T>::NR, NV = P * kNV;
-    for (int64_t k0 = 0; k0 < k; k0 += kc) {
-        V acc[MR][NV] = {};
-        const int64_t end = k0 + kc < k ? k0 + kc : k;
-        const B* b = panels + k0 * NR;
-        for (int64_t at = k0; at < end; ++at, b += NR) {
+    V acc[MR][NV] = {};
+    const T* a = s.a;
+    const B *b = s.b, *ahead = s.ahead;
+    for (int64_t k = 0; k < s.k; ++k, a += MR, b += NR, ahead += s.ahead_step) {
 #pragma GCC unroll 4
-            for (int p = 0; p < P; ++p) {
-                const B* const from = b + p * NR * k;
+        for (int p = 0; p < P; ++p) {
 #pragma GCC unroll 4
-                for (int byte = 0; byte < static_cast<int>(NR * sizeof(B)); byte += 64)
-                    __builtin_prefetch(reinterpret_cast<const char*>(from) + kStreamAhead + byte);
+            for (int byte = 0; byte < static_cast<int>(NR * sizeof(B)); byte += 64)
+                __builtin_prefetch(reinterpret_cast<const char*>(ahead + p * s.panel) + byte);
+            V bv[kNV];
 #pragma GCC unroll 4
-                for (int v = 0; v < kNV; ++v) {
-                    const V bv = load_as<T>(from + v * L);
+            for (int v = 0; v < kNV; ++v) bv[v] = load_as<T>(b + p * s.panel + v * L);
 #pragma GCC unroll 8
-                    for (int i = 0; i < MR; ++i) accumulate(acc[i][p * kNV + v], splat<T>(a[i * k + at]), bv);
-                }
+            for (int i = 0; i < MR; ++i) {
+                const V av = splat<T>(a[i]);
+#pragma GCC unroll 4
+                for (int v = 0; v < kNV; ++v) accumulate(acc[i][p * kNV + v], av, bv[v]);
             }
         }
-#pragma GCC unroll 8
-        for (int i = 0; i < MR; ++i)
-#pragma GCC unroll 8
-            for (int v = 0; v < NV; ++v) {
-                T* const sum = sums + (i * NV + v) * L;
-                store(sum, acc[i][v] + load(sum));
-            }
     }
+#pragma GCC unroll 8
+    for (int i = 0; i < MR; ++i)
+#pragma GCC unroll 8
+        for (int v = 0; v < NV; ++v) {
+            T* const sum = s.sums + (i * NV + v) * L;
+            store(sum, acc[i][v] + load(sum));
+        }
 }
 
 template <class T, class B>
-using RowsKernel = void (*)(const T*, const B*, int64_t, int64_t, T*);
+using RowsKernel = void (*)(const Stream<T, B>&);
 
 // For m rows; `wide`: over side_by_side(m) panels, else over one.
 template <class T, class B>

@@ -82,21 +82,16 @@ TW_INLINE Wide<C> widened(C x) {
     }
 }
 
-// Rows [m0, m0+m) of columns [k0, k0+kc) of A, each as a run of kc.
-template <class T, class S>
-void pack_along(const Matrix<S>& a, int64_t m0, int64_t m, int64_t k0, int64_t kc, T* panel) {
-    constexpr int L = kLanes<T>;
-    const S* src = a.data + m0 * a.row + k0 * a.col;
-    for (int64_t i = 0; i < m; ++i, src += a.row, panel += kc) {
-        int64_t k = 0;
-        if (a.col == 1)
-            for (; k + L <= kc; k += L) store(panel + k, load_as<T>(src + k));
-        for (; k + L <= kc; k += L) store(panel + k, take_wide<T>(src + k * a.col, a.col, L));
-        if (k < kc) store_n(panel + k, take_wide<T>(src + k * a.col, a.col, kc - k), kc - k);
+template <class C>
+TW_INLINE C narrowed(Wide<C> x) {
+    if constexpr (__is_same(C, Wide<C>)) {
+        return x;
+    } else {
+        return from_float<C>(x);
     }
 }
 
-// The same rows, m <= kMR, as [kc][kMR]: one stream for the tile. `below` rows lie in A from m0 on.
+// Rows [m0, m0+m) of columns [k0, k0+kc) of A, m <= kMR, as [kc][kMR]. `below` rows lie in A from m0 on.
 template <class T, class S>
 void pack_rows(const Matrix<S>& a, int64_t m0, int m, int64_t below, int64_t k0, int64_t kc, T* panel) {
     constexpr int L = kLanes<T>;

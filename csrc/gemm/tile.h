@@ -8,6 +8,14 @@ namespace {
 TW_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 TW_INLINE int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
 
+// Rows per tile: as even as possible, so that no thin last tile remains.
+struct Rows {
+    int64_t tiles, base, extra;
+    explicit Rows(int64_t m) : tiles(ceil_div(m, kMR)), base(tiles ? m / tiles : 0), extra(tiles ? m % tiles : 0) {}
+    int64_t begin(int64_t i) const { return i * base + min_of(i, extra); }
+    int count(int64_t i) const { return static_cast<int>(base + (i < extra)); }
+};
+
 template <class T>
 using Kernel = void (*)(const Tile<T>&, int);
 
