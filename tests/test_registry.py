@@ -29,6 +29,7 @@ NO_GRADIENT = {
     "matmul_integer",
     "qlinear_matmul",
     "quantize_linear",
+    "attention_dx",
     "layer_norm_dx",
     "rms_norm_dx",
     "batch_norm_dx",

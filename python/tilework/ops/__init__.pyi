@@ -24,6 +24,10 @@ from tilework.ops.adaptive_pool import (
     global_avg_pool as global_avg_pool,
     global_max_pool as global_max_pool,
 )
+from tilework.ops.attention import (
+    attention as attention,
+    attention_dx as attention_dx,
+)
 from tilework.ops.batch_norm import (
     batch_norm as batch_norm,
     batch_norm_dx as batch_norm_dx,
