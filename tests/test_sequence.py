@@ -108,3 +108,32 @@ print(peak() - before)
 def test_attention_needs_no_memory_that_grows_with_the_square_of_the_length() -> None:
     ran = subprocess.run([sys.executable, "-c", _GROWTH], check=True, capture_output=True, text=True)
     assert int(ran.stdout) < 64 << 10  # KiB; the scores alone would be 256 MiB
+
+
+# ------------------------------------------------------------------------------------------- embeddings, recurrence
+
+
+def test_rotation_leaves_products_of_places_equally_far_apart() -> None:
+    angles = np.arange(50)[:, None] / 100.0 ** np.linspace(0, 1, 4)
+    cos, sin = np.cos(angles), np.sin(angles)
+    q, k = _normal(1, 1, 1, 8), _normal(1, 1, 1, 8)
+
+    def product(a: int, b: int, interleaved: bool) -> float:
+        turned = [
+            tw.rotary_embedding(x, cos, sin, np.array([place]), interleaved=interleaved)
+            for x, place in ((q, a), (k, b))
+        ]
+        return float(np.sum(turned[0] * turned[1]))
+
+    for interleaved in (False, True):
+        assert product(3, 7, interleaved) == pytest.approx(product(31, 35, interleaved), rel=1e-12)
+
+
+def test_the_gradient_of_an_embedding_is_torchs(torch: Any) -> None:
+    w, indices = _normal(7, 5), RANDOM.integers(0, 7, (4, 6))
+    tensor = torch.from_numpy(w).requires_grad_()
+    y = torch.nn.functional.embedding(torch.from_numpy(indices), tensor, padding_idx=3, scale_grad_by_freq=True)
+    dy = _normal(*y.shape)
+    y.backward(torch.from_numpy(dy))
+    got = tw.embedding.backward(dy, w, indices, padding_idx=3, scale_by_frequency=True)
+    _assert_close(got[0], tensor.grad)

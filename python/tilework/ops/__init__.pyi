@@ -78,6 +78,10 @@ from tilework.ops.elementwise import (
     tanh as tanh,
     tanh_dx as tanh_dx,
 )
+from tilework.ops.embedding import (
+    embedding as embedding,
+    embedding_dw as embedding_dw,
+)
 from tilework.ops.factor import (
     cholesky as cholesky,
     lu as lu,
@@ -175,6 +179,7 @@ from tilework.ops.roi_align import (
     roi_align as roi_align,
     roi_align_dx as roi_align_dx,
 )
+from tilework.ops.rotary_embedding import rotary_embedding as rotary_embedding
 from tilework.ops.softmax import (
     log_softmax as log_softmax,
     log_softmax_dx as log_softmax_dx,
@@ -187,6 +192,12 @@ from tilework.ops.solve import (
     lu_solve as lu_solve,
     solve as solve,
     triangular_solve as triangular_solve,
+)
+from tilework.ops.swiglu import (
+    geglu as geglu,
+    geglu_dx as geglu_dx,
+    swiglu as swiglu,
+    swiglu_dx as swiglu_dx,
 )
 from tilework.ops.threshold import threshold as threshold
 from tilework.ops.triangle import (
