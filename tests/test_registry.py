@@ -31,6 +31,7 @@ NO_GRADIENT = {
     "quantize_linear",
     "attention_dx",
     "embedding_dw",
+    "lstm_dx",
     "geglu_dx",
     "swiglu_dx",
     "layer_norm_dx",

@@ -137,3 +137,35 @@ def test_the_gradient_of_an_embedding_is_torchs(torch: Any) -> None:
     y.backward(torch.from_numpy(dy))
     got = tw.embedding.backward(dy, w, indices, padding_idx=3, scale_by_frequency=True)
     _assert_close(got[0], tensor.grad)
+
+
+@pytest.mark.parametrize("directions", [1, 2])
+@pytest.mark.parametrize("packed", [False, True])
+def test_lstm_is_torchs(directions: int, packed: bool, torch: Any) -> None:
+    steps, count, inputs, hidden = 6, 19, 5, 7
+    layer = torch.nn.LSTM(inputs, hidden, bidirectional=directions == 2).double()
+    lengths = RANDOM.integers(1, steps + 1, count) if packed else None
+    x, h0, c0 = _normal(steps, count, inputs), *(_normal(directions, count, hidden) for _ in range(2))
+    tensors = [torch.from_numpy(a).requires_grad_() for a in (x, h0, c0)]
+    given = tensors[0]
+    if packed:
+        pack = torch.nn.utils.rnn.pack_padded_sequence
+        given = pack(given, torch.from_numpy(lengths), enforce_sorted=False)
+    y, (h, c) = layer(given, tuple(tensors[1:]))
+    if packed:
+        y = torch.nn.utils.rnn.pad_packed_sequence(y, total_length=steps)[0]
+    kinds = [
+        np.stack([getattr(layer, f"{name}_l0{end}").detach().numpy() for end in ("", "_reverse")[:directions]])
+        for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    ]
+    operands = (x, kinds[0], kinds[1], kinds[2] + kinds[3], h0, c0, lengths)
+    for got, want in zip(tw.lstm(*operands), (y, h, c), strict=True):
+        _assert_close(got, want)
+    dy = _normal(*y.shape)
+    y.backward(torch.from_numpy(dy))
+    dx, dw, dr, db, dh0, dc0 = tw.lstm.backward(dy, *operands)[:6]
+    for got, tensor in zip((dx, dh0, dc0), tensors, strict=True):
+        _assert_close(got, tensor.grad)
+    for got, name in ((dw, "weight_ih"), (dr, "weight_hh"), (db, "bias_ih")):
+        for d, end in enumerate(("", "_reverse")[:directions]):
+            _assert_close(got[d], getattr(layer, f"{name}_l0{end}").grad)

@@ -134,6 +134,10 @@ from tilework.ops.lp_pool import (
     lp_pool as lp_pool,
     lp_pool_dx as lp_pool_dx,
 )
+from tilework.ops.lstm import (
+    lstm as lstm,
+    lstm_dx as lstm_dx,
+)
 from tilework.ops.matmul import (
     linear as linear,
     matmul as matmul,
