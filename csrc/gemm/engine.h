@@ -131,7 +131,7 @@ struct Engine {
         if (t.load_c)
             for (int i = 0; i < m; ++i)
                 for (int j = 0; j < n; ++j)
-                    copy[i * NR + j] = from_sums ? sums.at(m0 + i, n0)[j] : widened(c[i * g.c_row + j * g.c_col]);
+                    copy[i * NR + j] = from_sums ? sums.at(m0 + i, n0)[j] : wide_of(c[i * g.c_row + j * g.c_col]);
         t.c = copy;
         t.c_row = NR;
         tile(t, m, n);
@@ -400,7 +400,7 @@ struct Engine {
                     C& c = g.c[y * g.c_row + x * g.c_col];
                     T v = sums[r * n + j];
                     if (g.accumulate || !first)
-                        v += widened(c);
+                        v += wide_of(c);
                     else if (g.bias_row)
                         v += g.bias_row[y];
                     else if (g.bias_col)
@@ -479,7 +479,7 @@ struct Engine {
 
     // What the sum at (i, j) begins with.
     T first_term(int64_t i, int64_t j) const {
-        T v = g.accumulate ? widened(g.c[i * g.c_row + j * g.c_col]) : T(0);
+        T v = g.accumulate ? wide_of(g.c[i * g.c_row + j * g.c_col]) : T(0);
         if (g.bias_row) v += g.bias_row[i];
         if (g.bias_col) v += g.bias_col[j];
         return v;

@@ -56,7 +56,7 @@ void pack_panel(const Matrix<S>& b, int64_t k0, int64_t kc, int64_t n0, int64_t 
     }
 }
 
-constexpr int64_t kRowsAhead = 8;
+constexpr int64_t kPackedAhead = 8;
 
 // Rows [k0, k0+kc) of `count` whole panels of columns from n0 on, where B runs along its rows: read in longer runs.
 template <class T, class S>
@@ -67,14 +67,14 @@ void pack_panels(const Matrix<S>& b, int64_t k0, int64_t kc, int64_t n0, int64_t
     for (int64_t k = 0; k < kc; ++k, src += b.row)
         for (int64_t p = 0; p < count; ++p) {
             // Rows far apart are no stream that the hardware sees.
-            __builtin_prefetch(src + kRowsAhead * b.row + p * NR);
+            __builtin_prefetch(src + kPackedAhead * b.row + p * NR);
 #pragma GCC unroll 4
             for (int j = 0; j < NR; j += L) store(panels + (p * kc + k) * NR + j, load_as<T>(src + p * NR + j));
         }
 }
 
 template <class C>
-TW_INLINE Wide<C> widened(C x) {
+TW_INLINE Wide<C> wide_of(C x) {
     if constexpr (__is_same(C, Wide<C>)) {
         return x;
     } else {
@@ -113,7 +113,7 @@ void pack_rows(const Matrix<S>& a, int64_t m0, int m, int64_t below, int64_t k0,
             for (int i = kTall - L; i >= 0; i -= L)
                 transpose_wide(src + i * a.row + k, a.row, panel + k * kMR + i, kMR);
     for (; k < kc; ++k)
-        for (int i = 0; i < m; ++i) panel[k * kMR + i] = widened(src[i * a.row + k * a.col]);
+        for (int i = 0; i < m; ++i) panel[k * kMR + i] = wide_of(src[i * a.row + k * a.col]);
 }
 
 // Prepared panels of narrow numbers, `step` apart, widened side by side: as many streams from memory.

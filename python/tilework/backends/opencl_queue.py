@@ -161,6 +161,16 @@ class Queue:
         items = -(-count // per_item)
         self.launch(file, kernel, items, GROUP_SIZE, (*map(Strided, arrays), *scalars, walk), **define)
 
+    def as_int64(self, array: Any) -> Any:
+        """Integers in int64, contiguous, so that one build of a kernel reads them; one zero in place of None."""
+        if array is None or array.size == 0:
+            return self.number(0, np.int64)
+        if array.dtype == np.int64:
+            return self.contiguous(array)
+        copy = self.empty(array.shape, np.int64)
+        self.cast(array, copy)
+        return copy
+
     def check_indices(self, name: str, indices: Any, limit: int, allowed: int | None = None) -> None:
         """Raises IndexContentError unless every index is in [0, limit) or ``allowed``. Waits for the device."""
         none = np.iinfo(np.int32).max

@@ -24,6 +24,10 @@ from tilework.ops.adaptive_pool import (
     global_avg_pool as global_avg_pool,
     global_max_pool as global_max_pool,
 )
+from tilework.ops.attention import (
+    attention as attention,
+    attention_dx as attention_dx,
+)
 from tilework.ops.batch_norm import (
     batch_norm as batch_norm,
     batch_norm_dx as batch_norm_dx,
@@ -78,6 +82,10 @@ from tilework.ops.elementwise import (
     sub as sub,
     tanh as tanh,
     tanh_dx as tanh_dx,
+)
+from tilework.ops.embedding import (
+    embedding as embedding,
+    embedding_dw as embedding_dw,
 )
 from tilework.ops.factor import (
     cholesky as cholesky,
@@ -135,6 +143,10 @@ from tilework.ops.lp_pool import (
     lp_pool as lp_pool,
     lp_pool_dx as lp_pool_dx,
 )
+from tilework.ops.lstm import (
+    lstm as lstm,
+    lstm_dx as lstm_dx,
+)
 from tilework.ops.matmul import (
     linear as linear,
     matmul as matmul,
@@ -180,6 +192,7 @@ from tilework.ops.roi_align import (
     roi_align as roi_align,
     roi_align_dx as roi_align_dx,
 )
+from tilework.ops.rotary_embedding import rotary_embedding as rotary_embedding
 from tilework.ops.softmax import (
     log_softmax as log_softmax,
     log_softmax_dx as log_softmax_dx,
@@ -192,6 +205,12 @@ from tilework.ops.solve import (
     lu_solve as lu_solve,
     solve as solve,
     triangular_solve as triangular_solve,
+)
+from tilework.ops.swiglu import (
+    geglu as geglu,
+    geglu_dx as geglu_dx,
+    swiglu as swiglu,
+    swiglu_dx as swiglu_dx,
 )
 from tilework.ops.threshold import threshold as threshold
 from tilework.ops.triangle import (

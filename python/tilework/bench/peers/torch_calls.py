@@ -11,7 +11,7 @@ import numpy as np
 from tilework import registry
 from tilework.bench import networks
 from tilework.bench.networks import NetworkProblem
-from tilework.bench.peers import Contestant, torch_algebra, torch_bytes, torch_conv, torch_norms
+from tilework.bench.peers import Contestant, torch_algebra, torch_bytes, torch_conv, torch_norms, torch_sequence
 from tilework.bench.peers.torch_conv import activated, even
 from tilework.bench.problems import Problem
 
@@ -122,7 +122,7 @@ def _forward(torch: Any, op: str, a: dict[str, Any]) -> Call | None:
         "transpose": lambda: lambda x: x.permute(a["axes"] or tuple(range(x.ndim))[::-1]),
         "reshape": lambda: lambda x: x.view(a["shape"]),
     }
-    for family in (torch_algebra, torch_bytes, torch_conv, torch_norms):
+    for family in (torch_algebra, torch_bytes, torch_conv, torch_norms, torch_sequence):
         made |= family.functions(torch, a)
     return made[op]() if op in made else None
 

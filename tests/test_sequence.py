@@ -1,0 +1,171 @@
+"""Attention and recurrent layers: what they mean in torch, and what is special about them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tilework as tw
+
+RANDOM = np.random.default_rng(5)
+
+
+def _normal(*shape: int) -> Any:
+    return RANDOM.standard_normal(shape)
+
+
+@pytest.fixture(scope="module")
+def torch() -> Any:
+    return pytest.importorskip("torch")
+
+
+def _assert_close(got: Any, want: Any) -> None:
+    np.testing.assert_allclose(got, want.detach().numpy(), rtol=1e-9, atol=1e-10)
+
+
+# ---------------------------------------------------------------------------------------------------- attention
+
+
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "queries", "keys", "attrs"),
+    [
+        (2, 2, 5, 7, {}),
+        (4, 2, 300, 300, {"causal": True}),
+        (6, 2, 100, 530, {"scale": 0.3}),
+        (4, 1, 1, 700, {}),
+    ],
+)
+@pytest.mark.parametrize("masked", [None, "bool", "added"])
+def test_attention_is_torchs(
+    heads: int, kv_heads: int, queries: int, keys: int, attrs: dict[str, Any], masked: str | None, torch: Any
+) -> None:
+    if masked and "causal" in attrs:
+        pytest.skip("torch takes one of them")
+    arrays = [_normal(2, heads, queries, 16), _normal(2, kv_heads, keys, 16), _normal(2, kv_heads, keys, 8)]
+    mask: Any = {"bool": RANDOM.random((2, 1, queries, keys)) > 0.3, "added": _normal(queries, keys)}.get(masked or "")
+    tensors = [torch.from_numpy(a).requires_grad_() for a in arrays]
+    y = torch.nn.functional.scaled_dot_product_attention(
+        *tensors,
+        attn_mask=None if mask is None else torch.from_numpy(mask),
+        is_causal=attrs.get("causal", False),
+        scale=attrs.get("scale"),
+        enable_gqa=True,
+    )
+    call: Any = tw.attention
+    _assert_close(call(*arrays, mask, **attrs), y)
+    dy = _normal(*y.shape)
+    y.backward(torch.from_numpy(dy))
+    for got, tensor in zip(call.backward(dy, *arrays, mask, **attrs), tensors, strict=False):
+        _assert_close(got, tensor.grad)
+
+
+def test_attention_joins_what_a_cache_was_cut_into() -> None:
+    q, k, v = _normal(1, 2, 1, 8), _normal(1, 2, 900, 8), _normal(1, 2, 900, 8)
+    parts = [tw.attention(q, k[:, :, i : i + 300], v[:, :, i : i + 300], return_lse=True) for i in (0, 300, 600)]
+    weights = np.exp(np.stack([lse for _, lse in parts]))
+    joined = sum(w[..., None] * y for (y, _), w in zip(parts, weights, strict=True)) / weights.sum(axis=0)[..., None]
+    np.testing.assert_allclose(tw.attention(q, k, v), joined, rtol=1e-12)
+
+
+def test_causal_attention_of_the_last_queries_is_the_end_of_all() -> None:
+    q, k, v = _normal(1, 2, 310, 8), _normal(1, 2, 310, 8), _normal(1, 2, 310, 8)
+    whole = tw.attention(q, k, v, causal=True, window=(40, 0))
+    for last in (1, 20, 150):
+        some = tw.attention(q[:, :, -last:], k, v, causal=True, window=(40, 0))
+        np.testing.assert_allclose(some, whole[:, :, -last:], rtol=1e-12, atol=1e-14)
+
+
+def test_keys_behind_the_length_are_not_read() -> None:
+    q, k, v = _normal(2, 2, 20, 8), _normal(2, 2, 300, 8), _normal(2, 2, 300, 8)
+    lengths = np.array([270, 5])
+    for b, n in enumerate(lengths):
+        k[b, :, n:] = v[b, :, n:] = np.nan
+    grads = tw.attention.backward(np.ones((2, 2, 20, 8)), q, k, v, None, lengths)
+    assert np.isfinite(tw.attention(q, k, v, None, lengths)).all()
+    assert all(np.isfinite(g).all() for g in grads[:3])
+    assert np.all(grads[1][1, :, 5:] == 0)
+
+
+_GROWTH = """
+import numpy as np, tilework as tw
+
+def peak():
+    return int(next(l for l in open("/proc/self/status") if l.startswith("VmHWM")).split()[1])
+
+q = np.ones((1, 1, 8192, 8), np.float32)
+tw.attention.backward(*[q[:, :, :64]] * 4)
+before = peak()
+tw.attention.backward(q, q, q, q, causal=True)
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_attention_needs_no_memory_that_grows_with_the_square_of_the_length() -> None:
+    ran = subprocess.run([sys.executable, "-c", _GROWTH], check=True, capture_output=True, text=True)
+    assert int(ran.stdout) < 64 << 10  # KiB; the scores alone would be 256 MiB
+
+
+# ------------------------------------------------------------------------------------------- embeddings, recurrence
+
+
+def test_rotation_leaves_products_of_places_equally_far_apart() -> None:
+    angles = np.arange(50)[:, None] / 100.0 ** np.linspace(0, 1, 4)
+    cos, sin = np.cos(angles), np.sin(angles)
+    q, k = _normal(1, 1, 1, 8), _normal(1, 1, 1, 8)
+
+    def product(a: int, b: int, interleaved: bool) -> float:
+        turned = [
+            tw.rotary_embedding(x, cos, sin, np.array([place]), interleaved=interleaved)
+            for x, place in ((q, a), (k, b))
+        ]
+        return float(np.sum(turned[0] * turned[1]))
+
+    for interleaved in (False, True):
+        assert product(3, 7, interleaved) == pytest.approx(product(31, 35, interleaved), rel=1e-12)
+
+
+def test_the_gradient_of_an_embedding_is_torchs(torch: Any) -> None:
+    w, indices = _normal(7, 5), RANDOM.integers(0, 7, (4, 6))
+    tensor = torch.from_numpy(w).requires_grad_()
+    y = torch.nn.functional.embedding(torch.from_numpy(indices), tensor, padding_idx=3, scale_grad_by_freq=True)
+    dy = _normal(*y.shape)
+    y.backward(torch.from_numpy(dy))
+    got = tw.embedding.backward(dy, w, indices, padding_idx=3, scale_by_frequency=True)
+    _assert_close(got[0], tensor.grad)
+
+
+@pytest.mark.parametrize("directions", [1, 2])
+@pytest.mark.parametrize("packed", [False, True])
+def test_lstm_is_torchs(directions: int, packed: bool, torch: Any) -> None:
+    steps, count, inputs, hidden = 6, 19, 5, 7
+    layer = torch.nn.LSTM(inputs, hidden, bidirectional=directions == 2).double()
+    lengths = RANDOM.integers(1, steps + 1, count) if packed else None
+    x, h0, c0 = _normal(steps, count, inputs), *(_normal(directions, count, hidden) for _ in range(2))
+    tensors = [torch.from_numpy(a).requires_grad_() for a in (x, h0, c0)]
+    given = tensors[0]
+    if packed:
+        pack = torch.nn.utils.rnn.pack_padded_sequence
+        given = pack(given, torch.from_numpy(lengths), enforce_sorted=False)
+    y, (h, c) = layer(given, tuple(tensors[1:]))
+    if packed:
+        y = torch.nn.utils.rnn.pad_packed_sequence(y, total_length=steps)[0]
+    kinds = [
+        np.stack([getattr(layer, f"{name}_l0{end}").detach().numpy() for end in ("", "_reverse")[:directions]])
+        for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    ]
+    operands = (x, kinds[0], kinds[1], kinds[2] + kinds[3], h0, c0, lengths)
+    for got, want in zip(tw.lstm(*operands), (y, h, c), strict=True):
+        _assert_close(got, want)
+    dy = _normal(*y.shape)
+    y.backward(torch.from_numpy(dy))
+    dx, dw, dr, db, dh0, dc0 = tw.lstm.backward(dy, *operands)[:6]
+    for got, tensor in zip((dx, dh0, dc0), tensors, strict=True):
+        _assert_close(got, tensor.grad)
+    for got, name in ((dw, "weight_ih"), (dr, "weight_hh"), (db, "bias_ih")):
+        for d, end in enumerate(("", "_reverse")[:directions]):
+            _assert_close(got[d], getattr(layer, f"{name}_l0{end}").grad)
