@@ -441,7 +441,7 @@ struct Engine {
         for (int64_t i = 0; i < rows.tiles; ++i)
             for (int64_t k = 0; k < g.k; ++k)
                 for (int64_t r = 0, m = rows.count(i); r < m; ++r)
-                    a[rows.begin(i) * g.k + k * m + r] = widened(g.a.data[(rows.begin(i) + r) * g.a.row + k * g.a.col]);
+                    a[rows.begin(i) * g.k + k * m + r] = wide_of(g.a.data[(rows.begin(i) + r) * g.a.row + k * g.a.col]);
         const int64_t side = rows.tiles == 1 ? side_by_side(rows.count(0)) : 1;
         const int64_t wide = side * (1 + kChunkWork / (g.m * NR * side * g.k));
         return spread(ceil_div(panels, wide), [&](int64_t chunk) {
