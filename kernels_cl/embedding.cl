@@ -13,7 +13,7 @@ __kernel void look_up(IN(T, w), IN(long, indices), OUT(T, y), const long count, 
     const INDEX i = get_global_id(0);
     if (i >= (INDEX)count) return;
     const INDEX place = i / (INDEX)width;
-    y[i] = w[(INDEX)indices[place] * (INDEX)width + (i - place * (INDEX)width)];
+    STORE(y, i, LOAD(w, (INDEX)indices[place] * (INDEX)width + (i - place * (INDEX)width)));
 }
 
 __kernel void sum_rows(IN(T, dy), IN(long, indices), OUT(T, dw), const long count, const long width,

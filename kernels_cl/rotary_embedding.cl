@@ -22,7 +22,7 @@ __kernel void turn_pairs(IN(T, x), IN(ACC, cosines), IN(ACC, sines), IN(long, pl
     x += row * (INDEX)z.width;
     y += row * (INDEX)z.width;
     if (i >= half_width) {
-        y[i + half_width] = x[i + half_width];
+        STORE(y, i + half_width, LOAD(x, i + half_width));
         return;
     }
     const INDEX t = row % (INDEX)z.length;

@@ -54,7 +54,13 @@ def test_wrong_arguments_name_the_op_and_the_argument(x: Any) -> None:
         (tw.AttrTypeError, lambda: LOOSE.relu(x, x), "relu", "", "2 positional arguments; want at most 1"),
         (tw.AttrTypeError, lambda: LOOSE.relu(x, x=x), "relu", "x", "x is given twice"),
         (tw.AttrTypeError, lambda: LOOSE.relu(x, y=x), "relu", "", "unknown argument 'y'"),
-        (tw.AttrTypeError, lambda: LOOSE.softmax(x, axis=1.0), "softmax", "axis", "axis=1.0 is a float; want an int"),
+        (
+            tw.AttrTypeError,
+            lambda: LOOSE.softmax(x, axis=1.0),
+            "softmax",
+            "axis",
+            "axis=1.0 is a float; want None, an int or",
+        ),
         (tw.AttrTypeError, lambda: LOOSE.conv_dx(x, x), "conv_dx", "shape", "shape is missing"),
         (tw.AttrError, lambda: tw.softmax(x, axis=2), "softmax", "axis", "axis=2"),
         (tw.AttrError, lambda: tw.softmax(x, axis=1 << 70), "softmax", "axis", "axis=1180591620717411303424"),
@@ -419,7 +425,7 @@ def test_a_prepared_op_takes_the_remaining_operands_only(x: Any) -> None:
     layer = tw.linear.prepare(w=np.ones((2, 4), np.float32))
     out = np.empty((3, 2), np.float32)
     assert layer(x=x, out=out) is out
-    for call in (lambda: layer(x, x, x), lambda: layer(x, w=x), lambda: layer(x, activation="relu")):
+    for call in (lambda: layer(x, x, x, x), lambda: layer(x, w=x), lambda: layer(x, activation="relu")):
         assert _error(tw.AttrTypeError, call).op == "linear"
     assert _error(tw.AttrTypeError, lambda: layer()).argument == "x"
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import sys
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -17,6 +19,14 @@ OPS = (
     *("batch_norm", "layer_norm", "rms_norm", "group_norm", "instance_norm", "softmax", "log_softmax"),
     *("reduce_sum", "reduce_mean", "reduce_max", "concat", "pad", "linear", "matmul"),
 )
+
+
+@pytest.fixture(autouse=True)
+def _gradients_as_before() -> Iterator[None]:
+    """The bench switches torch's gradients off for its own process."""
+    yield
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_grad_enabled(True)
 
 
 @pytest.mark.parametrize("peer", ["torch", "onnxruntime"])

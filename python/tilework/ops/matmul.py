@@ -66,7 +66,7 @@ def _(a: Any, b: Any, c: Any, *, alpha: float, beta: float) -> int:
     return int(a.shape[-1]) + 1
 
 
-@backward(matmul, of=("a", "b", "c"))
+@backward(matmul, of=("a", "b", "c"), where_given=("c",))
 def _(dy: Array, a: Array, b: Array, c: Array, *, saved: None, wanted: Wanted, alpha: float, beta: float) -> Any:
     dy = _wide(dy)
     rows = a if a.ndim > 1 else ops.reshape(a, shape=(1, a.shape[0]))
@@ -211,7 +211,7 @@ def _forward(
     return forward_activated(lambda last: linear(wide, w, b, added, activation=last), activation)
 
 
-@backward(linear, of=("x", "w", "b", "residual"))
+@backward(linear, of=("x", "w", "b", "residual"), where_given=("residual",))
 def _(
     dy: Array,
     x: Array,

@@ -51,6 +51,8 @@ def _conv(jax: Any, a: dict[str, Any]) -> Callable[..., Any]:
 
 def _forward(jax: Any, op: str, a: dict[str, Any]) -> Callable[..., Any] | None:
     jnp, special = jax.numpy, jax.scipy.special
+    if op == "matmul" and (a["alpha"], a["beta"]) != (1.0, 1.0):
+        return None
     plain = {
         "add": jnp.add,
         "sub": jnp.subtract,

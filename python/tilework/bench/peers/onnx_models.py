@@ -63,7 +63,9 @@ def _conv_dx(a: dict[str, Any], shapes: tuple[Any, ...]) -> _Graph | None:
     """The gradient of a convolution in x is ONNX's ConvTranspose with the same weights."""
     if a["layout"] != "NCHW":
         return None
-    dy, w = shapes
+    if len(shapes) > 2 and shapes[2] is not None:
+        return None
+    dy, w = shapes[:2]
     reached = [
         (o - 1) * s + d * (k - 1) + 1 - sum(p)
         for o, s, d, k, p in zip(dy[2:], a["stride"], a["dilation"], w[2:], a["padding"], strict=True)
@@ -122,6 +124,8 @@ def _graph(problem: Problem, a: dict[str, Any], given: list[str]) -> _Graph | No
         "erf": "Erf",
         "matmul": "MatMul",
     }
+    if problem.op == "matmul" and ("c" in given or a["alpha"] != 1):
+        return None
     if problem.op in plain:
         return _node(plain[problem.op], *given)
     made: dict[str, Callable[[], _Graph | None]] = {

@@ -49,6 +49,10 @@ def _along_one(function: Call, a: dict[str, Any]) -> Call | None:
     return (lambda *tensors: function(*tensors, a["axis"][0])) if len(a["axis"]) == 1 else None
 
 
+def _matmul(torch: Any) -> Call:
+    return lambda x, y, c=None: torch.matmul(x, y) if c is None else torch.matmul(x, y) + c
+
+
 def _einsum(torch: Any, a: dict[str, Any]) -> Call | None:
     if (a["alpha"], a["beta"], a["largest"]) != (1.0, 1.0, None):
         return None
@@ -67,7 +71,6 @@ def _forward(torch: Any, op: str, a: dict[str, Any]) -> Call | None:
         "sub": torch.sub,
         "mul": torch.mul,
         "div": torch.div,
-        "matmul": lambda x, y, c=None: torch.matmul(x, y) if c is None else torch.matmul(x, y) + c,
         "relu": torch.relu,
         "sigmoid": torch.sigmoid,
         "tanh": torch.tanh,
@@ -84,6 +87,7 @@ def _forward(torch: Any, op: str, a: dict[str, Any]) -> Call | None:
         "gelu_dx": lambda: lambda dy, x: aten.gelu_backward(dy, x, approximate=a["approximate"]),
         "relu_dx": lambda: lambda dy, x: aten.threshold_backward(dy, x, 0),
         "einsum": lambda: _einsum(torch, a),
+        "matmul": lambda: None if (a["alpha"], a["beta"]) != (1.0, 1.0) else _matmul(torch),
         "linear": lambda: (
             lambda x, w, b=None, residual=None: activated(
                 torch,
