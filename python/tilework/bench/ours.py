@@ -75,7 +75,9 @@ def check_answer(
     if problem.direction == "fwd":
         return check.mismatch(contestant.results(), want), list(want[0])
     gradients = contestant.call()
-    named = dict(zip(problem.target.operands, gradients if len(operands) > 1 else (gradients,), strict=True))
+    last = problem.target.rules["where_given"]
+    names = [n for n, o in zip(problem.target.operands, operands, strict=True) if o is not None or n not in last]
+    named = dict(zip(names, gradients if len(operands) > 1 else (gradients,), strict=True))
     host = {n: [_host(g) for g in v] if isinstance(v, list) else _host(v) for n, v in named.items() if v is not None}
     y = registry.ops()[problem.op].reference(*operands, **problem.attrs)
     first = y[0] if isinstance(y, tuple) else y
