@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from tilework.bench import networks
-from tilework.bench.networks import NetworkProblem, resnet
+from tilework.bench.networks import NETWORKS, NetworkProblem
 from tilework.bench.problems import BenchError, parse
 
-PROBLEMS = ("resnet50 x=1x3x64x64", "resnet18/step x=2x3x64x64")
+PROBLEMS = ("resnet50 x=1x3x64x64", "resnet18/step x=2x3x64x64", "gpt2 x=2x33x128", "gpt2/step x=2x17x128")
 
 
 def problem(line: str) -> NetworkProblem:
@@ -40,8 +40,8 @@ def test_network_agrees_with_a_peer(line: str, peer: str) -> None:
     pytest.importorskip(peer)
     if peer == "onnxruntime":
         pytest.importorskip("onnx")
-        if line.startswith("resnet18/step"):
-            pytest.skip("ONNX Runtime does not train")
+        if line != PROBLEMS[0]:
+            pytest.skip("no ONNX model is made of it")
     calls = importlib.import_module(f"tilework.bench.peers.{peer}_calls").calls
     made = calls(problem(line), problem(line).operands(), 1)
     assert made
@@ -49,10 +49,11 @@ def test_network_agrees_with_a_peer(line: str, peer: str) -> None:
         assert networks.mismatch(contestant.results(), expected(line)) == ""
 
 
-def test_steps_descend() -> None:
-    form, random = resnet.FORMS["resnet18"], np.random.default_rng(0)
-    x, labels, weights = random.random((4, 3, 64, 64), np.float32), random.integers(0, 1000, 4), form.weights()
-    losses = [float(resnet.step(form, weights, x, labels)) for _ in range(4)]
+@pytest.mark.parametrize(("name", "shape"), [("resnet18", (4, 3, 64, 64)), ("gpt2", (2, 9, 64))])
+def test_steps_descend(name: str, shape: tuple[int, ...]) -> None:
+    net = NETWORKS[name]
+    x, goal, weights = net.x(shape), net.goal(shape), net.weights(shape)
+    losses = [float(net.step(weights, x, goal)) for _ in range(4)]
     assert losses == sorted(losses, reverse=True)
 
 
@@ -63,10 +64,12 @@ def test_a_wrong_network_is_caught() -> None:
     assert "shapes" in networks.mismatch([want[0][:, :-1]], want)
 
 
-def test_products_are_those_of_the_papers_table() -> None:
+def test_products_are_those_of_the_papers_tables() -> None:
     # He et al. count 3.8e9 for ResNet-50 with the stride in the first 1x1; in the 3x3 it is 4.1e9.
-    assert resnet.FORMS["resnet50"].products(1, 224, 224) == pytest.approx(4.09e9, rel=0.01)
-    assert resnet.FORMS["resnet18"].products(1, 224, 224) == pytest.approx(1.81e9, rel=0.01)
+    assert NETWORKS["resnet50"].products((1, 3, 224, 224)) == pytest.approx(4.09e9, rel=0.01)
+    assert NETWORKS["resnet18"].products((1, 3, 224, 224)) == pytest.approx(1.81e9, rel=0.01)
+    # 85 million weights of GPT-2 small's blocks, once for each word, and the attention.
+    assert NETWORKS["gpt2"].products((1, 512, 768)) == pytest.approx(512 * 85e6, rel=0.06)
 
 
 @pytest.mark.parametrize(
@@ -78,6 +81,8 @@ def test_products_are_those_of_the_papers_table() -> None:
         ("resnet50/f64 x=1x3x64x64", "float32"),
         ("resnet50/bwd x=1x3x64x64", "step only"),
         ("resnet50 x=1x3x64x64 groups=2", "no attributes"),
+        ("gpt2 x=1x8x100", "multiple of 64"),
+        ("gpt2 x=8x128", "(B, T, D)"),
         ("resnet5 x=1x3x64x64", "did you mean resnet50"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Whole networks as problems of the bench: ``resnet50 x=1x3x224x224``, ``resnet18/step x=8x3x224x224``.
+"""Whole networks as problems of the bench: ``resnet50 x=1x3x224x224``, ``gpt2/step x=4x128x768``.
 
 A network is made of tilework's calls alone. It is checked against itself in float64, whose kernels have rows of their
 own, and peers run the same weights.
@@ -6,57 +6,44 @@ own, and peers run the same weights.
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from tilework.bench.networks import resnet
-from tilework.bench.networks.resnet import FORMS, ResNet, Weights
+from tilework.bench.networks import gpt2, resnet
+from tilework.bench.networks.network import Network, Weights
 from tilework.bench.peers import Contestant
 from tilework.bench.problems import BenchError, Facts, Problem
 
+NETWORKS: dict[str, Network] = {n.name: n for n in (*resnet.NETWORKS, gpt2.NETWORK)}
 PEERS = ("torch", "onnxruntime", "openvino")
 TOLERANCE = 1e-4  # relative, in the norm of an array
 
 
-class Network:
-    """What a problem asks of its op, for a network."""
-
-    operands = ("x",)
-    differentiable = ("x",)
-    is_view = False
-    is_variadic = False
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-
-NETWORKS = {name: Network(name) for name in FORMS}
-
-
 class NetworkProblem(Problem):
-    """A network on images: inference with folded norms (fwd), or a training step (step)."""
+    """A network on x: inference (fwd), or a training step (step)."""
 
     @property
     def target(self) -> Any:  # type: ignore[override]
         return NETWORKS[self.op]
 
     @property
+    def network(self) -> Network:
+        """The network."""
+        return NETWORKS[self.op]
+
+    @property
     def family(self) -> str:
         return "networks"
 
-    @property
-    def form(self) -> ResNet:
-        """The network."""
-        return FORMS[self.op]
-
     def operands(self, fill: Any = None) -> tuple[Any, ...]:
-        """The images."""
-        return (np.random.default_rng(4).standard_normal(self.shapes[0], np.float32),)
+        """The input alone."""
+        return (self.network.x(self.shapes[0]),)
 
     def _check(self) -> None:
-        wrong = resnet.fault(self.shapes[0] or ())
+        wrong = self.network.fault(self.shapes[0] or ())
         if wrong or self.attrs or self.out_given:
             raise BenchError(wrong or f"{self.op} takes no attributes; want x alone")
         if self.dtype != "float32" or self.direction == "bwd":
@@ -64,39 +51,31 @@ class NetworkProblem(Problem):
 
     @cached_property
     def facts(self) -> Facts:
-        """Counts of the convolutions and the last product; a step has three of each."""
+        """Counts of the products and the weights; a step has three of each product."""
         self._check()
-        n, _, height, width = self.shapes[0]
-        weights, flops = 4 * _count(self.form), 2 * self.form.products(n, height, width)
-        images = 4 * n * 3 * height * width
+        (shape,) = self.shapes
+        weights = sum(w.nbytes for w in self.network.weights(shape).values())
+        flops, x, y = 2 * self.network.products(shape), 4 * math.prod(shape), 4 * math.prod(self.network.result(shape))
         if self.direction == "fwd":
-            return Facts(flops, images + weights, 4 * n * resnet.CLASSES, "float32")
-        return Facts(3 * flops, images + 2 * weights, 2 * weights, "float32")
+            return Facts(flops, x + weights, y, "float32")
+        return Facts(3 * flops, x + 2 * weights, 2 * weights, "float32")
 
     def contestants(self, operands: tuple[Any, ...]) -> dict[str, Contestant]:
         """tilework's own."""
-        (x,), form, weights = operands, self.form, self.form.weights()
+        (x,), network, weights = operands, self.network, self.network.weights(self.shapes[0])
         if self.direction == "fwd":
-            weights = resnet.folded(form, weights)
-            plain, prepared = (resnet.inference(form, weights, prepared=p) for p in (False, True))
+            deployed = network.deployed(weights)
+            plain, prepared = (network.inference(deployed, prepared=p) for p in (False, True))
             return {
                 "tilework": Contestant(lambda: plain(x)),
                 "tilework prepared": Contestant(lambda: prepared(x), prepacked=True),
             }
-        labels = resnet.labels_of(len(x))
-        return {
-            "tilework": Contestant(
-                lambda: resnet.step(form, weights, x, labels), answer=lambda: in_order(*_gradients(form, x, labels))
-            )
-        }
+        goal = network.goal(self.shapes[0])
 
+        def answer() -> list[Any]:
+            return in_order(*network.loss_and_gradients(network.weights(self.shapes[0]), x, goal))
 
-def _count(form: ResNet) -> int:
-    return sum(u.filters * (u.channels * u.kernel**2 + 4) for u in form.units()) + resnet.CLASSES * (form.features + 1)
-
-
-def _gradients(form: ResNet, x: Any, labels: Any) -> tuple[Any, Weights]:
-    return resnet.loss_and_gradients(form, {n: w.astype(x.dtype) for n, w in form.weights().items()}, x, labels)
+        return {"tilework": Contestant(lambda: network.step(weights, x, goal), answer=answer)}
 
 
 def in_order(loss: Any, gradients: Weights) -> list[Any]:
@@ -104,13 +83,19 @@ def in_order(loss: Any, gradients: Weights) -> list[Any]:
     return [np.asarray(loss), *(np.asarray(gradients[n]) for n in sorted(gradients))]
 
 
+def _wide(value: Any) -> Any:
+    return value.astype(np.float64) if value.dtype == np.float32 else value
+
+
 def expected(problem: NetworkProblem) -> list[Any]:
     """What the network gives in float64."""
-    (x,), form = (o.astype(np.float64) for o in problem.operands()), problem.form
+    network, (shape,) = problem.network, problem.shapes
+    weights, x = network.weights(shape), _wide(network.x(shape))
     if problem.direction == "fwd":
-        weights = {n: w.astype(np.float64) for n, w in resnet.folded(form, form.weights()).items()}
-        return [resnet.inference(form, weights, prepared=False)(x)]
-    return in_order(*_gradients(form, x, resnet.labels_of(len(x))))
+        weights = {n: _wide(w) for n, w in network.deployed(weights).items()}
+        return [network.inference(weights, prepared=False)(x)]
+    weights, goal = {n: _wide(w) for n, w in weights.items()}, _wide(network.goal(shape))
+    return in_order(*network.loss_and_gradients(weights, x, goal))
 
 
 def mismatch(got: list[Any], want: list[Any]) -> str:
@@ -128,36 +113,30 @@ def workloads() -> list[Problem]:
     return [
         NetworkProblem("resnet50", ((1, 3, 224, 224),), name="ResNet-50, 1 image"),
         NetworkProblem("resnet18", ((8, 3, 224, 224),), direction="step", name="ResNet-18, a step on 8 images"),
+        NetworkProblem("gpt2", ((1, 512, 768),), name="GPT-2 small, 12 blocks on 512 words"),
+        NetworkProblem("gpt2", ((4, 128, 768),), direction="step", name="GPT-2 small, a step on 4 times 128 words"),
     ]
 
 
 def torch_contestants(problem: NetworkProblem, operands: tuple[Any, ...]) -> dict[str, Contestant]:
-    """PyTorch's, in both memory formats."""
+    """PyTorch's."""
     import torch
 
-    from tilework.bench.networks import resnet_torch
-
-    form, weights, (x,) = problem.form, problem.form.weights(), map(torch.from_numpy, operands)
-    found = {}
+    network, (shape,), (x,) = problem.network, problem.shapes, map(torch.from_numpy, operands)
+    weights = network.weights(shape)
     if problem.direction == "fwd":
-        weights = resnet.folded(form, weights)
-        for name, last in (("torch", False), ("torch channels_last", True)):
-            run = resnet_torch.inference(form, weights, channels_last=last)
-            images = x.contiguous(memory_format=torch.channels_last) if last else x
-            found[name] = Contestant(lambda run=run, images=images: run(images))  # type: ignore[misc]
-        return found
-    labels = torch.from_numpy(resnet.labels_of(len(x)))
-    net = resnet_torch.Training(form, weights)
+        runs = network.torch_inference(network.deployed(weights), x)
+        return {name: Contestant(run) for name, run in runs.items()}
+    goal, net = torch.from_numpy(network.goal(shape)), network.torch_training(weights)
 
     def answer() -> list[Any]:
-        loss, gradients = resnet_torch.Training(form, weights).gradients(x, labels)
+        loss, gradients = network.torch_training(network.weights(shape)).gradients(x, goal)
         return in_order(loss.numpy(), {n: g.numpy() for n, g in gradients.items()})
 
-    return {"torch": Contestant(lambda: net.step(x, labels), answer=answer)}
+    return {"torch": Contestant(lambda: net.step(x, goal), answer=answer)}
 
 
-def onnx_model(problem: NetworkProblem) -> bytes:
-    """The serialized model of an inference."""
-    from tilework.bench.networks import resnet_onnx
-
-    return resnet_onnx.inference(problem.form, resnet.folded(problem.form, problem.form.weights()), problem.shapes[0])
+def onnx_model(problem: NetworkProblem) -> bytes | None:
+    """The serialized model of an inference, where there is one."""
+    network, (shape,) = problem.network, problem.shapes
+    return network.onnx(network.deployed(network.weights(shape)), shape)

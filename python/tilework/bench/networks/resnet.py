@@ -13,13 +13,11 @@ from typing import Any
 import numpy as np
 
 import tilework as tw
+from tilework.bench.networks.network import Network, Shape, Training, Weights
 
 CLASSES = 1000
 EPS = 1e-5
-RATE = 1e-3  # of the descent
 _SMALLEST = 32  # pixels that five halvings leave one of
-
-Weights = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -47,9 +45,10 @@ class Block:
 
 
 @dataclass(frozen=True)
-class ResNet:
-    """The form of a network: the stem, its blocks, and how many features the classes are read from."""
+class ResNet(Network):
+    """A stem, blocks of one of two kinds, and classes read from what is left of a picture (N, 3, H, W)."""
 
+    name: str
     counts: tuple[int, ...]
     bottleneck: bool
 
@@ -94,7 +93,7 @@ class ResNet:
             if block.shortcut:
                 yield block.shortcut
 
-    def weights(self) -> Weights:
+    def weights(self, shape: Shape) -> Weights:
         """Random weights and running statistics that keep activations of the order of 1; always the same."""
         random = np.random.default_rng(5)
 
@@ -113,8 +112,20 @@ class ResNet:
         made["classes.b"] = normal(0.1, CLASSES)
         return made
 
-    def products(self, batch: int, height: int, width: int) -> float:
-        """Multiplications with an addition, of a forward pass."""
+    def fault(self, shape: Shape) -> str:
+        if len(shape) == 4 and shape[0] > 0 and shape[1] == 3 and min(shape[2:]) >= _SMALLEST:
+            return ""
+        return f"images have shape {shape}; want (N, 3, H, W) with H and W of at least {_SMALLEST}"
+
+    def result(self, shape: Shape) -> Shape:
+        return (shape[0], CLASSES)
+
+    def goal(self, shape: Shape) -> Any:
+        """A class for each image."""
+        return np.random.default_rng(6).integers(0, CLASSES, shape[0])
+
+    def products(self, shape: Shape) -> float:
+        batch, _, height, width = shape
 
         def of(u: Unit, size: tuple[int, int]) -> tuple[float, tuple[int, int]]:
             out = (-(-size[0] // u.stride), -(-size[1] // u.stride))
@@ -131,91 +142,100 @@ class ResNet:
             size = at
         return total + float(batch * CLASSES * self.features)
 
+    def deployed(self, weights: Weights) -> Weights:
+        """The weights with every norm folded into the convolution before it, which gets a bias by it."""
+        made = {name: weights[name] for name in ("classes.w", "classes.b")}
+        for u in self.units():
+            scale = weights[f"{u.name}.weight"] / np.sqrt(weights[f"{u.name}.var"] + EPS)
+            made[f"{u.name}.w"] = weights[f"{u.name}.w"] * scale[:, None, None, None]
+            made[f"{u.name}.b"] = weights[f"{u.name}.bias"] - weights[f"{u.name}.mean"] * scale
+        return made
 
-FORMS = {"resnet18": ResNet((2, 2, 2, 2), False), "resnet50": ResNet((3, 4, 6, 3), True)}
+    def inference(self, weights: Weights, *, prepared: bool) -> Callable[[Any], Any]:
+        """A function of images (N, 3, H, W) that gives logits (N, 1000), from folded weights."""
+        layers: dict[str, Callable[..., Any]] = {}
+        last = {b.units[-1].name for b in self.blocks()}
+        for u in self.units():
+            attrs: dict[str, Any] = {"stride": u.stride, "padding": u.padding}
+            attrs["activation"] = "relu" if u.relu or u.name in last else None
+            w, b = weights[f"{u.name}.w"], weights[f"{u.name}.b"]
+            layers[u.name] = tw.conv.prepare(w=w, b=b, **attrs) if prepared else _plain(w, b, attrs)
+        w, b = weights["classes.w"], weights["classes.b"]
+        classes = tw.linear.prepare(w=w, b=b) if prepared else lambda x: tw.linear(x, w, b)
+        blocks = list(self.blocks())
 
+        def run(x: Any) -> Any:
+            x = tw.max_pool(layers["stem"](x), kernel=3, stride=2, padding=1)
+            for block in blocks:
+                y = x
+                for u in block.units[:-1]:
+                    y = layers[u.name](y)
+                shortcut = layers[block.shortcut.name](x) if block.shortcut else x
+                x = layers[block.units[-1].name](y, shortcut)
+            return classes(tw.reduce_mean(x, axes=(2, 3)))
 
-def folded(form: ResNet, weights: Weights) -> Weights:
-    """The weights with every norm folded into the convolution before it, which gets a bias by it."""
-    made = {name: weights[name] for name in ("classes.w", "classes.b")}
-    for u in form.units():
-        scale = weights[f"{u.name}.weight"] / np.sqrt(weights[f"{u.name}.var"] + EPS)
-        made[f"{u.name}.w"] = weights[f"{u.name}.w"] * scale[:, None, None, None]
-        made[f"{u.name}.b"] = weights[f"{u.name}.bias"] - weights[f"{u.name}.mean"] * scale
-    return made
+        return run
 
+    def loss_and_gradients(self, weights: Weights, x: Any, goal: Any) -> tuple[Any, Weights]:
+        """The mean cross entropy of a batch and its gradient in every weight; running statistics move in place."""
+        grads: Weights = {}
+        tape: list[Callable[[Any], Any]] = []  # of gradients, one function a step of the way
 
-def inference(form: ResNet, weights: Weights, *, prepared: bool) -> Callable[[Any], Any]:
-    """A function of images (N, 3, H, W) that gives logits (N, 1000), from folded weights."""
-    layers: dict[str, Callable[..., Any]] = {}
-    last = {b.units[-1].name for b in form.blocks()}
-    for u in form.units():
-        attrs: dict[str, Any] = {"stride": u.stride, "padding": u.padding}
-        attrs["activation"] = "relu" if u.relu or u.name in last else None
-        w, b = weights[f"{u.name}.w"], weights[f"{u.name}.b"]
-        layers[u.name] = tw.conv.prepare(w=w, b=b, **attrs) if prepared else _plain(w, b, attrs)
-    w, b = weights["classes.w"], weights["classes.b"]
-    classes = tw.linear.prepare(w=w, b=b) if prepared else lambda x: tw.linear(x, w, b)
-    blocks = list(form.blocks())
+        def unit(u: Unit, x: Any) -> tuple[Any, Callable[[Any], Any]]:
+            w, stats = weights[f"{u.name}.w"], [weights[f"{u.name}.{n}"] for n in ("weight", "bias", "mean", "var")]
+            attrs: dict[str, Any] = {"stride": u.stride, "padding": u.padding}
+            y = tw.conv(x, w, **attrs)
+            z, saved = tw.batch_norm.forward(y, *stats, training=True, eps=EPS)
+            a = tw.relu(z) if u.relu else z
 
-    def run(x: Any) -> Any:
-        x = tw.max_pool(layers["stem"](x), kernel=3, stride=2, padding=1)
-        for block in blocks:
-            y = x
-            for u in block.units[:-1]:
-                y = layers[u.name](y)
-            shortcut = layers[block.shortcut.name](x) if block.shortcut else x
-            x = layers[block.units[-1].name](y, shortcut)
-        return classes(tw.reduce_mean(x, axes=(2, 3)))
+            def back(da: Any) -> Any:
+                dz = tw.relu_dx(da, a) if u.relu else da
+                dy, grads[f"{u.name}.weight"], grads[f"{u.name}.bias"], *_ = tw.batch_norm.backward(
+                    dz, y, *stats, saved=saved, training=True, eps=EPS, wanted=("x", "weight", "bias")
+                )
+                wanted = ("w",) if u.name == "stem" else ("x", "w")  # nobody asks for the gradient in the images
+                dx, grads[f"{u.name}.w"], *_ = tw.conv.backward(dy, x, w, wanted=wanted, **attrs)
+                return dx
 
-    return run
+            return a, back
+
+        y, back = unit(self.stem, x)
+        tape.append(back)
+        h, places = tw.max_pool.forward(y, kernel=3, stride=2, padding=1)
+        tape.append(lambda dh: tw.max_pool.backward(dh, y, kernel=3, stride=2, padding=1, saved=places))
+        for block in self.blocks():
+            h, back = _residual(block, h, unit)
+            tape.append(back)
+        pooled, last = tw.reduce_mean(h, axes=(2, 3)), h
+        w, b = weights["classes.w"], weights["classes.b"]
+        logits = tw.linear(pooled, w, b)
+        loss = tw.softmax_cross_entropy(logits, goal)
+
+        dlogits, *_ = tw.softmax_cross_entropy.backward(np.ones((), loss.dtype), logits, goal)
+        dpooled, grads["classes.w"], grads["classes.b"] = tw.linear.backward(dlogits, pooled, w, b)[:3]
+        dh = tw.reduce_mean.backward(dpooled, last, axes=(2, 3))
+        while tape:
+            dh = tape.pop()(dh)
+        return loss, grads
+
+    def torch_inference(self, weights: Weights, x: Any) -> dict[str, Callable[[], Any]]:
+        from tilework.bench.networks import resnet_torch
+
+        return resnet_torch.inference(self, weights, x)
+
+    def torch_training(self, weights: Weights) -> Training:
+        from tilework.bench.networks import resnet_torch
+
+        return resnet_torch.Training(self, weights)
+
+    def onnx(self, weights: Weights, shape: Shape) -> bytes:
+        from tilework.bench.networks import resnet_onnx
+
+        return resnet_onnx.inference(self, weights, shape)
 
 
 def _plain(w: Any, b: Any, attrs: dict[str, Any]) -> Callable[..., Any]:
     return lambda x, residual=None: tw.conv(x, w, b, residual, **attrs)
-
-
-def loss_and_gradients(form: ResNet, weights: Weights, x: Any, labels: Any) -> tuple[Any, Weights]:
-    """The mean cross entropy of a batch and its gradient in every weight; running statistics move in place."""
-    grads: Weights = {}
-    tape: list[Callable[[Any], Any]] = []  # of gradients, one function a step of the way
-
-    def unit(u: Unit, x: Any) -> tuple[Any, Callable[[Any], Any]]:
-        w, stats = weights[f"{u.name}.w"], [weights[f"{u.name}.{n}"] for n in ("weight", "bias", "mean", "var")]
-        attrs: dict[str, Any] = {"stride": u.stride, "padding": u.padding}
-        y = tw.conv(x, w, **attrs)
-        z, saved = tw.batch_norm.forward(y, *stats, training=True, eps=EPS)
-        a = tw.relu(z) if u.relu else z
-
-        def back(da: Any) -> Any:
-            dz = tw.relu_dx(da, a) if u.relu else da
-            dy, grads[f"{u.name}.weight"], grads[f"{u.name}.bias"], *_ = tw.batch_norm.backward(
-                dz, y, *stats, saved=saved, training=True, eps=EPS, wanted=("x", "weight", "bias")
-            )
-            wanted = ("w",) if u.name == "stem" else ("x", "w")  # nobody asks for the gradient in the images
-            dx, grads[f"{u.name}.w"], *_ = tw.conv.backward(dy, x, w, wanted=wanted, **attrs)
-            return dx
-
-        return a, back
-
-    y, back = unit(form.stem, x)
-    tape.append(back)
-    h, places = tw.max_pool.forward(y, kernel=3, stride=2, padding=1)
-    tape.append(lambda dh: tw.max_pool.backward(dh, y, kernel=3, stride=2, padding=1, saved=places))
-    for block in form.blocks():
-        h, back = _residual(block, h, unit)
-        tape.append(back)
-    pooled, last = tw.reduce_mean(h, axes=(2, 3)), h
-    w, b = weights["classes.w"], weights["classes.b"]
-    logits = tw.linear(pooled, w, b)
-    loss = tw.softmax_cross_entropy(logits, labels)
-
-    dlogits, *_ = tw.softmax_cross_entropy.backward(np.ones((), loss.dtype), logits, labels)
-    dpooled, grads["classes.w"], grads["classes.b"] = tw.linear.backward(dlogits, pooled, w, b)[:3]
-    dh = tw.reduce_mean.backward(dpooled, last, axes=(2, 3))
-    while tape:
-        dh = tape.pop()(dh)
-    return loss, grads
 
 
 def _residual(block: Block, x: Any, unit: Callable[[Unit, Any], Any]) -> tuple[Any, Callable[[Any], Any]]:
@@ -236,21 +256,4 @@ def _residual(block: Block, x: Any, unit: Callable[[Unit, Any], Any]) -> tuple[A
     return a, residual
 
 
-def step(form: ResNet, weights: Weights, x: Any, labels: Any) -> Any:
-    """One step of gradient descent on a batch; the loss before it."""
-    loss, grads = loss_and_gradients(form, weights, x, labels)
-    for name, g in grads.items():
-        tw.sgd_step(weights[name], g, lr=RATE)
-    return loss
-
-
-def labels_of(batch: int) -> Any:
-    """A class for each image."""
-    return np.random.default_rng(6).integers(0, CLASSES, batch)
-
-
-def fault(shape: tuple[int, ...]) -> str:
-    """What is wrong with a shape of images, "" if nothing."""
-    if len(shape) == 4 and shape[0] > 0 and shape[1] == 3 and min(shape[2:]) >= _SMALLEST:
-        return ""
-    return f"images have shape {shape}; want (N, 3, H, W) with H and W of at least {_SMALLEST}"
+NETWORKS = (ResNet("resnet18", (2, 2, 2, 2), False), ResNet("resnet50", (3, 4, 6, 3), True))

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from tilework.bench.networks.resnet import CLASSES, ResNet, Unit, Weights
+from tilework.bench.networks.network import Weights
+from tilework.bench.networks.resnet import CLASSES, ResNet, Unit
 
 _OPSET, _IR = 20, 10
 

@@ -6,12 +6,19 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-from tilework.bench.networks.resnet import EPS, RATE, ResNet, Unit, Weights
+from tilework.bench.networks.network import RATE, Weights
+from tilework.bench.networks.resnet import EPS, ResNet, Unit
 
 
-def inference(form: ResNet, weights: Weights, *, channels_last: bool) -> Callable[[Any], Any]:
-    """A function of a tensor of images that gives logits, from folded weights."""
+def inference(form: ResNet, weights: Weights, x: Any) -> dict[str, Callable[[], Any]]:
+    """The network on a tensor of images, from folded weights, in both memory formats."""
     torch: Any = importlib.import_module("torch")
+    plain, last = (_inference(torch, form, weights, channels_last=last) for last in (False, True))
+    images = x.contiguous(memory_format=torch.channels_last)
+    return {"torch": lambda: plain(x), "torch channels_last": lambda: last(images)}
+
+
+def _inference(torch: Any, form: ResNet, weights: Weights, *, channels_last: bool) -> Callable[[Any], Any]:
     functional = torch.nn.functional
     lay = {"memory_format": torch.channels_last} if channels_last else {}
     given = {n: torch.from_numpy(w).contiguous(**(lay if w.ndim == 4 else {})) for n, w in weights.items()}
@@ -53,7 +60,7 @@ class Training:
         z = functional.batch_norm(y, mean, var, weight, bias, training=True, eps=EPS)
         return functional.relu(z, inplace=True) if u.relu else z
 
-    def loss(self, x: Any, labels: Any) -> Any:
+    def loss(self, x: Any, goal: Any) -> Any:
         """The mean cross entropy of a batch."""
         functional = self.torch.nn.functional
         x = functional.max_pool2d(self._unit(self.form.stem, x), 3, 2, 1)
@@ -63,17 +70,17 @@ class Training:
                 y = self._unit(u, y)
             x = (y + (self._unit(block.shortcut, x) if block.shortcut else x)).relu_()
         logits = functional.linear(x.mean((2, 3)), self.weights["classes.w"], self.weights["classes.b"])
-        return functional.cross_entropy(logits, labels)
+        return functional.cross_entropy(logits, goal)
 
-    def gradients(self, x: Any, labels: Any) -> tuple[Any, Weights]:
+    def gradients(self, x: Any, goal: Any) -> tuple[Any, Weights]:
         """The loss and its gradients."""
         self.descent.zero_grad()
-        loss = self.loss(x, labels)
+        loss = self.loss(x, goal)
         loss.backward()
         return loss.detach(), {n: w.grad for n, w in self.learned.items()}
 
-    def step(self, x: Any, labels: Any) -> Any:
+    def step(self, x: Any, goal: Any) -> Any:
         """One step; the loss before it."""
-        loss, _ = self.gradients(x, labels)
+        loss, _ = self.gradients(x, goal)
         self.descent.step()
         return loss

@@ -189,7 +189,8 @@ def models(problem: Problem, operands: tuple[Any, ...]) -> list[Model]:
     if problem.direction != "fwd" or problem.out_given:
         return []
     if isinstance(problem, NetworkProblem):
-        return [Model(networks.onnx_model(problem), {"x": operands[0]}, True)]
+        data = networks.onnx_model(problem)
+        return [Model(data, {"x": operands[0]}, True)] if data else []
     if isinstance(operands[0], list):
         feeds = {f"x{i}": x for i, x in enumerate(operands[0])}
     else:

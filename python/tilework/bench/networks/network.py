@@ -1,0 +1,90 @@
+"""What the bench asks of a network."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+
+import tilework as tw
+
+Weights = dict[str, Any]
+Shape = tuple[int, ...]
+RATE = 1e-3  # of the descent
+
+
+class Training(Protocol):
+    """A network in training in another library."""
+
+    def gradients(self, x: Any, goal: Any) -> tuple[Any, Weights]:
+        """The loss and its gradient in every weight."""
+
+    def step(self, x: Any, goal: Any) -> Any:
+        """One step of gradient descent; the loss before it."""
+
+
+class Network(ABC):
+    """A network of x alone; what a problem asks of its op are the first five."""
+
+    operands = ("x",)
+    differentiable = ("x",)
+    is_view = False
+    is_variadic = False
+    name: str
+
+    @abstractmethod
+    def fault(self, shape: Shape) -> str:
+        """What is wrong with a shape of x, "" if nothing."""
+
+    @abstractmethod
+    def products(self, shape: Shape) -> float:
+        """Multiplications with an addition, of a forward pass."""
+
+    @abstractmethod
+    def result(self, shape: Shape) -> Shape:
+        """The shape of what a forward pass gives."""
+
+    @abstractmethod
+    def weights(self, shape: Shape) -> Weights:
+        """Random weights that keep activations of the order of 1; always the same."""
+
+    @abstractmethod
+    def goal(self, shape: Shape) -> Any:
+        """What training is to reach."""
+
+    def deployed(self, weights: Weights) -> Weights:
+        """The weights that inference takes."""
+        return weights
+
+    @abstractmethod
+    def inference(self, weights: Weights, *, prepared: bool) -> Callable[[Any], Any]:
+        """A function of x, from weights for inference."""
+
+    @abstractmethod
+    def loss_and_gradients(self, weights: Weights, x: Any, goal: Any) -> tuple[Any, Weights]:
+        """The loss and its gradient in every weight that learns."""
+
+    def step(self, weights: Weights, x: Any, goal: Any) -> Any:
+        """One step of gradient descent; the loss before it."""
+        loss, gradients = self.loss_and_gradients(weights, x, goal)
+        for name, g in gradients.items():
+            tw.sgd_step(weights[name], g, lr=RATE)
+        return loss
+
+    @abstractmethod
+    def torch_inference(self, weights: Weights, x: Any) -> dict[str, Callable[[], Any]]:
+        """The same in PyTorch on a tensor x, by the name of the contestant."""
+
+    @abstractmethod
+    def torch_training(self, weights: Weights) -> Training:
+        """The same in PyTorch, in training."""
+
+    def onnx(self, weights: Weights, shape: Shape) -> bytes | None:
+        """A serialized ONNX model for inference, where there is one."""
+        return None
+
+    def x(self, shape: Shape) -> Any:
+        """The input."""
+        return np.random.default_rng(4).standard_normal(shape, np.float32)
