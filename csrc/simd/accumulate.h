@@ -7,13 +7,13 @@
 
 namespace tw::TW_ISA {
 
-#if defined(__FMA__)
+#if defined(__FMA__) && !defined(TW_EMULATED_AVX512)
 TW_INLINE void accumulate(f32v& sum, f32v a, f32v b) { __asm__("vfmadd231ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b)); }
 TW_INLINE void accumulate(f64v& sum, f64v a, f64v b) { __asm__("vfmadd231pd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b)); }
 #else
 template <class V>
 TW_INLINE void accumulate(V& sum, V a, V b) {
-    sum += a * b;
+    sum = fma(a, b, sum);
 }
 #endif
 
