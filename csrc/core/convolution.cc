@@ -61,7 +61,8 @@ Status check_conv_dy(const View& dy, const View& x, const View& w, const int64_t
 }
 
 double conv_flops(const View& y, const View& w) {
-    double terms = 2.0 * static_cast<double>(numel(y));
+    double terms = 2.0;
+    for (int d = 0; d < y.ndim; ++d) terms *= static_cast<double>(y.shape[d]);
     for (int d = 1; d < w.ndim; ++d) terms *= static_cast<double>(w.shape[d]);
     return terms;
 }
