@@ -57,14 +57,18 @@ def _gradient(torch: Any, a: dict[str, Any], of_x: bool) -> Call | None:
     mask, stride, dilation, groups = [of_x, not of_x, False], a["stride"], a["dilation"], a["groups"]
     gradient, none = torch.ops.aten.convolution_backward, [0] * rank
 
-    def dx(dy: Any, w: Any) -> Any:
+    def added(gradient: Any, c: Any) -> Any:
+        return gradient if c is None else gradient + c
+
+    def dx(dy: Any, w: Any, c: Any = None) -> Any:
         dy = _first(dy, a)
         x = torch.empty(1, dtype=dy.dtype).expand(dy.shape[0], w.shape[1] * groups, *a["shape"])
-        return _last(gradient(dy, x, w, None, stride, padding, dilation, False, none, groups, mask)[0], a)
+        found = gradient(dy, x, w, None, stride, padding, dilation, False, none, groups, mask)[0]
+        return added(_last(found, a), c)
 
-    def dw(dy: Any, x: Any) -> Any:
+    def dw(dy: Any, x: Any, c: Any = None) -> Any:
         dy, x = _first(dy, a), _first(x, a)
         w = torch.empty(1, dtype=dy.dtype).expand(dy.shape[1], x.shape[1] // groups, *a["kernel"])
-        return gradient(dy, x, w, None, stride, padding, dilation, False, none, groups, mask)[1]
+        return added(gradient(dy, x, w, None, stride, padding, dilation, False, none, groups, mask)[1], c)
 
     return dx if of_x else dw

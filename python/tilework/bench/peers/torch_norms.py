@@ -12,8 +12,13 @@ def functions(torch: Any, a: dict[str, Any]) -> dict[str, Callable[[], Callable[
     if a.get("return_stats") or a.get("return_sum"):  # which torch keeps to itself
         return {}
 
-    def layer(x: Any, weight: Any = None, bias: Any = None) -> Any:
+    def layer(x: Any, weight: Any = None, bias: Any = None, residual: Any = None) -> Any:
+        x = x if residual is None else x + residual
         return functional.layer_norm(x, _tail(x, a), weight, bias, a["eps"])
+
+    def rms(x: Any, weight: Any = None, residual: Any = None) -> Any:
+        x = x if residual is None else x + residual
+        return functional.rms_norm(x, _tail(x, a), weight, a["eps"])
 
     def batch(x: Any, weight: Any = None, bias: Any = None, mean: Any = None, var: Any = None) -> Any:
         return functional.batch_norm(x, mean, var, weight, bias, a["training"], a["momentum"], a["eps"])
@@ -23,7 +28,7 @@ def functions(torch: Any, a: dict[str, Any]) -> dict[str, Callable[[], Callable[
 
     return {
         "layer_norm": lambda: layer,
-        "rms_norm": lambda: lambda x, weight=None: functional.rms_norm(x, _tail(x, a), weight, a["eps"]),
+        "rms_norm": lambda: rms,
         "batch_norm": lambda: batch,
         "group_norm": lambda: group,
         "instance_norm": lambda: (
