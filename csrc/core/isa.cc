@@ -224,7 +224,11 @@ Status set_tier(const char* name) {
 
 const char* tier_error() { return machine().error[0] ? g_machine.error : nullptr; }
 
-const OpDef* op_table(Tier tier, OpId op) { return kTables[static_cast<int>(tier)][static_cast<int>(op)]; }
+const OpDef* op_table(Tier tier, OpId op) {
+    int t = static_cast<int>(tier);
+    while (!kTables[t][static_cast<int>(op)]) --t;
+    return kTables[t][static_cast<int>(op)];
+}
 
 const PeakLoops& peak_loops(Tier tier) { return *kPeaks[static_cast<int>(tier)]; }
 

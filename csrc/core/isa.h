@@ -52,7 +52,7 @@ bool tier_runs(Tier tier);                     // the CPU and the OS can run it
 Tier active_tier();                            // TILEWORK_ISA at first use, else the best
 Status set_tier(const char* name);  // nullptr or "auto" = the best; else an error that lists the valid names
 const char* tier_error();  // non-null if TILEWORK_ISA was wrong: the text to raise
-const OpDef* op_table(Tier tier, OpId op);  // the op as compiled for that tier
+const OpDef* op_table(Tier tier, OpId op);  // the op as compiled for that tier, or for the next below that has it
 const PeakLoops& peak_loops(Tier tier);
 OpId find_op(const char* name);  // OpId::count if unknown
 CacheSizes cache_sizes();

@@ -1,11 +1,16 @@
-// This tier's op table, in the order of ops.def.
+// This tier's op table, in the order of ops.def; null where the tier below has the op.
 #include "ops/ops.h"
 
 namespace tw::TW_ISA {
 
 extern const OpDef* const kOpTable[];
 const OpDef* const kOpTable[] = {
+#if defined(TW_ONLY_DOT8)
+#define TW_OP(name) nullptr,
+#define TW_OP_DOT8(name) &op_##name,
+#else
 #define TW_OP(name) &op_##name,
+#endif
 #include "ops/ops.def"
 #undef TW_OP
 };
