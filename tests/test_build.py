@@ -42,7 +42,7 @@ def _is_plain_build(folder: Path) -> bool:
     return (
         cache.is_file()
         and "TILEWORK_SANITIZE:BOOL=OFF" in cache.read_text()
-        and any((folder / "CMakeFiles" / "tw_ops_base.dir").rglob("*.o"))
+        and any((folder / "CMakeFiles" / "tw_core.dir").rglob("*.o"))
     )
 
 
@@ -180,11 +180,13 @@ def _check_program(compiler: str, folder: Path, *flags: str) -> Path:
     """tests/aarch64_check.cc and the floors it stands on, compiled into one program."""
     sources = [p for floor in ("core", "gemm", "linalg", "ops") for p in sorted((ROOT / "csrc" / floor).glob("*.cc"))]
     sources.append(ROOT / "tests" / "aarch64_check.cc")
+    (folder / "tiers.h").write_text("#define TW_TIERS(X) X(base)\n")
     common = ("-std=c++20", "-O1", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi")
 
     def compile_one(source: Path) -> Path:
         target = folder / f"{source.parent.name}_{source.stem}.o"
-        _run(compiler, *common, *flags, "-DTW_ISA=base", f"-I{ROOT / 'csrc'}", "-c", source, "-o", target)
+        include = (f"-I{ROOT / 'csrc'}", f"-I{folder}")
+        _run(compiler, *common, *flags, "-DTW_ISA=base", *include, "-c", source, "-o", target)
         return target
 
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:

@@ -131,7 +131,7 @@ def test_every_tier_can_be_forced() -> None:
 @pytest.mark.parametrize("name", ["AVX2", "", "sse", "best", "base,avx2"])
 def test_an_unknown_tier_is_refused_with_the_valid_names(name: str) -> None:
     before = tw.isa()
-    with pytest.raises(tw.AttrError, match=r"base") as caught:
+    with pytest.raises(tw.AttrError, match=tw.tiers()[0]) as caught:
         tw.set_isa(name)
     assert caught.value.op == "set_isa"
     assert tw.isa() == before
@@ -145,7 +145,7 @@ def test_a_tier_of_another_type_is_refused(name: Any) -> None:
 
 
 def test_the_environment_forces_a_tier() -> None:
-    assert _said("import tilework as tw; print(tw.isa())", TILEWORK_ISA="base") == "base"
+    assert _said("import tilework as tw; print(tw.isa())", TILEWORK_ISA=tw.tiers()[0]) == tw.tiers()[0]
 
 
 @pytest.mark.parametrize("value", ["sse9", "AVX2", "avx2 "])
@@ -154,7 +154,7 @@ def test_a_wrong_tier_in_the_environment_is_an_error_at_import(value: str) -> No
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
     assert "TILEWORK_ISA" in last
-    assert "base" in last, "the valid names are not listed"
+    assert tw.tiers()[0] in last, "the valid names are not listed"
 
 
 # ------------------------------------------------------------------------------------------------------ profile

@@ -365,7 +365,7 @@ const Face* face_of(OpId id) {
     if (g_faces_built[k]) return &g_faces[k];
     Face& face = g_faces[k];
     face.id = id;
-    face.def = op_table(Tier::base, id);
+    face.def = op_table(kLeastTier, id);
     face.name = PyUnicode_InternFromString(face.def->name);
     for (int i = 0; i < face.def->n_operands; ++i)
         face.operand_names[i] = PyUnicode_InternFromString(face.def->operands[i].name);

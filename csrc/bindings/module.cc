@@ -98,7 +98,7 @@ py::dict op_spec(const py::object& name) {
 
 py::list op_names() {
     py::list names;
-    for (int k = 0; k < kOps; ++k) names.append(op_table(Tier::base, static_cast<OpId>(k))->name);
+    for (int k = 0; k < kOps; ++k) names.append(op_table(kLeastTier, static_cast<OpId>(k))->name);
     return names;
 }
 

@@ -64,7 +64,12 @@ struct Machine {
 };
 
 constinit Machine g_machine{};
-constinit std::atomic<Tier> g_active{Tier::base};
+constinit std::atomic<Tier> g_active{kLeastTier};
+
+// What this CPU runs, by tier, built or not.
+struct Runs {
+    bool base = true, avx2 = false, avx512 = false, avx512vnni = false;
+};
 
 #if defined(__x86_64__)
 struct Registers {
@@ -79,9 +84,9 @@ Registers cpuid(unsigned leaf, unsigned subleaf) {
 
 bool has(unsigned word, unsigned bits) { return (word & bits) == bits; }
 
-void detect_tiers(bool* runs) {
+Runs detect_tiers() {
     const Registers one = cpuid(1, 0), seven = cpuid(7, 0), extended = cpuid(0x80000001u, 0);
-    [[maybe_unused]] const Registers seven1 = seven.a >= 1 ? cpuid(7, 1) : Registers{};
+    const Registers seven1 = seven.a >= 1 ? cpuid(7, 1) : Registers{};
     unsigned saved = 0;
     if (has(one.c, bit_OSXSAVE)) {
         unsigned high;
@@ -89,22 +94,21 @@ void detect_tiers(bool* runs) {
     }
     const bool ymm = has(saved, 0x06), zmm = has(saved, 0xE6);
 
-    const bool v2 = has(one.c, bit_SSE3 | bit_SSSE3 | bit_SSE4_1 | bit_SSE4_2 | bit_POPCNT | bit_CMPXCHG16B);
-    const bool v3 = v2 && ymm && has(one.c, bit_AVX | bit_FMA | bit_F16C | bit_MOVBE) &&
-                    has(seven.b, bit_AVX2 | bit_BMI | bit_BMI2) && has(extended.c, bit_ABM);
-    [[maybe_unused]] const bool v4 =
-        v3 && zmm && has(seven.b, bit_AVX512F | bit_AVX512BW | bit_AVX512CD | bit_AVX512DQ | bit_AVX512VL);
-    runs[static_cast<int>(Tier::base)] = v2;
-    runs[static_cast<int>(Tier::avx2)] = v3;
+    Runs runs;
+    runs.base = has(one.c, bit_SSE3 | bit_SSSE3 | bit_SSE4_1 | bit_SSE4_2 | bit_POPCNT | bit_CMPXCHG16B);
+    runs.avx2 = runs.base && ymm && has(one.c, bit_AVX | bit_FMA | bit_F16C | bit_MOVBE) &&
+                has(seven.b, bit_AVX2 | bit_BMI | bit_BMI2) && has(extended.c, bit_ABM);
 #if defined(TW_EMULATED_AVX512)
-    runs[static_cast<int>(Tier::avx512)] = runs[static_cast<int>(Tier::avx512vnni)] = v3;
-#elif !defined(TW_WITHOUT_AVX512)
-    runs[static_cast<int>(Tier::avx512)] = v4;
-    runs[static_cast<int>(Tier::avx512vnni)] = v4 && has(seven.c, bit_AVX512VNNI) && has(seven1.a, bit_AVX512BF16);
+    runs.avx512 = runs.avx512vnni = runs.avx2;
+#else
+    runs.avx512 =
+        runs.avx2 && zmm && has(seven.b, bit_AVX512F | bit_AVX512BW | bit_AVX512CD | bit_AVX512DQ | bit_AVX512VL);
+    runs.avx512vnni = runs.avx512 && has(seven.c, bit_AVX512VNNI) && has(seven1.a, bit_AVX512BF16);
 #endif
+    return runs;
 }
 #else
-void detect_tiers(bool* runs) { runs[static_cast<int>(Tier::base)] = true; }
+Runs detect_tiers() { return {}; }
 #endif
 
 // The size of one cache of cpu0 from /sys/devices/system/cpu; 0 if it is not told. `level` 1 means data.
@@ -177,11 +181,17 @@ Tier choose(const char* name, const char* variable, char* text, size_t room) {
 }
 
 void detect() {
-    detect_tiers(g_machine.runs);
+    const Runs runs = detect_tiers();
+#define TW_RUNS(name) g_machine.runs[static_cast<int>(Tier::name)] = runs.name;
+    TW_TIERS(TW_RUNS)
+#undef TW_RUNS
     for (int t = 0; t < kTiers; ++t) {
         if (g_machine.runs[t]) g_machine.best = static_cast<Tier>(t);
     }
     g_machine.caches = detect_caches();
+    if (!g_machine.runs[static_cast<int>(g_machine.best)]) {
+        snprintf(g_machine.error, sizeof g_machine.error, "this CPU runs no tier of this build");
+    }
     Tier first = g_machine.best;
     if (const char* wanted = getenv("TILEWORK_ISA")) {
         const Tier tier = choose(wanted, "TILEWORK_ISA", g_machine.error, sizeof g_machine.error);

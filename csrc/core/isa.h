@@ -1,18 +1,11 @@
 // Tiers: which were built, which this CPU runs, which one is active, and their op tables.
 #pragma once
 #include "core/opdef.h"
+#include "tiers.h"  // written by CMake
 
 namespace tw {
 
-// One line per tier, worst first; a tier is named by capability.
-#if defined(__x86_64__) && defined(TW_WITHOUT_AVX512)
-#define TW_TIERS(X) X(base) X(avx2)
-#elif defined(__x86_64__)
-#define TW_TIERS(X) X(base) X(avx2) X(avx512) X(avx512vnni)
-#else
-#define TW_TIERS(X) X(base)
-#endif
-
+// TW_TIERS(X) names the tiers of this build by what they can do, worst first.
 enum class Tier : int {
 #define TW_TIER_ENUM(name) name,
     TW_TIERS(TW_TIER_ENUM)
@@ -20,6 +13,7 @@ enum class Tier : int {
         count
 };
 constexpr int kTiers = static_cast<int>(Tier::count);
+constexpr Tier kLeastTier{};  // has every op
 
 // The ops, in the order of ops/ops.def.
 enum class OpId : int {
