@@ -1,5 +1,6 @@
 """Compute kernels for n-dimensional layers, forward and backward: C++ SIMD and OpenCL behind the same numpy calls."""
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from tilework import _core as _core, ops as _ops
@@ -31,10 +32,20 @@ from tilework.settings import (
 )
 
 if TYPE_CHECKING:
+    from tilework.autodiff import differentiable_ops, grad, stop_gradient, value_and_grad, vjp
+    from tilework.graph import Executable, Graph, Variable, spec, trace
     from tilework.ops import *  # noqa: F403
 else:
+    # Imported at first use, like the ops.
+    _LATER = {
+        "tilework.autodiff": ("differentiable_ops", "grad", "stop_gradient", "value_and_grad", "vjp"),
+        "tilework.graph": ("Executable", "Graph", "Variable", "spec", "trace"),
+    }
+    _MODULES = {name: module for module, names in _LATER.items() for name in names}
 
     def __getattr__(name: str) -> Any:
+        if name in _MODULES:
+            return globals().setdefault(name, getattr(importlib.import_module(_MODULES[name]), name))
         if name not in _ops.FAMILIES:
             raise AttributeError(f"module 'tilework' has no attribute {name!r}")
         return globals().setdefault(name, getattr(_ops, name))
@@ -53,24 +64,34 @@ __all__ = [
     "DTypeError",
     "DeviceError",
     "Error",
+    "Executable",
+    "Graph",
     "IndexContentError",
     "Ran",
     "ShapeError",
     "SingularError",
     "UnsupportedError",
+    "Variable",
     "__version__",
     "devices",
+    "differentiable_ops",
     "from_dlpack",
+    "grad",
     "isa",
     "num_threads",
     "profile",
     "set_isa",
     "set_num_threads",
+    "spec",
+    "stop_gradient",
     "synchronize",
     "threads",
     "tiers",
     "to_device",
     "to_dlpack",
     "to_host",
+    "trace",
     "trim",
+    "value_and_grad",
+    "vjp",
 ]

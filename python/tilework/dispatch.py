@@ -1,5 +1,7 @@
 """Picks the backend from the arrays: numpy -> C++, pyopencl -> OpenCL, other CPU arrays are borrowed through DLPack.
 
+Arrays that stand for others, those of a graph and those whose gradient is followed, record the call instead.
+
 Compiled ops handle calls on numpy arrays alone without entering Python; every other call lands in :func:`call`.
 Nothing is moved between devices here, ever.
 """
@@ -7,6 +9,7 @@ Nothing is moved between devices here, ever.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +21,37 @@ if TYPE_CHECKING:
     from tilework.registry import Op
 
 
+class Traced:
+    """Stands for an array: a call that it is an operand of is handed to its ``record``.
+
+    Of several in one call the one of the highest ``level`` records it, and sees the others as plain operands.
+    """
+
+    __slots__ = ()
+    __array_ufunc__ = None  # numpy arrays on the left of an operator leave it to ours
+    level: int
+    shape: tuple[int, ...]
+    dtype: Any
+
+    def record(self, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What the call ``op(*args, **kwargs)`` gives."""
+        raise NotImplementedError
+
+
+def recorder(values: Iterable[Any]) -> Traced | None:
+    """The array that records a call with these arguments, None if it is to be run."""
+    found: Traced | None = None
+    for value in values:
+        if isinstance(value, Traced):
+            if found is None or value.level > found.level:
+                found = value
+        elif isinstance(value, (list, tuple)):
+            for item in value:
+                if isinstance(item, Traced) and (found is None or item.level > found.level):
+                    found = item
+    return found
+
+
 def is_device_array(value: Any) -> bool:
     """Whether ``value`` is a pyopencl array; pyopencl is never imported to find out."""
     module = sys.modules.get("pyopencl.array")
@@ -25,8 +59,8 @@ def is_device_array(value: Any) -> bool:
 
 
 def backend_of(op: str, name: str, value: Any) -> str:
-    """``"cpu"`` or ``"opencl"``; ``""`` for what lives nowhere (None, Python numbers)."""
-    if value is None or isinstance(value, (bool, int, float)):
+    """``"cpu"`` or ``"opencl"``; ``""`` for what lives nowhere (None, Python numbers, arrays that stand for others)."""
+    if value is None or isinstance(value, (bool, int, float, Traced)):
         return ""
     if isinstance(value, np.ndarray):
         return "cpu"
@@ -42,8 +76,8 @@ def backend_of(op: str, name: str, value: Any) -> str:
 
 
 def borrow(op: str, name: str, value: Any) -> Any:
-    """A numpy view of a foreign CPU array, without a copy; numpy and device arrays and numbers pass through."""
-    if value is None or isinstance(value, (np.ndarray, bool, int, float)) or is_device_array(value):
+    """A numpy view of a foreign CPU array, without a copy; all that dispatch knows by itself passes through."""
+    if value is None or isinstance(value, (np.ndarray, bool, int, float, Traced)) or is_device_array(value):
         return value
     return _core.from_dlpack(value, op, name)
 
@@ -77,6 +111,9 @@ def bind_operands(target: Op[..., Any], args: tuple[Any, ...], kwargs: dict[str,
 
 def call(op: Op[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Runs ``op`` on whatever the C++ call path did not recognise."""
+    traced = recorder((*args, *kwargs.values()))
+    if traced is not None:
+        return traced.record(op, args, kwargs)
     attrs = dict(kwargs)
     out = attrs.pop("out", None)
     operands = bind_operands(op, args, attrs)

@@ -23,6 +23,7 @@ Rules receive *resolved* attributes: one number per axis, padding as pairs, sort
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -125,6 +126,9 @@ class View(Generic[P, R]):
         self._function = function
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        traced = dispatch.recorder((*args, *kwargs.values()))
+        if traced is not None:
+            return cast("R", traced.record(self, args, kwargs))
         return self._function(*args, **kwargs)
 
     def __get__(self, instance: Any, owner: Any = None) -> View[P, R]:
@@ -179,6 +183,7 @@ terms = _registrar("terms")  # (*operands, **attrs) -> per result, what the boun
 samples = _registrar("samples")  # (fill) -> iterable of Sample
 errors = _registrar("errors")  # (fill) -> iterable of ErrorCase
 workloads = _registrar("workloads")  # () -> iterable of Workload
+updates = _registrar("updates")  # (**attrs) -> bool: whether this call updates its inout operands, as most always do
 spelling = _registrar("spelling")  # (args, attrs) -> (operands, attrs): another way to write a call, or None
 fills = _registrar("fills")  # (fill, *shapes, **attrs) -> operands of a workload, where normal values would not do
 
@@ -232,6 +237,20 @@ def resolve(target: Op[..., Any], args: tuple[Any, ...], attrs: dict[str, Any]) 
         bound.apply_defaults()
         return {k: v for k, v in bound.arguments.items() if k not in target.operands}
     return _core.infer(target.name, list(args), attrs)[1]
+
+
+def updated_operands(target: Op[..., Any], attrs: dict[str, Any]) -> tuple[int, ...]:
+    """Positions of the operands that a call with these attributes updates in place."""
+    places = _inout_operands(target)
+    rule = target.rules.get("updates") if places else None
+    return places if rule is None or rule(**attrs) else ()
+
+
+@functools.cache
+def _inout_operands(target: Op[..., Any]) -> tuple[int, ...]:
+    if not isinstance(target, Op):
+        return ()
+    return tuple(i for i, (_, role) in enumerate(_core.op_spec(target.name)["operands"]) if role.endswith("inout"))
 
 
 def _reference(target: Op[..., Any]) -> Rule:

@@ -91,6 +91,7 @@ from tilework.ops.factor import (
     cholesky as cholesky,
     lu as lu,
 )
+from tilework.ops.getitem import getitem as getitem
 from tilework.ops.gradient import (
     laplacian as laplacian,
     scharr as scharr,

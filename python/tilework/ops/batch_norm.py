@@ -29,6 +29,7 @@ from tilework.registry import (
     sample,
     samples,
     tolerance,
+    updates,
     workloads,
 )
 
@@ -176,6 +177,11 @@ def _(
 ) -> tuple[Any, tuple[Array, Array]]:
     y, used, rstd = batch_norm(x, weight, bias, mean, var, return_stats=True, **attrs)
     return ((y, used, rstd) if return_stats else y), (used, rstd)
+
+
+@updates(batch_norm)
+def _(*, training: bool = False, **attrs: Any) -> bool:
+    return training
 
 
 @backward(batch_norm, of=("x", "weight", "bias"))

@@ -341,8 +341,12 @@ def as_rows(x: Array) -> Array:
     """x as a matrix whose rows are its last axis: a view where there is one, else a copy."""
     if x.ndim == 2:
         return x
-    dense = x if x.ndim == 1 or x.flags.c_contiguous else expand(x, shape=x.shape)
-    return reshape(dense, (math.prod(x.shape[:-1]), x.shape[-1]))
+    return as_shape(x, (math.prod(x.shape[:-1]), x.shape[-1]))
+
+
+def as_shape(x: Array, shape: Ints) -> Array:
+    """x in another shape: a view where x is contiguous, else a copy."""
+    return reshape(x if x.flags.c_contiguous else expand(x, shape=x.shape), shape)
 
 
 @reference(transpose)
@@ -370,7 +374,7 @@ def _(dy: Array, x: Array, *, saved: None, wanted: Wanted, axes: Sequence[int] |
 
 @backward(reshape, of=("x",))
 def _(dy: Array, x: Array, *, saved: None, wanted: Wanted, shape: Ints) -> Array:
-    return reshape(dy, x.shape)
+    return as_shape(dy, x.shape)
 
 
 @backward(crop, of=("x",))

@@ -1,0 +1,157 @@
+"""Passes: functions from a graph to a graph that gives the same results, sooner.
+
+``PASSES`` are run in order when a graph is compiled; each can be left out by its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+
+from tilework import dispatch
+from tilework.graph import ir
+from tilework.graph.build import Graph
+from tilework.graph.ir import Constant, Node, Operand, Value, Variable
+
+
+class Pass(Protocol):
+    """A function from graph to graph; it makes new nodes for what it changes and shares the others."""
+
+    __name__: str
+
+    def __call__(self, graph: Graph) -> Graph: ...
+
+
+# A rule of `rewritten`: given a node with its operands already replaced, the values that stand for its results, or
+# None to keep it. `add` appends a node to the new graph and returns its results.
+Add = Callable[..., tuple[Value, ...]]
+Rule = Callable[[Node, Add], tuple[Value, ...] | None]
+
+
+def rewritten(graph: Graph, rule: Rule) -> Graph:
+    """The graph with every node replaced by what ``rule`` makes of it, in order."""
+    nodes: list[Node] = []
+    swap: dict[Value, Value] = {}
+
+    def add(op: Any, operands: tuple[Operand, ...] = (), attrs: dict[str, Any] | None = None, where: str = "") -> Any:
+        node = op if isinstance(op, Node) else ir.make_node(op, operands, attrs or {}, where=where)
+        nodes.append(node)
+        return node.results
+
+    for node in graph.nodes:
+        moved = with_operands(node, swap)
+        stand_ins = rule(moved, add)
+        if stand_ins is None:
+            nodes.append(moved)
+            stand_ins = moved.results
+        for old, now in zip(node.results, stand_ins, strict=True):
+            if old is not now:
+                swap[old] = now
+    return graph.changed(nodes, swap)
+
+
+def with_operands(node: Node, swap: dict[Value, Value]) -> Node:
+    """The node with operands replaced; itself when none is."""
+    if not swap or not any(v in swap for v in node.values()):
+        return node
+    operands = tuple(
+        tuple(swap.get(v, v) for v in o) if isinstance(o, tuple) else swap.get(o, o) if isinstance(o, Value) else o
+        for o in node.operands
+    )
+    if node.op.is_view:  # its place in memory follows its operand's
+        return ir.make_node(node.op, operands, node.attrs, where=node.where)
+    moved = Node(node.op, operands, node.attrs, where=node.where, updates=node.updates)
+    moved.resolved = node.resolved
+    moved.results = tuple(Value(moved, v.index, v.shape, v.dtype) for v in node.results)
+    return moved
+
+
+def constant_value(value: Operand) -> Any:
+    """The array of a constant, None of anything else."""
+    return value.node.op.data if isinstance(value, Value) and isinstance(value.node.op, Constant) else None
+
+
+def new_constant(data: Any, add: Add, label: str = "") -> Value:
+    """A constant in the new graph."""
+    (value,) = add(ir.source_node(Constant(data, label), data.shape, data.dtype))
+    return value
+
+
+def dead_nodes(graph: Graph) -> Graph:
+    """Drops what no output and no variable needs; placeholders stay."""
+    needed = {v.node for v in (*graph.outputs, *graph.states().values())} | {v.node for v in graph.inputs}
+    kept = []
+    for node in reversed(graph.nodes):
+        if node in needed:
+            kept.append(node)
+            needed.update(v.node for v in node.values())
+    return graph.changed(kept[::-1])
+
+
+# A constant is computed beforehand unless it is this much larger than what it comes from.
+_GROWTH, _SMALL = 4, 1 << 16
+
+
+def constant_folding(graph: Graph) -> Graph:
+    """Computes what follows from constants alone, unless the result would take far more memory."""
+
+    def rule(node: Node, add: Add) -> tuple[Value, ...] | None:
+        values = list(node.values())
+        if node.updates or not values or not all(constant_value(v) is not None for v in values):
+            return None
+        given = sum(v.nbytes for v in values)
+        if sum(v.nbytes for v in node.results) > _GROWTH * given + _SMALL:
+            return None
+        found = node.op(*(_constants(o) for o in node.operands), **node.attrs)
+        arrays = found if isinstance(found, tuple) else (found,)
+        return tuple(new_constant(_contiguous(a), add) for a in arrays)
+
+    return rewritten(graph, rule)
+
+
+def _constants(operand: Operand) -> Any:
+    if isinstance(operand, tuple):
+        return [constant_value(v) for v in operand]
+    return constant_value(operand) if isinstance(operand, Value) else operand
+
+
+def _contiguous(array: Any) -> Any:
+    return np.ascontiguousarray(array).reshape(array.shape) if isinstance(array, np.ndarray) else array.copy()
+
+
+def common_subexpressions(graph: Graph) -> Graph:
+    """Computes once what several nodes compute from the same operands, and keeps one of equal small constants."""
+    known: dict[Any, tuple[Value, ...]] = {}
+
+    def rule(node: Node, add: Add) -> tuple[Value, ...] | None:
+        if isinstance(node.op, Constant):
+            data = node.op.data
+            if dispatch.is_device_array(data) or data.nbytes > 64:
+                return None
+            key: Any = ("constant", data.dtype, data.shape, data.tobytes())
+        elif node.is_source or node.updates:
+            return None
+        else:
+            key = (node.op, _identities(node.operands), repr(sorted(node.resolved.items())))
+        if key in known:
+            return known[key]
+        known[key] = node.results
+        return None
+
+    return rewritten(graph, rule)
+
+
+def _identities(operands: tuple[Operand, ...]) -> tuple[Any, ...]:
+    return tuple(
+        tuple(map(id, o)) if isinstance(o, tuple) else id(o) if isinstance(o, Value) else (type(o), o) for o in operands
+    )
+
+
+PASSES: list[Pass] = [dead_nodes, constant_folding, common_subexpressions, dead_nodes]
+
+
+def needs_copy(value: Value) -> bool:
+    """Whether the memory of a value is not the run's own: a feed's, a constant's or a variable's."""
+    return isinstance(value.base.node.op, (ir.Placeholder, Constant, Variable))
