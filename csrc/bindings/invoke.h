@@ -2,7 +2,7 @@
 #pragma once
 #include <pybind11/pybind11.h>
 
-#include "core/isa.h"
+#include "core/op_table.h"
 
 namespace tw::bindings {
 

@@ -8,8 +8,8 @@
 #include "bindings/invoke.h"
 #include "bindings/peak.h"
 #include "bindings/raise.h"
-#include "core/isa.h"
 #include "core/memory.h"
+#include "core/op_table.h"
 #include "core/parallel.h"
 #include "core/profile.h"
 

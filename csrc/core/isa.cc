@@ -1,6 +1,6 @@
 // Tiers. What the CPU has comes from cpuid, what the operating system saves of it from xgetbv: a tier needs both.
 // TILEWORK_ISA is read once; a wrong value never picks a tier in silence, it leaves a text to raise.
-#include "core/isa.h"
+#include "core/op_table.h"
 
 #include <pthread.h>
 #include <unistd.h>

@@ -1,4 +1,4 @@
-// Tiers: which were built, which this CPU runs, which one is active, and their op tables.
+// Tiers: which were built, which this CPU runs, and which one is active.
 #pragma once
 #include "core/opdef.h"
 #include "tiers.h"  // written by CMake
@@ -14,15 +14,6 @@ enum class Tier : int {
 };
 constexpr int kTiers = static_cast<int>(Tier::count);
 constexpr Tier kLeastTier{};  // has every op
-
-// The ops, in the order of ops/ops.def.
-enum class OpId : int {
-#define TW_OP(name) name,
-#include "ops/ops.def"
-#undef TW_OP
-    count
-};
-constexpr int kOps = static_cast<int>(OpId::count);
 
 // What the bench measures kernels against (ops/peak.cc). Each loop returns the operations, or the bytes read and written,
 // that it did; buffers are 64-byte aligned, `sink` takes kPeakSink bytes.
@@ -42,13 +33,11 @@ struct CacheSizes {
 };
 
 const char* tier_name(Tier tier);
-bool tier_runs(Tier tier);                     // the CPU and the OS can run it
-Tier active_tier();                            // TILEWORK_ISA at first use, else the best
+bool tier_runs(Tier tier);  // the CPU and the OS can run it
+Tier active_tier();  // TILEWORK_ISA at first use, else the best
 Status set_tier(const char* name);  // nullptr or "auto" = the best; else an error that lists the valid names
 const char* tier_error();  // non-null if TILEWORK_ISA was wrong: the text to raise
-const OpDef* op_table(Tier tier, OpId op);  // the op as compiled for that tier, or for the next below that has it
 const PeakLoops& peak_loops(Tier tier);
-OpId find_op(const char* name);  // OpId::count if unknown
 CacheSizes cache_sizes();
 
 }  // namespace tw

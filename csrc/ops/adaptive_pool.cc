@@ -295,8 +295,8 @@ constexpr AttrSpec kShape[] = {{.name = "shape", .kind = AttrKind::integers, .re
 
 }  // namespace
 
-const OpDef op_adaptive_avg_pool = {"adaptive_avg_pool", kX, 1, kAttrs, 1, infer_forward, run_mean};
-const OpDef op_adaptive_avg_pool_dx = {"adaptive_avg_pool_dx", kDy, 1, kShape, 1, infer_dx, run_mean_dx};
-const OpDef op_adaptive_max_pool = {"adaptive_max_pool", kX, 1, kAttrs, 2, infer_max, run_max};
+extern const OpDef op_adaptive_avg_pool = {"adaptive_avg_pool", kX, 1, kAttrs, 1, infer_forward, run_mean};
+extern const OpDef op_adaptive_avg_pool_dx = {"adaptive_avg_pool_dx", kDy, 1, kShape, 1, infer_dx, run_mean_dx};
+extern const OpDef op_adaptive_max_pool = {"adaptive_max_pool", kX, 1, kAttrs, 2, infer_max, run_max};
 
 }  // namespace tw::TW_ISA

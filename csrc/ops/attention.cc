@@ -393,6 +393,6 @@ constexpr AttrSpec kAttrs[] = {TW_ATTENTION_ATTRS, {.name = "return_lse", .kind 
 
 }  // namespace
 
-const OpDef op_attention = {"attention", kOperands, 5, kAttrs, TW_COUNT(kAttrs), infer, run};
+extern const OpDef op_attention = {"attention", kOperands, 5, kAttrs, TW_COUNT(kAttrs), infer, run};
 
 }  // namespace tw::TW_ISA

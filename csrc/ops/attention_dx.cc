@@ -248,6 +248,6 @@ constexpr AttrSpec kAttrs[] = {TW_ATTENTION_ATTRS};
 
 }  // namespace
 
-const OpDef op_attention_dx = {"attention_dx", kOperands, 8, kAttrs, TW_COUNT(kAttrs), infer, run};
+extern const OpDef op_attention_dx = {"attention_dx", kOperands, 8, kAttrs, TW_COUNT(kAttrs), infer, run};
 
 }  // namespace tw::TW_ISA

@@ -335,7 +335,7 @@ constexpr AttrSpec kDxAttrs[] = {
 
 }  // namespace
 
-const OpDef op_batch_norm = {"batch_norm", kOperands, 5, kAttrs, 4, infer_forward, run_forward};
-const OpDef op_batch_norm_dx = {"batch_norm_dx", kDxOperands, 5, kDxAttrs, 2, infer_dx, run_dx};
+extern const OpDef op_batch_norm = {"batch_norm", kOperands, 5, kAttrs, 4, infer_forward, run_forward};
+extern const OpDef op_batch_norm_dx = {"batch_norm_dx", kDxOperands, 5, kDxAttrs, 2, infer_dx, run_dx};
 
 }  // namespace tw::TW_ISA

@@ -64,6 +64,6 @@ constexpr AttrSpec kSigma[] = {{.name = "sigma", .kind = AttrKind::real, .requir
 
 }  // namespace
 
-const OpDef op_gaussian_blur = {"gaussian_blur", kImage, 1, kSigma, 1, infer, run};
+extern const OpDef op_gaussian_blur = {"gaussian_blur", kImage, 1, kSigma, 1, infer, run};
 
 }  // namespace tw::TW_ISA

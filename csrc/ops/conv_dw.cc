@@ -176,6 +176,6 @@ constexpr AttrSpec kAttrs[] = {
 
 }  // namespace
 
-const OpDef op_conv_dw = {"conv_dw", kDyX, 3, kAttrs, TW_COUNT(kAttrs), infer, run, kOutIsLast};
+extern const OpDef op_conv_dw = {"conv_dw", kDyX, 3, kAttrs, TW_COUNT(kAttrs), infer, run, kOutIsLast};
 
 }  // namespace tw::TW_ISA

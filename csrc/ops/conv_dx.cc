@@ -391,6 +391,6 @@ Status sum_to_x(const GradX& r) {
     return r.dx.dtype == DType::f32 ? choose<float>(r) : choose<double>(r);
 }
 
-const OpDef op_conv_dx = {"conv_dx", kDyW, 3, kAttrs, TW_COUNT(kAttrs), infer, run, kOutIsLast};
+extern const OpDef op_conv_dx = {"conv_dx", kDyW, 3, kAttrs, TW_COUNT(kAttrs), infer, run, kOutIsLast};
 
 }  // namespace tw::TW_ISA

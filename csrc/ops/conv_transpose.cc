@@ -99,6 +99,6 @@ constexpr AttrSpec kAttrs[] = {
 
 }  // namespace
 
-const OpDef op_conv_transpose = {"conv_transpose", kOperands, 3, kAttrs, TW_COUNT(kAttrs), infer, run};
+extern const OpDef op_conv_transpose = {"conv_transpose", kOperands, 3, kAttrs, TW_COUNT(kAttrs), infer, run};
 
 }  // namespace tw::TW_ISA

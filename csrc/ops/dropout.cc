@@ -135,6 +135,6 @@ constexpr AttrSpec kAttrs[] = {
 
 }  // namespace
 
-const OpDef op_dropout = {"dropout", kX, 1, kAttrs, 4, infer, run, kElementwise};
+extern const OpDef op_dropout = {"dropout", kX, 1, kAttrs, 4, infer, run, kElementwise};
 
 }  // namespace tw::TW_ISA

@@ -425,9 +425,11 @@ constexpr AttrSpec kEinsumDxAttrs[] = {
 
 }  // namespace
 
-const OpDef op_einsum = {"einsum",     kEinsumOperands, TW_COUNT(kEinsumOperands), kEinsumAttrs, TW_COUNT(kEinsumAttrs),
-                         infer_einsum, run_einsum,      kOutIsLast | kLeadingText};
-const OpDef op_einsum_dx = {"einsum_dx",     kEinsumOperands, 1,           kEinsumDxAttrs, TW_COUNT(kEinsumDxAttrs),
-                            infer_einsum_dx, run_einsum_dx,   kLeadingText};
+extern const OpDef op_einsum = {"einsum",     kEinsumOperands,          TW_COUNT(kEinsumOperands),
+                                kEinsumAttrs, TW_COUNT(kEinsumAttrs),   infer_einsum,
+                                run_einsum,   kOutIsLast | kLeadingText};
+extern const OpDef op_einsum_dx = {
+    "einsum_dx",     kEinsumOperands, 1,           kEinsumDxAttrs, TW_COUNT(kEinsumDxAttrs),
+    infer_einsum_dx, run_einsum_dx,   kLeadingText};
 
 }  // namespace tw::TW_ISA

@@ -175,7 +175,7 @@ constexpr AttrSpec kGradientAttrs[] = {{.name = "rows", .kind = AttrKind::intege
 
 }  // namespace
 
-const OpDef op_embedding = {"embedding", kForward, 2, kAttrs, 2, infer, run};
-const OpDef op_embedding_dw = {"embedding_dw", kGradient, 2, kGradientAttrs, 3, infer_dw, run_dw};
+extern const OpDef op_embedding = {"embedding", kForward, 2, kAttrs, 2, infer, run};
+extern const OpDef op_embedding_dw = {"embedding_dw", kGradient, 2, kGradientAttrs, 3, infer_dw, run_dw};
 
 }  // namespace tw::TW_ISA

@@ -114,7 +114,8 @@ constexpr Operand kImage[] = {{"image"}};
 
 }  // namespace
 
-const OpDef op_histogram = {"histogram", kImage, 1, nullptr, 0, infer_histogram, run_histogram};
-const OpDef op_equalize_hist = {"equalize_hist", kImage, 1, nullptr, 0, infer_equalize, run_equalize, kElementwise};
+extern const OpDef op_histogram = {"histogram", kImage, 1, nullptr, 0, infer_histogram, run_histogram};
+extern const OpDef op_equalize_hist = {"equalize_hist", kImage,       1,           nullptr, 0,
+                                       infer_equalize,  run_equalize, kElementwise};
 
 }  // namespace tw::TW_ISA

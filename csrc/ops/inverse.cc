@@ -181,8 +181,8 @@ constexpr Operand kA[] = {{"a"}};
 
 }  // namespace
 
-const OpDef op_inv = {"inv", kA, 1, nullptr, 0, infer_inv, run_inv};
-const OpDef op_det = {"det", kA, 1, nullptr, 0, infer_det, run_det};
-const OpDef op_slogdet = {"slogdet", kA, 1, nullptr, 0, infer_det, run_slogdet};
+extern const OpDef op_inv = {"inv", kA, 1, nullptr, 0, infer_inv, run_inv};
+extern const OpDef op_det = {"det", kA, 1, nullptr, 0, infer_det, run_det};
+extern const OpDef op_slogdet = {"slogdet", kA, 1, nullptr, 0, infer_det, run_slogdet};
 
 }  // namespace tw::TW_ISA

@@ -515,7 +515,7 @@ constexpr AttrSpec kLutAttrs[] = {{.name = "bits", .kind = AttrKind::integer, .r
 
 }  // namespace
 
-const OpDef op_linear_int4 = {"linear_int4", kInt4, 5, kInt4Attrs, 2, infer_int4, run_int4};
-const OpDef op_linear_lut = {"linear_lut", kLut, 4, kLutAttrs, 3, infer_lut, run_lut};
+extern const OpDef op_linear_int4 = {"linear_int4", kInt4, 5, kInt4Attrs, 2, infer_int4, run_int4};
+extern const OpDef op_linear_lut = {"linear_lut", kLut, 4, kLutAttrs, 3, infer_lut, run_lut};
 
 }  // namespace tw::TW_ISA

@@ -137,7 +137,7 @@ constexpr AttrSpec kAttrs[] = {
 
 }  // namespace
 
-const OpDef op_lp_pool = {"lp_pool", kX, 1, kAttrs, TW_COUNT(kAttrs), infer, run};
-const OpDef op_lp_pool_dx = {"lp_pool_dx", kDyXY, 3, kAttrs, TW_COUNT(kAttrs), infer_dx, run_dx};
+extern const OpDef op_lp_pool = {"lp_pool", kX, 1, kAttrs, TW_COUNT(kAttrs), infer, run};
+extern const OpDef op_lp_pool_dx = {"lp_pool_dx", kDyXY, 3, kAttrs, TW_COUNT(kAttrs), infer_dx, run_dx};
 
 }  // namespace tw::TW_ISA

@@ -168,6 +168,6 @@ constexpr AttrSpec kAttrs[] = {{.name = "return_saved", .kind = AttrKind::boolea
 
 }  // namespace
 
-const OpDef op_lstm = {"lstm", kOperands, 7, kAttrs, 1, infer, run};
+extern const OpDef op_lstm = {"lstm", kOperands, 7, kAttrs, 1, infer, run};
 
 }  // namespace tw::TW_ISA

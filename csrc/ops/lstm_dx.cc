@@ -228,6 +228,6 @@ constexpr Operand kOperands[] = {{"dy"},
 
 }  // namespace
 
-const OpDef op_lstm_dx = {"lstm_dx", kOperands, 12, nullptr, 0, infer, run};
+extern const OpDef op_lstm_dx = {"lstm_dx", kOperands, 12, nullptr, 0, infer, run};
 
 }  // namespace tw::TW_ISA

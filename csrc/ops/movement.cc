@@ -313,9 +313,9 @@ constexpr AttrSpec kDType[] = {{.name = "dtype", .kind = AttrKind::dtype, .requi
 
 }  // namespace
 
-const OpDef op_concat = {"concat", kArrays, 1, kAxis, 1, infer_concat, run_concat};
-const OpDef op_pad = {"pad", kX, 1, kPads, 2, infer_pad, run_pad};
-const OpDef op_expand = {"expand", kX, 1, kShape, 1, infer_expand, run_expand};
-const OpDef op_cast = {"cast", kX, 1, kDType, 1, infer_cast, run_cast};
+extern const OpDef op_concat = {"concat", kArrays, 1, kAxis, 1, infer_concat, run_concat};
+extern const OpDef op_pad = {"pad", kX, 1, kPads, 2, infer_pad, run_pad};
+extern const OpDef op_expand = {"expand", kX, 1, kShape, 1, infer_expand, run_expand};
+extern const OpDef op_cast = {"cast", kX, 1, kDType, 1, infer_cast, run_cast};
 
 }  // namespace tw::TW_ISA

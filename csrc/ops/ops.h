@@ -11,11 +11,6 @@
 
 namespace tw::TW_ISA {
 
-// One OpDef per line of ops.def, defined in the op's own file.
-#define TW_OP(name) extern const OpDef op_##name;
-#include "ops/ops.def"
-#undef TW_OP
-
 #define TW_COUNT(table) static_cast<int>(sizeof(table) / sizeof(table[0]))
 
 TW_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }

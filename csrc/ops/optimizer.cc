@@ -195,7 +195,8 @@ constexpr AttrSpec kAdamAttrs[] = {
 
 }  // namespace
 
-const OpDef op_sgd_step = {"sgd_step", kSgdOperands, 3, kSgdAttrs, TW_COUNT(kSgdAttrs), infer_sgd, run_sgd};
-const OpDef op_adam_step = {"adam_step", kAdamOperands, 4, kAdamAttrs, TW_COUNT(kAdamAttrs), infer_adam, run_adam};
+extern const OpDef op_sgd_step = {"sgd_step", kSgdOperands, 3, kSgdAttrs, TW_COUNT(kSgdAttrs), infer_sgd, run_sgd};
+extern const OpDef op_adam_step = {"adam_step",          kAdamOperands, 4,       kAdamAttrs,
+                                   TW_COUNT(kAdamAttrs), infer_adam,    run_adam};
 
 }  // namespace tw::TW_ISA

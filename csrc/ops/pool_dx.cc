@@ -150,6 +150,6 @@ constexpr AttrSpec kAttrs[] = {
 
 }  // namespace
 
-const OpDef op_avg_pool_dx = {"avg_pool_dx", kDy, 1, kAttrs, TW_COUNT(kAttrs), infer, run};
+extern const OpDef op_avg_pool_dx = {"avg_pool_dx", kDy, 1, kAttrs, TW_COUNT(kAttrs), infer, run};
 
 }  // namespace tw::TW_ISA

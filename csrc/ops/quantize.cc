@@ -324,9 +324,11 @@ constexpr AttrSpec kGranularity[] = {
 
 }  // namespace
 
-const OpDef op_quantize_linear = {"quantize_linear", kXScaleZero, 3, kGranularity, 3, infer_quantize, run_quantize};
-const OpDef op_dequantize_linear = {"dequantize_linear", kXScaleZero,   3, kGranularity, 2,
-                                    infer_dequantize,    run_dequantize};
-const OpDef op_dynamic_quantize_linear = {"dynamic_quantize_linear", kX, 1, nullptr, 0, infer_dynamic, run_dynamic};
+extern const OpDef op_quantize_linear = {"quantize_linear", kXScaleZero, 3, kGranularity, 3,
+                                         infer_quantize,    run_quantize};
+extern const OpDef op_dequantize_linear = {"dequantize_linear", kXScaleZero,   3, kGranularity, 2,
+                                           infer_dequantize,    run_dequantize};
+extern const OpDef op_dynamic_quantize_linear = {
+    "dynamic_quantize_linear", kX, 1, nullptr, 0, infer_dynamic, run_dynamic};
 
 }  // namespace tw::TW_ISA

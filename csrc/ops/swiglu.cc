@@ -86,9 +86,9 @@ constexpr AttrSpec kApproximate[] = {{.name = "approximate", .kind = AttrKind::c
 
 }  // namespace
 
-const OpDef op_swiglu = {"swiglu", kForward, 2, nullptr, 0, infer_any, run<Silu>, kElementwise};
-const OpDef op_swiglu_dx = {"swiglu_dx", kGradient, 3, nullptr, 0, infer_any, run<Silu>};
-const OpDef op_geglu = {"geglu", kForward, 2, kApproximate, 1, infer_any, run_geglu, kElementwise};
-const OpDef op_geglu_dx = {"geglu_dx", kGradient, 3, kApproximate, 1, infer_any, run_geglu};
+extern const OpDef op_swiglu = {"swiglu", kForward, 2, nullptr, 0, infer_any, run<Silu>, kElementwise};
+extern const OpDef op_swiglu_dx = {"swiglu_dx", kGradient, 3, nullptr, 0, infer_any, run<Silu>};
+extern const OpDef op_geglu = {"geglu", kForward, 2, kApproximate, 1, infer_any, run_geglu, kElementwise};
+extern const OpDef op_geglu_dx = {"geglu_dx", kGradient, 3, kApproximate, 1, infer_any, run_geglu};
 
 }  // namespace tw::TW_ISA

@@ -1,7 +1,13 @@
 // This tier's op table, in the order of ops.def; null where the tier below has the op.
-#include "ops/ops.h"
+#include "core/isa.h"
 
 namespace tw::TW_ISA {
+
+// Each is defined in the op's own file.
+#define TW_OP(name) extern const OpDef op_##name;
+#include "ops/ops.def"
+#undef TW_OP
+#undef TW_OP_DOT8
 
 extern const OpDef* const kOpTable[];
 const OpDef* const kOpTable[] = {

@@ -76,6 +76,6 @@ constexpr AttrSpec kAttrs[] = {
 
 }  // namespace
 
-const OpDef op_threshold = {"threshold", kImage, 1, kAttrs, TW_COUNT(kAttrs), infer, run, kElementwise};
+extern const OpDef op_threshold = {"threshold", kImage, 1, kAttrs, TW_COUNT(kAttrs), infer, run, kElementwise};
 
 }  // namespace tw::TW_ISA
