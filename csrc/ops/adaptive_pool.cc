@@ -12,6 +12,10 @@
 #include "simd/rows.h"
 
 namespace tw::TW_ISA {
+
+// Of pool.cc, whose kernels run here with other attributes.
+extern const OpDef op_avg_pool, op_avg_pool_dx, op_max_pool;
+
 namespace {
 
 Status no_memory() { return fail(Status::memory, "", "no memory for a row of x; want a smaller x"); }
