@@ -12,6 +12,7 @@ COMMANDS = {
     "info": ("tilework.info", "what was built, what runs here, and why"),
     "demo": ("tilework.demo", "trains a small network on handwritten digits"),
     "edges": ("tilework.edges", "finds the edges of a picture"),
+    "run": ("tilework.interop.onnx.command", "runs an ONNX model on arrays in .npy files"),
     "bench": ("tilework.bench.commands", "measures ops beside other libraries and the machine's peaks"),
 }
 

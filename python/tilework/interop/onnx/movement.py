@@ -1,0 +1,209 @@
+"""Shapes, slices, and where elements go."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import onnx
+
+import tilework as tw
+from tilework.interop.onnx.rules import ModelError, NodeView, axis_of, node
+
+
+@node("Constant")
+def constant(n: NodeView) -> Any:
+    for name, value in n.attributes.items():
+        n.read.add(name)
+        if name == "value":
+            return onnx.numpy_helper.to_array(value)
+        if name in ("value_float", "value_floats"):
+            return np.asarray(value, np.float32)
+        if name in ("value_int", "value_ints"):
+            return np.asarray(value, np.int64)
+    return n.refuse("a constant of text or a sparse one")
+
+
+@node("ConstantOfShape")
+def constant_of_shape(n: NodeView, shape: Any) -> Any:
+    value = n.attributes.get("value")
+    n.read.add("value")
+    fill = np.zeros(1, np.float32) if value is None else onnx.numpy_helper.to_array(value)
+    return np.full(n.ints(shape, "shape"), fill.reshape(()), fill.dtype)
+
+
+@node("Shape")
+def shape_of(n: NodeView, x: Any) -> Any:
+    return np.asarray(tuple(x.shape)[slice(n.get("start", 0), n.get("end"))], np.int64)
+
+
+@node("Size")
+def size_of(n: NodeView, x: Any) -> Any:
+    return np.asarray(math.prod(x.shape), np.int64)
+
+
+@node("Reshape")
+def reshape(n: NodeView, x: Any, shape: Any = None) -> Any:
+    sizes = list(n.ints(shape, "shape") if shape is not None else n.get("shape"))
+    if not n.get("allowzero", 0):
+        sizes = [x.shape[i] if s == 0 else s for i, s in enumerate(sizes)]
+    return tw.reshape(x, tuple(sizes))
+
+
+@node("Flatten")
+def flatten(n: NodeView, x: Any) -> Any:
+    axis = n.get("axis", 1)
+    axis = axis + len(x.shape) if axis < 0 else axis
+    return tw.reshape(x, (math.prod(x.shape[:axis]), math.prod(x.shape[axis:])))
+
+
+@node("Squeeze")
+def squeeze(n: NodeView, x: Any, axes: Any = None) -> Any:
+    chosen = n.ints(axes, "axes") if axes is not None else n.get("axes")
+    ndim = len(x.shape)
+    drop = {a for a, s in enumerate(x.shape) if s == 1} if chosen is None else {axis_of(a, ndim) for a in chosen}
+    if any(x.shape[a] != 1 for a in drop):
+        raise ModelError(f"Squeeze: axes {sorted(drop)} of shape {tuple(x.shape)} are not all of size 1")
+    return tw.reshape(x, tuple(s for a, s in enumerate(x.shape) if a not in drop))
+
+
+@node("Unsqueeze")
+def unsqueeze(n: NodeView, x: Any, axes: Any = None) -> Any:
+    chosen = n.ints(axes, "axes") if axes is not None else n.get("axes")
+    ndim = len(x.shape) + len(chosen)
+    added = {axis_of(a, ndim) for a in chosen}
+    sizes = iter(x.shape)
+    return tw.reshape(x, tuple(1 if a in added else next(sizes) for a in range(ndim)))
+
+
+@node("Transpose")
+def transpose(n: NodeView, x: Any) -> Any:
+    return tw.transpose(x, n.get("perm") or tuple(reversed(range(len(x.shape)))))
+
+
+@node("Concat")
+def concat(n: NodeView, *arrays: Any) -> Any:
+    return tw.concat(list(arrays), axis=n.get("axis", 1))
+
+
+@node("Split")
+def split(n: NodeView, x: Any, sizes: Any = None) -> Any:
+    axis = axis_of(n.get("axis", 0), len(x.shape))
+    parts = n.ints(sizes, "split") if sizes is not None else n.get("split")
+    if parts is None:
+        count = n.get("num_outputs", len(n.outputs))
+        each = -(-x.shape[axis] // count)
+        parts = tuple(max(0, min(each, x.shape[axis] - i * each)) for i in range(count))
+    if sum(parts) != x.shape[axis]:
+        raise ModelError(f"Split: parts {parts} do not add up to {x.shape[axis]}")
+    ends = np.cumsum(parts).tolist()
+    before = (slice(None),) * axis
+    return tuple(x[(*before, slice(e - p, e))] for p, e in zip(parts, ends, strict=True))
+
+
+@node("Slice")
+def slice_of(n: NodeView, x: Any, *limits: Any) -> Any:
+    if limits:
+        starts, ends = n.ints(limits[0], "starts"), n.ints(limits[1], "ends")
+        axes = n.ints(limits[2], "axes") if len(limits) > 2 and limits[2] is not None else tuple(range(len(starts)))
+        steps = n.ints(limits[3], "steps") if len(limits) > 3 and limits[3] is not None else (1,) * len(starts)
+    else:
+        starts, ends = n.get("starts"), n.get("ends")
+        axes, steps = n.get("axes") or tuple(range(len(starts))), (1,) * len(starts)
+    key = [slice(None)] * len(x.shape)
+    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+        a = axis_of(axis, len(x.shape))
+        first, last, by = slice(start, end, step).indices(x.shape[a])
+        key[a] = slice(first, None if by < 0 and last < 0 else last, by)
+    return x[tuple(key)]
+
+
+@node("Pad")
+def pad(n: NodeView, x: Any, pads: Any = None, value: Any = None, axes: Any = None) -> Any:
+    n.want(n.get("mode", "constant") == "constant", f"mode='{n.get('mode')}'")
+    listed = n.ints(pads, "pads") if pads is not None else n.get("pads")
+    ndim = len(x.shape)
+    chosen = range(ndim) if axes is None else [axis_of(a, ndim) for a in n.ints(axes, "axes")]
+    pairs = [(0, 0)] * ndim
+    for i, a in enumerate(chosen):
+        pairs[a] = (listed[i], listed[i + len(listed) // 2])
+    fill = n.scalar(value, "constant_value") if value is not None else float(n.get("value", 0.0))
+    if any(p < 0 for pair in pairs for p in pair):
+        sizes = tuple(x.shape)
+        x = x[tuple(slice(max(0, -b), s - max(0, -e)) for (b, e), s in zip(pairs, sizes, strict=True))]
+        pairs = [(max(b, 0), max(e, 0)) for b, e in pairs]
+    return tw.pad(x, pads=tuple(pairs), value=fill)
+
+
+@node("Expand")
+def expand(n: NodeView, x: Any, shape: Any) -> Any:
+    return tw.expand(x, shape=np.broadcast_shapes(tuple(x.shape), n.ints(shape, "shape")))
+
+
+@node("Tile")
+def tile(n: NodeView, x: Any, repeats: Any) -> Any:
+    counts = n.ints(repeats, "repeats")
+    wide = tuple(v for c, s in zip(counts, x.shape, strict=True) for v in (c, s))
+    thin = tuple(v for s in x.shape for v in (1, s))
+    return tw.reshape(
+        tw.expand(tw.reshape(x, thin), shape=wide), tuple(c * s for c, s in zip(counts, x.shape, strict=True))
+    )
+
+
+@node("DepthToSpace")
+def depth_to_space(n: NodeView, x: Any) -> Any:
+    b, c, h, w = x.shape
+    k = n.get("blocksize")
+    if n.get("mode", "DCR") == "DCR":
+        y = tw.transpose(tw.reshape(x, (b, k, k, c // (k * k), h, w)), (0, 3, 4, 1, 5, 2))
+    else:
+        y = tw.transpose(tw.reshape(x, (b, c // (k * k), k, k, h, w)), (0, 1, 4, 2, 5, 3))
+    return tw.reshape(y, (b, c // (k * k), h * k, w * k))
+
+
+@node("SpaceToDepth")
+def space_to_depth(n: NodeView, x: Any) -> Any:
+    b, c, h, w = x.shape
+    k = n.get("blocksize")
+    order = (0, 3, 5, 1, 2, 4) if n.get("mode", "DCR") == "DCR" else (0, 1, 3, 5, 2, 4)
+    y = tw.transpose(tw.reshape(x, (b, c, h // k, k, w // k, k)), order)
+    return tw.reshape(y, (b, c * k * k, h // k, w // k))
+
+
+@node("Gather")
+def gather(n: NodeView, x: Any, indices: Any) -> Any:
+    ndim = len(x.shape)
+    axis = axis_of(n.get("axis", 0), ndim)
+    if not isinstance(indices, np.ndarray) or (indices < 0).any():
+        found = n.known(indices, "indices")
+        indices = np.where(found < 0, found + x.shape[axis], found)
+    order = (axis, *(a for a in range(ndim) if a != axis))
+    rest = tuple(x.shape[a] for a in order[1:])
+    rows = tw.reshape(tw.transpose(x, order), (x.shape[axis], math.prod(rest)))
+    found = tw.reshape(tw.embedding(rows, indices), (*indices.shape, *rest))
+    k = len(indices.shape)
+    back = (*range(k, k + axis), *range(k), *range(k + axis, k + len(rest)))
+    return tw.transpose(found, back)
+
+
+@node("Trilu")
+def trilu(n: NodeView, x: Any, k: Any = None) -> Any:
+    diagonal = 0 if k is None else int(n.scalar(k, "k"))
+    return (tw.triu if n.get("upper", 1) else tw.tril)(x, diagonal=diagonal)
+
+
+@node("CenterCropPad")
+def center_crop_pad(n: NodeView, x: Any, shape: Any) -> Any:
+    ndim = len(x.shape)
+    axes = [axis_of(a, ndim) for a in n.get("axes") or range(ndim)]
+    for axis, want in zip(axes, n.ints(shape, "shape"), strict=True):
+        less = x.shape[axis] - want
+        if less > 0:
+            first = less // 2
+            x = x[(*(slice(None),) * axis, slice(first, first + want))]
+        elif less < 0:
+            pairs = [(0, 0)] * ndim
+            pairs[axis] = (-less // 2, -less - -less // 2)
+            x = tw.pad(x, pads=tuple(pairs))
+    return x

@@ -1,0 +1,109 @@
+"""What a rule of the node table sees of its node, and the table itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+import numpy as np
+import onnx
+
+from tilework.errors import Error, UnsupportedError
+from tilework.graph import Placeholder, Symbol
+
+Rule = Callable[..., Any]
+
+# (domain, op type): the rule that turns a node into calls. It takes the NodeView, then the inputs, None where one is
+# left out; what is known when the model is prepared is a numpy array. It returns the outputs in order.
+RULES: dict[tuple[str, str], Rule] = {}
+
+
+def node(*names: str, domain: str = "") -> Callable[[Rule], Rule]:
+    """Enters a rule into the table."""
+
+    def enter(rule: Rule) -> Rule:
+        RULES.update({(domain, name): rule for name in names})
+        return rule
+
+    return enter
+
+
+class NeedsValueError(Exception):
+    """A rule needs to know what is fed to an input of the model, not only its shape."""
+
+    def __init__(self, label: str) -> None:
+        super().__init__(label)
+        self.label = label
+
+
+class NodeView:
+    """A node, its attributes, and the version of the operator set it is written for."""
+
+    def __init__(self, proto: onnx.NodeProto, opset: int) -> None:
+        self.proto, self.opset = proto, opset
+        self.kind = proto.op_type
+        self.attributes = {a.name: onnx.helper.get_attribute_value(a) for a in proto.attribute}
+        self.outputs = list(proto.output)
+        self.read = {"kernel_shape", "hidden_size"}  # attributes that were asked for; these repeat the shape of w
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """An attribute; text as str, lists as tuples."""
+        self.read.add(name)
+        value = self.attributes.get(name, default)
+        if isinstance(value, bytes):
+            return value.decode()
+        return tuple(value) if isinstance(value, list) else value
+
+    def check_read(self) -> None:
+        """Refuses a node with an attribute that its rule never asked for: it would mean something else."""
+        unread = [name for name in self.attributes if name not in self.read]
+        self.want(not unread, f"attribute {', '.join(unread)}")
+
+    def wants(self, i: int) -> bool:
+        """Whether output ``i`` is used by name."""
+        return i < len(self.outputs) and bool(self.outputs[i])
+
+    def known(self, value: Any, what: str) -> Any:
+        """The numbers of an input that decides about shapes."""
+        if isinstance(value, Symbol):
+            if isinstance(value.value.node.op, Placeholder):
+                raise NeedsValueError(value.value.node.op.label)
+            self.refuse(f"{what} is computed by the model; want it known when the model is prepared")
+        return np.asarray(value)
+
+    def ints(self, value: Any, what: str) -> tuple[int, ...]:
+        """Like :meth:`known`, as a flat tuple."""
+        return tuple(int(v) for v in self.known(value, what).reshape(-1))
+
+    def scalar(self, value: Any, what: str) -> float:
+        """Like :meth:`known`, one number."""
+        found = self.known(value, what)
+        if found.size != 1:
+            self.refuse(f"{what} has {found.size} elements; want one")
+        return float(found.reshape(()))
+
+    def refuse(self, why: str) -> NoReturn:
+        """This node is not computed."""
+        raise UnsupportedError(why, op=self.kind)
+
+    def want(self, good: bool, why: str) -> None:
+        """Refuses unless ``good``."""
+        if not good:
+            self.refuse(why)
+
+
+class ModelError(Error, ValueError):
+    """A file that is no model, or a model that contradicts itself."""
+
+
+def axis_of(axis: int, ndim: int) -> int:
+    """A non-negative axis."""
+    if not -ndim <= axis < max(ndim, 1):
+        raise ModelError(f"axis={axis} of an array of {ndim} dimensions; want {-ndim} to {ndim - 1}")
+    return axis % max(ndim, 1)
+
+
+def spatial_pads(pads: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    """ONNX's begins-then-ends as pairs."""
+    half = len(pads) // 2
+    return tuple(zip(pads[:half], pads[half:], strict=True))

@@ -1,0 +1,229 @@
+"""ONNX models on the graph: node tests of the onnx package, refusals, hostile files, `tilework run`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tilework as tw
+
+onnx = pytest.importorskip("onnx", reason="onnx is an extra that the tests do not bring")
+backend = pytest.importorskip("tilework.interop.onnx")
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::RuntimeWarning")
+
+FLOAT = 1
+
+
+def _info(name: str, *shape: int | None, kind: int = FLOAT) -> Any:
+    return onnx.helper.make_tensor_value_info(name, kind, shape)
+
+
+def _model(nodes: list[Any], inputs: list[Any], outputs: list[str], **weights: Any) -> Any:
+    held = [onnx.numpy_helper.from_array(np.asarray(v), name) for name, v in weights.items()]
+    results = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.UNDEFINED, None) for name in outputs]
+    return onnx.helper.make_model(onnx.helper.make_graph(nodes, "model", inputs, results, held))
+
+
+def _node(kind: str, inputs: list[str], outputs: list[str], **attrs: Any) -> Any:
+    return onnx.helper.make_node(kind, inputs, outputs, **attrs)
+
+
+def _reference(model: Any, feeds: dict[str, Any]) -> list[Any]:
+    from onnx.reference import ReferenceEvaluator
+
+    return list(ReferenceEvaluator(model).run(None, feeds))
+
+
+def _small_network() -> tuple[Any, dict[str, Any]]:
+    rng = np.random.default_rng(0)
+    weights = {
+        "w": rng.standard_normal((8, 3, 3, 3)).astype(np.float32),
+        "b": rng.standard_normal(8).astype(np.float32),
+        "v": rng.standard_normal((8, 5)).astype(np.float32),
+        "minus": np.array([-1], np.int64),
+        "zero": np.array([0], np.int64),
+    }
+    nodes = [
+        _node("Conv", ["x", "w", "b"], ["c"], pads=[1, 1, 1, 1], strides=[2, 2]),
+        _node("Relu", ["c"], ["r"]),
+        _node("GlobalAveragePool", ["r"], ["g"]),
+        _node("Shape", ["g"], ["s"]),
+        _node("Gather", ["s", "zero"], ["n"]),
+        _node("Concat", ["n", "minus"], ["to"], axis=0),
+        _node("Reshape", ["g", "to"], ["f"]),
+        _node("Gemm", ["f", "v"], ["l"]),
+        _node("Softmax", ["l"], ["y"]),
+    ]
+    model = _model(nodes, [_info("x", None, 3, None, None)], ["y", "r"], **weights)
+    return model, {"x": rng.standard_normal((2, 3, 9, 8)).astype(np.float32)}
+
+
+def test_a_network_with_open_sizes_runs_for_every_size() -> None:
+    model, feeds = _small_network()
+    prepared = backend.prepare(model)
+    for batch in (2, 1, 2):
+        now = {"x": feeds["x"][:batch]}
+        for got, want in zip(prepared.run(now), _reference(model, now), strict=True):
+            assert got.shape == want.shape
+            np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
+
+
+def test_a_shape_may_be_fed() -> None:
+    model = _model([_node("Reshape", ["x", "s"], ["y"])], [_info("x", 2, 6), _info("s", 2, kind=7)], ["y"])
+    prepared = backend.prepare(model)
+    x = np.arange(12, dtype=np.float32).reshape(2, 6)
+    for shape in ([3, 4], [4, -1], [3, 4]):
+        assert np.array_equal(prepared.run([x, np.array(shape, np.int64)])[0], x.reshape(shape))
+
+
+def test_every_node_that_is_not_computed_is_listed() -> None:
+    nodes = [
+        _node("NonMaxSuppression", ["x", "x"], ["a"]),
+        _node("Relu", ["x"], ["b"]),
+        _node("Unique", ["b"], ["y"]),
+    ]
+    model = _model(nodes, [_info("x", 1, 2, 4)], ["y"])
+    with pytest.raises(tw.UnsupportedError, match=r"2 nodes") as caught:
+        backend.prepare(model)
+    assert "node 0: tilework has no NonMaxSuppression" in str(caught.value)
+    assert "node 2: tilework has no Unique" in str(caught.value)
+    assert not backend.is_compatible(model)
+    assert not backend.coverage()["Unique"]
+    assert backend.coverage()["Conv"]
+    nodes = [_node("MaxPool", ["x"], ["a", "i"], kernel_shape=[2, 2], storage_order=1), _node("Abs", ["x"], ["y"])]
+    with pytest.raises(tw.UnsupportedError, match=r"node 0: storage_order=1"):
+        backend.prepare(_model(nodes, [_info("x", 1, 2, 4, 4)], ["y"]))
+
+
+def test_wrong_feeds_are_refused() -> None:
+    model, feeds = _small_network()
+    prepared = backend.prepare(model)
+    x = feeds["x"]
+    with pytest.raises(tw.DTypeError, match="x has dtype float64"):
+        prepared.run([x.astype(np.float64)])
+    with pytest.raises(tw.ShapeError, match="x has shape"):
+        prepared.run([x[:, :2]])
+    with pytest.raises(tw.ShapeError, match="x has shape"):
+        prepared.run([x[0]])
+    with pytest.raises(tw.AttrTypeError, match="0 inputs; want x"):
+        prepared.run([])
+    with pytest.raises(tw.AttrTypeError, match="2 inputs; want x"):
+        prepared.run({"x": x, "z": x})
+
+
+def test_hostile_models_are_refused(tmp_path: Path) -> None:
+    model, _ = _small_network()
+    good = model.SerializeToString()
+    for bad in (b"", b"\0" * 100, b"not a model", good[:200], good[: len(good) // 2]):
+        with pytest.raises(tw.Error):
+            backend.prepare(bad)
+    rng = np.random.default_rng(1)
+    for _ in range(60):
+        broken = bytearray(good)
+        for at in rng.integers(0, len(good), 4):
+            broken[at] = rng.integers(256)
+        try:
+            backend.prepare(bytes(broken))
+        except tw.Error:
+            continue
+    cycle = _model([_node("Relu", ["b"], ["a"]), _node("Relu", ["a"], ["b"])], [_info("x", 1)], ["b"])
+    with pytest.raises(tw.Error, match="nothing before it makes"):
+        backend.prepare(cycle)
+    with pytest.raises(tw.Error, match="made by nothing"):
+        backend.prepare(_model([_node("Relu", ["x"], ["a"])], [_info("x", 1)], ["z"]))
+    model.graph.initializer[0].dims[0] = 800
+    with pytest.raises(tw.Error, match="w does not hold what its shape says"):
+        backend.prepare(model)
+    model.graph.initializer[0].dims[0] = -8
+    with pytest.raises(tw.Error, match="w has shape"):
+        backend.prepare(model)
+
+
+def test_external_data_stays_in_the_models_folder(tmp_path: Path) -> None:
+    model, feeds = _small_network()
+    (tmp_path / "inside").mkdir()
+    path = tmp_path / "inside" / "model.onnx"
+    onnx.save(model, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    want = backend.prepare(_small_network()[0]).run(feeds)
+    for got, expected in zip(backend.prepare(path).run(feeds), want, strict=True):
+        assert got.tobytes() == expected.tobytes()
+    (tmp_path / "inside" / "weights.bin").rename(tmp_path / "weights.bin")
+    outside = onnx.load(path, load_external_data=False)
+    for place in ("../weights.bin", str(tmp_path / "weights.bin"), "missing.bin"):
+        for tensor in outside.graph.initializer:
+            next(e for e in tensor.external_data if e.key == "location").value = place
+        path.write_bytes(outside.SerializeToString())
+        with pytest.raises(tw.Error, match="want a file in the model's folder"):
+            backend.prepare(path)
+    with pytest.raises(tw.Error, match="without a folder"):
+        backend.prepare(path.read_bytes())
+
+
+def test_the_command_runs_a_model(tmp_path: Path) -> None:
+    model, feeds = _small_network()
+    onnx.save(model, tmp_path / "model.onnx")
+    np.save(tmp_path / "x.npy", feeds["x"])
+    command = [sys.executable, "-m", "tilework", "run", "model.onnx", "--input", "x.npy", "-o", "y.npy", "--profile"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "conv" in done.stdout
+    assert "y: float32 (2, 5)" in done.stdout
+    np.testing.assert_allclose(np.load(tmp_path / "y.npy"), _reference(model, feeds)[0], rtol=1e-4, atol=1e-6)
+    done = subprocess.run([*command[:4], "absent.onnx"], capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert (done.returncode, done.stderr[:33]) == (2, "tilework run: the model cannot be")
+    (tmp_path / "bad.onnx").write_bytes(b"bad")
+    done = subprocess.run([*command[:4], "bad.onnx"], capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert done.returncode == 2
+    assert done.stderr.startswith("tilework run: onnx: this is no model")
+
+
+# Families whose node tests all pass, but for what stands in EXCEPT, with the reason.
+FAMILIES = {
+    "conv": ["Conv", "ConvTranspose", "DeformConv", "Col2Im", "ConvInteger", "QLinearConv"],
+    "matmul": ["MatMul", "Gemm", "Einsum", "MatMulInteger"],
+    "norm": ["LayerNormalization", "RMSNormalization", "LpNormalization", "BatchNormalization", "GroupNormalization",
+             "InstanceNormalization", "LRN", "MeanVarianceNormalization"],
+    "softmax": ["Softmax", "LogSoftmax"],
+    "loss": ["SoftmaxCrossEntropyLoss"],
+    "activation": ["Gelu", "Celu", "Elu", "Selu", "HardSigmoid", "HardSwish", "LeakyRelu", "PRelu", "Relu", "Sigmoid",
+                   "Softplus", "Softsign", "Swish", "Tanh", "Mish"],
+    "movement": ["Concat", "Split", "Squeeze", "Unsqueeze", "Flatten", "Tile", "Gather", "Slice", "Reshape",
+                 "Transpose", "DepthToSpace", "SpaceToDepth", "Expand", "CenterCropPad"],
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_node_tests_of_the_onnx_package_pass(family: str) -> None:
+    from onnx.backend.test import loader
+
+    np.random.seed(0)
+    ran, failed = 0, []
+    for case in loader.load_model_tests(kind="node"):
+        if "_expanded" in case.name or case.model.graph.node[0].op_type not in FAMILIES[family]:
+            continue
+        ran += 1
+        for inputs, outputs in case.data_sets:
+            try:
+                made = backend.prepare(case.model).run(inputs)
+                for got, want in zip(made, outputs, strict=True):
+                    assert (got.dtype, got.shape) == (np.asarray(want).dtype, np.shape(want))
+                    np.testing.assert_allclose(got, want, rtol=case.rtol, atol=1e-6)
+            except (AssertionError, tw.Error) as error:
+                failed.append(f"{case.name}: {error}")
+    assert ran > 0
+    assert not failed
+
+
+def test_the_page_about_it_runs() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "onnx.md").read_text()
+    program = text.partition("```python\n")[2].partition("```")[0]
+    assert len(program.splitlines()) <= 15
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "[[0.0, 2.0, 0.0, 4.0]]\n"), done.stderr
