@@ -218,9 +218,10 @@ void stream(const Int4& p, const float* const* x, int64_t o, float (*y)[C]) {
     for (int64_t s = 0; s < steps; ++s) {
         u32v code[C];
         f32v sum[R][C];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int c = 0; c < C; ++c) {
             const auto* row = reinterpret_cast<const uint32_t*>(p.w + (o + c) * p.bytes) + s * L;
+            __builtin_prefetch(reinterpret_cast<const char*>(row) + C * p.bytes);  // the next C rows are no stream yet
             code[c] = words - s * L >= L ? load(row) : load_n(row, words - s * L);
 #pragma GCC unroll 4
             for (int r = 0; r < R; ++r) sum[r][c] = f32v{};
@@ -228,7 +229,7 @@ void stream(const Int4& p, const float* const* x, int64_t o, float (*y)[C]) {
 #pragma GCC unroll 8
         for (int j = 0; j < kCodes; ++j) {
             f32v v[C];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
             for (int c = 0; c < C; ++c) {
                 const u32v kept = j == kCodes - 1 ? code[c] >> 28 : code[c] & (15u << (4 * j));
                 v[c] = to_f32(bitcast<i32v>(kept));
@@ -236,11 +237,11 @@ void stream(const Int4& p, const float* const* x, int64_t o, float (*y)[C]) {
 #pragma GCC unroll 4
             for (int r = 0; r < R; ++r) {
                 const f32v xv = load(x[r] + s * kStep + j * L);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
                 for (int c = 0; c < C; ++c) sum[r][c] += xv * v[c];
             }
         }
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int c = 0; c < C; ++c) {
             const f32v scale = step_scale<Group>(p.scales + (o + c) * p.groups, s, p.groups);
 #pragma GCC unroll 4
@@ -270,31 +271,28 @@ void stream_block(const Int4& p, const float* const* x, int64_t o, float* y, int
         for (int c = 0; c < C; ++c) y[r * y_row + o + c] = part[r][c];
 }
 
-// Outputs [first, end) of m rows of x.
+// R rows of x from row r on, outputs [first, end): C at a time, so that their sums hide each other's latency.
+template <int Group, int R, int C>
+void stream_rows(const Int4& p, const float* spread, int64_t size, int64_t r, int64_t first, int64_t end, float* y) {
+    const float* rows[R];
+    for (int k = 0; k < R; ++k) rows[k] = spread + (r + k) * size;
+    y += r * p.out;
+    int64_t o = first;
+    for (; end - o >= C; o += C) stream_block<Group, R, C>(p, rows, o, y, p.out);
+    for (; o < end; ++o) stream_block<Group, R, 1>(p, rows, o, y, p.out);
+}
+
+// Outputs [first, end) of m rows of x; the few rows of w between them stay in the cache.
 template <int Group>
-void stream_rows(const Int4& p, const float* spread, int64_t size, int64_t m, int64_t first, int64_t end, float* y) {
-    constexpr int C1 = kVectorRegisters >= 32 ? 4 : 2;
-    for (int64_t o = first; o < end;) {
-        const bool wide = end - o >= C1;
-        for (int64_t r = 0; r < m;) {
-            const float* rows[4];
-            for (int64_t k = 0; k < 4; ++k) rows[k] = spread + (r + (r + k < m ? k : 0)) * size;
-            float* const to = y + r * p.out;
-            if (m - r >= 4) {
-                wide ? stream_block<Group, 4, C1>(p, rows, o, to, p.out)
-                     : stream_block<Group, 4, 1>(p, rows, o, to, p.out);
-                r += 4;
-            } else if (m - r >= 2) {
-                wide ? stream_block<Group, 2, C1>(p, rows, o, to, p.out)
-                     : stream_block<Group, 2, 1>(p, rows, o, to, p.out);
-                r += 2;
-            } else {
-                wide ? stream_block<Group, 1, C1>(p, rows, o, to, p.out)
-                     : stream_block<Group, 1, 1>(p, rows, o, to, p.out);
-                r += 1;
-            }
-        }
-        o += wide ? C1 : 1;
+void stream_chunk(const Int4& p, const float* spread, int64_t size, int64_t m, int64_t first, int64_t end, float* y) {
+    constexpr int C = kVectorRegisters >= 32 ? 4 : 2;
+    for (int64_t r = 0; r < m;) {
+        if (m - r >= 4)
+            stream_rows<Group, 4, C>(p, spread, size, r, first, end, y), r += 4;
+        else if (m - r >= 2)
+            stream_rows<Group, 2, C>(p, spread, size, r, first, end, y), r += 2;
+        else
+            stream_rows<Group, 1, 2 * C>(p, spread, size, r, first, end, y), r += 1;
     }
 }
 
@@ -309,11 +307,11 @@ bool run_streamed(const Int4& p, const float* x, int64_t m, float* y) {
     parallel(ceil_div(p.out, tall), [&](int64_t chunk) {
         const int64_t first = chunk * tall, end = min_of(first + tall, p.out);
         if (p.group == 32)
-            stream_rows<32>(p, spread, size, m, first, end, y);
+            stream_chunk<32>(p, spread, size, m, first, end, y);
         else if (p.group == 64)
-            stream_rows<64>(p, spread, size, m, first, end, y);
+            stream_chunk<64>(p, spread, size, m, first, end, y);
         else
-            stream_rows<128>(p, spread, size, m, first, end, y);
+            stream_chunk<128>(p, spread, size, m, first, end, y);
     });
     return true;
 }
