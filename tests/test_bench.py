@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,11 @@ import pytest
 
 import tilework
 from tilework import cli, registry
-from tilework.bench import choose, compare, measure, peaks, problems, results, table
+from tilework.bench import choose, compare, measure, peaks, problems, results, run, table
 from tilework.bench.commands import main
 from tilework.bench.problems import BenchError
+from tilework.bench.remote import Remote
+from tilework.bench.run import Options
 
 pytest.importorskip("scipy")
 
@@ -128,6 +131,12 @@ _BAD = {
     "nothing left": (["run", "--op", "conv", "--set", "softmax"], "no problem matches"),
     "absent run": (["compare", "a.json", "b.json"], "cannot read a.json"),
     "unwritable": (["run", _SMALL, "-o", "/proc/x/y.json"], "cannot write"),
+    "unwritable folder": (["run", _SMALL, "-o", "/proc"], "cannot write /proc"),
+    "unwritable picture": (["roofline", "-o", "/proc/x/a.svg"], "cannot write"),
+    "unwritable comparison": (["ab", "--old", ".", "--new", ".", "-o", "/proc/x/a.json"], "cannot write"),
+    "unwritable record": (["record", "/proc/x/a.json"], "cannot write"),
+    "unwritable docs": (["record", "a.json", "--docs", "/proc/x"], "cannot write"),
+    "binary file": (["run", "--set", sys.executable], "cannot read"),
     "picture name": (["roofline", "-o", "roof.bmp"], "want a name that ends in"),
     "no output": (["report", "x.json"], "want -o FILE"),
     "absent installation": (["ab", "--old", "/nowhere", "--new", "/nowhere"], "/nowhere does not exist"),
@@ -149,6 +158,21 @@ def test_bad_requests_are_one_line_and_exit_2(name: str, capsys: pytest.CaptureF
     assert said.count("\n") == 1
 
 
+_EMPTY: dict[str, Any] = {
+    **dict.fromkeys(results._KEYS, ""),
+    **{k: {} for k in results._KINDS[dict]},
+    **{k: [] for k in results._KINDS[list]},
+    "schema": results.SCHEMA,
+}
+_ROW: dict[str, Any] = {
+    **dict.fromkeys(results._ROW_KEYS, ""),
+    "threads": 1,
+    "contestants": {},
+    "ratios": {},
+    "bound": None,
+}
+
+
 def test_bad_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bad = tmp_path / "bad.txt"
     bad.write_text("relu x=3 # fine\nrelu x=three\n")
@@ -159,6 +183,11 @@ def test_bad_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ("[]", "has schema"),
         ('{"schema": "tilework-bench/0"}', "want 'tilework-bench/2'"),
         ('{"schema": "tilework-bench/2"}', "lacks started"),
+        ("[" * 100_000, "not JSON"),
+        (json.dumps(_EMPTY | {"rows": {}}), "has rows of type dict; want list"),
+        (json.dumps(_EMPTY | {"rows": [{}]}), "has a row without all of"),
+        (json.dumps(_EMPTY | {"rows": [_ROW | {"contestants": 3}]}), "has a row that is none"),
+        (json.dumps(_EMPTY | {"rows": [_ROW | {"ratios": {"torch": 1}}]}), "has a row that is none"),
     ):
         bad.write_text(text)
         assert main(["compare", str(bad), str(bad)]) == 2
@@ -295,14 +324,93 @@ def test_a_run_goes_on_where_it_was_left(tmp_path: Path, capsys: pytest.CaptureF
     again = ["--peers", "none", "--min-time", "0.05", "--sweeps", "2", "-o", str(path), "--resume"]
     assert main(["run", _SMALL, *again]) == 0
     (before,) = _document(path)["rows"]
-    assert before["sweeps"] == 2
+    assert before["sweeps"] == 1  # with nobody beside it there is no ratio to be sure of
     assert main(["run", _SMALL, "exp x=1000", *again]) == 0
     document = _document(path)
     assert [r["op"] for r in document["rows"]] == ["relu", "exp"]
     assert document["rows"][0] == before
-    assert len(before["contestants"]["tilework"]["samples"]) >= 2 * 5
+    assert len(before["contestants"]["tilework"]["samples"]) >= 3
     assert main(["run", _SMALL, *again[:-1], "--resume", "--cold", "all"]) == 2
     assert "was made with" in capsys.readouterr().err
+
+
+def _state(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return ""
+
+
+def _becomes(pid: int, states: str) -> bool:
+    for _ in range(200):
+        if _state(pid) in tuple(states) or (not states and not _state(pid)):
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def test_a_worker_runs_only_while_it_is_asked() -> None:
+    worker = Remote("tilework")
+    try:
+        assert _becomes(worker.facts["pid"], "T")
+        assert worker.ask("threads", count=1) == {"threads": 1}
+        assert _becomes(worker.facts["pid"], "T")
+    finally:
+        worker.close()
+    assert not _state(worker.facts["pid"])
+
+
+def test_a_stopped_worker_does_not_outlive_its_parent() -> None:
+    script = (
+        "from tilework.bench.remote import Remote; w = Remote('tilework'); print(w.facts['pid'], flush=True); input()"
+    )
+    where = os.pathsep.join(p for p in sys.path if p)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": where},
+    )
+    with parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        assert _becomes(pid, "T")
+        parent.kill()
+    assert _becomes(pid, "Z") or not _state(pid)
+
+
+def test_blocks_of_a_pass_run_on_one_cpu_and_go_round_the_places() -> None:
+    cpus: list[list[Any]] = [[], []]
+
+    def asker(kept: list[Any]) -> measure.Asker:
+        def ask(cpu: int | None) -> dict[str, Any]:
+            kept.append(cpu)
+            return {"seconds": 1.0, "waited": 0.0}
+
+        return ask
+
+    measure.interleave({"a": asker(cpus[0]), "b": asker(cpus[1])}, measure.Plan(least=9, most=9), 1)
+    assert cpus[0] == cpus[1]
+    assert set(cpus[0]) <= os.sched_getaffinity(0)
+    assert len(set(cpus[0][:4])) == 1
+    measure.interleave({"a": asker(cpus[0])}, measure.Plan(least=9, most=9), 2)
+    assert cpus[0][9:] == [None] * 9
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_wide_rows_come_first_again_and_few_run_on_more_threads(threads: int) -> None:
+    lines = [problems.parse(t) for t in ("relu x=1000", "relu x=2000", "relu x=4000", "exp x=1000", "gpt2 x=1x8x64")]
+    options = Options(lines, threads=[1, 2], few=choose.one_of_each(lines))
+    found = [p.text for p, t, _ in options.jobs() if t == threads]
+    every = [p.text for p in lines]
+    assert found == (every if threads == 1 else [every[i] for i in (1, 3, 4)])
+    best = {"ratio": 1.3, "low": 1.2, "high": 1.4, "verdict": "faster", "rounds": 9}
+    row = {"status": "ok", "contestants": {"numpy": {"median": 1.0}}, "ratios": {"numpy": best}}
+    assert run._width(row) == pytest.approx(math.log(1.4 / 1.2))
+    best.update(low=0.0, high=math.inf)
+    assert run._width(row) == math.inf
+    assert run._width(row | {"status": "wrong"}) == run._width(row | {"ratios": {}}) == 0
 
 
 # ------------------------------------------------------------------------------------------------ ratios, verdicts

@@ -79,7 +79,7 @@ def _pair(
             told("begin", (problem, threads, "cpu", number))
             row = rows.setdefault((problem.text, threads), _empty(problem, threads))
             if row["status"] == "ok":
-                _measure(row, workers, problem, plan, number, str(Path(scratch) / "answers.npz"), threads)
+                _measure(row, workers, problem, plan, number, str(Path(scratch) / "answers.npz"))
     except WorkerLostError as lost:
         raise BenchError(f"a worker was lost: {lost}") from None
     finally:
@@ -122,7 +122,6 @@ def _measure(
     plan: Plan,
     number: int,
     answers: str,
-    threads: int,
 ) -> None:
     for side, worker in workers.items():
         answer = worker.ask("build", problem=problem.text, answers=answers)
@@ -130,16 +129,18 @@ def _measure(
         if wrong:
             row.update(status="error" if "error" in answer else "wrong", message=f"{side}: {wrong}")
             return
-    askers: dict[str, measure.Asker] = {
-        side: partial(worker.ask, "block", name="tilework") for side, worker in workers.items()
-    }
-    samples, lost = measure.interleave(askers, plan, 0.0 if threads == 1 else 0.012, seed=number)
+    askers: dict[str, measure.Asker] = {side: partial(_block, worker) for side, worker in workers.items()}
+    samples, lost = measure.interleave(askers, plan, row["threads"], seed=number)
     if lost:
         side, why = next(iter(lost.items()))
         row.update(status="error", message=f"{side}: {why}")
         return
     for side, taken in samples.items():
         row["contestants"][side]["samples"] += results.pairs(taken)
+
+
+def _block(worker: Remote, cpu: int | None) -> dict[str, Any]:
+    return worker.ask("block", name="tilework", cpu=cpu)
 
 
 def _summarise(row: dict[str, Any]) -> None:

@@ -63,6 +63,17 @@ def _cost(problem: Problem) -> float:
     return (facts.flops or 0) + facts.read + facts.written
 
 
+def one_of_each(problems: Iterable[Problem]) -> list[Problem]:
+    """The middle one, by its cost, of each op's problems in the first type it has here, and every network."""
+    found: dict[str, list[Problem]] = {}
+    for p in problems:
+        group = found.setdefault(p.op, [])
+        if not group or p.dtype == group[0].dtype:
+            group.append(p)
+    middle = [sorted(g, key=_cost)[len(g) // 2] for op, g in found.items() if op in registry.ops()]
+    return middle + [p for op, g in found.items() if op in networks.NETWORKS for p in g]
+
+
 def _other_dtypes() -> Iterator[Problem]:
     """Every op in each further element type it declares, on the middle one of its workloads."""
     for name, target in registry.ops().items():

@@ -1,8 +1,7 @@
-"""The command line of the bench."""
+"""The commands of the bench."""
 
 from __future__ import annotations
 
-import argparse
 import os
 import shlex
 import signal
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tilework.bench import choose, machine, measure, peers, problems, results, table
+from tilework.bench.arguments import MINUTES, SWEEPS, parser
 from tilework.bench.crew import available_peers
 from tilework.bench.measure import Plan
 from tilework.bench.problems import BenchError
@@ -21,9 +21,7 @@ from tilework.bench.progress import Progress
 from tilework.bench.run import Options, load_modules, run, settings
 from tilework.errors import Error
 
-_DEFAULT_PEERS = "numpy,scipy,torch,onnxruntime"
-_MINUTES, _QUICK_MINUTES = 13.0, 0.7
-_SWEEPS = 2
+_QUICK_MINUTES = 0.7
 _AUTOSAVE = 30.0  # seconds
 
 
@@ -31,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command: 0, or 1 where a comparison failed, 2 for a request that cannot be served, 130 after Ctrl-C."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        options = _parser().parse_args(arguments)
+        options = parser(_ACTIONS).parse_args(arguments)
         options.argv = ["tilework", "bench", *arguments]
         return int(options.act(options))
     except Error as error:
@@ -42,157 +40,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except KeyboardInterrupt:
         return 130
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="tilework bench", description="Measures ops beside other libraries and the machine's peaks."
-    )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    def command(name: str, act: Callable[[Any], int], text: str) -> argparse.ArgumentParser:
-        made = commands.add_parser(name, help=text, description=text)
-        made.set_defaults(act=act)
-        return made
-
-    listing = command("list", _list, "Lists problems with their operations and bytes, as lines that reproduce them.")
-    _choice(listing)
-    listing.add_argument("--sets", action="store_true", help="list the names of sets instead")
-
-    running = command("run", _run, "Checks, then measures problems beside peers and peaks.")
-    _choice(running)
-    _timing(running)
-    running.add_argument(
-        "--device", default="cpu", metavar="A,B", help="cpu, opencl, opencl:1, or OpenCL devices by name (default cpu)"
-    )
-    running.add_argument(
-        "--peers", default=_DEFAULT_PEERS, metavar="A,B", help=f"of {', '.join(peers.PEERS)}; all; none"
-    )
-    running.add_argument("--mode", choices=("performance", "correctness"), default="performance")
-    running.add_argument(
-        "--cold", choices=("none", "weights", "all"), default="none", help="operands that calls find in memory only"
-    )
-    running.add_argument(
-        "--sweeps", type=_positive, default=None, metavar="N", help=f"times to go over all rows (default {_SWEEPS})"
-    )
-    running.add_argument(
-        "--minutes",
-        type=_minutes,
-        default=None,
-        metavar="M",
-        help=f"minutes for the whole run, about, which its rows share (default {_MINUTES:g}, without --min-time)",
-    )
-    running.add_argument("--quick", action="store_true", help="a few small problems of each family")
-    running.add_argument("--resume", action="store_true", help="go on with the run in FILE; rows it holds are kept")
-    running.add_argument("--md", action="store_true", help="print the table as Markdown")
-    _output(running)
-
-    comparing = command("compare", _compare, "Compares the rows of two recorded runs.")
-    comparing.add_argument("old")
-    comparing.add_argument("new")
-    _failing(comparing)
-
-    versus = command("ab", _ab, "Measures two installations beside each other.")
-    versus.add_argument(
-        "--old", required=True, metavar="PATH", help="folder with tilework in it, environment, Python or wheel"
-    )
-    versus.add_argument("--new", required=True, metavar="PATH")
-    versus.add_argument(
-        "--pairs", type=_positive, default=3, metavar="N", help="pairs of processes, one after the other (default 3)"
-    )
-    _choice(versus)
-    _timing(versus)
-    _output(versus)
-    _failing(versus)
-
-    roof = command("roofline", _roofline, "Draws roofs and points of a recorded run, or of the quick set.")
-    roof.add_argument("run", nargs="?")
-    roof.add_argument("-o", "--output", required=True, metavar="FILE", help="picture to write: .svg, .png or .pdf")
-    roof.add_argument("--force", action="store_true", help="replace the file if it exists")
-
-    report = command("report", _report, "Writes one page about a recorded run.")
-    report.add_argument("run")
-    report.add_argument("old", nargs="?", help="an earlier run to compare with")
-    report.add_argument("-o", "--output", metavar="FILE", help="HTML file to write")
-    report.add_argument("--markdown", metavar="FILE", help="Markdown file to write, or to write again")
-    report.add_argument(
-        "--readme", metavar="FILE", help="file whose lines between the bench:begin and bench:end marks are replaced"
-    )
-    report.add_argument(
-        "--record", metavar="FILE", help="JSON to write, or to write again, with each round's fastest pass alone"
-    )
-    report.add_argument("--force", action="store_true", help="replace the HTML file if it exists")
-    return parser
-
-
-def _choice(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "problems", nargs="*", metavar="PROBLEM", help="a problem line, a file of them, or the name of a set"
-    )
-    parser.add_argument(
-        "--set", "--shapes", action="append", default=[], metavar="NAME", help="a set, a file or a problem line"
-    )
-    parser.add_argument("--op", action="append", default=[], metavar="A,B", help="only these ops")
-    parser.add_argument(
-        "--dtype", action="append", default=[], metavar="A,B", help="f32, f64 (default: as the set says)"
-    )
-    parser.add_argument("--dir", action="append", default=[], metavar="A,B", help="fwd, bwd, step (default fwd)")
-    parser.add_argument(
-        "--import",
-        dest="load",
-        action="append",
-        default=[],
-        metavar="MODULE",
-        help="import this module first; the ops it registers take part",
-    )
-
-
-def _timing(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--threads", default="1", metavar="N,M", help="thread counts; max for all (default 1)")
-    parser.add_argument(
-        "--min-time", type=_seconds, default=None, metavar="S", help="seconds per row, about (default 2.5)"
-    )
-
-
-def _output(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-o", "--output", metavar="FILE", help="JSON to write, with raw samples; compressed if .gz")
-    parser.add_argument("--force", action="store_true", help="replace the file if it exists")
-
-
-def _failing(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--fail-over", type=_percent, default=None, metavar="P%", help="exit 1 if a row is slower by more"
-    )
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a positive number")
-    return int(text)
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 < value <= 600:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number above 0, up to 600")
-    return value
-
-
-def _minutes(text: str) -> float:
-    return _seconds(text)
-
-
-def _percent(text: str) -> float:
-    try:
-        value = float(text.removesuffix("%")) / 100
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < 10:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a percentage")
-    return value
 
 
 def _split(texts: list[str]) -> list[str]:
@@ -289,10 +136,10 @@ def _run(options: Any) -> int:
     wanted = _peers(options.peers)
     if options.mode == "performance":
         measure.statistics_library()
-    sweeps = options.sweeps or (1 if options.quick else _SWEEPS)
+    sweeps = options.sweeps or (1 if options.quick else SWEEPS)
     minutes = options.minutes
     if minutes is None and options.min_time is None:
-        minutes = _QUICK_MINUTES if options.quick else _MINUTES
+        minutes = _QUICK_MINUTES if options.quick else MINUTES
     made = Options(
         _selected(options),
         wanted,
@@ -319,17 +166,19 @@ def _run(options: Any) -> int:
 
 
 def _resumed(options: Any, made: Options) -> dict[str, Any] | None:
+    return _going_on(options.output, made) if options.resume and Path(options.output).exists() else None
+
+
+def _going_on(path: str, made: Options) -> dict[str, Any]:
     """The run to go on with, if it is one of the same machine, build and settings."""
-    if not options.resume or not Path(options.output).exists():
-        return None
-    document = results.load(options.output)
+    document = results.load(path)
     if document["settings"] != settings(made):
-        raise BenchError(f"{options.output} was made with {document['settings']}; want {settings(made)}")
+        raise BenchError(f"{path} was made with {document['settings']}; want {settings(made)}")
     if document["machine"]["cpu"] != machine.cpu_name():
-        raise BenchError(f"{options.output} is from another machine, {document['machine']['cpu']}")
+        raise BenchError(f"{path} is from another machine, {document['machine']['cpu']}")
     core = machine.core_digest()
     if document["build"] and document["build"]["core"] != core:
-        raise BenchError(f"{options.output} is from another build, {document['build']['core']}; this one is {core}")
+        raise BenchError(f"{path} is from another build, {document['build']['core']}; this one is {core}")
     return document
 
 
@@ -395,6 +244,60 @@ def _finish(options: Any, document: dict[str, Any]) -> int:
     if document["interrupted"]:
         return 130
     return 1 if any(r["status"] in ("wrong", "error") for r in rows) else 0
+
+
+def _record(options: Any) -> int:
+    """One command from nothing, or from where it was interrupted, to the pages of the repository."""
+    for path in (options.output, *([str(Path(options.docs) / "performance.md")] if options.docs else [])):
+        results.check_writable(path, force=True)
+    if options.force:
+        Path(options.output).unlink(missing_ok=True)
+    measure.statistics_library()
+    load_modules(options.load)
+    chosen = _selected(options)
+    made = Options(
+        chosen,
+        _peers(options.peers),
+        _threads(options.threads),
+        sweeps=SWEEPS,
+        minutes=options.minutes,
+        load=options.load,
+        command=[Path(a).name if a == options.output else a for a in options.argv],
+        few=choose.one_of_each(chosen),
+    )
+    document = _going_on(options.output, made) if Path(options.output).exists() else None
+    if document is None or document["interrupted"] or not _is_whole(document, made):
+        _announce(made)
+        progress = Progress()
+        with _terminable():
+            try:
+                document = run(made, _Keeper(options.output, progress), document)
+            finally:
+                progress.close()
+        results.save(options.output, document)
+        print(f"wrote {options.output}", file=sys.stderr)
+        if document["interrupted"]:
+            print("interrupted; the same command goes on", file=sys.stderr)
+            return 130
+    return _pages(options, document)
+
+
+def _is_whole(document: dict[str, Any], made: Options) -> bool:
+    measured = {results.key(r) for r in document["rows"]}
+    return all((p.text, t, d) in measured for p, t, d in made.jobs())
+
+
+def _pages(options: Any, document: dict[str, Any]) -> int:
+    from tilework.bench import report
+
+    if options.docs:
+        report.write_folder(document, options.docs)
+    if options.readme:
+        report.put_between_marks(options.readme, report.summary(document))
+    wrong = [r for r in document["rows"] if r["status"] in ("wrong", "error")]
+    for row in wrong:
+        print(f"{row['status']}: {row['message']}\n  tilework bench run {shlex.quote(row['problem'])}")
+    return 1 if wrong else 0
 
 
 def _compare(options: Any) -> int:
@@ -466,3 +369,14 @@ def _report(options: Any) -> int:
     if options.readme:
         report.put_between_marks(options.readme, report.summary(document))
     return 0
+
+
+_ACTIONS: dict[str, Callable[[Any], int]] = {
+    "list": _list,
+    "run": _run,
+    "record": _record,
+    "compare": _compare,
+    "ab": _ab,
+    "roofline": _roofline,
+    "report": _report,
+}

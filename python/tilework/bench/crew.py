@@ -28,41 +28,39 @@ class Crew:
         self._load = load
         self._workers: dict[str, Remote] = {}
         self._threads: dict[str, int] = {}
-        self.refused: dict[str, str] = {}  # peers that cannot run with the threads asked for, and why
+        self.refused: set[tuple[str, int]] = set()  # peers that cannot run on so many threads
         self.scratch = tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None)
         self.answers = str(Path(self.scratch.name) / "answers.npz")
 
     def worker(self, library: str, threads: int) -> Remote:
         """A worker of this library on this many threads."""
-        environment = {}
+        key, environment = library, {}
         if library != OURS and hasattr(peers.load(library), "environment"):
-            environment = peers.load(library).environment(threads)
-            if self._threads.get(library) not in (None, threads):
-                self.drop(library)
-        if library not in self._workers:
-            self._workers[library] = Remote(library, environment=environment)
+            # Its thread count is a matter of how it is started, so there is a worker for each.
+            key, environment = f"{library} {threads}", peers.load(library).environment(threads)
+        if key not in self._workers:
+            self._workers[key] = Remote(library, environment=environment)
             for module in self._load:
-                self._demand(library, "load", module=module)
-        if self._threads.get(library) != threads:
-            self._demand(library, "threads", count=threads)
-            self._threads[library] = threads
-        return self._workers[library]
+                self._demand(key, "load", module=module)
+        if self._threads.get(key) != threads:
+            self._demand(key, "threads", count=threads)
+            self._threads[key] = threads
+        return self._workers[key]
 
-    def _demand(self, library: str, do: str, **arguments: Any) -> None:
-        error = self._workers[library].ask(do, **arguments).get("error")
+    def _demand(self, key: str, do: str, **arguments: Any) -> None:
+        error = self._workers[key].ask(do, **arguments).get("error")
         if error:
-            raise BenchError(f"{library}: {error}")
+            raise BenchError(f"{key}: {error}")
 
     def drop(self, library: str) -> None:
-        """Forgets a worker that was lost."""
-        self._threads.pop(library, None)
-        lost = self._workers.pop(library, None)
-        if lost:
-            lost.close()
+        """Forgets the workers of a library of which one was lost."""
+        for key in [k for k in self._workers if k.partition(" ")[0] == library]:
+            self._threads.pop(key, None)
+            self._workers.pop(key).close()
 
     def close(self) -> None:
         """Ends every worker."""
-        for library in list(self._workers):
+        for library in {k.partition(" ")[0] for k in self._workers}:
             self.drop(library)
         self.scratch.cleanup()
 

@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import itertools
 import math
+import os
 import random
 import time
 from collections.abc import Callable
@@ -22,10 +23,11 @@ from tilework.bench.problems import BenchError
 from tilework.bench.protocol import CLEAN, WorkerLostError
 
 Sample = dict[str, float]
-Asker = Callable[[], dict[str, Any]]
+Asker = Callable[[int | None], dict[str, Any]]  # of the CPU to run on, None for any
 
 MARGIN = 0.02  # a difference within it is no difference
 _ROUNDS = 9  # of as many passes as there are, where there are enough
+_ROUND = 4  # passes of a round at least, where there are enough: one for each place of the operands
 _FEWEST = 3
 
 
@@ -40,7 +42,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Ratio:
-    """Their time over ours, round by round: above 1 we are faster. ``low`` to ``high`` holds the median with 95 %."""
+    """Their time over ours, in the fastest round of each: above 1 we are faster. ``low`` to ``high`` is 95 % sure."""
 
     ratio: float
     low: float
@@ -50,12 +52,14 @@ class Ratio:
 
 
 def interleave(
-    askers: dict[str, Asker], plan: Plan, pause: float, seed: int = 0
+    askers: dict[str, Asker], plan: Plan, threads: int, seed: int = 0
 ) -> tuple[dict[str, list[Any]], dict[str, str]]:
-    """Passes in which every contestant runs one block, in random order: samples by contestant, and who was lost, why.
+    """Passes in which every contestant runs one block, in random order: their samples, and who was lost and why.
 
-    ``pause`` seconds before each block let the threads of the one before fall asleep.
+    CPUs differ: a neighbour of a virtual machine may sit on one. So on one thread all blocks of a pass run on the same
+    CPU, and rounds take turns with the CPUs.
     """
+    cpus: list[int | None] = [*sorted(os.sched_getaffinity(0))] if threads == 1 else [None]
     shuffle = random.Random(seed)
     samples: dict[str, list[Any]] = {name: [] for name in askers}
     lost: dict[str, str] = {}
@@ -65,10 +69,10 @@ def interleave(
         if not order:
             break
         shuffle.shuffle(order)
+        cpu = cpus[passes // _ROUND % len(cpus)]
         for name in order:
-            time.sleep(pause)
             try:
-                answer = askers[name]()
+                answer = askers[name](cpu)
             except WorkerLostError as error:
                 answer = {"error": str(error)}
             if "error" in answer:
@@ -83,8 +87,10 @@ def interleave(
 
 
 def rounds(samples: list[Sample]) -> list[Sample]:
-    """The fastest sample of each round: passes in order, in rounds of equal size."""
-    size = max(1, len(samples) // _ROUNDS)
+    """The fastest sample of each round: passes in order, in rounds of equal size; of a thinned run all."""
+    if samples and samples[0].get("round"):
+        return samples
+    size = max(1, len(samples) // _ROUNDS, min(_ROUND, len(samples) // _FEWEST))
     count = len(samples) // size
     # The last round takes what is left over.
     edges = [i * size for i in range(count)] + [len(samples)]
@@ -109,32 +115,35 @@ def summary(samples: list[Sample]) -> dict[str, Any]:
 
 
 def paired(ours: list[Sample], theirs: list[Sample]) -> Ratio:
-    """The ratio of two contestants of the same rounds."""
-    logs = [
-        math.log(b["seconds"] / a["seconds"])
-        for a, b in zip(*(rounds(s[: min(len(ours), len(theirs))]) for s in (ours, theirs)), strict=True)
-    ]
-    low, high = interval(logs)
-    middle = float(np.median(logs))
-    return Ratio(math.exp(middle), math.exp(low), math.exp(high), verdict(low, high), len(logs))
+    """The ratio of two contestants of the same rounds; its interval is that of rounds drawn again, for both alike."""
+    count = min(len(ours), len(theirs))
+    a, b = ([math.log(s["seconds"]) for s in rounds(taken[:count])] for taken in (ours, theirs))
+
+    def fastest(a: Any, b: Any, axis: int = -1) -> Any:
+        return np.min(b, axis=axis) - np.min(a, axis=axis)
+
+    low, high = _bootstrap(a, b, fastest, paired=True)
+    return Ratio(math.exp(fastest(a, b)), math.exp(low), math.exp(high), verdict(low, high), len(a))
 
 
-def interval(logs: list[float], others: list[float] | None = None) -> tuple[float, float]:
-    """The 95 % bootstrap interval of a median, or of the difference of two samples' medians."""
-    if len(logs) < _FEWEST or (others is not None and len(others) < _FEWEST):
-        return -math.inf, math.inf
-    if np.ptp(logs) == 0 and (others is None or np.ptp(others) == 0):
-        middle = logs[0] - (others[0] if others else 0.0)
-        return middle, middle
-    stats: Any = statistics_library()
+def interval(logs: list[float], others: list[float]) -> tuple[float, float]:
+    """The 95 % interval of the difference of two samples' medians."""
 
     def difference(a: Any, b: Any, axis: int = -1) -> Any:
         return np.median(a, axis=axis) - np.median(b, axis=axis)
 
-    statistic: Any = np.median if others is None else difference
-    data = (logs,) if others is None else (logs, others)
-    found = stats.bootstrap(data, statistic, n_resamples=2000, method="percentile", vectorized=True)
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+    return _bootstrap(logs, others, difference, paired=False)
+
+
+def _bootstrap(a: list[float], b: list[float], statistic: Any, *, paired: bool) -> tuple[float, float]:
+    if min(len(a), len(b)) < _FEWEST:
+        return -math.inf, math.inf
+    if np.ptp(a) == np.ptp(b) == 0:
+        return float(statistic(a, b)), float(statistic(a, b))
+    stats: Any = statistics_library()
+    options = {"n_resamples": 2000, "method": "percentile", "vectorized": True, "random_state": 0}
+    found = stats.bootstrap((a, b), statistic, paired=paired, **options).confidence_interval
+    return float(found.low), float(found.high)
 
 
 def statistics_library() -> Any:

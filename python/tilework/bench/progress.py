@@ -19,8 +19,11 @@ class Progress:
 
     def __call__(self, what: str, value: Any) -> None:
         if what == "rows":
-            self._total = value
-            self._open()
+            self._done, self._total = 0, value
+            if self._bar is not None:
+                self._bar.reset(self._task, total=value)
+            else:
+                self._open()
         elif what == "begin":
             problem, threads, device, sweep = value
             where = f"{threads} thread{'s' * (threads > 1)}" if device == "cpu" else device

@@ -1,7 +1,12 @@
-"""The parent's end of a worker: a process that may crash or hang without taking the run with it."""
+"""The parent's end of a worker: a process that may crash or hang without taking the run with it.
+
+A worker runs only while it is asked something and is stopped in between, so that no thread of one library, however long
+it spins after its work, takes a CPU from another.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -15,7 +20,11 @@ from typing import Any
 from tilework.bench.problems import BenchError
 from tilework.bench.protocol import PROTOCOL, WorkerLostError
 
-_PATIENCE = 180.0  # seconds for one answer: a float64 reference of a large problem, a first import of torch
+PATIENCE = 180.0  # seconds for one answer: a float64 reference of a large problem, a first import of torch
+# Whether glibc gives a result's pages back and faults them in again at every call depends on what else a process has
+# allocated; so it keeps them, for every library.
+_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(1 << 36)}
+_FAREWELL = 2.0  # seconds for a worker to end by itself
 
 
 class Remote:
@@ -25,7 +34,7 @@ class Remote:
         self, library: str, *, python: str = sys.executable, path: str = "", environment: dict[str, str] | None = None
     ) -> None:
         self.library = library
-        variables = {**os.environ, **(environment or {})}
+        variables = {**_MEMORY, **os.environ, **(environment or {})}
         inherited = [p for p in sys.path if p] if python == sys.executable else []
         variables["PYTHONPATH"] = os.pathsep.join([path, *inherited] if path else inherited)
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  (lives as long as the worker)
@@ -47,22 +56,24 @@ class Remote:
                 f"{path or python}: its bench speaks protocol {self.facts.get('protocol')}; want {PROTOCOL}"
             )
 
-    def ask(self, do: str, patience: float = _PATIENCE, **arguments: Any) -> dict[str, Any]:
+    def ask(self, do: str, patience: float = PATIENCE, **arguments: Any) -> dict[str, Any]:
         """The worker's answer to a request."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         try:
             self._process.stdin.write(json.dumps({"do": do, **arguments}).encode() + b"\n")
             self._process.stdin.flush()
+            self._signal(signal.SIGCONT)
         except OSError:
             raise self._lost() from None
         ready, _, _ = select.select([self._process.stdout], [], [], patience)
         if not ready:
-            self.close()
+            self.close(farewell=0.0)
             raise WorkerLostError(f"no answer within {patience:.0f} s")
         line = self._process.stdout.readline()
         if not line:
             raise self._lost()
+        self._signal(signal.SIGSTOP)
         answer: dict[str, Any] = json.loads(line)
         return answer
 
@@ -74,13 +85,21 @@ class Remote:
         how = f"crashed with {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
         return WorkerLostError(f"{how}{last}")
 
-    def close(self) -> None:
-        """Ends the process."""
+    def _signal(self, number: signal.Signals) -> None:
+        """To the worker and what it started; none, if it has ended."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, number)
+
+    def close(self, farewell: float = _FAREWELL) -> None:
+        """Ends the process, which has ``farewell`` seconds to do so itself."""
         for stream in (self._process.stdin, self._process.stdout):
             if stream:
-                stream.close()
+                with contextlib.suppress(OSError):  # what was not yet read by a worker that died
+                    stream.close()
+        if self._process.poll() is None:
+            self._signal(signal.SIGCONT)
         try:
-            self._process.wait(2)
+            self._process.wait(farewell)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import html as markup
 import importlib.util
+from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from tilework.bench import compare, table
+from tilework.bench import compare, results, table
 from tilework.bench.problems import BenchError
 
 _BEGIN, _END = "<!-- bench:begin -->", "<!-- bench:end -->"
@@ -110,45 +111,68 @@ def prepared_table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str
 
 
 _EXPLAINED = (
-    "Every result was checked before it was timed. Libraries take turns, in random order, each in its own process and "
-    "on the thread count shown. A round counts the fastest of a few blocks of each, because neighbours on the machine "
-    "only ever slow a block down; times are medians over rounds, p10-p90 their spread. A ratio is the best peer's time "
-    "over tilework's in the same round, above 1 tilework is faster; brackets hold its median with 95 %, and a verdict "
-    "asks for more than 2 %. “Of bound” is the share of the least time that the named roof allows, the roof's loop "
-    "measured in the same rounds. “Kernel” leaves out the Python call; ~ marks rows during which the machine was busy."
+    "Every result was checked before it was timed. Libraries take turns, block by block and in random order, each in a "
+    "process of its own that is stopped while another runs, on the thread count shown. Blocks go round copies of the "
+    "operands at several places in memory. A round counts the fastest of a few blocks of each library, because "
+    "neighbours on the machine only ever slow a block down; times are medians over rounds, p10-p90 their spread. A "
+    "ratio is the best peer's time over tilework's, both in their fastest round: above 1 tilework is faster; brackets "
+    "hold it with 95 %, and a verdict asks for more than 2 %. “Of bound” is the share of the least time that the named "
+    "roof allows, the roof's loop measured in the same rounds. “Kernel” leaves out the Python call; ~ marks rows "
+    "during which others had the CPUs."
 )
+_WORST = 10
 
 
 Section = tuple[str, list[str], list[list[str]]]
 
 
+def _counts(rows: list[dict[str, Any]]) -> list[int]:
+    """The thread counts of rows on the CPU."""
+    return sorted({r["threads"] for r in rows if r["device"] == "cpu"})
+
+
+def _threads_text(count: int) -> str:
+    return f"{count} thread{'s' * (count > 1)}"
+
+
 def standing_table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """By family: how often each verdict fell against the best peer, and the geometric mean of the ratios."""
-    means = {f: m for f, p, m, _ in table.means(rows) if p == "best peer"}
-    lines = [
-        [family, f"{means[family]:.2f}", *(str(counts[v]) for v in ("faster", "same", "undecided", "slower"))]
-        for family, counts in table.tally(rows).items()
+    """By family: the geometric means of ratios to the best peer by thread count, and how often each verdict fell."""
+    counts = _counts(rows)
+    means = [
+        {f: f"{m:.2f}" for f, p, m, _ in table.means(r for r in rows if r["threads"] == n) if p == "best peer"}
+        for n in counts
     ]
-    return ["family", "mean ratio", "faster", "same", "undecided", "slower"], lines
+    lines = [
+        [family, *(m.get(family, "") for m in means), *(str(tally[v]) for v in _VERDICTS)]
+        for family, tally in table.tally(rows).items()
+    ]
+    return ["family", *(f"mean ratio, {_threads_text(n)}" for n in counts), *_VERDICTS], lines
+
+
+_VERDICTS = ("faster", "same", "undecided", "slower")
 
 
 def _sections(document: dict[str, Any]) -> list[Section]:
-    rows = document["rows"]
-    # Rows without operations and bytes only show what a call costs; they are in the last table.
-    slower = [r for _, r in table.losses(rows) if table.verdict_of(r) == "slower"]
-    found: list[Section] = [
-        ("Standing against the best peer of each row", *standing_table(rows)),
-        (f"Losses: {len(slower)} rows", list(table.COLUMNS), [table.cells(r) for r in slower]),
-        ("Geometric means of ratios to each peer (rows)", *means_table(rows)),
-        ("Every row, the lowest ratio first", list(table.COLUMNS), [table.cells(r) for r in ordered(rows)]),
+    rows, columns = document["rows"], list(table.COLUMNS)
+    ranked = [r for _, r in table.losses(rows)]
+    slower = [r for r in ranked if table.verdict_of(r) == "slower"]
+    found: list[Section] = [(f"The {_WORST} worst rows", columns, [table.cells(r) for r in ranked[:_WORST]])]
+    if len(slower) > _WORST:
+        found.append((f"All {len(slower)} losses", columns, [table.cells(r) for r in slower]))
+    found.append(("Standing against the best peer of each row", *standing_table(rows)))
+    for count in _counts(rows):
+        title = f"Geometric means of ratios to each peer (rows), {_threads_text(count)}"
+        found.append((title, *means_table([r for r in rows if r["threads"] == count])))
+    found += [
+        ("Every row, the lowest ratio first", columns, [table.cells(r) for r in ordered(rows)]),
         ("Weights handed over before", *prepared_table(rows)),
         ("Peaks", *peaks_table(document)),
     ]
     return [s for s in found if s[2]]
 
 
-def markdown(document: dict[str, Any], source: str) -> str:
-    """The page as Markdown."""
+def markdown(document: dict[str, Any], source: str, pictures: Iterable[str] = ()) -> str:
+    """The page as Markdown, with links to ``pictures`` that lie beside it."""
     parts = [
         "# Performance",
         "",
@@ -158,6 +182,8 @@ def markdown(document: dict[str, Any], source: str) -> str:
         "",
         *(f"- **{k}**: {v}" for k, v in facts(document)),
     ]
+    for name in pictures:
+        parts += ["", f"![{_PICTURES[name]}]({name})"]
     for title, columns, lines in _sections(document):
         parts += ["", f"## {title}", "", table.markdown(columns, lines)]
     wrong = [f"- `{r['problem']}`: {r['message']}" for r in document["rows"] if r["status"] != "ok"]
@@ -170,21 +196,44 @@ def markdown(document: dict[str, Any], source: str) -> str:
     return "\n".join(parts) + "\n"
 
 
+def write_folder(document: dict[str, Any], folder: str) -> None:
+    """Writes the record, the page about it and its pictures."""
+    place = Path(folder)
+    record = place / "performance.json.gz"
+    place.mkdir(parents=True, exist_ok=True)
+    thin = results.thinned(document)
+    results.save(str(record), thin)
+    print(f"wrote {record}")
+    drawn = {name: made for name, made in _drawn(thin).items() if made is not None}
+    for name, made in drawn.items():
+        made.savefig(place / name, dpi=110)
+        print(f"wrote {place / name}")
+    write(str(place / "performance.md"), markdown(results.load(str(record)), str(record), drawn))
+
+
+_PICTURES = {
+    "performance-ratios.png": "Ratio to the best peer, by family",
+    "performance-roofline.png": "Roofline: filled is tilework, hollow its peers",
+}
+
+
 def summary(document: dict[str, Any]) -> str:
     """The standing in a few lines of Markdown, for a README."""
-    facts_of = dict(facts(document))
-    threads = sorted({r["threads"] for r in document["rows"] if r["device"] == "cpu"})
-    counts = f"{' and '.join(map(str, threads))} thread{'s' * (threads != [1])}"
-    columns, lines = standing_table(document["rows"])
-    return "\n".join(
-        [
-            f"{facts_of['machine']}, {counts}, beside {facts_of['beside it']}. Each row is judged against its best "
-            "peer: the mean ratio is theirs over ours, above 1 tilework is faster; a verdict asks for more than 2 % "
-            f"with 95 % confidence. System: {facts_of['system']}.",
-            "",
-            table.markdown(columns, lines),
-        ]
-    )
+    facts_of, rows = dict(facts(document)), document["rows"]
+    counts = " and ".join(_threads_text(n) for n in _counts(rows))
+    ranked = table.losses(rows)
+    slower = sum(table.verdict_of(r) == "slower" for _, r in ranked)
+    columns, lines = standing_table(rows)
+    parts = [
+        f"{facts_of['machine']}, {counts}, beside {facts_of['beside it']}. Each row is judged against its best "
+        "peer: a ratio is theirs over ours, above 1 tilework is faster; a verdict asks for more than 2 % with 95 % "
+        f"confidence. System: {facts_of['system']}.",
+        "",
+    ]
+    if slower:
+        worst = [f"{r['op']} {table.problem_name(r)}, {ratio:.2f}" for ratio, r in ranked[: min(slower, 3)]]
+        parts += [f"It is slower in {slower} of {len(ranked)} rows, worst in: {'; '.join(worst)}.", ""]
+    return "\n".join([*parts, table.markdown(columns, lines)])
 
 
 def put_between_marks(path: str, text: str) -> None:
@@ -249,17 +298,23 @@ def _table_row(columns: list[str], line: list[str]) -> str:
     return f"<tr class={markup.escape(verdict)}>{''.join(cells)}</tr>\n"
 
 
-def _pictures(document: dict[str, Any]) -> list[tuple[str, str]]:
+def _drawn(document: dict[str, Any]) -> dict[str, Any]:
+    """The figures by the names of _PICTURES, None for what the run has nothing for."""
     if importlib.util.find_spec("matplotlib") is None:
-        return []
+        return {}
     from tilework.bench import ratios, roofline
 
-    found = []
-    if table.losses(document["rows"]):
-        found.append(("Ratio to the best peer, by family", roofline.svg(ratios.figure(document))))
-    if document["peaks"]:
-        found.append(("Roofline: filled is tilework, hollow its peers", roofline.svg(roofline.figure(document))))
-    return found
+    makers = (
+        ratios.figure if table.losses(document["rows"]) else None,
+        roofline.figure if document["peaks"] else None,
+    )
+    return {name: make(document) if make else None for name, make in zip(_PICTURES, makers, strict=True)}
+
+
+def _pictures(document: dict[str, Any]) -> list[tuple[str, str]]:
+    from tilework.bench import roofline
+
+    return [(_PICTURES[name], roofline.svg(made)) for name, made in _drawn(document).items() if made is not None]
 
 
 def write(path: str, text: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ _KEYS = (
     "device_peaks",
     "rows",
 )
+_KINDS = {dict: ("machine", "build", "peers", "settings", "device_peaks"), list: ("command", "peaks", "rows")}
 _ROW_KEYS = (
     "problem",
     "op",
@@ -46,6 +48,8 @@ _ROW_KEYS = (
 def check_writable(path: str, *, force: bool, instead: str = "--force") -> None:
     """Fails before an hour of measuring, not after."""
     target = Path(path)
+    if target.is_dir():
+        raise BenchError(f"cannot write {path}: it is a folder; want a file")
     if target.exists() and not force:
         raise BenchError(f"{path} exists; want another name, or {instead}")
     try:
@@ -91,7 +95,7 @@ def load(path: str) -> dict[str, Any]:
         document = json.loads(gzip.decompress(raw) if path.endswith(".gz") else raw)
     except OSError as error:
         raise BenchError(f"cannot read {path}: {error.strerror or error}") from None
-    except (ValueError, EOFError) as error:
+    except (ValueError, EOFError, RecursionError, zlib.error) as error:
         raise BenchError(f"{path} is not JSON: {str(error)[:120]}") from None
     schema = document.get("schema") if isinstance(document, dict) else None
     if schema != SCHEMA:
@@ -99,12 +103,29 @@ def load(path: str) -> dict[str, Any]:
     missing = [k for k in _KEYS if k not in document]
     if missing:
         raise BenchError(f"{path} lacks {', '.join(missing)}")
-    if not isinstance(document["rows"], list):
-        raise BenchError(f"{path} has rows that are no list")
+    for kind, keys in _KINDS.items():
+        for key in keys:
+            if not isinstance(document[key], kind):
+                raise BenchError(f"{path} has {key} of type {type(document[key]).__name__}; want {kind.__name__}")
     for row in document["rows"]:
         if not isinstance(row, dict) or any(k not in row for k in _ROW_KEYS):
             raise BenchError(f"{path} has a row without all of {', '.join(_ROW_KEYS)}")
+        if not _is_row(row):
+            raise BenchError(f"{path} has a row that is none: {json.dumps(row)[:120]}")
     return dict(document)
+
+
+def _is_row(row: dict[str, Any]) -> bool:
+    texts = all(isinstance(row[k], str) for k in ("problem", "op", "family", "name", "dtype", "device", "status"))
+    bound = row["bound"] is None or (_is_dict(row["bound"]) and {"by", "seconds"} <= set(row["bound"]))
+    if not (texts and bound and _is_dict(row["contestants"]) and _is_dict(row["ratios"])):
+        return False
+    parts = [*row["contestants"].values(), *row["ratios"].values()]
+    return all(map(_is_dict, parts)) and set(row["ratios"]) <= set(row["contestants"]) and type(row["threads"]) is int
+
+
+def _is_dict(value: Any) -> bool:
+    return isinstance(value, dict)
 
 
 def key(row: dict[str, Any]) -> tuple[str, int, str]:
@@ -131,6 +152,8 @@ def samples(row: dict[str, Any], name: str) -> list[dict[str, float]]:
     """The raw samples of a contestant, as measured."""
     told = row["contestants"].get(name, {})
     found = seconds_of(told.get("samples", []))
+    if row.get("thinned"):
+        return [{**s, "round": 1.0} for s in found]
     kernels = told.get("kernel_samples") or [None] * len(found)
     return [s if k is None else {**s, "kernel": k} for s, k in zip(found, kernels, strict=False)]
 
@@ -148,5 +171,5 @@ def thinned(document: dict[str, Any]) -> dict[str, Any]:
             rest = {k: v for k, v in entry.items() if k != "kernel_samples"}
             entries[name] = {**rest, "samples": kept(entry["samples"])} if "samples" in entry else rest
         loops = {kind: kept(passes) for kind, passes in row.get("loops", {}).items()}
-        rows.append({**row, "contestants": entries, "loops": loops})
+        rows.append({**row, "thinned": True, "contestants": entries, "loops": loops})
     return {**document, "rows": rows}

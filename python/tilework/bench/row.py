@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tilework.bench import measure, peaks, results
@@ -11,15 +11,18 @@ from tilework.bench.crew import OURS, PREPARED, Crew, available_peers
 from tilework.bench.measure import Plan
 from tilework.bench.problems import BenchError, Problem
 from tilework.bench.protocol import WorkerLostError
-from tilework.bench.remote import Remote
+from tilework.bench.remote import PATIENCE, Remote
 
 if TYPE_CHECKING:
     from tilework.bench.run import Options
 
 _COLD_COPIES = 32
+_RIVAL_PATIENCE = 15.0  # seconds for a peer to make and to check a contestant
+_TOO_LONG = 1.0  # seconds of a call that is left out, if it is
+_TOO_SLOW = 5.0  # times slower than ours
 _PEAK = "peak "
 
-Askers = dict[str, Callable[[], dict[str, Any]]]
+Askers = dict[str, measure.Asker]
 
 
 class Row:
@@ -32,6 +35,7 @@ class Row:
         self.threads, self.device = record["threads"], record["device"]
         self._peaks = [p for p in document["peaks"] if p["threads"] == self.threads]
         self._device_peaks = document["device_peaks"].get(self.device)
+        self._once: dict[str, float] = {}  # seconds of one call of each contestant, roughly
 
     @staticmethod
     def empty(problem: Problem, threads: int, device: str) -> dict[str, Any]:
@@ -90,6 +94,7 @@ class Row:
                 worker = self.workers.worker(library, self.threads)
                 answer = worker.ask(
                     "build",
+                    patience=PATIENCE if library == OURS else _RIVAL_PATIENCE,
                     problem=self.problem.text,
                     answers=self.workers.answers if check else "",
                     copies=self._copies(),
@@ -116,7 +121,7 @@ class Row:
 
     def _rivals(self, *, check: bool) -> list[str]:
         found = available_peers(self.options.peers) if self.device == "cpu" else []
-        found = [f for f in found if f not in self.workers.refused]
+        found = [f for f in found if (f, self.threads) not in self.workers.refused]
         if check:
             return found
         entries = self.record["contestants"]
@@ -138,7 +143,11 @@ class Row:
             if name.startswith(OURS):
                 self._fail("wrong", f"{name}: {told['wrong']}")
             return
-        askers[name] = lambda: worker.ask("block", name=name)
+        self._once[name] = told.get("once", 0.0)
+        if self._once[name] > max(_TOO_LONG, _TOO_SLOW * self._once.get(OURS, 0.0)):
+            entry.update(status="n/a", message=f"takes {self._once[name]:.1f} s a call, too long to take turns")
+            return
+        askers[name] = lambda cpu: worker.ask("block", name=name, cpu=cpu)
 
     def _copies(self) -> int:
         """How many copies of the operands calls take turns with, so that none is in a cache."""
@@ -154,8 +163,7 @@ class Row:
         loops = self._loops()
         for kind, ask in loops.pop("askers", {}).items():
             askers[_PEAK + kind] = ask
-        pause = 0.0 if self.threads == 1 else 0.012
-        samples, lost = measure.interleave(askers, plan, pause, seed)
+        samples, lost = measure.interleave(askers, plan, self.threads, seed)
         for name, message in lost.items():
             if name.startswith((OURS, _PEAK)):
                 self.workers.drop(OURS)
@@ -219,9 +227,9 @@ class Row:
         level = peaks.level_of(facts, levels) if self.options.cold == "none" else levels[-1]
         loops = peaks.loops_of(facts, tier, self._peaks, level)
 
-        def ask(kind: str) -> dict[str, Any]:
+        def ask(cpu: int | None, kind: str) -> dict[str, Any]:
             size = level.loop_bytes if kind in peaks.MEMORY else 0
-            answer = worker.ask("peak", kind=kind, seconds=1e-3, bytes=size, tier=tier)
+            answer = worker.ask("peak", kind=kind, seconds=1e-3, bytes=size, tier=tier, cpu=cpu)
             return answer if "error" in answer else {**answer, "seconds": 1 / answer["rate"]}
 
-        return {**loops, "askers": {kind: lambda kind=kind: ask(kind) for kind in loops["kinds"]}}
+        return {**loops, "askers": {kind: partial(ask, kind=kind) for kind in loops["kinds"]}}

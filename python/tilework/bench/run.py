@@ -1,18 +1,20 @@
 """A run: workers are started, each problem is checked and then measured beside its peers and the peak loops.
 
-A run goes over all its rows more than once. What a row then holds comes from different minutes, processes and
-addresses, so that neither a busy minute nor a lucky placement decides it.
+A run goes over all its rows once, and then, while there is time, again, those with the widest intervals first. What a
+row then holds comes from different minutes, processes and addresses, so that neither a busy minute nor a lucky
+placement decides it.
 """
 
 from __future__ import annotations
 
 import importlib
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from tilework.bench import machine, peaks, results
+from tilework.bench import machine, peaks, results, table
 from tilework.bench.crew import OURS, Crew, available_peers, crew
 from tilework.bench.measure import Plan
 from tilework.bench.problems import BenchError, Problem
@@ -20,6 +22,11 @@ from tilework.bench.protocol import WorkerLostError
 from tilework.bench.row import Row
 
 Told = Callable[[str, Any], None]
+Job = tuple[Problem, int, str]  # a problem, threads, a device
+
+_FIRST_SHARE = 0.6  # of the time, for the first sweep if there are more
+_LEAST_SHARE = 0.05  # of the budget of a row, however late
+_LEAST_SECONDS = 5.0
 
 
 @dataclass
@@ -37,6 +44,14 @@ class Options:
     minutes: float | None = None  # that the run may take, about: rows then share them
     load: list[str] = field(default_factory=list)
     command: list[str] = field(default_factory=list)
+    few: list[Problem] | None = None  # on more than one thread, if not all
+
+    def jobs(self) -> list[Job]:
+        """Every row: all thread counts of a problem in turn, so that one reference serves them."""
+        places = [(t, d) for d in self.devices for t in (self.threads if d == "cpu" else [1])]
+        wide = {p.text for p in (self.problems if self.few is None else self.few)}
+        least = min(self.threads)
+        return [(p, t, d) for p in self.problems for t, d in places if t == least or d != "cpu" or p.text in wide]
 
 
 def _nobody(what: str, value: Any) -> None:
@@ -84,12 +99,16 @@ def settings(options: Options) -> dict[str, Any]:
 class _Clock:
     """How long a row may take: the time left, shared among the rows left; the checks before have their part in it."""
 
-    def __init__(self, options: Options, rows: int) -> None:
-        self._budget = options.plan.budget
-        self._end = time.monotonic() + 60 * options.minutes if options.minutes else None
-        self._left = rows
-        self._around = 0.3  # seconds that a row takes beside its measurement, a guess until some are known
+    def __init__(self, budget: float, seconds: float | None, rows: int) -> None:
+        self._budget, self._left = budget, rows
         self._begin = time.monotonic()
+        self._end = None if seconds is None else self._begin + seconds
+        self._around = 0.3  # seconds that a row takes beside its measurement, a guess until some are known
+
+    @property
+    def late(self) -> bool:
+        """Whether the time is up."""
+        return self._end is not None and time.monotonic() > self._end
 
     def begin(self) -> float:
         """The seconds of the row that begins."""
@@ -97,51 +116,75 @@ class _Clock:
         if self._end is None:
             return self._budget
         share = (self._end - self._begin) / max(1, self._left) - self._around
-        return max(0.05 * self._budget, min(self._budget, share))
+        return max(_LEAST_SHARE * self._budget, min(self._budget, share))
 
     def end(self, budget: float) -> None:
         """Learns from a row that has ended."""
         self._left -= 1
-        self._around += 0.2 * (max(0.0, time.monotonic() - self._begin - budget) - self._around)
+        self._around += 0.05 * (max(0.0, time.monotonic() - self._begin - budget) - self._around)
 
 
 def _sweep_all(options: Options, document: dict[str, Any], told: Told) -> None:
     rows = {results.key(r): r for r in document["rows"]}
+    jobs = options.jobs()
     sweeps = options.sweeps if options.mode == "performance" else 1
-    places = [(d, t) for d in options.devices for t in (options.threads if d == "cpu" else [1])]
-    jobs = [(d, t, p) for d, t in places for p in options.problems]
+    begin, spent = time.monotonic(), float(document.get("spent", 0.0))
 
-    def swept(problem: Problem, threads: int, device: str) -> int:
-        return int(rows.get((problem.text, threads, device), {"sweeps": 0})["sweeps"])
+    def seconds_left(share: float = 1.0) -> float | None:
+        if options.minutes is None:
+            return None
+        return max(_LEAST_SECONDS, 60 * options.minutes * share - spent - (time.monotonic() - begin))
 
-    done = sum(min(sweeps, swept(p, t, d)) for d, t, p in jobs)
-    clock = _Clock(options, len(jobs) * sweeps - done)
-    told("rows", len(jobs) * sweeps - done)
     for sweep in range(sweeps):
+        if sweep == 0:
+            due = [job for job in jobs if _key(job) not in rows or rows[_key(job)]["sweeps"] == 0]
+        else:
+            due = [job for job in jobs if rows[_key(job)]["sweeps"] <= sweep and _width(rows[_key(job)]) > 0]
+            due.sort(key=lambda job: -_width(rows[_key(job)]))
+        told("rows", len(due))
+        clock = _Clock(options.plan.budget, seconds_left(_FIRST_SHARE if sweep + 1 < sweeps else 1.0), len(due))
         with crew(options.load) as workers:
-            for device, threads in places:
-                due = [p for d, t, p in jobs if (d, t) == (device, threads) and swept(p, t, d) <= sweep]
-                if due:
-                    _prepare(options, workers, device, threads, document, told)
-                for problem in due:
-                    budget = clock.begin()
-                    told("begin", (problem, threads, device, sweep))
-                    key = (problem.text, threads, device)
-                    if key not in rows:
-                        rows[key] = Row.empty(problem, threads, device)
-                    plan = replace(options.plan, budget=budget)
-                    Row(options, workers, problem, rows[key], document).sweep(plan, seed=sweep)
-                    if rows[key] not in document["rows"]:
-                        document["rows"].append(rows[key])
-                    clock.end(budget)
-                    told("row", rows[key])
+            if due:
+                _prepare(options, workers, due, document, told)
+            for problem, threads, device in due:
+                # Every row is measured once, however late; more often only while there is time.
+                if sweep and clock.late:
+                    break
+                budget = clock.begin()
+                told("begin", (problem, threads, device, sweep))
+                key = (problem.text, threads, device)
+                record = rows.setdefault(key, Row.empty(problem, threads, device))
+                plan = replace(options.plan, budget=budget)
+                Row(options, workers, problem, record, document).sweep(plan, seed=sweep)
+                if not any(r is record for r in document["rows"]):
+                    document["rows"].append(record)
+                clock.end(budget)
+                document["spent"] = spent + time.monotonic() - begin
+                told("row", record)
 
 
-def _prepare(options: Options, workers: Crew, device: str, threads: int, document: dict[str, Any], told: Told) -> None:
+def _key(job: Job) -> tuple[str, int, str]:
+    return job[0].text, job[1], job[2]
+
+
+def _width(row: dict[str, Any]) -> float:
+    """Of the interval of the ratio to the best peer, as a logarithm; 0 if there is none to be surer of."""
+    if row["status"] != "ok":
+        return 0.0
+    best = table.best_ratio(row) or table.best_ratio(row, prepacked=True)
+    if best is None:
+        return 0.0
+    return math.log(best[1]["high"] / best[1]["low"]) if 0 < best[1]["low"] < best[1]["high"] < math.inf else math.inf
+
+
+def _prepare(options: Options, workers: Crew, jobs: list[Job], document: dict[str, Any], told: Told) -> None:
     """Peaks of the moment, and every peer on its threads."""
-    ours = workers.worker(OURS, threads)
-    document["build"] = machine.build(ours.facts)
-    if options.mode == "performance":
+    places = list(dict.fromkeys((device, threads) for _, threads, device in jobs))
+    for device, threads in places:
+        ours = workers.worker(OURS, threads)
+        document["build"] = machine.build(ours.facts)
+        if options.mode != "performance":
+            continue
         told("peaks", threads if device == "cpu" else device)
         if device == "cpu":
             peaks.add(document["peaks"], peaks.measure(ours, threads))
@@ -150,14 +193,15 @@ def _prepare(options: Options, workers: Crew, device: str, threads: int, documen
             if "error" in found:
                 raise BenchError(f"{device}: {found['error']}")
             document["device_peaks"][device] = found
-    workers.refused = {}
-    for name in available_peers(options.peers) if device == "cpu" else []:
-        try:
-            workers.worker(name, threads)
-        except (BenchError, WorkerLostError) as error:
-            workers.refused[name] = str(error)
-            document["peers"][name].setdefault("refused", {})[str(threads)] = str(error)
-            told("refused", (name, str(error)))
+    for name in available_peers(options.peers):
+        for threads in {t for d, t in places if d == "cpu"}:
+            try:
+                workers.worker(name, threads)
+            except (BenchError, WorkerLostError) as error:
+                workers.refused.add((name, threads))
+                workers.drop(name)
+                document["peers"][name].setdefault("refused", {})[str(threads)] = str(error)
+                told("refused", (name, str(error)))
 
 
 def load_modules(names: list[str]) -> None:

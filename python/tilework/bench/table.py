@@ -84,7 +84,7 @@ def rate_text(row: dict[str, Any]) -> str:
 def best_ratio(row: dict[str, Any], *, prepacked: bool = False) -> tuple[str, dict[str, Any]] | None:
     """The fastest peer of the same kind, and the ratio to it."""
     found = [
-        (row["contestants"][n]["median"], n, r)
+        (r["ratio"], n, r)
         for n, r in row["ratios"].items()
         if row["contestants"][n].get("prepacked", False) == prepacked and "median" in row["contestants"][n]
     ]

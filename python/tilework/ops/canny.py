@@ -233,6 +233,12 @@ def _(fill: Fill, image: Any, **attrs: Any) -> tuple[Any]:
     return (_scene(fill, *image) if photo is None else photo,)
 
 
+@fills(canny_gradients)
+def _(fill: Fill, *shapes: Any, **attrs: Any) -> tuple[Any, ...]:
+    """As large as the sums of a Sobel filter get."""
+    return tuple(fill(*shape) // 32 for shape in shapes)
+
+
 @flops(canny)
 def _(image: Any, **attrs: Any) -> float:
     return 40.0 * float(math.prod(image))

@@ -511,7 +511,9 @@ def _(fill: Fill, dy: Sizes, x: Sizes, mean: Sizes, rstd: Sizes, weight: Sizes, 
 
 @fills(rms_norm_dx)
 def _(fill: Fill, dy: Sizes, x: Sizes, rstd: Sizes, weight: Sizes, **attrs: Any) -> Any:
-    return fill(*dy), fill(*x), _wide(fill, fill.positive(*rstd)), fill(*weight)
+    values = fill(*x)
+    squares = np.square(_wide(fill, values)).mean(axis=tuple(i for i, n in enumerate(rstd) if n == 1), keepdims=True)
+    return fill(*dy), values, _wide(fill, 1 / np.sqrt(squares + 1e-6)).reshape(rstd), fill(*weight)
 
 
 # ------------------------------------------------------------------------------------------------- OpenCL

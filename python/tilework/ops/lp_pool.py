@@ -21,6 +21,7 @@ from tilework.registry import (
     backward,
     dtypes,
     errors,
+    fills,
     forward,
     op,
     opencl,
@@ -164,6 +165,12 @@ def _() -> Iterator[Workload]:
 @workloads(lp_pool_dx)
 def _() -> Iterator[Workload]:
     yield Workload("2x2 64x56x56", ((1, 64, 28, 28), (1, 64, 56, 56), (1, 64, 28, 28)), {"kernel": 2})
+
+
+@fills(lp_pool_dx)
+def _(fill: Fill, dy: Sizes, x: Sizes, y: Sizes, **attrs: Any) -> tuple[Any, ...]:
+    values = fill(*x)
+    return fill(*dy), values, lp_pool(values, **attrs)
 
 
 for _target in (lp_pool, lp_pool_dx):

@@ -78,7 +78,8 @@ def _exact(a: Any, b: Any, a_zero: Any, b_zero: Any) -> Any:
         left = left - _along(np.asarray(a_zero, np.int64), a, rows=True)
     if b_zero is not None:
         right = right - _along(np.asarray(b_zero, np.int64), b, rows=False)
-    return np.matmul(left, right)
+    # Below 2**53 a float64 holds every sum exactly.
+    return np.matmul(left.astype(np.float64), right.astype(np.float64)).astype(np.int64)
 
 
 @reference(matmul_integer)

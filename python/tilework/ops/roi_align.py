@@ -145,7 +145,9 @@ def _(
         means = [_means(axis) for axis in axes]
         for p, q in np.ndindex(*size):
             if mode == "avg":
-                y[r, :, p, q] = _weighted(np.outer(means[0][p], means[1][q]), x[images[r]]).sum(axis=(1, 2))
+                near = np.ix_(means[0][p] != 0, means[1][q] != 0)
+                weights = np.outer(means[0][p], means[1][q])[near]
+                y[r, :, p, q] = _weighted(weights, x[images[r]][(slice(None), *near)]).sum(axis=(1, 2))
                 continue
             (rows, down), (columns, across) = axes[0][p], axes[1][q]
             values = [_weighted(np.outer(v, h), x[images[r]]).sum(axis=(1, 2)) for v in rows for h in columns]
@@ -164,7 +166,9 @@ def _(dy: Any, boxes: Any, images: Any, *, shape: Sizes, scale: float, sampling_
             continue
         means = [_means(axis) for axis in axes]
         for p, q in np.ndindex(*dy.shape[2:]):
-            dx[images[r]] += _weighted(np.outer(means[0][p], means[1][q]), dy[r, :, p, q, None, None])
+            near = np.ix_(means[0][p] != 0, means[1][q] != 0)
+            weights = np.outer(means[0][p], means[1][q])[near]
+            dx[images[r]][(slice(None), *near)] += _weighted(weights, dy[r, :, p, q, None, None])
     return dx
 
 

@@ -101,8 +101,24 @@ def _dequantize(q: Any, scale: Any, zero: Any, a: dict[str, Any]) -> Callable[[]
     return None if s is None else lambda: (q.astype(scale.dtype) - z) * s
 
 
-def _layer_norm(x: Any, weight: Any, bias: Any, a: dict[str, Any]) -> Callable[[], Any] | None:
-    if a.get("axes", -1) not in (-1, [-1], (-1,), x.ndim - 1):
+def _flat(x: Any) -> Any:
+    return x.reshape(*x.shape[:2], -1)
+
+
+def _rms_norm(x: Any, weight: Any, residual: Any, a: dict[str, Any]) -> Callable[[], Any] | None:
+    if a.get("axes", -1) not in (-1, [-1], (-1,), x.ndim - 1) or set(a) - {"axes", "eps"} or residual is not None:
+        return None
+    eps = x.dtype.type(a.get("eps", 1e-6))
+
+    def run() -> Any:
+        y = x / np.sqrt(np.square(x).mean(-1, keepdims=True) + eps)
+        return y if weight is None else y * weight
+
+    return run
+
+
+def _layer_norm(x: Any, weight: Any, bias: Any, residual: Any, a: dict[str, Any]) -> Callable[[], Any] | None:
+    if a.get("axes", -1) not in (-1, [-1], (-1,), x.ndim - 1) or set(a) - {"axes", "eps"} or residual is not None:
         return None
     eps = x.dtype.type(a.get("eps", 1e-5))
 
@@ -158,7 +174,25 @@ _CALLS: dict[str, Callable[..., Callable[[], Any] | None]] = {
     "solve": lambda a, x, b: lambda: np.linalg.solve(x, b),
     "quantize_linear": lambda a, x, scale, zero: _quantize(x, scale, zero, a),
     "dequantize_linear": lambda a, q, scale, zero: _dequantize(q, scale, zero, a),
-    "layer_norm": lambda a, x, weight, bias: _layer_norm(x, weight, bias, a),
+    "layer_norm": lambda a, x, weight, bias, residual: _layer_norm(x, weight, bias, residual, a),
+    "rms_norm": lambda a, x, weight, residual: _rms_norm(x, weight, residual, a),
+    "abs": lambda a, x: lambda: np.abs(x),
+    "neg": lambda a, x: lambda: np.negative(x),
+    "sqrt": lambda a, x: lambda: np.sqrt(x),
+    "rsqrt": lambda a, x: lambda: 1 / np.sqrt(x),
+    "clip": lambda a, x: lambda: np.clip(x, a.get("low", -np.inf), a.get("high", np.inf)),
+    "leaky_relu": lambda a, x: lambda: np.where(x > 0, x, x * np.asarray(a.get("alpha", 0.01), x.dtype)),
+    "silu": lambda a, x: lambda: x / (1 + np.exp(-x)),
+    "swiglu": lambda a, gate, x: lambda: gate / (1 + np.exp(-gate)) * x,
+    "softplus": lambda a, x: lambda: np.logaddexp(x, np.asarray(0, x.dtype)),
+    "embedding": lambda a, w, indices: None if set(a) else lambda: w[indices],
+    "max_unpool_dx": lambda a, dy, i: lambda: np.take_along_axis(_flat(dy), _flat(i), 2).reshape(i.shape),
+    "histogram": lambda a, x: lambda: np.bincount(x.reshape(-1), minlength=256).astype(np.int32),
+    "threshold": lambda a, x: (
+        (lambda: np.where(x > a["value"], np.uint8(a.get("high", 255)), np.uint8(0)))
+        if a.get("kind", "binary") == "binary"
+        else None
+    ),
     "sgd_step": lambda a, w, g, v: _sgd(w, g, v, a),
     "adam_step": lambda a, w, g, m, v: _adam(w, g, m, v, a),
 }

@@ -1,4 +1,4 @@
-"""OpenCV on the CPU: arithmetic of arrays, products, filters of one-channel images that ops amount to, and edges."""
+"""OpenCV on the CPU: arithmetic of arrays, products, filters of one-channel images that ops amount to, and pictures."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tilework import registry
-from tilework.bench.peers import Contestant
+from tilework.bench.peers import Contestant, opencv_pictures
 from tilework.bench.problems import Problem
 
 
@@ -72,14 +72,6 @@ def _pool(cv2: Any, op: str, x: Any, a: dict[str, Any]) -> Callable[[], Any] | N
     return (lambda: cv2.dilate(image, around)) if op == "max_pool" and centred else None
 
 
-def _edges(cv2: Any, image: Any, a: dict[str, Any]) -> Callable[[], Any]:
-    sigma, size = a["sigma"], round(6 * a["sigma"] + 1) | 1
-    options = {"apertureSize": a["ksize"], "L2gradient": a["l2"]}
-    if sigma == 0:
-        return lambda: cv2.Canny(image, a["low"], a["high"], **options)
-    return lambda: cv2.Canny(cv2.GaussianBlur(image, (size, size), sigma), a["low"], a["high"], **options)
-
-
 def _call(cv2: Any, problem: Problem, operands: tuple[Any, ...]) -> Callable[[], Any] | None:
     op, x = problem.op, operands[0]
     if op in ("add", "sub", "mul", "div", "exp", "log", "relu"):
@@ -87,8 +79,8 @@ def _call(cv2: Any, problem: Problem, operands: tuple[Any, ...]) -> Callable[[],
     a = registry.resolve(problem.target, operands, dict(problem.attrs))
     if op in ("reduce_sum", "reduce_mean", "reduce_max"):
         return _reduction(cv2, op, x, a)
-    if op == "canny":
-        return _edges(cv2, x, a)
+    if op in opencv_pictures.PICTURES:
+        return opencv_pictures.call(cv2, op, operands, a)
     if op == "matmul" and all(o.ndim == 2 for o in operands[:2]) and all(o is None for o in operands[2:]):
         return lambda: cv2.gemm(operands[0], operands[1], 1.0, None, 0.0)
     if op == "conv":
@@ -102,9 +94,9 @@ def _call(cv2: Any, problem: Problem, operands: tuple[Any, ...]) -> Callable[[],
 
 
 def calls(problem: Problem, operands: tuple[Any, ...], threads: int) -> dict[str, Contestant]:
-    """OpenCV's function of a problem in float32, or of edges in uint8, where it has one."""
-    dtype = "uint8" if problem.op == "canny" else "float32"
-    if problem.direction != "fwd" or problem.out_given or problem.dtype != dtype or isinstance(operands[0], list):
+    """OpenCV's function of a problem in float32, or of a picture, where it has one."""
+    right = problem.op in opencv_pictures.PICTURES or problem.dtype == "float32"
+    if problem.direction != "fwd" or problem.out_given or not right or isinstance(operands[0], list):
         return {}
     made = _call(importlib.import_module("cv2"), problem, operands)
     return {"opencv": Contestant(made)} if made else {}

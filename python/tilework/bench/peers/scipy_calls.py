@@ -30,6 +30,9 @@ def calls(problem: Problem, operands: tuple[Any, ...], threads: int) -> dict[str
     }
     if attrs.get("approximate", "none") == "none":
         found["gelu"] = lambda: x * np.asarray(0.5, x.dtype) * (1 + special.erf(x * np.asarray(0.5**0.5, x.dtype)))
+    if problem.op in ("dilate", "erode", "sobel"):
+        made = _picture(problem, operands)
+        return {"scipy": Contestant(made)} if made else {}
     if problem.op in ("conv", "max_pool"):
         made = _filter(problem, operands)
         return {"scipy": Contestant(made)} if made else {}
@@ -55,6 +58,23 @@ def _filter(problem: Problem, operands: tuple[Any, ...]) -> Any:
     if w.shape[:2] != (1, 1) or operands[2] is not None or a["activation"]:
         return None
     return lambda: images.correlate(image, w[0, 0], mode="constant")
+
+
+def _picture(problem: Problem, operands: tuple[Any, ...]) -> Any:
+    """scipy.ndimage on one 8-bit picture."""
+    image, a = operands[0], registry.resolve(problem.target, operands, dict(problem.attrs))
+    images: Any = importlib.import_module("scipy.ndimage")
+    if image.ndim != 2:
+        return None
+    if problem.op == "sobel":
+        if a["ksize"] != 3 or a["dx"] + a["dy"] != 1:
+            return None
+        axis = 1 if a["dx"] else 0
+        return lambda: images.sobel(image, axis, np.int16, mode="mirror")
+    if any(k % 2 == 0 for k in a["kernel"]):
+        return None
+    function, outside = {"dilate": (images.grey_dilation, 0), "erode": (images.grey_erosion, 255)}[problem.op]
+    return lambda: function(image, size=tuple(a["kernel"]), mode="constant", cval=outside)
 
 
 def _algebra(op: str, operands: tuple[Any, ...], attrs: dict[str, Any]) -> dict[str, Any]:

@@ -11,8 +11,18 @@ import numpy as np
 from tilework import registry
 from tilework.bench import networks
 from tilework.bench.networks import NetworkProblem
-from tilework.bench.peers import Contestant, torch_algebra, torch_bytes, torch_conv, torch_norms, torch_sequence
-from tilework.bench.peers.torch_conv import activated, even
+from tilework.bench.peers import (
+    Contestant,
+    torch_activations,
+    torch_algebra,
+    torch_bytes,
+    torch_conv,
+    torch_gradients,
+    torch_norms,
+    torch_pools,
+    torch_sequence,
+)
+from tilework.bench.peers.torch_conv import activated
 from tilework.bench.problems import Problem
 
 Call = Callable[..., Any]
@@ -23,25 +33,6 @@ def set_threads(count: int) -> int:
     torch: Any = importlib.import_module("torch")
     torch.set_num_threads(count)
     return int(torch.get_num_threads())
-
-
-def _pool(torch: Any, a: dict[str, Any], maximum: bool) -> Call | None:
-    padding, rank = even(a["padding"]), len(a["kernel"])
-    if padding is None or a.get("return_indices") or (a.get("divisor") and rank == 1):
-        return None
-    if maximum:
-        pool = getattr(torch.nn.functional, f"max_pool{rank}d")
-        return lambda x: pool(x, a["kernel"], a["stride"], padding, a["dilation"], a["ceil_mode"])
-    pool, counts = getattr(torch.nn.functional, f"avg_pool{rank}d"), a["count_include_pad"]
-    divisor = () if rank == 1 else (a["divisor"],)
-    return lambda x: pool(x, a["kernel"], a["stride"], padding, a["ceil_mode"], counts, *divisor)
-
-
-def _adaptive_pool(torch: Any, a: dict[str, Any], kind: str) -> Call | None:
-    if a.get("return_indices"):
-        return None
-    pool = getattr(torch.nn.functional, f"adaptive_{kind}_pool{len(a['size'])}d")
-    return lambda x: pool(x, a["size"])
 
 
 def _along_one(function: Call, a: dict[str, Any]) -> Call | None:
@@ -95,8 +86,6 @@ def _forward(torch: Any, op: str, a: dict[str, Any]) -> Call | None:
                 a["activation"],
             )
         ),
-        "max_pool": lambda: _pool(torch, a, True),
-        "avg_pool": lambda: _pool(torch, a, False),
         "reduce_sum": lambda: lambda x: torch.sum(x, **_axes(a)),
         "reduce_mean": lambda: lambda x: torch.mean(x, **_axes(a)),
         "reduce_max": lambda: lambda x: torch.amax(x, **_axes(a)),
@@ -107,8 +96,6 @@ def _forward(torch: Any, op: str, a: dict[str, Any]) -> Call | None:
             lambda dy, y, axis: aten._log_softmax_backward_data(dy, y, axis, y.dtype), a
         ),
         "logsumexp": lambda: lambda x: torch.logsumexp(x, **_axes(a)),
-        "adaptive_avg_pool": lambda: _adaptive_pool(torch, a, "avg"),
-        "adaptive_max_pool": lambda: _adaptive_pool(torch, a, "max"),
         "softmax_cross_entropy": lambda: (
             lambda x, labels, weight=None: functional.cross_entropy(
                 x,
@@ -126,7 +113,7 @@ def _forward(torch: Any, op: str, a: dict[str, Any]) -> Call | None:
         "transpose": lambda: lambda x: x.permute(a["axes"] or tuple(range(x.ndim))[::-1]),
         "reshape": lambda: lambda x: x.view(a["shape"]),
     }
-    for family in (torch_algebra, torch_bytes, torch_conv, torch_norms, torch_sequence):
+    for family in (torch_activations, torch_algebra, torch_bytes, torch_conv, torch_norms, torch_pools, torch_sequence):
         made |= family.functions(torch, a)
     return made[op]() if op in made else None
 
@@ -137,7 +124,7 @@ def _stepper(torch: Any, problem: Problem, tensors: list[Any]) -> Contestant | N
     w.grad = tensors[1]
     if problem.op == "sgd_step":
         step = torch.optim.SGD([w], fused=True, **a)
-        state = [tensors[2]] if tensors[2] is not None else []
+        state = tensors[2:]
         if state:
             step.state[w]["momentum_buffer"] = state[0]
     elif problem.op == "adam_step":
@@ -153,37 +140,6 @@ def _stepper(torch: Any, problem: Problem, tensors: list[Any]) -> Contestant | N
         return [a.copy() for a in _to_numpy(torch, (w, *state))]
 
     return Contestant(step.step, answer=answer, keep=w)
-
-
-def _gradient_by_autograd(torch: Any, problem: Problem, tensors: list[Any], a: dict[str, Any]) -> Contestant | None:
-    """Ops that are the gradient of another one: autograd over a graph made once."""
-    if problem.op == "softmax_cross_entropy_dx":
-        forward, dy, leaf, rest = _forward(torch, "softmax_cross_entropy", a), tensors[0], tensors[1], tensors[2:]
-    elif problem.op == "reduce_max_dx":
-        forward, dy, leaf, rest = _forward(torch, "reduce_max", a), tensors[0], tensors[1], []
-    else:
-        return None
-    assert forward is not None
-    leaf = leaf.clone().requires_grad_(True)
-    y = forward(leaf, *rest)
-    return Contestant(lambda: torch.autograd.grad(y, leaf, dy, retain_graph=True), keep=y)
-
-
-def _pool_gradient(torch: Any, problem: Problem, tensors: list[Any], a: dict[str, Any]) -> Contestant | None:
-    """torch's pool gradients need the pool's geometry, which the op's indices or attributes hold."""
-    dy, shape = tensors[0], a["shape"]
-    if problem.op == "avg_pool_dx":
-        padding = even(a["padding"])
-        if padding is None or len(shape) != 2:
-            return None
-        x, gradient = torch.empty(*dy.shape[:2], *shape, dtype=dy.dtype), torch.ops.aten.avg_pool2d_backward
-        rest = (a["kernel"], a["stride"], padding, a["ceil_mode"], a["count_include_pad"], a["divisor"])
-        return Contestant(lambda: gradient(dy, x, *rest))
-    kernel = [n // o for n, o in zip(shape, dy.shape[2:], strict=True)]
-    if len(shape) != 2 or any(k * o != n for k, o, n in zip(kernel, dy.shape[2:], shape, strict=True)):
-        return None
-    x, back = torch.empty(*dy.shape[:2], *shape, dtype=dy.dtype), torch.ops.aten.max_pool2d_with_indices_backward
-    return Contestant(lambda: back(dy, x, kernel, kernel, [0, 0], [1, 1], False, tensors[1]))
 
 
 def calls(problem: Problem, operands: tuple[Any, ...], threads: int) -> dict[str, Contestant]:
@@ -214,9 +170,7 @@ def _contestant(torch: Any, problem: Problem, tensors: list[Any], a: dict[str, A
     if problem.direction == "fwd":
         if problem.op.endswith("_step"):
             return _stepper(torch, problem, tensors)
-        if problem.op.endswith("_pool_dx"):
-            return _pool_gradient(torch, problem, tensors, a)
-        if made := _gradient_by_autograd(torch, problem, tensors, a):
+        if made := torch_gradients.contestant(torch, problem.op, tensors, a, lambda op: _forward(torch, op, a)):
             return made
     forward = _forward(torch, problem.op, a)
     if forward is None:

@@ -12,6 +12,7 @@ def functions(torch: Any, a: dict[str, Any]) -> dict[str, Callable[[], Call | No
     """For each op what makes its function of tensors from resolved attributes ``a``."""
     return {
         "conv": lambda: _conv(torch, a),
+        "conv_transpose": lambda: _transpose(torch, a),
         "conv_dx": lambda: _gradient(torch, a, True),
         "conv_dw": lambda: _gradient(torch, a, False),
     }
@@ -48,6 +49,15 @@ def _conv(torch: Any, a: dict[str, Any]) -> Call | None:
         return activated(torch, y if residual is None else y + residual, a["activation"])
 
     return conv
+
+
+def _transpose(torch: Any, a: dict[str, Any]) -> Call | None:
+    padding, rank = even(a["padding"]), len(a["stride"])
+    if padding is None:
+        return None
+    function = getattr(torch.nn.functional, f"conv_transpose{rank}d")
+    rest = (a["stride"], padding, a["output_padding"], a["groups"], a["dilation"])
+    return lambda x, w, b=None: activated(torch, function(x, w, b, *rest), a["activation"])
 
 
 def _gradient(torch: Any, a: dict[str, Any], of_x: bool) -> Call | None:

@@ -31,10 +31,19 @@ def functions(torch: Any, a: dict[str, Any]) -> dict[str, Callable[[], Callable[
         "rms_norm": lambda: rms,
         "batch_norm": lambda: batch,
         "group_norm": lambda: group,
+        "lp_norm": lambda: _normalised(torch, a),
+        "local_response_norm": lambda: (
+            lambda x: functional.local_response_norm(x, a["size"], a["alpha"], a["beta"], a["k"])
+        ),
         "instance_norm": lambda: (
             lambda x, weight=None, bias=None: functional.instance_norm(x, None, None, weight, bias, True, 0.0, a["eps"])
         ),
     }
+
+
+def _normalised(torch: Any, a: dict[str, Any]) -> Callable[..., Any] | None:
+    axes = a["axes"] if isinstance(a["axes"], (list, tuple)) else [a["axes"]]
+    return (lambda x: torch.nn.functional.normalize(x, a["p"], axes[0], a["eps"])) if len(axes) == 1 else None
 
 
 def _tail(x: Any, a: dict[str, Any]) -> list[int]:
