@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 import tilework as tw
-from tilework import nested
-from tilework.graph import PASSES
+from tilework import _core, nested
+from tilework.graph import CPU_PASSES, PASSES
 from tilework.graph.ir import Constant
 
 RANDOM = np.random.default_rng(1)
@@ -43,7 +46,7 @@ def test_a_traced_function_gives_the_bits_of_its_calls() -> None:
     same(g.compile()(PARAMS, IMAGES), net(PARAMS, IMAGES))
 
 
-@pytest.mark.parametrize("left_out", [*sorted({p.__name__ for p in PASSES}), None])
+@pytest.mark.parametrize("left_out", [*sorted({p.__name__ for p in PASSES + CPU_PASSES}), None])
 def test_a_pass_left_out_changes_no_bit(left_out: str | None) -> None:
     def f(x: Any) -> Any:
         a, b = x * scale, x * scale
@@ -215,3 +218,130 @@ def faults() -> Any:
 def test_faults_are_named(call: Any, error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
         call()
+
+
+DOCS = Path(__file__).parents[1] / "docs" / "graph.md"
+PROGRAMS = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize("number", range(len(PROGRAMS)))
+def test_the_programs_of_the_docs_run(number: int, capsys: pytest.CaptureFixture[str]) -> None:
+    program = PROGRAMS[number]
+    assert len([line for line in program.splitlines() if line.strip()]) <= 15
+    exec(compile(program, f"{DOCS.name}:{number}", "exec"), {})
+
+
+def test_several_threads_run_one_executable() -> None:
+    exe = tw.trace(net, PARAMS, IMAGES).compile()
+    feeds = [normal(2, 3, 8, 8) for _ in range(8)]
+    want = [exe(PARAMS, x) for x in feeds]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(5):
+            for got, right in zip(pool.map(lambda x: exe(PARAMS, x), feeds), want, strict=True):
+                np.testing.assert_array_equal(got, right)
+
+
+def test_nothing_is_allocated_in_steady_state() -> None:
+    x, out = normal(64, 1024), np.empty((64, 1024), "f")
+    exe = tw.trace(lambda x: tw.tanh(tw.exp(x).T.reshape(64, 1024) + x), x).compile()
+    exe(x, out=out)
+    before = _core.pool_stats()
+    for _ in range(5):
+        exe(x, out=out)
+    assert _core.pool_stats() == before
+
+
+def test_memory_that_is_free_is_used_again() -> None:
+    def chain(x: Any) -> Any:
+        for _ in range(20):
+            x = tw.softmax(tw.exp(x) + 1.0)  # softmax needs another place, the others do not
+        return x
+
+    exe = tw.trace(chain, tw.spec((32, 1024))).compile()
+    assert exe.arena_bytes <= 2 * 32 * 1024 * 4
+    assert exe.peak_bytes == exe.arena_bytes + 32 * 1024 * 4
+    x = normal(32, 1024)
+    same(exe(x), chain(x))
+
+
+def test_results_that_are_views_feeds_or_the_same_are_arrays_of_their_own() -> None:
+    w = normal(3, 4)
+
+    def f(x: Any) -> Any:
+        y = tw.exp(x)
+        return y, y, y.T, y[1:], x, tw.reshape(y, (12,)), w
+
+    x = normal(3, 4)
+    y, got = tw.exp(x), tw.trace(f, x).compile()(x)
+    for a, b in zip(got, (y, y, y.T, y[1:], x, y.reshape(12), w), strict=True):
+        np.testing.assert_array_equal(a, b)
+    for i, a in enumerate(got):
+        assert not any(np.shares_memory(a, b) for b in (*got[:i], x, w))
+
+
+def test_an_update_leaves_what_is_read_later() -> None:
+    v = tw.Variable(np.ones(2, "f"))
+
+    def f(g: Any) -> Any:
+        before = v * 1.0
+        old = v.reshape(1, 2)
+        tw.sgd_step(v, g, lr=1.0)
+        return before, old + 0.0, v + 0.0
+
+    exe = tw.trace(f, np.ones(2, "f")).compile()
+    for k in range(2):
+        before, old, after = exe(np.ones(2, "f"))
+        np.testing.assert_array_equal(before, np.full(2, 1 - k))
+        np.testing.assert_array_equal(old, np.full((1, 2), 1 - k))
+        np.testing.assert_array_equal(after, np.full(2, -k))
+
+
+def test_another_tier_makes_another_program() -> None:
+    x = normal(2, 3, 8, 8)
+    exe, before = tw.trace(net, PARAMS, x).compile(), tw.isa()
+    try:
+        for name in tw.tiers():
+            tw.set_isa(name)
+            same(exe(PARAMS, x), net(PARAMS, x))
+    finally:
+        tw.set_isa(before)
+
+
+def folded(x: Any) -> Any:
+    y = tw.relu(tw.batch_norm(tw.conv(x, W1, padding=1), *NORM))
+    return tw.relu(tw.batch_norm(tw.conv(y, W2, padding=1), *NORM) + y), tw.conv(y, W2) + NORM[0].reshape(6, 1, 1)
+
+
+def normed(x: Any) -> Any:
+    y = tw.tanh(tw.matmul(x, M) + BIAS)
+    s = y + x
+    t = s + tw.layer_norm(s, BIAS, BIAS)
+    return tw.rms_norm(t + y, BIAS), t
+
+
+def attended(x: Any) -> Any:
+    b, t, d = x.shape
+    q, k, v = (tw.linear(x, w).reshape(b, t, 2, d // 2).transpose(0, 2, 1, 3) for w in (M, M2, M3))
+    return tw.linear(tw.attention(q, k, v, causal=True).transpose(0, 2, 1, 3).reshape(b, t, d), M)
+
+
+W1, W2, BIAS = normal(6, 3, 3, 3), normal(6, 6, 3, 3), normal(8)
+M, M2, M3 = normal(8, 8), normal(8, 8), normal(8, 8)
+NORM = (normal(6), normal(6), normal(6), abs(normal(6)) + 0.5)
+FUSED = {
+    "folded": (folded, normal(2, 3, 8, 8), ["conv", "conv", "conv"]),
+    "normed": (normed, normal(5, 8), ["linear", "layer_norm", "add", "rms_norm"]),
+    "attended": (attended, normal(2, 5, 8), ["linear", "linear", "linear", "attention", "linear"]),
+}
+
+
+@pytest.mark.parametrize("name", FUSED)
+def test_fusions_leave_few_nodes_and_the_results_within_bounds(name: str) -> None:
+    function, x, left = FUSED[name]
+    exe = tw.trace(function, x).compile()
+    steps = [n.op.name for n in exe.graph.nodes if not n.is_source and not n.op.is_view]
+    assert steps == left
+    for without in ((), *((p.__name__,) for p in exe.passes)):
+        got = tw.trace(function, x).compile(without=without)(x)
+        for a, b in zip(nested.flatten(got)[0], nested.flatten(function(x))[0], strict=True):
+            np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5 * float(abs(b).max()))

@@ -468,6 +468,10 @@ Binding bind(const Face& face, PyObject* const* args, Py_ssize_t n_args, PyObjec
     return Binding::done;
 }
 
+bool read_attributes_of(const Face& face, const Arguments& arguments, Attr* attrs) {
+    return read_attrs(*face.def, arguments, attrs);
+}
+
 PyObject* invoke(const Face& face, const OpDef& def, const Arguments& a, const void* packed) {
     Operands o;
     Held held;

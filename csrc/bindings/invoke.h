@@ -34,6 +34,9 @@ enum class Binding { done, foreign, failed };
 // `foreign`: an operand is neither a numpy array, a number nor None, so Python's dispatch must look at the call.
 Binding bind(const Face& face, PyObject* const* args, Py_ssize_t n_args, PyObject* kwnames, Arguments& into);
 
+// Attributes as given, defaults filled in, not yet resolved by infer; false with an error set.
+bool read_attributes_of(const Face& face, const Arguments& arguments, Attr* attrs);
+
 // Runs the op of `def` on numpy arrays; `packed` as OpDef::pack wrote it, or null. A new reference or null.
 PyObject* invoke(const Face& face, const OpDef& def, const Arguments& arguments, const void* packed);
 

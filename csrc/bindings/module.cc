@@ -7,6 +7,7 @@
 #include "bindings/dlpack.h"
 #include "bindings/invoke.h"
 #include "bindings/peak.h"
+#include "bindings/program.h"
 #include "bindings/raise.h"
 #include "core/memory.h"
 #include "core/op_table.h"
@@ -164,6 +165,7 @@ PYBIND11_MODULE(_core, m) {
     m.doc() = "tilework's compiled core: op tables, the call path, threads, tiers and memory.";
     if (!init_arrays() || !init_callables(m.ptr())) throw py::error_already_set();
     set_interrupt_poll(poll_signals);
+    init_program(m);
 
     m.def("call", &call, "Runs an op by name: operands in order (None where not given), attributes and out by name.");
     m.def("infer", &infer,

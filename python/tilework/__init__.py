@@ -12,6 +12,7 @@ from tilework.errors import (
     DeviceError,
     DTypeError,
     Error,
+    FormatError,
     IndexContentError,
     ShapeError,
     SingularError,
@@ -33,13 +34,14 @@ from tilework.settings import (
 
 if TYPE_CHECKING:
     from tilework.autodiff import differentiable_ops, grad, stop_gradient, value_and_grad, vjp
-    from tilework.graph import Executable, Graph, Variable, spec, trace
+    from tilework.graph import Executable, Graph, Variable, cond, kernel, load, scan, spec, trace, while_loop
     from tilework.ops import *  # noqa: F403
 else:
     # Imported at first use, like the ops.
     _LATER = {
         "tilework.autodiff": ("differentiable_ops", "grad", "stop_gradient", "value_and_grad", "vjp"),
-        "tilework.graph": ("Executable", "Graph", "Variable", "spec", "trace"),
+        "tilework.graph": ("Executable", "Graph", "Variable", "kernel", "load", "spec", "trace"),
+        "tilework.graph.control": ("cond", "scan", "while_loop"),
     }
     _MODULES = {name: module for module, names in _LATER.items() for name in names}
 
@@ -65,6 +67,7 @@ __all__ = [
     "DeviceError",
     "Error",
     "Executable",
+    "FormatError",
     "Graph",
     "IndexContentError",
     "Ran",
@@ -73,13 +76,17 @@ __all__ = [
     "UnsupportedError",
     "Variable",
     "__version__",
+    "cond",
     "devices",
     "differentiable_ops",
     "from_dlpack",
     "grad",
     "isa",
+    "kernel",
+    "load",
     "num_threads",
     "profile",
+    "scan",
     "set_isa",
     "set_num_threads",
     "spec",
@@ -94,4 +101,5 @@ __all__ = [
     "trim",
     "value_and_grad",
     "vjp",
+    "while_loop",
 ]

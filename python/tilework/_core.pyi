@@ -18,6 +18,22 @@ class Prepared:
     def __new__(cls, op: Any, bound: dict[str, Any]) -> Prepared: ...
     def __call__(self, *operands: Any, **kwargs: Any) -> Any: ...
 
+class Program:
+    packed_bytes: int
+    arena_bytes: int
+    tier: str
+    def __init__(
+        self,
+        values: list[Any],
+        constants: list[Any],
+        inputs: list[int],
+        outputs: list[int],
+        steps: list[Any],
+        arena_bytes: int,
+    ) -> None: ...
+    def run(self, arrays: tuple[Any, ...], outs: tuple[Any, ...] | None = ...) -> tuple[Any, ...] | None: ...
+    def timed(self, arrays: tuple[Any, ...]) -> list[tuple[float, str, int]]: ...
+
 def call(name: str, operands: list[Any], attrs: dict[str, Any]) -> Any: ...
 def infer(
     name: str, operands: list[Any], attrs: dict[str, Any]

@@ -45,6 +45,10 @@ class UnsupportedError(Error, NotImplementedError):
     """A combination that tilework does not compute on this device."""
 
 
+class FormatError(Error, ValueError):
+    """A file that is damaged, of another version, or of something else; or what no file can hold."""
+
+
 class AllocationError(Error, MemoryError):
     """Memory that could not be had, with the bytes asked for."""
 

@@ -236,7 +236,7 @@ def resolve(target: Op[..., Any], args: tuple[Any, ...], attrs: dict[str, Any]) 
         bound = inspect.signature(target).bind(*args, **attrs)
         bound.apply_defaults()
         return {k: v for k, v in bound.arguments.items() if k not in target.operands}
-    return _core.infer(target.name, list(args), attrs)[1]
+    return _core.infer(target.name, list(args), attrs)[1] if isinstance(target, Op) else attrs
 
 
 def updated_operands(target: Op[..., Any], attrs: dict[str, Any]) -> tuple[int, ...]:

@@ -6,6 +6,7 @@ import contextlib
 import contextvars
 import inspect
 import linecache
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from tilework.graph.symbol import Symbol
 
 if TYPE_CHECKING:
     from tilework.graph.execute import Executable
+    from tilework.graph.profile import Profile
 
 _current: contextvars.ContextVar[Graph | None] = contextvars.ContextVar("tilework.tracing", default=None)
 
@@ -59,6 +61,8 @@ class Graph:
         self.arguments: nested.Structure | None = None  # of a traced function, None: arrays in order
         self.statics: dict[int, Any] = {}  # arguments of a traced function that are not arrays, by place
         self.result: nested.Structure | None = None  # of what a traced function returns, None: arrays in order
+        self.outer: Graph | None = None  # of a body or a branch: the graph it is part of
+        self.captured: list[Symbol] = []  # what it takes of that, fed behind its own inputs
         self._labels: set[str] = set()
         self._constants: dict[int, Symbol] = {}
         self._variables: dict[Variable, Symbol] = {}
@@ -174,6 +178,15 @@ class Graph:
 
         return Executable(self, **options)
 
+    def draw(self, path: str | os.PathLike[str], profile: Profile | None = None) -> None:
+        """Writes a picture of the graph: SVG, or Graphviz's text where the name ends in ``.dot``.
+
+        Nodes are coloured by their share of the time where ``exe.profile(...)`` of this graph is given.
+        """
+        from tilework.graph.draw import draw
+
+        draw(self, path, profile)
+
     def __str__(self) -> str:
         from tilework.graph.listing import listing
 
@@ -207,9 +220,22 @@ class Graph:
         self.nodes.append(node)
         return node.results
 
+    def _capture(self, op: Any, i: int, given: Symbol) -> Value:
+        """The input by which a body or a branch takes a value of the graph that it is part of."""
+        assert self.outer is not None
+        value = self.outer._operand(op, i, given)
+        assert isinstance(value, Value)
+        for known, inside in zip(self.captured, self.inputs[-len(self.captured) :], strict=False):
+            if known.value is value:
+                return inside
+        self.captured.append(Symbol(self.outer, value))
+        return self._input(f"outer{len(self.captured) - 1}", value.shape, value.dtype)
+
     def _operand(self, op: Any, i: int, given: Any) -> Operand:
         """What a node holds for an operand of a call."""
         if isinstance(given, Symbol):
+            if given.graph is not self and self.outer is not None:
+                return self._capture(op, i, given)
             if given.graph is not self:
                 name = op.operands[i] if op else "value"
                 raise DTypeError(f"{op.name if op else 'graph'}: {name} belongs to another graph; want one of this one")
@@ -295,6 +321,7 @@ def trace(function: Callable[..., Any], *examples: Any) -> Graph:
     elsewhere become constants, a ``tw.Variable`` stays one.
     """
     graph = Graph(getattr(function, "__name__", "graph").strip("<>"))
+    graph.outer = tracing()
     leaves, structure = nested.flatten(_specs_as_leaves(examples))
     names = _argument_names(function, structure)
     graph.arguments = structure

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
+import os
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tilework import dispatch, nested
 from tilework.arrays import Array
-from tilework.devices import to_device
-from tilework.errors import AttrError, AttrTypeError, DTypeError, ShapeError
+from tilework.errors import AttrError, AttrTypeError, DTypeError, ShapeError, UnsupportedError
 from tilework.graph.build import Graph
-from tilework.graph.ir import Constant, Node, Placeholder, Value, Variable
-from tilework.graph.passes import PASSES, Pass, needs_copy
+from tilework.graph.interpret import Interpreter
+from tilework.graph.ir import Constant, Value, Variable
+from tilework.graph.native import Native
+from tilework.graph.passes import Pass
+from tilework.graph.pipeline import CPU_PASSES, PASSES
+from tilework.graph.plan import planned
 from tilework.settings import threads as limited_threads
+
+if TYPE_CHECKING:
+    from tilework.graph.profile import Profile
 
 
 class Executable:
@@ -35,7 +41,7 @@ class Executable:
         passes: Sequence[Pass] | None = None,
         without: Sequence[str] = (),
     ) -> None:
-        chosen = list(PASSES if passes is None else passes)
+        chosen = list((PASSES if device else PASSES + CPU_PASSES) if passes is None else passes)
         unknown = set(without) - {p.__name__ for p in chosen}
         if unknown:
             raise AttrError(
@@ -49,32 +55,75 @@ class Executable:
             self.graph = each(self.graph)
         self.device = device
         self._threads = threads
-        self._constants = self._placed_constants()
-        self._last_use = _last_uses(self.graph)
+        self._plain = _is_plain(graph)
+        self._native: Native | None = None
+        self._device: Interpreter | None = None
+        if device is None:
+            self._native = Native(planned(self.graph))
+        else:
+            self._device = Interpreter(self.graph, device)
 
-    def _placed_constants(self) -> dict[Value, Array]:
-        """Constants by value, moved to the device; so are variables, which stay there."""
-        placed = {}
-        for node in self.graph.nodes:
-            if isinstance(node.op, Constant):
-                placed[node.results[0]] = node.op.data if self.device is None else to_device(node.op.data, self.device)
-            elif isinstance(node.op, Variable) and self.device is not None:
-                node.op.value = to_device(node.op.value, self.device)
-        return placed
+    @property
+    def arena_bytes(self) -> int:
+        """Bytes of what is neither fed nor given back nor constant, in one arena; 0 on a device."""
+        return self._native.plan.arena_bytes if self._native else 0
+
+    @property
+    def peak_bytes(self) -> int:
+        """Bytes that one run on the CPU holds: the arena, results, constants, variables and packed weights."""
+        held = sum(n.results[0].nbytes for n in self.graph.nodes if isinstance(n.op, (Constant, Variable)))
+        packed = self._native.program.packed_bytes if self._native else 0
+        return self.arena_bytes + held + packed + sum(v.nbytes for v in self.graph.outputs)
 
     # -------------------------------------------------------------------------------------------------- calls
 
     def __call__(self, *args: Any, out: Any = None, **named: Any) -> Any:
         """What the traced function returns for these arguments; in ``out``, arrays in the same structure, if given."""
-        feeds = self._feeds(args, named)
-        limit = limited_threads(self._threads) if self._threads is not None else contextlib.nullcontext()
-        with limit:
-            results = self._run(feeds)
+        if self._threads is None:
+            results = self._results(args, named, out)
+        else:
+            with limited_threads(self._threads):
+                results = self._results(args, named, out)
         if out is not None:
-            results = self._into(out, results)
+            return out
         if self.graph.result is not None:
             return nested.unflatten(self.graph.result, results)
         return results[0] if len(results) == 1 else tuple(results)
+
+    def profile(self, *args: Any, runs: int = 3, **named: Any) -> Profile:
+        """Times every step of a run on the CPU with these arguments, the least of ``runs`` each: ``print`` it."""
+        from tilework.graph.profile import measured
+
+        if self._native is None:
+            raise UnsupportedError("profile: the graph is on a device; want it compiled for the CPU")
+        feeds = tuple(self._feeds(args, named))
+        return measured(self._native, feeds, runs, self._threads)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the graph as it was traced, and its weights, to one file that ``tilework.load`` reads."""
+        from tilework.graph.serialise import save
+
+        save(self.source, path)
+
+    def _results(self, args: tuple[Any, ...], named: dict[str, Any], out: Any) -> Sequence[Array]:
+        outs = None if out is None else tuple(nested.flatten(out)[0])
+        if outs is not None:
+            self._check_out(outs)
+        if self._native and self._plain and not named:  # the arrays as they come: the program looks whether they fit
+            quick = self._native.run(args, outs)
+            if quick is not None:
+                return quick
+        feeds = tuple(self._feeds(args, named))
+        if self._native:
+            results: Sequence[Array] | None = self._native.run(feeds, outs) or self._native.run(feeds, None)
+            assert results is not None
+        else:
+            assert self._device is not None
+            results = self._device.run(feeds)
+        for given, made in zip(outs or (), results, strict=bool(outs)):
+            if given is not made:
+                given[...] = made
+        return results
 
     def _feeds(self, args: tuple[Any, ...], named: dict[str, Any]) -> list[Array]:
         inputs, structure = self.graph.inputs, self.graph.arguments
@@ -117,79 +166,28 @@ class Executable:
             raise DTypeError(f"{name}: {label} has dtype {array.dtype}; want {value.dtype}", argument=label)
         if tuple(array.shape) != value.shape:
             raise ShapeError(f"{name}: {label} has shape {tuple(array.shape)}; want {value.shape}", argument=label)
-        if not array.flags.c_contiguous:
-            return np.ascontiguousarray(array) if isinstance(array, np.ndarray) else array.copy()
-        return array
+        if isinstance(array, np.ndarray):
+            return np.require(array, requirements=["C", "A"])
+        return array if array.flags.c_contiguous else array.copy()
 
-    def _into(self, out: Any, results: list[Array]) -> list[Array]:
-        leaves, _ = nested.flatten(out)
-        if len(leaves) != len(results):
-            raise AttrTypeError(
-                f"{self.graph.name}: out holds {len(leaves)} arrays; want {len(results)}", argument="out"
-            )
-        for given, made in zip(leaves, results, strict=True):
-            if tuple(given.shape) != tuple(made.shape) or given.dtype != made.dtype:
+    def _check_out(self, outs: tuple[Array, ...]) -> None:
+        wanted = self.graph.outputs
+        if len(outs) != len(wanted):
+            raise AttrTypeError(f"{self.graph.name}: out holds {len(outs)} arrays; want {len(wanted)}", argument="out")
+        for given, want in zip(outs, wanted, strict=True):
+            if dispatch.backend_of(self.graph.name, "out", given) == "":
+                raise DTypeError(f"{self.graph.name}: out is a {type(given).__name__}; want an array", argument="out")
+            if tuple(given.shape) != want.shape or given.dtype != want.dtype:
                 raise ShapeError(
-                    f"{self.graph.name}: out is {given.dtype} {tuple(given.shape)}; "
-                    f"want {made.dtype} {tuple(made.shape)}",
+                    f"{self.graph.name}: out is {given.dtype} {tuple(given.shape)}; want {want.dtype} {want.shape}",
                     argument="out",
                 )
-            given[...] = made
-        return leaves
-
-    def _run(self, feeds: list[Array]) -> list[Array]:
-        arrays: dict[Value, Array] = dict(self._constants)
-        arrays.update(zip(self.graph.inputs, feeds, strict=True))
-        for i, node in enumerate(self.graph.nodes):
-            if isinstance(node.op, Variable):
-                arrays[node.results[0]] = node.op.value
-            elif not isinstance(node.op, (Placeholder, Constant)):
-                self._step(i, node, arrays)
-                for value in self._last_use.get(i, ()):
-                    del arrays[value]
-        outputs = [_copy(arrays[v]) if needs_copy(v) else arrays[v] for v in self.graph.outputs]
-        states = [(variable, state, arrays[state]) for variable, state in self.graph.states().items()]
-        foreign = [a.copy() if needs_copy(s) and s.base.node.op is not v else a for v, s, a in states]
-        for (variable, _, _), array in zip(states, foreign, strict=True):
-            if array is not variable.value:
-                variable.value[...] = array
-        return outputs
-
-    def _step(self, i: int, node: Node, arrays: dict[Value, Array]) -> None:
-        operands: list[Any] = []
-        for k, operand in enumerate(node.operands):
-            if isinstance(operand, Value):
-                array = arrays[operand]
-                dies = operand.base in self._last_use.get(i, ()) or isinstance(operand.node.op, Variable)
-                if k in node.updates and not (dies and self._only_use(operand, i)):
-                    array = _copy(array)
-                operands.append(array)
-            else:
-                operands.append([arrays[v] for v in operand] if isinstance(operand, tuple) else operand)
-        made = node.op(*operands, **node.attrs)
-        results = () if made is None else made if isinstance(made, tuple) else (made,)
-        arrays.update(zip(node.results, (*results, *(operands[k] for k in node.updates)), strict=True))
-
-    def _only_use(self, value: Value, i: int) -> bool:
-        """Whether nothing after node ``i`` reads the memory of a value."""
-        if any(v.base is value.base for v in (*self.graph.outputs, *self.graph.states().values())):
-            return False
-        return not any(v.base is value.base for node in self.graph.nodes[i + 1 :] for v in node.values())
+            if isinstance(given, np.ndarray) and not given.flags.writeable:
+                raise ShapeError(f"{self.graph.name}: out is read-only; want a writeable array", argument="out")
 
 
-def _copy(array: Array) -> Array:
-    return array.copy()
-
-
-def _last_uses(graph: Graph) -> dict[int, list[Value]]:
-    """The values to let go of after each node."""
-    last: dict[Value, int] = {}
-    for i, node in enumerate(graph.nodes):
-        for value in (*node.results, *node.values()):
-            last[value] = i
-    kept = {*graph.outputs, *graph.states().values()}
-    found: dict[int, list[Value]] = {}
-    for value, i in last.items():
-        if value not in kept and not needs_copy(value):
-            found.setdefault(i, []).append(value)
-    return found
+def _is_plain(graph: Graph) -> bool:
+    """Whether the arguments are arrays alone, none of them in a container."""
+    if not isinstance(graph.arguments, nested.Branch):
+        return True
+    return not graph.statics and all(isinstance(i, nested.Leaf) for i in graph.arguments.items)

@@ -23,16 +23,17 @@ from tilework.operators import Operators
 class Value:
     """An array that a node makes: its shape and dtype, and where it lies.
 
-    A view lies in the memory of ``base``, from its byte ``offset`` on, with ``strides`` in bytes; every other value is
-    contiguous and its own base.
+    A view lies in the memory of ``base``, from its byte ``offset`` on, with ``strides`` in bytes. Every other value is
+    its own base, and fills its memory; it is contiguous until a pass lays it out otherwise.
     """
 
     __slots__ = ("base", "dtype", "index", "node", "offset", "shape", "strides")
     base: Value
 
-    def __init__(self, node: Node, index: int, shape: Sizes, dtype: Any) -> None:
+    def __init__(self, node: Node, index: int, shape: Sizes, dtype: Any, strides: Sizes | None = None) -> None:
         self.node, self.index, self.shape, self.dtype = node, index, shape, dtype
-        self.base, self.offset, self.strides = self, 0, contiguous_strides(shape, dtype.itemsize)
+        self.base, self.offset = self, 0
+        self.strides = contiguous_strides(shape, dtype.itemsize) if strides is None else strides
 
     @property
     def size(self) -> int:
@@ -141,10 +142,11 @@ def make_node(op: Any, operands: Sequence[Operand], attrs: dict[str, Any], *, wh
     """A node of a compiled op or a view op, its results found and everything checked by the op's own shape rule."""
     if op.is_view:
         return _view_node(op, operands, attrs, where)
+    operands = (*operands, *[None] * (len(op.operands) - len(operands)))
     rule = getattr(op, "infer", None)  # of a kernel of the user's
     specs, resolved = (rule or functools.partial(_core.infer, op.name))(list(map(_spec, operands)), attrs)
     updates = tuple(i for i in registry.updated_operands(op, attrs) if operands[i] is not None)
-    node = Node(op, tuple(operands), attrs, where=where, updates=updates)
+    node = Node(op, operands, attrs, where=where, updates=updates)
     node.resolved = resolved
     kept = [(o.shape, o.dtype) for i in updates if isinstance(o := operands[i], Value)]
     node.results = tuple(Value(node, i, tuple(s), np.dtype(d)) for i, (s, d) in enumerate([*specs, *kept]))
@@ -196,6 +198,14 @@ class Variable(Operators):
     @property
     def dtype(self) -> Any:  # type: ignore[override]
         return self.value.dtype
+
+    @property
+    def strides(self) -> Sizes:
+        return tuple(self.value.strides)
+
+    @property
+    def flags(self) -> Any:
+        return self.value.flags
 
     def record(self, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Runs the op on the variable's own array, unless a function is being traced."""

@@ -1,6 +1,6 @@
 """Passes: functions from a graph to a graph that gives the same results, sooner.
 
-``PASSES`` are run in order when a graph is compiled; each can be left out by its name.
+``pipeline.PASSES`` are run in order when a graph is compiled; each can be left out by its name.
 """
 
 from __future__ import annotations
@@ -24,25 +24,48 @@ class Pass(Protocol):
     def __call__(self, graph: Graph) -> Graph: ...
 
 
-# A rule of `rewritten`: given a node with its operands already replaced, the values that stand for its results, or
-# None to keep it. `add` appends a node to the new graph and returns its results.
-Add = Callable[..., tuple[Value, ...]]
+class Adder:
+    """Appends nodes to the graph that is being made."""
+
+    def __init__(self, nodes: list[Node], swap: dict[Value, Value]) -> None:
+        self._nodes, self._swap = nodes, swap
+
+    def __call__(
+        self, op: Any, operands: tuple[Operand, ...] = (), attrs: dict[str, Any] | None = None, where: str = ""
+    ) -> tuple[Value, ...]:
+        """Adds a node, or a call of an op, and returns its results."""
+        node = op if isinstance(op, Node) else ir.make_node(op, operands, attrs or {}, where=where)
+        self._nodes.append(node)
+        return node.results
+
+    def moved(self, operand: Operand) -> Operand:
+        """What stands in the new graph for an operand of the old one."""
+        return self._swap.get(operand, operand) if isinstance(operand, Value) else operand
+
+
+Add = Adder
+
+# A rule of `rewritten`: given a node with its operands already replaced, the values that stand for its results, or None
+# to keep it. One of `replaced` also gets the node as it was in the old graph, first.
 Rule = Callable[[Node, Add], tuple[Value, ...] | None]
+RuleOfBoth = Callable[[Node, Node, Add], tuple[Value, ...] | None]
 
 
 def rewritten(graph: Graph, rule: Rule) -> Graph:
     """The graph with every node replaced by what ``rule`` makes of it, in order."""
+    return replaced(graph, lambda _, node, add: rule(node, add))
+
+
+def replaced(graph: Graph, rule: RuleOfBoth) -> Graph:
+    """:func:`rewritten` by a rule that asks questions about the old graph."""
     nodes: list[Node] = []
     swap: dict[Value, Value] = {}
 
-    def add(op: Any, operands: tuple[Operand, ...] = (), attrs: dict[str, Any] | None = None, where: str = "") -> Any:
-        node = op if isinstance(op, Node) else ir.make_node(op, operands, attrs or {}, where=where)
-        nodes.append(node)
-        return node.results
+    add = Adder(nodes, swap)
 
     for node in graph.nodes:
         moved = with_operands(node, swap)
-        stand_ins = rule(moved, add)
+        stand_ins = rule(node, moved, add)
         if stand_ins is None:
             nodes.append(moved)
             stand_ins = moved.results
@@ -64,8 +87,17 @@ def with_operands(node: Node, swap: dict[Value, Value]) -> Node:
         return ir.make_node(node.op, operands, node.attrs, where=node.where)
     moved = Node(node.op, operands, node.attrs, where=node.where, updates=node.updates)
     moved.resolved = node.resolved
-    moved.results = tuple(Value(moved, v.index, v.shape, v.dtype) for v in node.results)
+    moved.results = tuple(Value(moved, v.index, v.shape, v.dtype, v.strides) for v in node.results)
     return moved
+
+
+def used_once(graph: Graph) -> set[Value]:
+    """The values that exactly one node takes, once, and that are neither given back nor stored."""
+    counts: dict[Value, int] = {}
+    for value in (*(v for n in graph.nodes for v in n.values()), *graph.outputs, *graph.states().values()):
+        counts[value] = counts.get(value, 0) + 1
+    kept = {*graph.outputs, *graph.states().values()}
+    return {v for v, n in counts.items() if n == 1 and v not in kept}
 
 
 def constant_value(value: Operand) -> Any:
@@ -80,14 +112,15 @@ def new_constant(data: Any, add: Add, label: str = "") -> Value:
 
 
 def dead_nodes(graph: Graph) -> Graph:
-    """Drops what no output and no variable needs; placeholders stay."""
+    """Drops what no output and no variable needs, and puts what comes from outside first; placeholders stay."""
     needed = {v.node for v in (*graph.outputs, *graph.states().values())} | {v.node for v in graph.inputs}
     kept = []
     for node in reversed(graph.nodes):
         if node in needed:
             kept.append(node)
             needed.update(v.node for v in node.values())
-    return graph.changed(kept[::-1])
+    kept.reverse()
+    return graph.changed(sorted(kept, key=lambda node: not node.is_source))
 
 
 # A constant is computed beforehand unless it is this much larger than what it comes from.
@@ -147,9 +180,6 @@ def _identities(operands: tuple[Operand, ...]) -> tuple[Any, ...]:
     return tuple(
         tuple(map(id, o)) if isinstance(o, tuple) else id(o) if isinstance(o, Value) else (type(o), o) for o in operands
     )
-
-
-PASSES: list[Pass] = [dead_nodes, constant_folding, common_subexpressions, dead_nodes]
 
 
 def needs_copy(value: Value) -> bool:

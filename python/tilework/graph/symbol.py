@@ -40,7 +40,9 @@ class Symbol(Operators):
         return self.value.ghost.flags
 
     def record(self, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Array:
-        return self.graph.call(op, *args, **kwargs)
+        from tilework.graph.build import tracing
+
+        return (tracing() or self.graph).call(op, *args, **kwargs)
 
     def __repr__(self) -> str:
         return f"Symbol({self.dtype}, {self.shape})"

@@ -1,0 +1,434 @@
+#include "bindings/program.h"
+
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <deque>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "bindings/arrays.h"
+#include "bindings/invoke.h"
+#include "bindings/raise.h"
+#include "core/isa.h"
+#include "core/memory.h"
+#include "core/number.h"
+#include "core/parallel.h"
+#include "core/profile.h"
+
+namespace tw::bindings {
+namespace {
+
+// Where the memory of a value is: at a byte offset of the arena, of what is fed, of what is given back, or of a constant.
+enum class Kind : int { arena, input, output, constant };
+
+struct Place {
+    View view;  // data is null, but a constant's
+    Kind kind;
+    int64_t index;  // which input or output
+    int64_t offset;
+};
+
+struct Step {
+    const OpDef* def = nullptr;  // null: `function` computes it, a Python callable on arrays
+    py::object function;
+    py::object attributes;     // what texts among the attributes point into
+    std::deque<std::string> texts;  // resolved ones
+    std::vector<int64_t> in;   // places; -1: not given; -2 - k: number k of the program
+    std::vector<int64_t> out;
+    std::vector<Attr> attr;
+    void* packed = nullptr;
+    size_t packed_bytes = 0;
+};
+
+// What one run writes to: the calls with the addresses of its arena in them. A second run at the same time has another.
+struct Frame {
+    std::vector<View> in, out;
+    std::vector<Call> calls;
+    struct Patch {
+        View* view;
+        const Place* place;
+    };
+    std::vector<Patch> patches;  // views whose address is the caller's
+    char* arena = nullptr;
+};
+
+struct Timing {
+    double seconds;
+    ProfileRecord record;
+};
+
+bool same_shape(const View& a, const View& b) {
+    return a.dtype == b.dtype && a.ndim == b.ndim && std::equal(a.shape, a.shape + a.ndim, b.shape);
+}
+
+// An array of the caller's as a View, if it is laid out as the program wants it.
+bool fits(PyObject* array, const View& want, View& view) {
+    if (!is_numpy(array)) return false;
+    if (!view_of(array, view, "graph", "", nullptr)) return PyErr_Clear(), false;
+    return same_shape(view, want) && is_contiguous(view);
+}
+
+bool apart(const View& a, const View& b) {
+    const Extent x = extent_of(a), y = extent_of(b);
+    return x.high <= y.low || y.high <= x.low;
+}
+
+[[noreturn]] void rethrow() { throw py::error_already_set(); }
+
+class Program {
+public:
+    // values: (shape, dtype, strides in elements, kind, index, byte offset); constants: arrays by index;
+    // inputs, outputs: the values that are fed and given back;
+    // steps: (op name or callable, operands, attributes, results), an operand being a value's number, a float or None.
+    Program(const py::list& values, const py::list& constants, const py::list& inputs, const py::list& outputs,
+            const py::list& steps, int64_t arena_bytes)
+        : tier_(active_tier()), constants_(constants), arena_bytes_(static_cast<size_t>(arena_bytes)) {
+        for (const auto& row : values) add_place(py::cast<py::tuple>(row));
+        for (const auto& i : inputs) inputs_.push_back(i.cast<int64_t>());
+        for (const auto& i : outputs) outputs_.push_back(i.cast<int64_t>());
+        for (const auto& row : steps) add_step(py::cast<py::tuple>(row));
+    }
+
+    ~Program() {
+        for (Step& s : steps_)
+            if (s.packed) pool_give(s.packed, s.packed_bytes);
+        for (auto& f : frames_)
+            if (f->arena) pool_give(f->arena, arena_bytes_);
+    }
+    Program(const Program&) = delete;
+    Program& operator=(const Program&) = delete;
+
+    // The results as a tuple, or None if an array is not laid out as the program needs it; then nothing was written.
+    py::object run(const py::tuple& arrays, const py::object& outs, std::vector<Timing>* times) {
+        if (arrays.size() != inputs_.size()) return py::none();
+        std::vector<View> fed(inputs_.size()), given(outputs_.size());
+        for (size_t i = 0; i < inputs_.size(); ++i)
+            if (!fits(PyTuple_GET_ITEM(arrays.ptr(), i), place(inputs_[i]).view, fed[i])) return py::none();
+        py::tuple results(outputs_.size());
+        if (!take_outputs(outs, fed, given, results)) return py::none();
+        std::unique_ptr<Frame> frame = take_frame();
+        for (const Frame::Patch& p : frame->patches) {
+            const auto& bases = p.place->kind == Kind::input ? fed : given;
+            p.view->data = static_cast<char*>(bases[static_cast<size_t>(p.place->index)].data) + p.place->offset;
+        }
+        size_t failed = 0;
+        Status status;
+        try {
+            status = run_steps(*frame, arrays, failed, times);
+        } catch (...) {
+            frames_.push_back(std::move(frame));
+            throw;
+        }
+        frames_.push_back(std::move(frame));
+        if (status != Status::ok) raise_status(status, steps_[failed].def->name), rethrow();
+        return results;
+    }
+
+    py::list timed(const py::tuple& arrays) {
+        std::vector<Timing> times;
+        struct Recording {
+            Recording() { profile_begin(); }
+            ~Recording() { profile_end(); }
+        };
+        py::object results;
+        {
+            const Recording recording;
+            results = run(arrays, py::none(), &times);
+        }
+        py::list rows;
+        if (results.is_none()) return rows;
+        for (const Timing& t : times) rows.append(py::make_tuple(t.seconds, t.record.kernel, t.record.threads));
+        return rows;
+    }
+
+    size_t packed_bytes() const {
+        size_t sum = 0;
+        for (const Step& s : steps_) sum += s.packed_bytes;
+        return sum;
+    }
+    size_t arena_bytes() const { return arena_bytes_; }
+    const char* tier() const { return tier_name(tier_); }
+
+private:
+    const Place& place(int64_t i) const { return places_.at(static_cast<size_t>(i)); }
+
+    void add_place(const py::tuple& row) {
+        Place p{};
+        const auto shape = row[0].cast<std::vector<int64_t>>(), strides = row[2].cast<std::vector<int64_t>>();
+        p.view.dtype = dtype_from(row[1].ptr());
+        if (p.view.dtype == DType::none) rethrow();
+        p.view.ndim = static_cast<int32_t>(shape.size());
+        if (shape.size() > kMaxDims) throw py::value_error("program: too many dimensions");
+        std::copy(shape.begin(), shape.end(), p.view.shape);
+        std::copy(strides.begin(), strides.end(), p.view.stride);
+        p.kind = static_cast<Kind>(row[3].cast<int>());
+        p.index = row[4].cast<int64_t>();
+        p.offset = row[5].cast<int64_t>();
+        if (p.kind == Kind::constant) {
+            View whole;
+            py::object array = constants_[static_cast<size_t>(p.index)];
+            if (!view_of(array.ptr(), whole, "graph", "constant", nullptr)) rethrow();
+            p.view.data = static_cast<char*>(whole.data) + p.offset;
+        }
+        places_.push_back(p);
+    }
+
+    void add_step(const py::tuple& row) {
+        steps_.emplace_back();
+        Step& s = steps_.back();
+        std::vector<double> numbers;
+        for (const auto& operand : py::cast<py::list>(row[1])) {
+            if (operand.is_none()) {
+                s.in.push_back(-1);
+            } else if (py::isinstance<py::float_>(operand)) {
+                s.in.push_back(-2 - static_cast<int64_t>(numbers_.size() + numbers.size()));
+                numbers.push_back(operand.cast<double>());
+            } else {
+                s.in.push_back(operand.cast<int64_t>());
+            }
+        }
+        s.out = row[3].cast<std::vector<int64_t>>();
+        s.attributes = row[2];
+        if (!py::isinstance<py::str>(row[0])) {
+            s.function = row[0];
+            work_ += 1e9;  // of unknown length
+            return;
+        }
+        add_numbers(s, numbers);
+        const Face* face = face_named(py::object(row[0]).ptr());
+        if (!face) rethrow();
+        s.def = op_table(tier_, face->id);
+        read_attributes(*face, s);
+        resolve(s);
+    }
+
+    // Numbers take the dtype of the first array among the operands.
+    void add_numbers(const Step& s, const std::vector<double>& numbers) {
+        const auto first = std::find_if(s.in.begin(), s.in.end(), [](int64_t i) { return i >= 0; });
+        for (const double value : numbers) {
+            Number n{};
+            n.dtype = first == s.in.end() ? DType::f32 : place(*first).view.dtype;
+            put_number(value, n.dtype, &n.slot);
+            numbers_.push_back(n);
+        }
+    }
+
+    void read_attributes(const Face& face, Step& s) {
+        const py::dict attributes = s.attributes;
+        std::vector<PyObject*> values;
+        py::tuple names(attributes.size());
+        size_t k = 0;
+        for (auto item : attributes) {
+            names[k++] = item.first;
+            values.push_back(item.second.ptr());
+        }
+        Arguments arguments{};
+        if (bind(face, values.data(), 0, names.ptr(), arguments) == Binding::failed) rethrow();
+        s.attr.resize(static_cast<size_t>(face.def->n_attrs));
+        if (!read_attributes_of(face, arguments, s.attr.data())) rethrow();
+    }
+
+    // Checks the step by the op's shape rule, packs what is constant, and resolves the attributes.
+    void resolve(Step& s) {
+        std::vector<View> in;
+        views_of(s, in);
+        Call call{s.def, in.data(), static_cast<int>(in.size()), nullptr, 0, s.attr.data(), nullptr};
+        pack(s, call);
+        Inferred inferred;
+        inferred.n_out = 0;
+        inferred.flops = 0;
+        if (const Status status = s.def->infer(call, inferred); status != Status::ok)
+            raise_status(status, s.def->name), rethrow();
+        if (static_cast<size_t>(inferred.n_out) != s.out.size()) throw py::value_error("program: results do not match");
+        for (size_t i = 0; i < s.out.size(); ++i)
+            if (!same_shape(inferred.out[i], place(s.out[i]).view))
+                throw py::value_error("program: a result has another shape than the graph says");
+        for (int i = 0; i < s.def->n_attrs; ++i) {
+            Attr& attr = s.attr[static_cast<size_t>(i)];
+            if (s.def->attrs[i].kind != AttrKind::text || attr.is_none) continue;
+            attr.text = s.texts.emplace_back(attr.text, static_cast<size_t>(attr.n)).c_str();
+        }
+        work_ += inferred.flops;
+        for (const View& v : in)
+            if (given(v)) work_ += static_cast<double>(numel(v));
+    }
+
+    void pack(Step& s, const Call& call) {
+        if (!s.def->packed_size) return;
+        std::vector<View> fixed(kMaxOperands);
+        std::vector<Attr> attr = s.attr;
+        for (size_t i = 0; i < fixed.size(); ++i) {
+            fixed[i].dtype = DType::none;
+            if (i < s.in.size() && s.in[i] >= 0 && place(s.in[i]).kind == Kind::constant) fixed[i] = call.in[i];
+        }
+        const Call job{s.def, fixed.data(), call.n_in, nullptr, 0, attr.data(), nullptr};
+        const int64_t bytes = s.def->packed_size(job);
+        if (bytes <= 0) return;
+        s.packed = pool_take(static_cast<size_t>(bytes));
+        if (!s.packed) throw std::bad_alloc();
+        s.packed_bytes = static_cast<size_t>(bytes);
+        s.def->pack(job, s.packed);
+    }
+
+    void views_of(const Step& s, std::vector<View>& in) const {
+        for (const int64_t i : s.in) {
+            View v{};
+            v.dtype = DType::none;
+            if (i >= 0) v = place(i).view;
+            if (i <= -2) {
+                const Number& n = numbers_[static_cast<size_t>(-2 - i)];
+                v = View{const_cast<double*>(&n.slot), {}, {}, 0, n.dtype};
+            }
+            in.push_back(v);
+        }
+    }
+
+    std::unique_ptr<Frame> take_frame() {
+        if (!frames_.empty()) {
+            std::unique_ptr<Frame> frame = std::move(frames_.back());
+            frames_.pop_back();
+            return frame;
+        }
+        auto frame = std::make_unique<Frame>();
+        if (arena_bytes_ > 0 && !(frame->arena = static_cast<char*>(pool_take(arena_bytes_)))) throw std::bad_alloc();
+        for (const Step& s : steps_) {
+            views_of(s, frame->in);
+            for (const int64_t i : s.out) frame->out.push_back(place(i).view);
+        }
+        View *in = frame->in.data(), *out = frame->out.data();
+        for (Step& s : steps_) {
+            for (const int64_t i : s.in) locate(*frame, in++, i);
+            for (const int64_t i : s.out) locate(*frame, out++, i);
+            const auto n_in = static_cast<int>(s.in.size()), n_out = static_cast<int>(s.out.size());
+            frame->calls.push_back({s.def, in - n_in, n_in, out - n_out, n_out, s.attr.data(), s.packed});
+        }
+        return frame;
+    }
+
+    void locate(Frame& frame, View* view, int64_t i) {
+        if (i < 0) return;
+        const Place& p = place(i);
+        if (p.kind == Kind::arena) view->data = frame.arena + p.offset;
+        if (p.kind == Kind::input || p.kind == Kind::output) frame.patches.push_back({view, &p});
+    }
+
+    bool take_outputs(const py::object& outs, const std::vector<View>& fed, std::vector<View>& given,
+                      py::tuple& results) {
+        if (!outs.is_none() && (!PyTuple_Check(outs.ptr()) || py::len(outs) != outputs_.size())) return false;
+        for (size_t i = 0; i < outputs_.size(); ++i) {
+            given[i] = place(outputs_[i]).view;
+            if (outs.is_none()) {
+                PyObject* array = allocate(given[i], "graph");
+                if (!array) rethrow();
+                results[i] = py::reinterpret_steal<py::object>(array);
+                continue;
+            }
+            PyObject* array = PyTuple_GET_ITEM(outs.ptr(), i);
+            View view;
+            if (!fits(array, given[i], view) || !is_writeable(array)) return false;
+            for (const View& other : fed)
+                if (!apart(view, other)) return false;
+            for (size_t j = 0; j < i; ++j)
+                if (!apart(view, given[j])) return false;
+            given[i] = view;
+            results[i] = py::reinterpret_borrow<py::object>(array);
+        }
+        return true;
+    }
+
+    Status run_steps(Frame& frame, const py::tuple& arrays, size_t& failed, std::vector<Timing>* times) {
+        const bool release = work_ > kReleaseWork;
+        PyThreadState* state = nullptr;
+        if (release) {
+            clear_interrupted();
+            state = PyEval_SaveThread();
+        }
+        const bool recorded = profile_on();
+        Status status = Status::ok;
+        bool raised = false;
+        for (size_t i = 0; i < steps_.size() && status == Status::ok && !raised; ++i) {
+            const Step& s = steps_[i];
+            failed = i;
+            const int64_t begin = recorded ? monotonic_ns() : 0;
+            if (s.def) {
+                status = s.def->run(frame.calls[i]);
+                if (release && interrupted()) status = Status::interrupted;
+            } else {
+                raised = !call_python(s, frame.calls[i], arrays);
+            }
+            if (!recorded) continue;
+            const int64_t spent = monotonic_ns() - begin;
+            if (s.def) profile_add(s.def->name, tier_name(tier_), spent);
+            if (!times) continue;
+            times->push_back({static_cast<double>(spent) * 1e-9, {}});
+            if (s.def) profile_get(profile_count() - 1, times->back().record);
+        }
+        if (release) PyEval_RestoreThread(state);
+        if (raised) rethrow();
+        return status;
+    }
+
+    // function(inputs, outputs), arrays over the run's own memory; what it raises stays set.
+    bool call_python(const Step& s, const Call& call, const py::tuple& arrays) {
+        const PyGILState_STATE gil = PyGILState_Ensure();
+        bool good = false;
+        try {
+            py::list in, out;
+            for (int i = 0; i < call.n_in; ++i)
+                in.append(given(call.in[i]) ? seen(call.in[i], arrays, false) : py::object(py::none()));
+            for (int i = 0; i < call.n_out; ++i) out.append(seen(call.out[i], arrays, true));
+            PyObject* result = PyObject_CallFunctionObjArgs(s.function.ptr(), in.ptr(), out.ptr(), nullptr);
+            good = result != nullptr;
+            Py_XDECREF(result);
+        } catch (py::error_already_set& e) {
+            e.restore();
+        }
+        PyGILState_Release(gil);
+        return good;
+    }
+
+    py::object seen(const View& view, const py::tuple& arrays, bool writeable) {
+        // Whatever the function keeps of its arrays keeps what they lie in.
+        PyObject* owner = PyTuple_Pack(2, py::cast(this, py::return_value_policy::reference).ptr(), arrays.ptr());
+        PyObject* array = owner ? wrap(view, owner, writeable) : nullptr;
+        if (!array) rethrow();
+        return py::reinterpret_steal<py::object>(array);
+    }
+
+    struct Number {
+        double slot;
+        DType dtype;
+    };
+    static constexpr double kReleaseWork = 40000;  // operations from which dropping the GIL pays (about 10 us)
+
+    Tier tier_;
+    py::list constants_;
+    std::vector<Place> places_;
+    std::vector<int64_t> inputs_, outputs_;
+    std::deque<Number> numbers_;
+    std::deque<Step> steps_;
+    std::vector<std::unique_ptr<Frame>> frames_;  // of runs that are over, under the GIL
+    size_t arena_bytes_;
+    double work_ = 0;
+};
+
+}  // namespace
+
+void init_program(py::module_& module) {
+    py::class_<Program>(module, "Program", "A compiled graph: kernel calls on places in one arena.")
+        .def(py::init<const py::list&, const py::list&, const py::list&, const py::list&, const py::list&, int64_t>(),
+             py::arg("values"), py::arg("constants"), py::arg("inputs"), py::arg("outputs"), py::arg("steps"),
+             py::arg("arena_bytes"))
+        .def("run",
+             [](Program& p, const py::tuple& arrays, const py::object& outs) { return p.run(arrays, outs, nullptr); },
+             py::arg("arrays"), py::arg("outs") = py::none(),
+             "Runs once: the results as a tuple, or None if an array is not contiguous or does not fit.")
+        .def("timed", &Program::timed, py::arg("arrays"), "Runs once: (seconds, kernel, threads) of every step.")
+        .def_property_readonly("packed_bytes", &Program::packed_bytes)
+        .def_property_readonly("arena_bytes", &Program::arena_bytes)
+        .def_property_readonly("tier", &Program::tier);
+}
+
+}  // namespace tw::bindings

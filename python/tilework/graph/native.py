@@ -1,0 +1,72 @@
+"""The CPU's runner: a plan turned into a ``_core.Program``, which runs it without entering Python."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tilework import _core
+from tilework.arrays import Array
+from tilework.graph.ir import Node, Value
+from tilework.graph.plan import Kind, Plan
+
+
+class Native:
+    """A plan, ready to run on the tier that is active; another tier makes another program."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self._constants = [np.require(c, requirements=["C", "A"]) for c in plan.constants]
+        self._program = self._made()
+
+    def _made(self) -> _core.Program:
+        plan = self.plan
+        numbers: dict[Value, int] = {}
+        rows: list[Any] = []
+
+        def number(value: Value) -> int:
+            if value not in numbers:
+                numbers[value] = len(rows)
+                home = plan.home(value)
+                size = value.dtype.itemsize
+                offset = value.offset + (home.offset if home.kind == Kind.ARENA else 0)
+                strides = [s // size for s in value.strides]
+                rows.append((value.shape, value.dtype, strides, int(home.kind), home.index, offset))
+            return numbers[value]
+
+        def operands(node: Node) -> list[Any]:
+            given: list[Any] = []
+            for operand in node.operands:
+                if isinstance(operand, tuple):
+                    given += map(number, operand)
+                elif isinstance(operand, Value):
+                    given.append(number(operand))
+                else:
+                    given.append(None if operand is None else float(operand))
+            return given
+
+        steps = []
+        for node in plan.steps:
+            fresh = node.results[: len(node.results) - len(node.updates)]
+            step = node.op.name if isinstance(node.op, _core.Op) else node.op.step(node)
+            steps.append((step, operands(node), node.attrs, list(map(number, fresh))))
+        inputs, outputs = list(map(number, plan.inputs)), list(map(number, plan.outputs))
+        return _core.Program(rows, self._constants, inputs, outputs, steps, plan.arena_bytes)
+
+    @property
+    def program(self) -> _core.Program:
+        if self._program.tier != _core.isa():
+            self._program = self._made()
+        return self._program
+
+    def run(self, feeds: tuple[Array, ...], outs: tuple[Array, ...] | None) -> tuple[Array, ...] | None:
+        """The results, or None where an array is not contiguous or does not fit."""
+        states = tuple(v.value for v in self.plan.variables)
+        return self.program.run((*feeds, *states), outs)
+
+    def timed(self, feeds: tuple[Array, ...]) -> list[tuple[Node, float, str, int]]:
+        """(node, seconds, kernel, threads) of every step of one run."""
+        states = tuple(v.value for v in self.plan.variables)
+        rows = self.program.timed((*feeds, *states))
+        return [(n, *row) for n, row in zip(self.plan.steps, rows, strict=True)]

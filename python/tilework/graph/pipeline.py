@@ -1,0 +1,23 @@
+"""The passes of a compilation, in order."""
+
+from __future__ import annotations
+
+from tilework.graph.epilogues import activation_fusion, bias_and_residual_fusion, norm_residual_fusion
+from tilework.graph.folding import batch_norm_folding, matmul_to_linear
+from tilework.graph.layouts import layout_propagation
+from tilework.graph.passes import Pass, common_subexpressions, constant_folding, dead_nodes
+
+PASSES: list[Pass] = [
+    dead_nodes,
+    constant_folding,
+    common_subexpressions,
+    matmul_to_linear,
+    batch_norm_folding,
+    bias_and_residual_fusion,
+    activation_fusion,
+    norm_residual_fusion,
+    dead_nodes,
+]
+
+# Behind those, on the CPU, where an op writes its result in any order.
+CPU_PASSES: list[Pass] = [layout_propagation, dead_nodes]

@@ -1,0 +1,136 @@
+"""Graphs in files: what comes back is the same, and what is damaged or foreign is refused."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tilework as tw
+from tilework import safetensors
+
+RANDOM = np.random.default_rng(3)
+
+
+def normal(*shape: int) -> Any:
+    return RANDOM.standard_normal(shape).astype("f")
+
+
+W, BIAS = normal(4, 3, 3, 3), normal(4)
+
+
+def net(p: dict[str, Any], x: Any, n: int) -> Any:
+    y = tw.conv(x, W, p["b"], padding="same", activation="relu")
+    y = tw.clip(y, low=-float("inf"), high=2.0)[:, ::2, ..., 1:] if hasattr(tw, "clip") else y
+    return {"sum": [y.sum(axis=(2, 3)) * float(n)], "last": tw.cast(y[-1], dtype="float64")}
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    tw.trace(net, {"b": BIAS}, tw.spec((2, 3, 6, 6)), 2).compile().save(tmp_path / "net.tw")
+    return tmp_path / "net.tw"
+
+
+def test_a_file_gives_the_graph_back(saved: Path) -> None:
+    x = normal(2, 3, 6, 6)
+    got, want = tw.load(saved)({"b": BIAS}, x, 2), net({"b": BIAS}, x, 2)
+    np.testing.assert_array_equal(got["sum"][0], want["sum"][0])
+    np.testing.assert_array_equal(got["last"], want["last"])
+
+
+def test_another_process_on_another_tier_loads_it(saved: Path) -> None:
+    code = (
+        f"import numpy as np, tilework as tw; tw.set_isa(tw.tiers()[0]); e = tw.load({str(saved)!r});"
+        "print(e({'b': np.zeros(4, 'f')}, np.ones((2, 3, 6, 6), 'f'), 2)['last'].sum())"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True).stdout
+    want = net({"b": np.zeros(4, "f")}, np.ones((2, 3, 6, 6), "f"), 2)["last"].sum()
+    assert float(out) == pytest.approx(float(want), rel=1e-5)
+
+
+def test_variables_are_saved_as_they_are(tmp_path: Path) -> None:
+    v = tw.Variable(np.zeros(2, "f"), "v")
+
+    def step(g: Any) -> Any:
+        tw.sgd_step(v, g, lr=1.0)
+        return v * 1.0
+
+    exe = tw.trace(step, np.ones(2, "f")).compile()
+    exe(np.ones(2, "f"))
+    exe.save(tmp_path / "step.tw")
+    again = tw.load(tmp_path / "step.tw")
+    np.testing.assert_array_equal(again(np.ones(2, "f")), [-2, -2])
+    np.testing.assert_array_equal(again(np.ones(2, "f")), [-3, -3])
+    np.testing.assert_array_equal(v.value, [-1, -1])
+
+
+def edited(path: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
+    with zipfile.ZipFile(path) as file:
+        structure, weights = json.loads(file.read("graph.json")), file.read("weights.safetensors")
+    change(structure)
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("graph.json", json.dumps(structure))
+        file.writestr("weights.safetensors", weights)
+    return path
+
+
+def node_of(structure: dict[str, Any], op: str) -> dict[str, Any]:
+    return next(n for n in structure["nodes"] if n["op"] == op)
+
+
+EDITS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
+    "version": (lambda s: s.update(version=99), "version 99; want 1"),
+    "format": (lambda s: s.update(format="onnx"), "is no tilework graph"),
+    "cycle": (lambda s: node_of(s, "conv").update(operands=[99, 0, 1, None]), "which no earlier node makes: a cycle"),
+    "op": (lambda s: node_of(s, "conv").update(op="magic"), "there is no such op here"),
+    "shape": (lambda s: node_of(s, "conv").update(makes=[["float32", [1]]]), "but the file says"),
+    "weight": (lambda s: node_of(s, "constant").update(tensor="../../etc/passwd"), "which the file does not hold"),
+    "attribute": (lambda s: node_of(s, "conv")["attrs"].update(padding="diagonal"), "padding"),
+    "missing": (lambda s: s.pop("outputs"), "graph.json is damaged"),
+    "places": (lambda s: s.update(outputs=s["outputs"][:1]), "results does not have 1 places"),
+}
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_a_file_that_was_changed_is_refused(saved: Path, name: str) -> None:
+    change, text = EDITS[name]
+    with pytest.raises(tw.Error, match=text):
+        tw.load(edited(saved, change))
+
+
+def test_a_damaged_or_foreign_file_is_refused(saved: Path, tmp_path: Path) -> None:
+    whole = saved.read_bytes()
+    broken = tmp_path / "broken.tw"
+    places = [0, 10, len(whole) // 3, len(whole) // 2, len(whole) - 30]
+    for data in [whole[:n] for n in places] + [b"x" * 99, whole[:200] + b"!" + whole[201:]]:
+        broken.write_bytes(data)
+        with pytest.raises(tw.FormatError, match=r"load|safetensors"):
+            tw.load(broken)
+    with zipfile.ZipFile(broken, "w") as file:
+        file.writestr("../escape", "x")
+    with pytest.raises(tw.FormatError, match="the file holds"):
+        tw.load(broken)
+
+
+def test_safetensors_hold_every_dtype() -> None:
+    names = ["float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint16", "uint8", "bool"]
+    arrays = {n: np.ones((2, 3), n) for n in names} | {"empty": np.zeros((0, 2)), "scalar": np.array(3.0)}
+    back, words = safetensors.loads(safetensors.dumps(arrays, {"made": "here"}))
+    assert words == {"made": "here"}
+    for name, array in arrays.items():
+        assert back[name].dtype == array.dtype
+        np.testing.assert_array_equal(back[name], array)
+
+
+def test_a_safetensors_header_that_lies_is_refused() -> None:
+    data = safetensors.dumps({"a": np.ones(4)})
+    for old, new in (("[4]", "[5]"), ("[0, 32]", "[0,999]"), ("F64", "F99"), ("[4]", "[-4"), ('"a"', "'a'")):
+        with pytest.raises(tw.FormatError, match="safetensors"):
+            safetensors.loads(data.replace(old.encode(), new.encode()))
