@@ -8,24 +8,7 @@
 //
 // Defined by the launch:  SIZE  of the Sobel window, or GIVEN gradients;  L2  squared magnitudes
 // A label is 0 where there is no candidate, else 1 + the place of another pixel of the same chain, or of itself.
-#include "types.clh"
-
-typedef struct {
-    int magnitude;
-    int sector;  // whose neighbours lie across the edge: beside 0, above and below 1, diagonals 2 (falling) and 3
-} Edge;
-
-inline Edge edge_of(const int dx, const int dy) {
-    const int x = abs(dx), y = abs(dy), flat = x * 13573 >> 15;
-    Edge e;
-#ifdef L2
-    e.magnitude = (int)min((uint)(dx * dx) + (uint)(dy * dy), (uint)INT_MAX);
-#else
-    e.magnitude = x + y;
-#endif
-    e.sector = y <= flat ? 0 : y > flat + 2 * x ? 1 : (dx ^ dy) < 0 ? 3 : 2;
-    return e;
-}
+#include "sobel.clh"
 
 // What decides about a pixel: its edge and the magnitudes of its eight neighbours, 0 outside the picture.
 #define PEAK(EDGE_AT)                                                                                          \
@@ -45,48 +28,6 @@ inline Edge edge_of(const int dx, const int dy) {
     strong[i] = kept && here.magnitude > high
 
 #ifdef SIZE
-// Both sums of a window.
-inline int smoothed(const int *v) {
-#if SIZE == 3
-    return v[0] + 2 * v[1] + v[2];
-#elif SIZE == 5
-    return v[0] + v[4] + 4 * (v[1] + v[3]) + 6 * v[2];
-#else
-    return v[0] + v[6] + 6 * (v[1] + v[5]) + 15 * (v[2] + v[4]) + 20 * v[3];
-#endif
-}
-inline int changed(const int *v) {
-#if SIZE == 3
-    return v[2] - v[0];
-#elif SIZE == 5
-    return v[4] - v[0] + 2 * (v[3] - v[1]);
-#else
-    return v[6] - v[0] + 4 * (v[5] - v[1]) + 5 * (v[4] - v[2]);
-#endif
-}
-
-// Sums of the largest window fit 16 bits once they are divided, halves to even.
-inline int reduced(const int v) { return SIZE == 7 ? (v + 7 + (v >> 4 & 1)) >> 4 : v; }
-
-inline Edge edge_at(__global const uchar *image, const long height, const long width, const int channels, const long y,
-                    const long x) {
-    Edge best;
-    best.magnitude = best.sector = 0;
-    for (int c = 0; c < channels; ++c) {
-        int smooth[SIZE], change[SIZE];
-        for (int k = 0; k < SIZE; ++k) {
-            const long column = clamp(x + k - SIZE / 2, (long)0, width - 1);
-            int v[SIZE];
-            for (int r = 0; r < SIZE; ++r)
-                v[r] = image[(clamp(y + r - SIZE / 2, (long)0, height - 1) * width + column) * channels + c];
-            smooth[k] = smoothed(v), change[k] = changed(v);
-        }
-        const Edge e = edge_of(reduced(changed(smooth)), reduced(smoothed(change)));
-        if (c == 0 || e.magnitude > best.magnitude) best = e;
-    }
-    return best;
-}
-
 #define IMAGE_EDGE(y, x) edge_at(image, height, width, (int)channels, y, x)
 __kernel void peaks(IN(uchar, image), OUT(uint, labels), OUT(uchar, strong), const long height, const long width,
                     const long channels, const long low, const long high) {

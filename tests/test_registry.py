@@ -46,6 +46,7 @@ NO_GRADIENT = {
     "canny",
     "canny_gradients",
     "dilate",
+    "edge_gradients",
     "equalize_hist",
     "erode",
     "gaussian_blur",
@@ -138,7 +139,7 @@ def test_op_is_one_room_on_every_floor(name: str) -> None:
 
 # ------------------------------------------------------------------------------------------------------- arrows
 
-FLOORS = ["core", "simd", "image", "gemm", "linalg", "ops", "bindings"]
+FLOORS = ["core", "lines", "simd", "image", "gemm", "linalg", "ops", "bindings"]
 
 
 def _sources(*suffixes: str) -> list[Path]:
@@ -174,7 +175,7 @@ PACKAGE = [
     ["registry", "prepared", "devices", "settings"],
     ["ops", "operators"],
     ["testing", "graph", "autodiff"],
-    ["train", "nn", "vision"],
+    ["train", "nn", "lines", "vision"],
     ["interop"],
     ["bench", "cli"],
 ]

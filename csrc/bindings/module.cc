@@ -6,6 +6,7 @@
 #include "bindings/callables.h"
 #include "bindings/dlpack.h"
 #include "bindings/invoke.h"
+#include "bindings/lines.h"
 #include "bindings/peak.h"
 #include "bindings/program.h"
 #include "bindings/raise.h"
@@ -201,6 +202,7 @@ PYBIND11_MODULE(_core, m) {
     m.def("peak", &peak, py::arg("kind"), py::arg("seconds"), py::arg("threads") = 1, py::arg("bytes") = 0,
           py::arg("tier") = py::none(),
           "Runs a peak loop: (operations, or bytes read and written, of all threads; seconds).");
+    define_lines(m);
     m.attr("compiler") = __VERSION__;
     m.attr("flags") = TW_BUILT;
 }

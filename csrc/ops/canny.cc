@@ -9,9 +9,8 @@
 // Threads   bands of rows, whose neighbours' rows are computed again; the flood is a closure. Same bits always.
 // Source    J. Canny, "A computational approach to edge detection", 1986.
 #include "core/check.h"
-#include "image/gradient.h"
 #include "image/hysteresis.h"
-#include "image/rows.h"
+#include "image/magnitude.h"
 #include "ops/ops.h"
 
 namespace tw::TW_ISA {
@@ -24,58 +23,13 @@ enum { kLow, kHigh, kSigma, kSize, kL2 };  // attributes of canny
 
 // ---- one row --------------------------------------------------------------------------------------------------------
 
-// Numbers of 16 bits in lanes of M.
-TW_INLINE i16v load_in(const int16_t* p, int16_t) { return load(p); }
-TW_INLINE i32v load_in(const int16_t* p, int32_t) { return load_wide(p); }
-
-template <bool L2, class V>
-TW_INLINE V magnitude(V dx, V dy) {
-    if constexpr (!L2) return abs(dx) + abs(dy);
-    const u32v sum = bitcast<u32v>(dx * dx) + bitcast<u32v>(dy * dy);
-    return bitcast<V>(select(sum > splat<uint32_t>(INT32_MAX), splat<uint32_t>(INT32_MAX), sum));
-}
-
-template <class M, bool L2>
-TW_INLINE void magnitudes(const int16_t* dx, const int16_t* dy, M* to, int64_t n) {
-    for (int64_t x = 0; x < n; x += kLanes<M>) store(to + x, magnitude<L2>(load_in(dx + x, M{}), load_in(dy + x, M{})));
-}
-
-// Takes over what another channel has where its magnitude is larger.
-template <class M, bool L2>
-void keep_larger(const int16_t* other_dx, const int16_t* other_dy, int16_t* dx, int16_t* dy, M* best, int64_t n) {
-    const auto keep = [](int16_t* to, i16v wins, const int16_t* from)
-                          __attribute__((always_inline)) { store(to, select(wins, load(from), load(to))); };
-    const auto keep_wide = [](int16_t* to, i32v wins, const int16_t* from) __attribute__((always_inline)) {
-        store_narrow(to, select(wins, load_wide(from), load_wide(to)));
-    };
-    for (int64_t x = 0; x < n; x += kLanes<M>) {
-        const Vec<M> m = magnitude<L2>(load_in(other_dx + x, M{}), load_in(other_dy + x, M{})), old = load(best + x);
-        const auto wins = m > old;
-        store(best + x, select(wins, m, old));
-        if constexpr (sizeof(M) == 2) {
-            keep(dx + x, wins, other_dx + x);
-            keep(dy + x, wins, other_dy + x);
-        } else {
-            keep_wide(dx + x, wins, other_dx + x);
-            keep_wide(dy + x, wins, other_dy + x);
-        }
-    }
-}
-
 // x tan(22.5 degrees), rounded down.
 TW_INLINE i16v tangent_of(i16v x) { return mul_high(x, splat<int16_t>(2 * kTangent)); }
 TW_INLINE i32v tangent_of(i32v x) { return x * int32_t{kTangent} >> 15; }
 
-// Three rows of magnitudes, 0 outside the picture, and the gradients of the middle one.
-template <class M>
-struct Window {
-    const M *above, *at, *below;
-    const int16_t *dx, *dy;
-};
-
 // Whether pixels are the largest across the edge. A tie goes to the first of two neighbours, but to neither on a diagonal.
 template <class M>
-TW_INLINE Mask<M> is_peak(const Window<M>& w, int64_t x, Vec<M> m) {
+TW_INLINE Mask<M> is_peak(const Around<M>& w, int64_t x, Vec<M> m) {
     const Vec<M> gx = load_in(w.dx + x, M{}), gy = load_in(w.dy + x, M{});
     const Vec<M> size_x = abs(gx), size_y = abs(gy), flat = tangent_of(size_x);
     const auto beside = size_y <= flat, upright = size_y > flat + size_x + size_x;
@@ -90,7 +44,7 @@ TW_INLINE Mask<M> is_peak(const Window<M>& w, int64_t x, Vec<M> m) {
 
 // Candidates of a row as bits.
 template <class M>
-void find_peaks(const Window<M>& w, M low, M high, int64_t words, uint64_t* weak, uint64_t* strong) {
+void find_peaks(const Around<M>& w, M low, M high, int64_t words, uint64_t* weak, uint64_t* strong) {
     constexpr int L = kLanes<M>;
     const Vec<M> lows = splat(low), highs = splat(high);
     for (int64_t word = 0; word < words; ++word) {
@@ -128,41 +82,6 @@ struct Limits {
     M low, high;
 };
 
-// A rolling window of rows of magnitudes and gradients, and a row of zeros for what lies outside.
-template <class M>
-class History {
-public:
-    TW_INLINE int64_t bytes(int64_t width) {
-        return row_pitch(width) * (5 * static_cast<int64_t>(sizeof(M)) + 4 * static_cast<int64_t>(sizeof(int16_t)));
-    }
-
-    History(char* memory, int64_t width) : width_(width), pitch_(row_pitch(width)) {
-        __builtin_memset(memory, 0, static_cast<size_t>(bytes(width)));
-        magnitudes_ = reinterpret_cast<M*>(memory) + kMargin;
-        gradients_ = reinterpret_cast<int16_t*>(memory + 5 * pitch_ * static_cast<int64_t>(sizeof(M))) + kMargin;
-    }
-
-    M* magnitudes(int64_t y) { return magnitudes_ + (y & 3) * pitch_; }
-    int16_t* dx(int64_t y) { return gradients_ + (y & 1) * pitch_; }
-    int16_t* dy(int64_t y) { return gradients_ + (2 + (y & 1)) * pitch_; }
-
-    // Zeros behind row y, as far as anyone looks.
-    void close(int64_t y) {
-        __builtin_memset(magnitudes(y) + width_, 0, static_cast<size_t>(pitch_ - kMargin - width_) * sizeof(M));
-    }
-
-    Window<M> window(int64_t y, int64_t height) {
-        const M* const outside = magnitudes_ + 4 * pitch_;
-        return {y > 0 ? magnitudes(y - 1) : outside, magnitudes(y), y + 1 < height ? magnitudes(y + 1) : outside, dx(y),
-                dy(y)};
-    }
-
-private:
-    int64_t width_, pitch_;
-    M* magnitudes_;
-    int16_t* gradients_;
-};
-
 // Calls edges(y, dx, dy, magnitudes) for the rows of a band and one on either side, then floods what is found.
 template <class M, class Edges>
 TW_INLINE void run_band(const EdgeMap& map, int64_t first, int64_t last, Limits<M> limits, History<M>& history,
@@ -179,71 +98,6 @@ TW_INLINE void run_band(const EdgeMap& map, int64_t first, int64_t last, Limits<
     }
     Flood(map, first, last).run();
 }
-
-// Rows of pixels of each channel of a band, as many as the filter S sees, and the gradients of the row in their middle.
-template <class S>
-class Gradients {
-    static constexpr int kHistory = S::size < 4 ? 4 : 8;  // rows of pixels that are kept, a power of two
-
-public:
-    TW_INLINE int64_t bytes(const Picture& p, int64_t taps) {
-        const int64_t pitch = row_pitch(p.width);
-        return 4 * pitch * static_cast<int64_t>(sizeof(int16_t)) +
-               p.channels * (kHistory * pitch + Channel::bytes(p.width, taps));
-    }
-
-    Gradients(const Picture& p, const Taps& taps, char* scratch) : p_(p), pitch_(row_pitch(p.width)), next_(-1) {
-        smooth_ = reinterpret_cast<int16_t*>(scratch) + kMargin;
-        change_ = smooth_ + pitch_;
-        dx_ = change_ + pitch_;
-        dy_ = dx_ + pitch_;
-        char* rest = scratch + 4 * pitch_ * static_cast<int64_t>(sizeof(int16_t));
-        for (int64_t c = 0; c < p.channels; ++c, rest += Channel::bytes(p.width, taps.n)) {
-            rows_[c] = reinterpret_cast<uint8_t*>(rest) + kMargin;
-            rest += kHistory * pitch_;
-            channel_[c].start(p, c, taps, rest);
-        }
-    }
-
-    // Row y, of three channels the larger gradient; y never falls from one call to the next.
-    template <class M, bool L2>
-    void row(int64_t y, int16_t* dx, int16_t* dy, M* m) {
-        constexpr int64_t half = S::size / 2;
-        if (next_ < 0) next_ = max_of(y - half, 0);
-        for (; next_ < p_.height && next_ <= y + half; ++next_)
-            for (int64_t c = 0; c < p_.channels; ++c) read(c, next_);
-        channel(0, y, dx, dy);
-        magnitudes<M, L2>(dx, dy, m, p_.width);
-        for (int64_t c = 1; c < p_.channels; ++c) {
-            channel(c, y, dx_, dy_);
-            keep_larger<M, L2>(dx_, dy_, dx, dy, m, p_.width);
-        }
-    }
-
-private:
-    void read(int64_t c, int64_t y) {
-        constexpr int half = S::size / 2;
-        uint8_t* const row = rows_[c] + (y & (kHistory - 1)) * pitch_;
-        channel_[c].read(y, row);
-        for (int i = 1; i <= half; ++i) row[-i] = row[0], row[p_.width - 1 + i] = row[p_.width - 1];
-    }
-
-    void channel(int64_t c, int64_t y, int16_t* dx, int16_t* dy) {
-        constexpr int64_t half = S::size / 2;
-        const uint8_t* rows[S::size];
-        for (int64_t k = 0; k < S::size; ++k)
-            rows[k] = rows_[c] + (max_of(0, min_of(y + k - half, p_.height - 1)) & (kHistory - 1)) * pitch_;
-        sums_down<S>(rows, smooth_, change_, -kLanes<int16_t>, p_.width + half);
-        sums_along<S>(smooth_, change_, dx, dy, p_.width);
-    }
-
-    const Picture& p_;
-    const int64_t pitch_;
-    int64_t next_;
-    uint8_t* rows_[3];
-    int16_t *smooth_, *change_, *dx_, *dy_;
-    Channel channel_[3];
-};
 
 // ---- the op: bands, then their borders, then bytes ------------------------------------------------------------------
 

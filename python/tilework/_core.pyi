@@ -60,6 +60,20 @@ def trim() -> None: ...
 def peak(
     kind: str, seconds: float, threads: int = ..., bytes: int = ..., tier: str | None = ...
 ) -> tuple[float, float]: ...
+def draw_chains(strength: Any, gradient: Any, *, threshold: int, interval: int, least: int) -> tuple[Any, Any]: ...
+def find_lines(
+    strength: Any,
+    gradient: Any,
+    *,
+    threshold: int,
+    interval: int,
+    least_length: float,
+    fit_error: float,
+    gap: int,
+    validate: bool,
+    log_eps: float,
+    subpixel: bool,
+) -> Any: ...
 
 compiler: str
 flags: str

@@ -13,6 +13,7 @@ COMMANDS = {
     "demo": ("tilework.demo", "trains a small network on handwritten digits"),
     "edges": ("tilework.edges", "finds the edges of a picture"),
     "run": ("tilework.interop.onnx.command", "runs an ONNX model on arrays in .npy files"),
+    "lines": ("tilework.lines_command", "finds the straight lines of a picture"),
     "bench": ("tilework.bench.commands", "measures ops beside other libraries and the machine's peaks"),
 }
 

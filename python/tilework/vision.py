@@ -1,4 +1,4 @@
-"""Pictures: edges and filters of uint8 images (H, W) or (H, W, 3), on the CPU and on OpenCL devices.
+"""Pictures: edges, lines and filters of uint8 images (H, W) or (H, W, 3), on the CPU and on OpenCL devices.
 
 The ops of their names; canny takes its thresholds where a reader of a call expects them.
 """
@@ -13,8 +13,10 @@ from tilework import ops
 from tilework.arrays import Array
 from tilework.devices import to_host
 from tilework.errors import ShapeError
+from tilework.lines import Edges, Lines, detect_edges, detect_lines, draw_lines, mps_edlines, overlay_edges
 from tilework.ops import (
     dilate,
+    edge_gradients,
     equalize_hist,
     erode,
     gaussian_blur,
@@ -27,15 +29,23 @@ from tilework.ops import (
 )
 
 __all__ = [
+    "Edges",
+    "Lines",
     "canny",
     "canny_gradients",
+    "detect_edges",
+    "detect_lines",
     "dilate",
+    "draw_lines",
+    "edge_gradients",
     "equalize_hist",
     "erode",
     "gaussian_blur",
     "histogram",
     "laplacian",
     "mps_canny",
+    "mps_edlines",
+    "overlay_edges",
     "scharr",
     "sobel",
     "spatial_gradient",

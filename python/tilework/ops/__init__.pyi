@@ -56,6 +56,7 @@ from tilework.ops.deform_conv import (
     deform_unfold_doffset as deform_unfold_doffset,
 )
 from tilework.ops.dropout import dropout as dropout
+from tilework.ops.edge_gradients import edge_gradients as edge_gradients
 from tilework.ops.einsum import (
     bilinear as bilinear,
     dot as dot,

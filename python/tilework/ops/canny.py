@@ -85,11 +85,22 @@ def _magnitude(dx: Any, dy: Any, l2: bool) -> Any:
     return np.minimum(dx * dx + dy * dy if l2 else np.abs(dx) + np.abs(dy), 2**31 - 1)
 
 
+def steepest(x: Any, size: int, l2: bool) -> Any:
+    """Magnitudes and gradients of x (H, W, C), of each pixel in the channel where the magnitude is the largest."""
+    m = dx = dy = np.zeros(x.shape[:2], np.int64)
+    for c in range(x.shape[2]):
+        gx, gy = _sobel(x[..., c], size)
+        magnitude = _magnitude(gx, gy, l2)
+        wins = (magnitude > m) | (c == 0)
+        m, dx, dy = np.where(wins, magnitude, m), np.where(wins, gx, dx), np.where(wins, gy, dy)
+    return m, dx, dy
+
+
 def _limit(threshold: float, l2: bool) -> int:
     return math.floor(min(threshold, 32767.0) ** 2 if l2 else min(threshold, 2.0**31 - 1))
 
 
-def _shifted(m: Any, down: int, right: int) -> Any:
+def shifted(m: Any, down: int, right: int) -> Any:
     """The neighbours of each element in one direction, 0 outside."""
     h, w = m.shape
     return np.pad(m, 1)[1 + down : 1 + down + h, 1 + right : 1 + right + w]
@@ -100,15 +111,15 @@ def _traced(m: Any, dx: Any, dy: Any, low: int, high: int) -> Any:
     x, y = np.abs(dx), np.abs(dy)
     flat = x * 13573 >> 15  # the tangent of 22.5 degrees in 15 bits
     sectors = [y <= flat, y > flat + 2 * x, (dx ^ dy) < 0]  # beside, upright, rising; else falling
-    before = [_shifted(m, *at) for at in ((0, -1), (-1, 0), (-1, 1), (-1, -1))]
-    after = [_shifted(m, *at) for at in ((0, 1), (1, 0), (1, -1), (1, 1))]
+    before = [shifted(m, *at) for at in ((0, -1), (-1, 0), (-1, 1), (-1, -1))]
+    after = [shifted(m, *at) for at in ((0, 1), (1, 0), (1, -1), (1, 1))]
     first, second = (np.select(sectors, side[:3], side[3]) for side in (before, after))
     # A tie goes to the first of two neighbours, but to neither on a diagonal.
     largest = (m > first) & np.where(sectors[0] | sectors[1], m >= second, m > second)
     weak = largest & (m > low)
     strong = weak & (m > high)
     while True:
-        around = np.any([_shifted(strong, i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)], axis=0)
+        around = np.any([shifted(strong, i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)], axis=0)
         grown = around & weak
         if np.array_equal(grown, strong):
             return np.where(strong, 255, 0)
@@ -122,12 +133,7 @@ def _(image: Any, *, low: float, high: float, sigma: float, ksize: int, l2: bool
         return np.zeros(x.shape[:2])
     if sigma > 0:
         x = blurred(x, sigma)
-    m = dx = dy = np.zeros(x.shape[:2], np.int64)
-    for c in range(x.shape[2]):
-        gx, gy = _sobel(x[..., c], ksize)
-        size = _magnitude(gx, gy, l2)
-        wins = (size > m) | (c == 0)
-        m, dx, dy = np.where(wins, size, m), np.where(wins, gx, dx), np.where(wins, gy, dy)
+    m, dx, dy = steepest(x, ksize, l2)
     scale = 1 / 16 if ksize == 7 else 1
     return _traced(m, dx, dy, _limit(low * scale, l2), _limit(high * scale, l2))
 
@@ -146,7 +152,7 @@ tolerance(canny, ulp=0.5)
 tolerance(canny_gradients, ulp=0.5)
 
 
-def _scene(fill: Fill, *shape: int) -> Any:
+def scene(fill: Fill, *shape: int) -> Any:
     """A picture with edges, weak and strong ones, and noise."""
     h, w = shape[:2]
     y, x = np.mgrid[0:h, 0:w]
@@ -170,16 +176,16 @@ def _photo(name: str, height: int, width: int) -> Any:
 
 @samples(canny)
 def _(fill: Fill) -> Iterator[Sample]:
-    yield sample(_scene(fill, 37, 70), low=40, high=120)
-    yield sample(_scene(fill, 131, 19), low=30.5, high=90.5)
-    yield sample(_scene(fill, 9, 331), low=20, high=200, sigma=1.0)
-    yield sample(_scene(fill, 24, 66, 3), low=60, high=150)
-    yield sample(_scene(fill, 23, 40), low=40, high=120, l2=True)
-    yield sample(_scene(fill, 20, 33), low=500, high=900, ksize=5)
-    yield sample(_scene(fill, 20, 33, 3), low=5000, high=15000, ksize=7, l2=True, sigma=0.7)
-    yield sample(_scene(fill, 11, 35).T, low=1000, high=8000, ksize=7)
-    yield sample(_scene(fill, 3, 1), low=0, high=0, sigma=2.0)
-    yield sample(_scene(fill, 1, 9), low=1, high=60)
+    yield sample(scene(fill, 37, 70), low=40, high=120)
+    yield sample(scene(fill, 131, 19), low=30.5, high=90.5)
+    yield sample(scene(fill, 9, 331), low=20, high=200, sigma=1.0)
+    yield sample(scene(fill, 24, 66, 3), low=60, high=150)
+    yield sample(scene(fill, 23, 40), low=40, high=120, l2=True)
+    yield sample(scene(fill, 20, 33), low=500, high=900, ksize=5)
+    yield sample(scene(fill, 20, 33, 3), low=5000, high=15000, ksize=7, l2=True, sigma=0.7)
+    yield sample(scene(fill, 11, 35).T, low=1000, high=8000, ksize=7)
+    yield sample(scene(fill, 3, 1), low=0, high=0, sigma=2.0)
+    yield sample(scene(fill, 1, 9), low=1, high=60)
     yield sample(np.zeros((0, 5), np.uint8), low=1, high=2)
 
 
@@ -194,7 +200,7 @@ def _(fill: Fill) -> Iterator[Sample]:
 
 @errors(canny)
 def _(fill: Fill) -> Iterator[ErrorCase]:
-    x = _scene(fill, 5, 6)
+    x = scene(fill, 5, 6)
     limits = {"low": 1.0, "high": 2.0}
     yield ErrorCase(sample(x.astype(np.float64), **limits), DTypeError, "image has dtype float64; want uint8")
     yield ErrorCase(sample(x.astype(bool), **limits), DTypeError, "image has dtype bool")
@@ -230,7 +236,7 @@ def _(fill: Fill, image: Any, **attrs: Any) -> tuple[Any]:
     if len(image) == 3 or not fill(1).any():
         return (fill(*image),)
     photo = _photo("china.jpg", *image)
-    return (_scene(fill, *image) if photo is None else photo,)
+    return (scene(fill, *image) if photo is None else photo,)
 
 
 @fills(canny_gradients)
