@@ -123,6 +123,6 @@ constexpr AttrSpec kAttrs[] = {
 
 }  // namespace
 
-const OpDef op_edge_gradients = {"edge_gradients", kImage, 1, kAttrs, TW_COUNT(kAttrs), infer, run};
+extern const OpDef op_edge_gradients = {"edge_gradients", kImage, 1, kAttrs, TW_COUNT(kAttrs), infer, run};
 
 }  // namespace tw::TW_ISA
