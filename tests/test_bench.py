@@ -18,7 +18,7 @@ import pytest
 
 import tilework
 from tilework import cli, registry
-from tilework.bench import choose, compare, measure, peaks, problems, results, run, table
+from tilework.bench import check, choose, compare, measure, peaks, problems, results, run, table
 from tilework.bench.commands import main
 from tilework.bench.problems import BenchError
 from tilework.bench.remote import Remote
@@ -404,13 +404,61 @@ def test_wide_rows_come_first_again_and_few_run_on_more_threads(threads: int) ->
     options = Options(lines, threads=[1, 2], few=choose.one_of_each(lines))
     found = [p.text for p, t, _ in options.jobs() if t == threads]
     every = [p.text for p in lines]
-    assert found == (every if threads == 1 else [every[i] for i in (1, 3, 4)])
+    assert found == [every[i] for i in ((1, 3, 4, 0, 2) if threads == 1 else (1, 3, 4))]  # one of each op first
     best = {"ratio": 1.3, "low": 1.2, "high": 1.4, "verdict": "faster", "rounds": 9}
     row = {"status": "ok", "contestants": {"numpy": {"median": 1.0}}, "ratios": {"numpy": best}}
     assert run._width(row) == pytest.approx(math.log(1.4 / 1.2))
     best.update(low=0.0, high=math.inf)
     assert run._width(row) == math.inf
     assert run._width(row | {"status": "wrong"}) == run._width(row | {"ratios": {}}) == 0
+
+
+def test_what_is_far_behind_is_measured_in_the_first_round_only() -> None:
+    def asker(seconds: float) -> measure.Asker:
+        return lambda cpu: {"seconds": seconds, "waited": 0.0}
+
+    askers = {"tilework": asker(9.0), "near": asker(1.0), "far": asker(3.0)}
+    samples, _ = measure.interleave(askers, measure.Plan(least=12, most=12), 1, rivals=("near", "far"))
+    assert {name: len(taken) for name, taken in samples.items()} == {"tilework": 12, "near": 12, "far": 4}
+
+
+def test_workers_share_the_operands(tmp_path: Path) -> None:
+    path, problem = str(tmp_path / "operands"), problems.parse("add/bfloat16 a=3x5 b=5")
+    first, again = check.shared_operands(problem, path), check.shared_operands(problem, path)
+    assert all(np.array_equal(a, b) and a is not b for a, b in zip(first, again, strict=True))
+    other = problems.parse("add/bfloat16 a=2x5 b=5")
+    assert check.shared_operands(other, path)[0].shape == (2, 5)
+
+
+@pytest.mark.parametrize("name", sorted(n for n, o in registry.ops().items() if o.differentiable))
+def test_every_gradient_has_both_directions(name: str) -> None:
+    from tilework.bench import ours
+
+    op = registry.ops()[name]
+    for direction in ("bwd", "step"):
+        problem = problems.of_sample(name, registry.dtypes_of(op)[0], 0, direction)
+        operands = problem.operands()
+        contestant = ours.calls(problem, operands)["tilework"]
+        assert ours.check_answer(problem, operands, contestant, None)[0] == ""
+
+
+def test_a_run_out_of_time_says_what_it_left_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, lines = str(tmp_path / "run.json"), [_SMALL, "exp x=1000", "log x=1000"]
+    command = ["record", path, *lines, "--peers", "numpy", "--threads", "1", "--docs", str(tmp_path)]
+    (tmp_path / "README.md").write_text("<!-- bench:begin --><!-- bench:end -->")
+    command += ["--readme", str(tmp_path / "README.md")]
+    assert main([*command, "--minutes", "0.0001"]) == 0
+    for _ in range(8):  # each has a few seconds at least
+        if "left" not in _document(Path(path)):
+            break
+        assert "rows left; the same command goes on" in capsys.readouterr().err
+        assert main([*command, "--minutes", "0.0001"]) == 0
+    assert {r["op"] for r in _document(Path(path))["rows"]} == {"relu", "exp", "log"}
+    before = Path(path).read_bytes()
+    assert main([*command, "--minutes", "0.0001"]) == 0
+    assert Path(path).read_bytes() == before  # a whole run is kept
+    assert "## The 10 worst rows" in (tmp_path / "performance.md").read_text()
+    assert "| all |" in (tmp_path / "README.md").read_text()
 
 
 # ------------------------------------------------------------------------------------------------ ratios, verdicts

@@ -243,6 +243,9 @@ def _finish(options: Any, document: dict[str, Any]) -> int:
         print(f"wrote {options.output}", file=sys.stderr)
     if document["interrupted"]:
         return 130
+    if document.get("left"):
+        again = "; --resume goes on" if options.output else ""
+        print(f"the time was up with {document['left']} rows left{again}", file=sys.stderr)
     return 1 if any(r["status"] in ("wrong", "error") for r in rows) else 0
 
 
@@ -279,6 +282,8 @@ def _record(options: Any) -> int:
         if document["interrupted"]:
             print("interrupted; the same command goes on", file=sys.stderr)
             return 130
+        if document.get("left"):
+            print(f"the time was up with {document['left']} rows left; the same command goes on", file=sys.stderr)
     return _pages(options, document)
 
 

@@ -31,6 +31,7 @@ class Crew:
         self.refused: set[tuple[str, int]] = set()  # peers that cannot run on so many threads
         self.scratch = tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None)
         self.answers = str(Path(self.scratch.name) / "answers.npz")
+        self.operands = str(Path(self.scratch.name) / "operands")
 
     def worker(self, library: str, threads: int) -> Remote:
         """A worker of this library on this many threads."""

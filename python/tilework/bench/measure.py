@@ -13,7 +13,7 @@ import math
 import os
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,7 @@ Asker = Callable[[int | None], dict[str, Any]]  # of the CPU to run on, None for
 MARGIN = 0.02  # a difference within it is no difference
 _ROUNDS = 9  # of as many passes as there are, where there are enough
 _ROUND = 4  # passes of a round at least, where there are enough: one for each place of the operands
+_FAR = 2.5  # times as slow as the fastest rival
 _FEWEST = 3
 
 
@@ -52,20 +53,22 @@ class Ratio:
 
 
 def interleave(
-    askers: dict[str, Asker], plan: Plan, threads: int, seed: int = 0
+    askers: dict[str, Asker], plan: Plan, threads: int, seed: int = 0, rivals: Collection[str] = ()
 ) -> tuple[dict[str, list[Any]], dict[str, str]]:
     """Passes in which every contestant runs one block, in random order: their samples, and who was lost and why.
 
     CPUs differ: a neighbour of a virtual machine may sit on one. So on one thread all blocks of a pass run on the same
-    CPU, and rounds take turns with the CPUs.
+    CPU, and rounds take turns with the CPUs. Of ``rivals``, those far behind the fastest are measured in the first
+    round only.
     """
     cpus: list[int | None] = [*sorted(os.sched_getaffinity(0))] if threads == 1 else [None]
     shuffle = random.Random(seed)
     samples: dict[str, list[Any]] = {name: [] for name in askers}
     lost: dict[str, str] = {}
+    retired: set[str] = set()
     begin, passes = time.monotonic(), 0
     while passes < plan.most:
-        order = [n for n in askers if n not in lost]
+        order = [n for n in askers if n not in lost and n not in retired]
         if not order:
             break
         shuffle.shuffle(order)
@@ -80,10 +83,17 @@ def interleave(
             else:
                 samples[name].append(answer)
         passes += 1
+        if passes == _ROUND:
+            retired |= _far_behind({n: samples[n] for n in rivals if n not in lost})
         took = time.monotonic() - begin
         if (passes >= plan.least and took > plan.budget) or (passes >= _FEWEST and took > 4 * plan.budget):
             break
     return samples, lost
+
+
+def _far_behind(samples: dict[str, list[Sample]]) -> set[str]:
+    least = {name: min(s["seconds"] for s in taken) for name, taken in samples.items() if taken}
+    return {name for name, seconds in least.items() if seconds > _FAR * min(least.values())}
 
 
 def rounds(samples: list[Sample]) -> list[Sample]:

@@ -48,7 +48,8 @@ def _called(problem: Problem, operands: tuple[Any, ...], attrs: dict[str, Any], 
 
 def _gradient(problem: Problem, operands: tuple[Any, ...], finish: Any) -> Contestant:
     op, attrs = problem.target, dict(problem.attrs)
-    y, saved = op.forward(*operands, **attrs)
+    results, saved = op.forward(*operands, **attrs)
+    y = results[0] if isinstance(results, tuple) else results
     dy = problem.upstream(tuple(y.shape))
     if finish:
         dy = to_device(dy, like=y)

@@ -253,15 +253,15 @@ def html(document: dict[str, Any], old: dict[str, Any] | None = None) -> str:
     escape = markup.escape
     body = ["<h1>tilework, measured</h1>", f"<p class=soft>{escape(_EXPLAINED)}</p>", "<dl>"]
     body += [f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in facts(document)] + ["</dl>"]
-    for title, figure in _pictures(document):
-        body += [f"<h2>{escape(title)}</h2><div class=wide>", figure, "</div>"]
     sections = _sections(document)
     if old is not None:
         columns = ["op", "problem", "thr", "old", "new", "old / new", "verdict"]
         sections.insert(
             0, ("Against the earlier run", columns, [compare.cells(j) for j in compare.rows(old, document)])
         )
-    for title, columns, lines in sections:
+    for number, (title, columns, lines) in enumerate(sections):
+        if number == min(1, len(sections) - 1):  # the pictures come behind what is worst
+            body += [f"<h2>{escape(t)}</h2><div class=wide>{figure}</div>" for t, figure in _pictures(document)]
         kind = " class=rows" if "problem" in columns else ""
         head = "".join(f"<th{_class(c)}>{escape(c)}</th>" for c in columns)
         rows = "".join(_table_row(columns, line) for line in lines)

@@ -13,7 +13,10 @@ from tilework.bench.problems import BenchError
 from tilework.bench.results import key
 
 _LEVELS = ("L1", "L2", "L3", "DRAM")
-_WIDTH, _HEIGHT = 6.0, 4.4  # inches of a panel
+_WIDTH, _HEIGHT = 5.2, 4.2  # inches of a panel, small so that a phone shows its words large enough
+_LEGEND_ROW = 0.19  # inches
+_LEGEND_COLUMNS = 3
+_SHAPES = ("o", "s", "^", "D", "v")
 _ENDINGS = (".svg", ".png", ".pdf")
 _ROOFS = {"fma_f32": "f32 FMA", "fma_f64": "f64 FMA", "dot_bf16": "bf16 dot", "dot_i8": "int8 dot"}
 _COLOURS = (
@@ -36,6 +39,9 @@ def check_name(path: str) -> None:
         raise BenchError(f"{path}: want a name that ends in {', '.join(_ENDINGS)}")
     if importlib.util.find_spec("matplotlib") is None:
         raise BenchError("matplotlib is not installed; want pip install 'tilework[bench]'")
+
+
+Looks = dict[str, tuple[str, str]]  # colour and shape of each family
 
 
 class Point(NamedTuple):
@@ -82,17 +88,20 @@ def figure(document: dict[str, Any]) -> Any:
     counts = sorted({p["threads"] for p in document["peaks"]})
     if not counts:
         raise BenchError("the run holds no peaks; want one of `tilework bench run` in performance mode")
-    made = Figure(figsize=(_WIDTH, 2 * _HEIGHT * len(counts)), layout="constrained")
-    axes = made.subplots(2 * len(counts), 1)
     families = list(dict.fromkeys(r["family"] for r in document["rows"]))
-    colours = {f: _COLOURS[i % len(_COLOURS)] for i, f in enumerate(families)}
+    legend = _LEGEND_ROW * (len(families) // _LEGEND_COLUMNS + 2)
+    made = Figure(figsize=(_WIDTH, 2 * (_HEIGHT + legend) * len(counts)), layout="constrained")
+    axes = made.subplots(2 * len(counts), 1)
+    # Ten colours in as many shapes as it takes.
+    kinds = [(colour, shape) for shape in _SHAPES for colour in _COLOURS]
+    looks = {f: kinds[i % len(kinds)] for i, f in enumerate(families)}
     for i, threads in enumerate(counts):
         tier = document["build"].get("tier", "")
         found = [p for p in document["peaks"] if p["threads"] == threads and p["tier"] == tier]
         where = f"{document['machine'].get('cpu', '')}, {tier}, {threads} thread{'s' * (threads > 1)}"
-        _arithmetic_panel(axes[2 * i], found, tier, points(document, threads), colours)
+        _arithmetic_panel(axes[2 * i], found, tier, points(document, threads), looks)
         axes[2 * i].set_title(where)
-        _memory_panel(axes[2 * i + 1], found, levels_of(document, threads), rates(document, threads), colours)
+        _memory_panel(axes[2 * i + 1], found, levels_of(document, threads), rates(document, threads), looks)
     return made
 
 
@@ -105,30 +114,33 @@ def _best(found: list[dict[str, Any]], level: str) -> float:
     return max(float(p["rate"]) for p in found if p["level"] == level)
 
 
-def _scatter(ax: Any, dots: list[Point], colours: dict[str, str]) -> None:
+def _scatter(ax: Any, dots: list[Point], looks: Looks) -> None:
     for family in dict.fromkeys(p.family for p in dots):
+        colour, shape = looks[family]
         for ours in (False, True):
             some = [p for p in dots if p.family == family and p.ours == ours]
             if some:
                 ax.scatter(
                     [p.x for p in some],
                     [p.y for p in some],
-                    s=34 if ours else 24,
+                    s=26 if ours else 18,
+                    marker=shape,
                     zorder=3 if ours else 2,
                     linewidths=1.0,
-                    facecolors=colours[family] if ours else "none",
-                    edgecolors=colours[family],
+                    facecolors=colour if ours else "none",
+                    edgecolors=colour,
                     alpha=0.9 if ours else 0.55,
                     label=family if ours else None,
                 )
     ax.scatter([], [], s=24, facecolors="none", edgecolors="#555555", label="peers")
     ax.grid(True, which="major", color="#eeeeee", zorder=0)
     ax.set_axisbelow(True)
-    ax.legend(fontsize=8, loc="lower right", frameon=True)
+    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.13), "ncols": _LEGEND_COLUMNS}
+    ax.legend(fontsize=8, frameon=False, handletextpad=0.2, labelspacing=0.3, **below)
 
 
 def _note(ax: Any, text: str, at: tuple[float, float], **how: Any) -> None:
-    ax.annotate(text, at, fontsize=7, color="#444444", xytext=(0, 2), textcoords="offset points", va="bottom", **how)
+    ax.annotate(text, at, fontsize=8, color="#444444", xytext=(0, 2), textcoords="offset points", va="bottom", **how)
 
 
 def _roofs(found: list[dict[str, Any]], tier: str) -> list[tuple[str, float]]:
@@ -141,9 +153,7 @@ def _roofs(found: list[dict[str, Any]], tier: str) -> list[tuple[str, float]]:
     return sorted(((", ".join(n), rates[k]) for k, n in names.items()), key=lambda roof: roof[1])
 
 
-def _arithmetic_panel(
-    ax: Any, found: list[dict[str, Any]], tier: str, dots: list[Point], colours: dict[str, str]
-) -> None:
+def _arithmetic_panel(ax: Any, found: list[dict[str, Any]], tier: str, dots: list[Point], looks: Looks) -> None:
     low = min([0.05, *(p.x for p in dots)]) / 1.5
     high = max([200.0, *(p.x for p in dots)]) * 1.5
     top = max(rate for _, rate in _roofs(found, tier))
@@ -160,7 +170,7 @@ def _arithmetic_panel(
         ax.plot([rate / slopes["L1"], high], [rate, rate], color="#444444", lw=width, zorder=1)
         # Roofs may lie so close that their names need a place each.
         _note(ax, f"{label} {table.count_text(rate, 'op/s')}", (high * 0.97 / 12 ** (rank % 2), rate), ha="right")
-    _scatter(ax, dots, colours)
+    _scatter(ax, dots, looks)
     ax.set(
         xscale="log",
         yscale="log",
@@ -172,7 +182,11 @@ def _arithmetic_panel(
 
 
 def _memory_panel(
-    ax: Any, found: list[dict[str, Any]], levels: list[peaks.Level], dots: list[Point], colours: dict[str, str]
+    ax: Any,
+    found: list[dict[str, Any]],
+    levels: list[peaks.Level],
+    dots: list[Point],
+    looks: Looks,
 ) -> None:
     low = min([4096.0, *(p.x for p in dots)]) / 1.5
     high = max([levels[-2].capacity * 4, *(p.x for p in dots)]) * 1.5
@@ -182,7 +196,7 @@ def _memory_panel(
         ax.plot([begin, end], [rate, rate], color="#444444", lw=1.4, zorder=1)
         _note(ax, f"{level.name} {table.count_text(rate, 'B/s')}", (math.sqrt(begin * end), rate), ha="center")
         begin = end
-    _scatter(ax, dots, colours)
+    _scatter(ax, dots, looks)
     ax.set(
         xscale="log",
         yscale="log",

@@ -97,6 +97,7 @@ class Row:
                     patience=PATIENCE if library == OURS else _RIVAL_PATIENCE,
                     problem=self.problem.text,
                     answers=self.workers.answers if check else "",
+                    operands=self.workers.operands,
                     copies=self._copies(),
                     cold=self.options.cold,
                     device=self.device if library == OURS else "cpu",
@@ -163,7 +164,8 @@ class Row:
         loops = self._loops()
         for kind, ask in loops.pop("askers", {}).items():
             askers[_PEAK + kind] = ask
-        samples, lost = measure.interleave(askers, plan, self.threads, seed)
+        rivals = [n for n in askers if not n.startswith((OURS, _PEAK))]
+        samples, lost = measure.interleave(askers, plan, self.threads, seed, rivals)
         for name, message in lost.items():
             if name.startswith((OURS, _PEAK)):
                 self.workers.drop(OURS)

@@ -51,7 +51,8 @@ class Options:
         places = [(t, d) for d in self.devices for t in (self.threads if d == "cpu" else [1])]
         wide = {p.text for p in (self.problems if self.few is None else self.few)}
         least = min(self.threads)
-        return [(p, t, d) for p in self.problems for t, d in places if t == least or d != "cpu" or p.text in wide]
+        ordered = sorted(self.problems, key=lambda p: p.text not in wide)  # every op first, should the time run out
+        return [(p, t, d) for p in ordered for t, d in places if t == least or d != "cpu" or p.text in wide]
 
 
 def _nobody(what: str, value: Any) -> None:
@@ -99,16 +100,10 @@ def settings(options: Options) -> dict[str, Any]:
 class _Clock:
     """How long a row may take: the time left, shared among the rows left; the checks before have their part in it."""
 
-    def __init__(self, budget: float, seconds: float | None, rows: int) -> None:
-        self._budget, self._left = budget, rows
+    def __init__(self, budget: float, end: float | None, rows: int) -> None:
+        self._budget, self._end, self._left = budget, end, rows
         self._begin = time.monotonic()
-        self._end = None if seconds is None else self._begin + seconds
         self._around = 0.3  # seconds that a row takes beside its measurement, a guess until some are known
-
-    @property
-    def late(self) -> bool:
-        """Whether the time is up."""
-        return self._end is not None and time.monotonic() > self._end
 
     def begin(self) -> float:
         """The seconds of the row that begins."""
@@ -125,30 +120,24 @@ class _Clock:
 
 
 def _sweep_all(options: Options, document: dict[str, Any], told: Told) -> None:
+    """Every row, then rows again, until the time is up; rows that were left are counted in ``left``."""
     rows = {results.key(r): r for r in document["rows"]}
     jobs = options.jobs()
+    begin = time.monotonic()
+    # A run that was interrupted goes on with the time it had left; one whose time was up has all of it again.
+    spent = 0.0 if document.pop("left", 0) else float(document.get("spent", 0.0))
+    whole = None if options.minutes is None else max(_LEAST_SECONDS, 60 * options.minutes - spent)
     sweeps = options.sweeps if options.mode == "performance" else 1
-    begin, spent = time.monotonic(), float(document.get("spent", 0.0))
-
-    def seconds_left(share: float = 1.0) -> float | None:
-        if options.minutes is None:
-            return None
-        return max(_LEAST_SECONDS, 60 * options.minutes * share - spent - (time.monotonic() - begin))
-
     for sweep in range(sweeps):
-        if sweep == 0:
-            due = [job for job in jobs if _key(job) not in rows or rows[_key(job)]["sweeps"] == 0]
-        else:
-            due = [job for job in jobs if rows[_key(job)]["sweeps"] <= sweep and _width(rows[_key(job)]) > 0]
-            due.sort(key=lambda job: -_width(rows[_key(job)]))
+        due = _due(jobs, rows, sweep)
+        share = _FIRST_SHARE if sweep + 1 < sweeps else 1.0
+        clock = _Clock(options.plan.budget, None if whole is None else begin + share * whole, len(due))
         told("rows", len(due))
-        clock = _Clock(options.plan.budget, seconds_left(_FIRST_SHARE if sweep + 1 < sweeps else 1.0), len(due))
         with crew(options.load) as workers:
             if due:
                 _prepare(options, workers, due, document, told)
             for problem, threads, device in due:
-                # Every row is measured once, however late; more often only while there is time.
-                if sweep and clock.late:
+                if whole is not None and time.monotonic() > begin + whole:
                     break
                 budget = clock.begin()
                 told("begin", (problem, threads, device, sweep))
@@ -161,6 +150,17 @@ def _sweep_all(options: Options, document: dict[str, Any], told: Told) -> None:
                 clock.end(budget)
                 document["spent"] = spent + time.monotonic() - begin
                 told("row", record)
+    left = sum(_key(job) not in rows for job in jobs)
+    if left:
+        document["left"] = left
+
+
+def _due(jobs: list[Job], rows: dict[tuple[str, int, str], dict[str, Any]], sweep: int) -> list[Job]:
+    if sweep == 0:
+        return [job for job in jobs if _key(job) not in rows or rows[_key(job)]["sweeps"] == 0]
+    measured = [(rows[_key(job)], job) for job in jobs if _key(job) in rows]
+    found = [(_width(row), job) for row, job in measured if row["sweeps"] <= sweep and _width(row) > 0]
+    return [job for _, job in sorted(found, key=lambda f: -f[0])]
 
 
 def _key(job: Job) -> tuple[str, int, str]:

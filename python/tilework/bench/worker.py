@@ -140,16 +140,24 @@ class Worker:
         return {"threads": self.threads}
 
     def do_build(
-        self, problem: str, answers: str, device: str = "cpu", copies: int = 1, cold: str = "none", timed: bool = True
+        self,
+        problem: str,
+        answers: str,
+        device: str = "cpu",
+        copies: int = 1,
+        cold: str = "none",
+        timed: bool = True,
+        operands: str = "",
     ) -> dict[str, Any]:
         """Makes the contestants of a problem and checks what they compute, with ``answers``, where results are kept.
 
-        ``copies`` of the operands (of the weights alone, if ``cold`` says so) take turns.
+        ``copies`` of the operands (of the weights alone, if ``cold`` says so) take turns. In the file ``operands`` the
+        workers share those of the problem.
         """
         self.do_drop()
         self._settle(None)
         stated = parse(problem)
-        first = stated.operands()
+        first = check.shared_operands(stated, operands)
         begin = time.perf_counter()
         made = [self._make(stated, first, device)]
         for _ in range(1, copies):
@@ -163,7 +171,7 @@ class Worker:
         if copies == 1 and device == "cpu" and timed:
             made += self._elsewhere(stated, first, time.perf_counter() - begin)
         for name, contestant in made[0].items():
-            status = self._checked(stated, contestant, answers)
+            status = self._checked(stated, contestant, answers, first)
             told[name] = {"prepacked": contestant.prepacked, "wrong": status}
             if status:
                 continue
@@ -195,14 +203,13 @@ class Worker:
         made: dict[str, peers.Contestant] = peers.load(self.library).calls(problem, operands, self.threads)
         return made
 
-    def _checked(self, problem: Problem, contestant: peers.Contestant, answers: str) -> str:
+    def _checked(self, problem: Problem, contestant: peers.Contestant, answers: str, operands: tuple[Any, ...]) -> str:
         if not answers:
             return ""
         if isinstance(problem, NetworkProblem):
             return self._checked_network(problem, contestant, answers)
         if self.library != "tilework":
             return check.peer_mismatch(contestant.results(), check.load(answers), problem)
-        operands = problem.operands()
         if problem.text != self._expected[0]:  # the same on another number of threads
             self._expected = problem.text, check.expected(problem, operands) if problem.direction == "fwd" else None
         wrong, results = ours.check_answer(problem, operands, contestant, self._expected[1])

@@ -184,16 +184,21 @@ def _contestant(torch: Any, problem: Problem, tensors: list[Any], a: dict[str, A
         return Contestant(lambda: forward(*tensors))
     leaves = [t.clone().requires_grad_(True) if t is not None and t.is_floating_point() else t for t in tensors]
     wanted = [t for t in leaves if t is not None and t.requires_grad]
-    y = forward(*leaves)
+    y = _first(forward(*leaves))
     dy = _tensor(torch, np.ascontiguousarray(problem.upstream(tuple(y.shape))))
 
     def backward() -> Any:
         return torch.autograd.grad(y, wanted, dy, retain_graph=True)
 
     def step() -> Any:
-        return torch.autograd.grad(forward(*leaves), wanted, dy)
+        return torch.autograd.grad(_first(forward(*leaves)), wanted, dy)
 
     return Contestant(backward if problem.direction == "bwd" else step, keep=y)
+
+
+def _first(result: Any) -> Any:
+    """The result that a gradient flows into."""
+    return result[0] if isinstance(result, tuple) else result
 
 
 def _into(torch: Any, problem: Problem, tensors: list[Any], out: Any) -> Contestant | None:
