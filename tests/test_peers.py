@@ -17,7 +17,11 @@ from tilework.testing import Fill
 OPS = (
     *("conv", "conv_dx", "conv_dw", "max_pool", "avg_pool"),
     *("batch_norm", "layer_norm", "rms_norm", "group_norm", "instance_norm", "softmax", "log_softmax"),
-    *("reduce_sum", "reduce_mean", "reduce_max", "concat", "pad", "linear", "matmul"),
+    *("reduce_sum", "reduce_mean", "reduce_max", "logsumexp", "concat", "pad", "linear", "matmul"),
+    *("conv_transpose", "conv_integer", "qlinear_conv", "deform_conv", "unfold", "fold", "lp_pool", "roi_align"),
+    *("elu", "silu", "clip", "hard_sigmoid", "softplus", "lp_norm", "local_response_norm", "mean_variance_norm"),
+    *("attention", "lstm", "embedding", "embedding_dw", "rotary_embedding", "swiglu", "linear_int4"),
+    *("layer_norm_dx", "group_norm_dx", "batch_norm_dx", "adaptive_avg_pool_dx", "max_unpool", "tril"),
 )
 
 

@@ -145,6 +145,8 @@ def _lstm(problem: Problem, a: dict[str, Any], given: list[str]) -> Graph | None
 def _attention(problem: Problem, a: dict[str, Any], given: list[str]) -> Graph | None:
     if "lengths" in given or a["window"] is not None or a["return_lse"]:
         return None
+    if a["causal"] and problem.shapes[0][2] != problem.shapes[1][2]:  # ONNX aligns the first words, not the last
+        return None
     attrs = {"is_causal": int(a["causal"]), "softcap": float(a["softcap"])}
     if a["scale"] is not None:
         attrs["scale"] = float(a["scale"])
@@ -194,7 +196,9 @@ def _roi_align(problem: Problem, a: dict[str, Any], given: list[str]) -> Graph |
     )
 
 
-def _fold(problem: Problem, a: dict[str, Any], given: list[str]) -> Graph:
+def _fold(problem: Problem, a: dict[str, Any], given: list[str]) -> Graph | None:
+    if any(before != behind for before, behind in a["padding"]) or set(a["dilation"]) != {1}:
+        return None
     sizes = {"shape": np.array(a["shape"], np.int64), "kernel": np.array(a["kernel"], np.int64)}
     window = {"strides": a["stride"], "pads": ends(a["padding"]), "dilations": a["dilation"]}
     return Graph([("Col2Im", ["y", "shape", "kernel"], ["image"], window)], sizes)

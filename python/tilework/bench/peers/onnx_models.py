@@ -117,7 +117,7 @@ def _graph(problem: Problem, a: dict[str, Any], given: list[str]) -> Graph | Non
         "linear": lambda: _linear(a, given),
         "conv": lambda: _conv(a, given),
         "conv_dx": lambda: _conv_dx(a, problem.shapes),
-        "max_pool": lambda: _pool("MaxPool", a),
+        "max_pool": lambda: None if a["return_indices"] and not a["flat_indices"] else _pool("MaxPool", a),
         "avg_pool": lambda: None if a["divisor"] else _pool("AveragePool", a),
         "reduce_sum": lambda: _reduce("ReduceSum", a),
         "reduce_mean": lambda: _reduce("ReduceMean", a),

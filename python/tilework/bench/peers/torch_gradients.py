@@ -101,6 +101,8 @@ def _last(x: Any, a: dict[str, Any]) -> list[int] | None:
 def _group_norm(torch: Any, tensors: list[Any], a: dict[str, Any]) -> Call | None:
     dy, x, mean, rstd = tensors[:4]
     weight = tensors[4] if len(tensors) > 4 else None
+    if not (x.is_contiguous() and dy.is_contiguous()):  # which torch's kernel takes for granted
+        return None
     n, c = x.shape[:2]
     sizes, mask = (n, c, x[0, 0].numel(), a["groups"]), [True, a["return_dw"], a["return_dw"]]
     back = torch.ops.aten.native_group_norm_backward

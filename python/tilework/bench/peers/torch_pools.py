@@ -30,7 +30,8 @@ def functions(torch: Any, a: dict[str, Any]) -> dict[str, Callable[[], Call | No
 
 def _pool(torch: Any, a: dict[str, Any], maximum: bool) -> Call | None:
     padding, rank = even(a["padding"]), len(a["kernel"])
-    if padding is None or (a.get("divisor") and rank == 1):
+    # torch counts positions in the spatial axes, ONNX in the whole array.
+    if padding is None or (a.get("divisor") and rank == 1) or a.get("flat_indices"):
         return None
     if maximum:
         pool, indices = getattr(torch.nn.functional, f"max_pool{rank}d"), bool(a.get("return_indices"))
@@ -42,8 +43,8 @@ def _pool(torch: Any, a: dict[str, Any], maximum: bool) -> Call | None:
 
 def _lp_pool(torch: Any, a: dict[str, Any]) -> Call | None:
     rank = len(a["kernel"])
-    # torch takes the root of a sum that may be negative; p = 2 has none.
-    if any(n for pads in a["padding"] for n in pads) or a["p"] != 2:
+    # torch takes the root of a sum that may be negative, p = 2 has none; and a mean of windows that reach beyond.
+    if any(n for pads in a["padding"] for n in pads) or a["p"] != 2 or a["ceil_mode"]:
         return None
     pool = getattr(torch.nn.functional, f"lp_pool{rank}d")
     kernel, stride = (v if rank > 1 else v[0] for v in (a["kernel"], a["stride"] or a["kernel"]))
