@@ -76,7 +76,7 @@ struct Piece {
     int64_t begin, end;  // of the chains' pixels
 };
 
-constexpr int64_t kSeed = 10;  // pixels that a piece starts from
+constexpr int64_t kSeed = 12;  // pixels that a piece starts from
 constexpr double kSeedError = 0.45;  // of them, root mean square
 constexpr int kStrays = 2;  // pixels in a row that may lie beside a piece
 
@@ -169,25 +169,11 @@ private:
     int32_t inx_ = 0, iny_ = 0;  // the direction across the line, towards the brighter side, in 1 / kUnit
 };
 
-// Pieces lie anywhere in the picture: what one is fitted to is on its way while another is fitted, some way ahead too.
+// Pieces lie anywhere in the picture: the gradients of one are on their way while another is fitted.
 void Fitter::prefetch(const Chains& chains, Piece piece) const {
-    constexpr int64_t kLine = 16;  // pixels in a line of the cache
-    const Pixel first = chains.pixel[piece.begin], last = chains.pixel[piece.end - 1];
-    const int64_t dx = last.x - first.x, dy = last.y - first.y, span = std::max(std::abs(dx), std::abs(dy));
-    const bool flat = std::abs(dx) >= std::abs(dy);
-    const int64_t pixels = p_.width * p_.height, step = flat ? kLine / 2 : 1;
-    const int64_t slope = span ? ((flat ? dy : dx) << 16) / (flat ? dx : dy) : 0;
-    const int64_t low = flat ? std::min(first.x, last.x) : std::min(first.y, last.y);
-    const int64_t from = flat ? first.x : first.y;
-    for (int64_t i = low - step * (flat ? 1 : 8); i <= low + span + step * (flat ? 1 : 8); i += step) {
-        const int64_t across = (flat ? first.y : first.x) + ((i - from) * slope >> 16);
-        const int64_t place = flat ? across * p_.width + i : i * p_.width + across;
-        if (place < p_.width || place >= pixels - p_.width) continue;
-        __builtin_prefetch(p_.gradient + 2 * place);
-        __builtin_prefetch(p_.strength + place);
-        if (!flat) continue;
-        __builtin_prefetch(p_.gradient + 2 * (place - p_.width));
-        __builtin_prefetch(p_.gradient + 2 * (place + p_.width));
+    for (int64_t i = piece.begin; i < piece.end; i += 2) {
+        const Pixel at = chains.pixel[i];
+        __builtin_prefetch(p_.gradient + 2 * (at.y * p_.width + at.x));
     }
 }
 
@@ -202,10 +188,13 @@ bool Fitter::claimed(const Chains& chains, Piece piece) const {
 }
 
 void Fitter::claim() const {
-    for (int64_t i = low_; i <= high_; ++i) {
-        const int64_t c = std::lrint(across_at(static_cast<double>(i)));
-        for (int64_t j = std::max<int64_t>(c - 1, 0); j <= std::min(c + 1, n_beside_ - 1); ++j)
-            p_.strength[i * along_ + j * beside_] |= kClaimed;
+    double want = across_at(static_cast<double>(low_)) + 0.5;
+    for (int64_t i = low_; i <= high_; ++i, want += per_step_) {
+        const int64_t c = std::clamp<int64_t>(static_cast<int64_t>(want), 1, n_beside_ - 2);
+        uint16_t* const at = p_.strength + i * along_ + c * beside_;
+        at[-beside_] |= kClaimed;
+        at[0] |= kClaimed;
+        at[beside_] |= kClaimed;
     }
 }
 
@@ -255,6 +244,7 @@ bool Fitter::refit(double tolerance) {
 }
 
 constexpr double kStray = 1;  // pixels from where a line leads
+constexpr double kClose = 0.7;  // the same, of what a line is fitted to in the end
 constexpr int64_t kSure = 5;  // pixels on the line that show that it goes on behind a gap
 constexpr int64_t kContrary = 3;  // pixels in a row at which another edge crosses
 
@@ -337,8 +327,9 @@ Bend Fitter::bend() const {
 // Whether another piece has led to this line before.
 bool Fitter::exists() const {
     int64_t taken = 0;
-    for (int64_t i = low_; i <= high_; ++i) {
-        const int64_t c = std::clamp<int64_t>(std::lrint(across_at(static_cast<double>(i))), 0, n_beside_ - 1);
+    double want = across_at(static_cast<double>(low_)) + 0.5;
+    for (int64_t i = low_; i <= high_; ++i, want += per_step_) {
+        const int64_t c = std::clamp<int64_t>(static_cast<int64_t>(want), 0, n_beside_ - 1);
         taken += (p_.strength[i * along_ + c * beside_] & kClaimed) != 0;
     }
     return 2 * taken > high_ - low_;
@@ -366,21 +357,23 @@ bool Fitter::fit(const Chains& chains, Piece piece, double least_length, Line& l
     per_step_ = flat_ ? axis.uy / axis.ux : axis.ux / axis.uy;
 
     int64_t sure = 0;
+    Slope slope;
     for (int64_t i = low_; i <= high_; ++i) {
-        places_[static_cast<size_t>(i)] = look(i, o_.fit_error);
-        sure += places_[static_cast<size_t>(i)].look == Look::on_it;
+        const Place found = places_[static_cast<size_t>(i)] = look(i, o_.fit_error);
+        sure += found.look == Look::on_it;
+        if (found.look >= Look::near_it) slope.add(static_cast<double>(i) - origin_, found.at);
     }
-    if (2 * sure < high_ - low_ || !refit(2) || !refit(kStray)) return false;
+    if (2 * sure < high_ - low_ || !slope.solve(at0_, per_step_) || !refit(kStray)) return false;
     const double start0 = at0_, start_step = per_step_;
     const int64_t start_low = low_, start_high = high_;
     grow(1);
     grow(-1);
-    for (int pass = 0; pass < 2; ++pass) refit(0.7);
+    refit(kClose);
     Bend bend_of = bend();
     bool arc = bend_of.is_arc();
     if (arc && (low_ != start_low || high_ != start_high)) {  // it may have grown round a corner
         low_ = start_low, high_ = start_high, at0_ = start0, per_step_ = start_step;
-        for (int pass = 0; pass < 2; ++pass) refit(0.7);
+        refit(kClose);
         bend_of = bend();
         arc = bend_of.is_arc() || bend_of.turn > kArcTurn;
     }
