@@ -12,8 +12,8 @@ __kernel void draw(OUT(uchar, passes), const long n, const long offset, const lo
     START(passes);
     const long block = get_global_id(0);
     if (4 * block >= n) return;
-    uint words[4];
-    philox(words, block, offset, seed);
+    const uint4 drawn = philox(block, offset, seed);
+    const uint words[4] = {drawn.x, drawn.y, drawn.z, drawn.w};
     for (int i = 0; i < 4 && 4 * block + i < n; ++i) passes[4 * block + i] = (long)words[i] >= limit;
 }
 

@@ -10,97 +10,11 @@
 #include "core/check.h"
 #include "core/walk.h"
 #include "ops/ops.h"
+#include "simd/functions.h"
 #include "simd/rows.h"
 
 namespace tw::TW_ISA {
 namespace {
-
-// Two numbers that a function may take, splat.
-template <class V>
-struct Constants {
-    V alpha, beta;
-};
-
-template <class V>
-TW_INLINE V constant(double x) {
-    return splat<Elem<V>>(static_cast<Elem<V>>(x));
-}
-template <class V>
-TW_INLINE V between(V x, V low, V high) {
-    return min_any(high, max_any(low, x));  // NaN stays
-}
-
-struct Silu {
-    template <class V> TW_INLINE V of(V x, const Constants<V>&) { return silu(x); }
-    template <class V> TW_INLINE V slope(V x, const Constants<V>&) { return silu_grad(x); }
-};
-struct Softplus {
-    template <class V> TW_INLINE V of(V x, const Constants<V>&) { return max_any(V{}, x) + log1p(exp(-abs(x))); }
-    template <class V> TW_INLINE V slope(V x, const Constants<V>&) { return sigmoid(x); }
-};
-// With t = exp(-|x|), tanh(softplus(x)) = (1 + 2 t) / (1 + 2 t + 2 t t), and (2 t + t t) / (2 + 2 t + t t) on the left.
-struct Mish {
-    template <class V> TW_INLINE V ratio(V x) {
-        const V t = exp(-abs(x)), left = t * (2 + t);
-        return select(x < 0, left, 1 + 2 * t) / select(x < 0, 2 + left, 1 + 2 * t * (1 + t));
-    }
-    template <class V> TW_INLINE V of(V x, const Constants<V>&) {
-        return select(x < constant<V>(-110), V{} - V{}, x * ratio(x));
-    }
-    template <class V> TW_INLINE V slope(V x, const Constants<V>&) {
-        const V r = ratio(x), inside = between(x, constant<V>(-120), constant<V>(120));
-        return r + inside * (1 - r) * (1 + r) * sigmoid(x);
-    }
-};
-struct Elu {
-    template <class V> TW_INLINE V of(V x, const Constants<V>& c) { return select(x > 0, x, c.alpha * expm1(x)); }
-    template <class V> TW_INLINE V slope(V x, const Constants<V>& c) {
-        return select(x > 0, constant<V>(1), c.alpha * exp(x));
-    }
-};
-struct LeakyRelu {
-    template <class V> TW_INLINE V of(V x, const Constants<V>& c) { return select(x > 0, x, c.alpha * x); }
-    template <class V> TW_INLINE V slope(V x, const Constants<V>& c) { return select(x > 0, constant<V>(1), c.alpha); }
-};
-struct HardSigmoid {
-    template <class V> TW_INLINE V of(V x, const Constants<V>& c) {
-        return between(fma(c.alpha, x, c.beta), V{}, constant<V>(1));
-    }
-    template <class V> TW_INLINE V slope(V x, const Constants<V>& c) {
-        const V y = fma(c.alpha, x, c.beta);
-        return select((y > 0) & (y < 1), c.alpha, V{});
-    }
-};
-struct HardSwish {
-    template <class V> TW_INLINE V of(V x, const Constants<V>&) { return x * between(x + 3, V{}, constant<V>(6)) / 6; }
-    template <class V> TW_INLINE V slope(V x, const Constants<V>&) {
-        return select(x <= -3, V{}, select(x >= 3, constant<V>(1), (2 * x + 3) / 6));
-    }
-};
-struct Clip {
-    template <class V> TW_INLINE V of(V x, const Constants<V>& c) { return between(x, c.alpha, c.beta); }
-    template <class V> TW_INLINE V slope(V x, const Constants<V>& c) {
-        return select((x >= c.alpha) & (x <= c.beta), constant<V>(1), V{});
-    }
-};
-struct Sqrt {
-    template <class V> TW_INLINE V of(V x, const Constants<V>&) { return sqrt(x); }
-    template <class V> TW_INLINE V slope(V x, const Constants<V>&) { return constant<V>(0.5) / sqrt(x); }
-};
-struct Rsqrt {
-    template <class V> TW_INLINE V of(V x, const Constants<V>&) { return 1 / sqrt(x); }
-    template <class V> TW_INLINE V slope(V x, const Constants<V>&) { return constant<V>(-0.5) / (x * sqrt(x)); }
-};
-struct Abs {
-    template <class V> TW_INLINE V of(V x, const Constants<V>&) { return abs(x); }
-    template <class V> TW_INLINE V slope(V x, const Constants<V>&) {
-        return select(x > 0, constant<V>(1), select(x < 0, constant<V>(-1), x));
-    }
-};
-struct Neg {
-    template <class V> TW_INLINE V of(V x, const Constants<V>&) { return -x; }
-    template <class V> TW_INLINE V slope(V, const Constants<V>&) { return constant<V>(-1); }
-};
 
 template <class F, class T>
 void each(const Call& c, double alpha, double beta) {

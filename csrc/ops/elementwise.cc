@@ -7,64 +7,11 @@
 #include "core/check.h"
 #include "core/walk.h"
 #include "ops/ops.h"
+#include "simd/functions.h"
 #include "simd/rows.h"
 
 namespace tw::TW_ISA {
 namespace {
-
-// ---- functions of vectors -------------------------------------------------------------------------------------------
-
-struct Add {
-    template <class V> TW_INLINE V of(V a, V b) { return a + b; }
-};
-struct Sub {
-    template <class V> TW_INLINE V of(V a, V b) { return a - b; }
-};
-struct Mul {
-    template <class V> TW_INLINE V of(V a, V b) { return a * b; }
-};
-struct Div {
-    template <class V> TW_INLINE V of(V a, V b) { return a / b; }
-};
-struct Relu {
-    template <class V> TW_INLINE V of(V x) { return select(x <= V{}, V{}, x); }  // NaN stays NaN
-};
-struct Sigmoid {
-    template <class V> TW_INLINE V of(V x) { return sigmoid(x); }
-};
-struct Tanh {
-    template <class V> TW_INLINE V of(V x) { return tanh(x); }
-};
-struct Gelu {
-    template <class V> TW_INLINE V of(V x) { return gelu(x); }
-};
-struct GeluTanh {
-    template <class V> TW_INLINE V of(V x) { return gelu_tanh(x); }
-};
-struct Exp {
-    template <class V> TW_INLINE V of(V x) { return exp(x); }
-};
-struct Log {
-    template <class V> TW_INLINE V of(V x) { return log(x); }
-};
-struct Erf {
-    template <class V> TW_INLINE V of(V x) { return erf(x); }
-};
-struct ReluDx {
-    template <class V> TW_INLINE V of(V dy, V x) { return select(x <= V{}, V{}, dy); }
-};
-struct SigmoidDx {
-    template <class V> TW_INLINE V of(V dy, V y) { return dy * (y * (1 - y)); }
-};
-struct TanhDx {
-    template <class V> TW_INLINE V of(V dy, V y) { return dy * (1 - y * y); }
-};
-struct GeluDx {
-    template <class V> TW_INLINE V of(V dy, V x) { return dy * gelu_grad(x); }
-};
-struct GeluTanhDx {
-    template <class V> TW_INLINE V of(V dy, V x) { return dy * gelu_tanh_grad(x); }
-};
 
 // ---- loops ------------------------------------------------------------------------------------------------------------
 

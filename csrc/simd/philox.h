@@ -1,4 +1,4 @@
-// Philox4x32-10: random words by counter and key, the same on every machine.
+// Words of philox4x32-10: counter (first, offset), key seed. Sixteen counters at a time, a lane each.
 // Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011.
 #pragma once
 #include "simd/vec.h"

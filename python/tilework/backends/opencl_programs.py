@@ -6,6 +6,7 @@ import functools
 import re
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,22 @@ def expanded(file: str) -> str:
     return "\n".join(lines)
 
 
+@dataclass(frozen=True)
+class Written:
+    """A kernel written at run time, behind the text of a .cl file."""
+
+    file: str
+    kernel: str
+
+    def __str__(self) -> str:
+        return self.file
+
+
+def source_of(file: str | Written) -> str:
+    """The whole text that is built for a .cl file or a written kernel."""
+    return expanded(file) if isinstance(file, str) else f'{expanded(file.file)}\n#line 1 "kernel"\n{file.kernel}'
+
+
 def dtype_name(dtype: np.dtype[Any]) -> str:
     """An element type as the kernels spell it: f32, bf16, i8."""
     return _DTYPE_NAMES[dtype.name]
@@ -74,11 +91,11 @@ class Programs:
         self._context = context
         self._device = device
         self._options = options
-        self._built: dict[tuple[str, tuple[str, ...]], Any] = {}
-        self._kernels: dict[tuple[str, str, tuple[tuple[str, Any], ...]], Any] = {}
+        self._built: dict[tuple[str | Written, tuple[str, ...]], Any] = {}
+        self._kernels: dict[tuple[str | Written, str, tuple[tuple[str, Any], ...]], Any] = {}
         self._lock = threading.Lock()
 
-    def kernel(self, file: str, name: str, define: dict[str, Any], args: Sequence[Any]) -> Any:
+    def kernel(self, file: str | Written, name: str, define: dict[str, Any], args: Sequence[Any]) -> Any:
         """The Kernel ``name`` of ``file`` built with ``define``, ready for arguments like ``args``."""
         key = (file, name, tuple(define.items()))
         found = self._kernels.get(key)
@@ -89,7 +106,7 @@ class Programs:
                 self._kernels[key] = found
         return found
 
-    def _make(self, file: str, name: str, defines: tuple[str, ...]) -> Any:
+    def _make(self, file: str | Written, name: str, defines: tuple[str, ...]) -> Any:
         import pyopencl as cl
 
         program = self._built.get((file, defines))
@@ -100,14 +117,14 @@ class Programs:
         except cl.Error as error:
             raise DeviceError(f"kernel {name} is not in {file} built with {' '.join(defines)}: {error}") from error
 
-    def _build(self, file: str, name: str, defines: tuple[str, ...]) -> Any:
+    def _build(self, file: str | Written, name: str, defines: tuple[str, ...]) -> Any:
         import pyopencl as cl
 
         options = [*self._options, *defines]
         if any(option.startswith("-DNVIDIA=") for option in options):
             options += [f"-cl-nv-maxrregcount={d[12:]}" for d in defines if d.startswith("-DREGISTERS=")]
         try:
-            return cl.Program(self._context, expanded(file)).build(options, [self._device])
+            return cl.Program(self._context, source_of(file)).build(options, [self._device])
         except cl.Error as error:
             raise DeviceError(
                 f"kernel {name} of {file} does not build on {self._device.name.strip()!r} with {' '.join(options)}:\n"

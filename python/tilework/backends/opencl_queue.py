@@ -11,6 +11,7 @@ from tilework.errors import AllocationError, DeviceError, IndexContentError
 
 if TYPE_CHECKING:
     from tilework.backends.opencl_device import Device
+    from tilework.backends.opencl_programs import Written
 
 # Arrays that span more elements than this are indexed in 64 bits; half of 2^31, so that sums of two indices fit.
 WIDE_ELEMENTS = 1 << 30
@@ -110,7 +111,9 @@ class Queue:
 
     # ---------------------------------------------------------------------------------------------- launching
 
-    def launch(self, file: str, kernel: str, items: int, group: int, args: Sequence[Any], **define: Any) -> None:
+    def launch(
+        self, file: str | Written, kernel: str, items: int, group: int, args: Sequence[Any], **define: Any
+    ) -> None:
         """Enqueues ``items`` work items (rounded up to whole groups) of a kernel specialised by ``define``.
 
         Arrays that are not contiguous are copied first, on the device, unless they are marked :class:`Strided`.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tilework.graph.epilogues import activation_fusion, bias_and_residual_fusion, norm_residual_fusion
 from tilework.graph.folding import batch_norm_folding, matmul_to_linear
+from tilework.graph.fusion import fusion
 from tilework.graph.layouts import layout_propagation
 from tilework.graph.passes import Pass, common_subexpressions, constant_folding, dead_nodes
 
@@ -17,6 +18,7 @@ PASSES: list[Pass] = [
     activation_fusion,
     norm_residual_fusion,
     dead_nodes,
+    fusion,
 ]
 
 # Behind those, on the CPU, where an op writes its result in any order.

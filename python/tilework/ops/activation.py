@@ -195,7 +195,7 @@ def _(dy: Any, x: Any, *, function: str, alpha: float, beta: float) -> Any:
 # ------------------------------------------------------------------------------- what all functions share
 
 _OPS = (silu, softplus, mish, elu, leaky_relu, hard_sigmoid, hard_swish, clip, sqrt, rsqrt, abs, neg)
-_NAMES = [f.name for f in _OPS]
+NAMES = [f.name for f in _OPS]
 _ULP: dict[str, float] = {
     "silu": 4,
     "softplus": 4,
@@ -259,7 +259,7 @@ def _workloads() -> Iterator[Workload]:
 def _on_a_device(target: Any) -> Callable[..., None]:
     def run(queue: Queue, x: Any, y: Any, **attrs: float) -> None:
         numbers = [float(v) for v in attrs.values()] + [0.0, 0.0]
-        which = _NAMES.index(target.name)
+        which = NAMES.index(target.name)
         queue.each("activation.cl", "activation", (x, y), which, *numbers[:2], DTYPE=x.dtype)
 
     return run
@@ -304,7 +304,7 @@ _ATTRS: dict[str, dict[str, float]] = {
 
 @samples(activation_dx)
 def _(fill: Fill) -> Iterator[Sample]:
-    for name in _NAMES:
+    for name in NAMES:
         make = fill.positive if name in _POSITIVE else fill
         yield sample(fill(13), make(13) * np.asarray(2, fill.dtype), function=name, **_ATTRS.get(name, {}))
     yield sample(fill(3, 5), fill(5, 3).T, function="silu")
@@ -325,5 +325,5 @@ def _() -> Iterator[Workload]:
 
 @opencl(activation_dx)
 def _(queue: Queue, dy: Any, x: Any, dx: Any, *, function: str, alpha: float, beta: float) -> None:
-    which = _NAMES.index(function)
+    which = NAMES.index(function)
     queue.each("activation.cl", "activation_dx", (dy, x, dx), which, float(alpha), float(beta), DTYPE=x.dtype)

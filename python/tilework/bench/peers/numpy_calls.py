@@ -194,7 +194,7 @@ _CALLS: dict[str, Callable[..., Callable[[], Any] | None]] = {
         else None
     ),
     "sgd_step": lambda a, w, g, v: _sgd(w, g, v, a),
-    "adam_step": lambda a, w, g, m, v: _adam(w, g, m, v, a),
+    "adam_step": lambda a, w, g, m, v, vmax: _adam(w, g, m, v, a),
 }
 
 

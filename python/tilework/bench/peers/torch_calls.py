@@ -130,7 +130,7 @@ def _stepper(torch: Any, problem: Problem, tensors: list[Any]) -> Contestant | N
     elif problem.op == "adam_step":
         rest = {k: v for k, v in a.items() if k in ("lr", "eps", "weight_decay")}
         betas = (a.get("beta1", 0.9), a.get("beta2", 0.999))
-        step, state = torch.optim.Adam([w], fused=True, betas=betas, **rest), tensors[2:]
+        step, state = torch.optim.Adam([w], fused=True, betas=betas, **rest), tensors[2:4]
         step.state[w].update(step=torch.tensor(float(a["step"] - 1)), exp_avg=state[0], exp_avg_sq=state[1])
     else:
         return None
