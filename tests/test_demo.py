@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -64,7 +65,7 @@ def test_it_goes_on_without_a_device(tmp_path: Path) -> None:
 def test_the_net_learns() -> None:
     run = demo.Run("CPU", "here")
     digits = demo.load_digits()
-    demo.train(run, digits, 6, 0, lambda a: a.copy(), lambda run, epochs: None)
+    demo.train(run, digits, 6, 0, None, lambda run, epochs: None)
     assert run.accuracy > 0.95
     assert run.losses[-1] < 0.4 * run.losses[0]
 
@@ -73,13 +74,13 @@ def test_gradients_are_the_slope_of_the_loss() -> None:
     random = np.random.default_rng(0)
     params = {n: p + 0.1 * random.standard_normal(p.shape) for n, p in demo.initial_params(0).items()}
     x, labels = random.standard_normal((5, 1, 8, 8)), np.array([3, 1, 4, 1, 5])
-    _, gradients = demo.loss_and_gradients(params, x, labels)
+    gradients = tw.grad(demo.loss_of)(params, x, labels)
     for name, gradient in gradients.items():
         direction = random.standard_normal(gradient.shape)
 
         def loss(step: float, name: str = name, direction: Array = direction) -> float:
             moved = params | {name: params[name] + step * direction}
-            return float(demo.loss_and_gradients(moved, x, labels)[0])
+            return float(demo.loss_of(moved, x, labels))
 
         slope = (loss(1e-6) - loss(-1e-6)) / 2e-6
         assert np.sum(gradient * direction) == pytest.approx(slope, rel=1e-5, abs=1e-7), name
@@ -100,3 +101,14 @@ def test_a_device_follows_the_same_curve(tmp_path: Path) -> None:
         pytest.skip("no OpenCL device")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "the same curve" in done.stdout
+
+
+def test_two_nets_learn_to_write(tmp_path: Path) -> None:
+    out = tmp_path / "text.png"
+    done = _run("text", "--steps", "30", "--sample", "20", "-o", str(out))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("30 steps in") == 2
+    assert done.stdout.count("    Return ") == 2
+    assert _png(out)[0] > 1000
+    found = [float(v) for v in re.findall(r"-> ([\d.]+) nats", done.stdout)]
+    assert all(v < 3.6 for v in found), done.stdout

@@ -1,7 +1,7 @@
 """``tilework demo``: trains a small conv net on real handwritten digits, on the CPU and through OpenCL.
 
-The first half is the example to learn the library from: a net is a dict of arrays, and one function computes its loss
-and its gradients. Nothing in it says where it runs; the arrays do.
+The first half is the example to learn the library from: a net is a dict of arrays, and one function computes its loss.
+``tilework demo text`` is :mod:`tilework.demo_text`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import numpy as np
 import tilework as tw
 from tilework import _core
 from tilework.arrays import Array
+from tilework.train import Adam, Trainer
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -53,46 +54,9 @@ def logits_of(params: Params, x: Array) -> Array:
     return tw.linear(tw.reshape(y, shape=(x.shape[0], -1)), params["w3"], params["b3"])
 
 
-def loss_and_gradients(params: Params, x: Array, labels: Array) -> tuple[Array, Params]:
-    """The mean cross entropy of images x (N, 1, 8, 8) with labels (N,), and its gradient in every parameter."""
-    w1, b1, w2, b2, w3, b3 = (params[name] for name in ("w1", "b1", "w2", "b2", "w3", "b3"))
-
-    conv1, saved1 = tw.conv.forward(x, w1, b1, padding=1, activation="relu")
-    pool1, places = tw.max_pool.forward(conv1, kernel=2)
-    conv2, saved2 = tw.conv.forward(pool1, w2, b2, padding=1, activation="relu")
-    pool2 = tw.avg_pool(conv2, kernel=2)
-    flat = tw.reshape(pool2, shape=(x.shape[0], -1))
-    logits = tw.linear(flat, w3, b3)
-    loss = tw.softmax_cross_entropy(logits, labels, label_smoothing=SMOOTHING)
-
-    one = tw.add(tw.mul(loss, 0.0), 1.0)  # the gradient of the loss in itself, where the loss lives
-    dlogits, *_ = tw.softmax_cross_entropy.backward(one, logits, labels, label_smoothing=SMOOTHING)
-    dflat, dw3, db3 = tw.linear.backward(dlogits, flat, w3, b3)
-    dpool2 = tw.reshape(dflat, shape=pool2.shape)
-    dconv2 = tw.avg_pool.backward(dpool2, conv2, kernel=2)
-    dpool1, dw2, db2 = tw.conv.backward(dconv2, pool1, w2, b2, padding=1, activation="relu", saved=saved2)
-    dconv1 = tw.max_pool.backward(dpool1, conv1, kernel=2, saved=places)
-    wanted = ("w", "b")  # nobody asks for the gradient in the images
-    _, dw1, db1 = tw.conv.backward(dconv1, x, w1, b1, padding=1, activation="relu", saved=saved1, wanted=wanted)
-    return loss, {"w1": dw1, "b1": db1, "w2": dw2, "b2": db2, "w3": dw3, "b3": db3}
-
-
-class Net:
-    """Parameters and Adam's two moments of each, all where the given parameters are."""
-
-    def __init__(self, params: Params) -> None:
-        self.params = params
-        self.steps = 0
-        self._moments = {name: (tw.mul(w, 0.0), tw.mul(w, 0.0)) for name, w in params.items()}
-
-    def train_step(self, x: Array, labels: Array, lr: float) -> Array:
-        """One step of Adam on a batch; returns the loss before it."""
-        loss, gradients = loss_and_gradients(self.params, x, labels)
-        self.steps += 1
-        for name, w in self.params.items():
-            m, v = self._moments[name]
-            tw.adam_step(w, gradients[name], m, v, step=self.steps, lr=lr)
-        return loss
+def loss_of(params: Params, x: Array, labels: Array) -> Array:
+    """The mean cross entropy of images x (N, 1, 8, 8) with labels (N,)."""
+    return tw.softmax_cross_entropy(logits_of(params, x), labels, label_smoothing=SMOOTHING)
 
 
 # ---------------------------------------------------------------------------------------------------- the digits
@@ -162,29 +126,27 @@ class Run:
         return self.accuracies[-1]
 
 
-Move: TypeAlias = Callable[[Array], Array]
 Progress: TypeAlias = Callable[[Run, int], None]
 
 
-def train(run: Run, digits: Digits, epochs: int, seed: int, move: Move, progress: Progress) -> None:
-    """Trains the net of ``seed`` where ``move`` puts arrays; the same weights and batches for every ``move``."""
-    net = Net({name: move(w) for name, w in initial_params(seed).items()})
-    test_x = move(digits.test_x)
+def train(run: Run, digits: Digits, epochs: int, seed: int, device: str | None, progress: Progress) -> None:
+    """Trains the net of ``seed`` on a device or, None, on the CPU; the same weights and batches on every one."""
+    net = Trainer(loss_of, initial_params(seed), Adam(), device=device)
     steps = epochs * (len(digits.train_x) // BATCH)
     begin = time.perf_counter()
     while len(run.accuracies) < epochs:
         losses = []
         for x, labels in batches(digits, seed, len(run.accuracies)):
             lr = LEARNING_RATE * 0.5 * (1 + math.cos(math.pi * net.steps / steps))
-            losses.append(net.train_step(move(x), move(labels), lr))
+            losses.append(net.step(x, labels, lr=lr))
             if net.steps == 1:
-                tw.to_host(losses[0])  # waits for the step
+                float(losses[0])  # waits for the step
                 run.first_step = time.perf_counter() - begin
-        run.losses += [float(tw.to_host(loss)) for loss in losses]
+        run.losses += map(float, losses)
         if not run.accuracies:
             run.first_epoch = time.perf_counter() - begin - run.first_step
             epochs = affordable(run, epochs)
-        run.predictions = np.argmax(tw.to_host(logits_of(net.params, test_x)), axis=1)
+        run.predictions = np.argmax(tw.to_host(net.evaluate(logits_of, digits.test_x)), axis=1)
         run.accuracies.append(float(np.mean(run.predictions == digits.test_labels)))
         run.seconds = time.perf_counter() - begin
         progress(run, epochs)
@@ -211,9 +173,6 @@ def train_on(kind: str, place: str, digits: Digits, options: argparse.Namespace,
     from rich.markup import escape
     from rich.progress import BarColumn, Progress as Bar, TextColumn, TimeElapsedColumn
 
-    def move(a: Array) -> Array:
-        return tw.to_device(a) if kind == "OpenCL" else a.copy()
-
     run = Run(kind, place, DEVICE_SECONDS if kind == "OpenCL" else math.inf)
     console.print(f"{kind:<8}[bold]{escape(place)}[/]")
     columns = (TextColumn(" " * 7), BarColumn(28), TextColumn("{task.description}"), TimeElapsedColumn())
@@ -224,7 +183,7 @@ def train_on(kind: str, place: str, digits: Digits, options: argparse.Namespace,
             text = f"loss {run.losses[-1]:.3f}   {100 * run.accuracy:.1f} % right"
             bar.update(task, completed=len(run.accuracies), total=epochs, description=text)
 
-        train(run, digits, options.epochs, options.seed, move, show)
+        train(run, digits, options.epochs, options.seed, "opencl" if kind == "OpenCL" else None, show)
     steps = f"{len(run.losses)} steps in {run.seconds:.1f} s"
     built = f", {run.first_step:.1f} s of them to build kernels" if kind == "OpenCL" else ""
     console.print(f"        {steps}{built}; loss {run.losses[-1]:.3f}")
@@ -251,6 +210,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="tilework demo",
         description="Trains a small conv net on real handwritten digits, on the CPU and through OpenCL, and draws it.",
+        epilog="`tilework demo text` trains two nets that write: see `tilework demo text --help`.",
     )
     parser.add_argument("--epochs", type=int, default=20, help="passes over the training images (default: 20)")
     parser.add_argument("--seed", type=int, default=0, help="of the initial weights and of the batches (default: 0)")
@@ -273,7 +233,12 @@ def missing_packages() -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Trains, compares and draws; 1 where the curves part or too few digits are read right."""
-    options = parse(argv)
+    given = sys.argv[1:] if argv is None else list(argv)
+    if given[:1] == ["text"]:
+        from tilework import demo_text
+
+        return demo_text.main(given[1:])
+    options = parse(given)
     missing = missing_packages()
     if missing:
         print(f"tilework demo: {', '.join(missing)} is missing; pip install 'tilework[demo]'", file=sys.stderr)
