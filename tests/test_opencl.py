@@ -643,3 +643,27 @@ def test_two_runs_give_the_same_bits() -> None:
         seconds=300,
         TILEWORK_CL_CORE="S",
     )
+
+
+# ----------------------------------------------------------------------------------------------------- graphs
+
+
+def test_a_graph_runs_on_a_device_and_keeps_its_variables_there() -> None:
+    run("""
+        w, b = fill(4, 3), fill(4)
+        v = tw.Variable(fill(5, 3), "v")
+        def f(x):
+            y = tw.relu(tw.linear(x, w) + b)
+            tw.sgd_step(v, x, lr=0.5)
+            return y.transpose(1, 0).reshape(2, 10), tw.grad(lambda x: tw.reduce_sum(tw.tanh(x) * x))(x), v + 0.0, x
+        x = fill(5, 3)
+        want = tw.trace(f, x).compile()(x)
+        v.value = fill(5, 3)
+        exe = tw.trace(f, x).compile(device="opencl")
+        got = exe(tw.to_device(x))
+        for a, b in zip(got, want):
+            same(a, b)
+        same(v.value, want[2])
+        with raises(tw.DTypeError, "x is on cpu; want a device array"):
+            exe(x)
+    """)

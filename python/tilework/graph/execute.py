@@ -106,16 +106,18 @@ class Executable:
         save(self.source, path)
 
     def _results(self, args: tuple[Any, ...], named: dict[str, Any], out: Any) -> Sequence[Array]:
-        outs = None if out is None else tuple(nested.flatten(out)[0])
-        if outs is not None:
-            self._check_out(outs)
+        outs = (out,) if isinstance(out, np.ndarray) else None if out is None else tuple(nested.flatten(out)[0])
         if self._native and self._plain and not named:  # the arrays as they come: the program looks whether they fit
             quick = self._native.run(args, outs)
             if quick is not None:
                 return quick
+        if outs is not None:
+            self._check_out(outs)
         feeds = tuple(self._feeds(args, named))
         if self._native:
-            results: Sequence[Array] | None = self._native.run(feeds, outs) or self._native.run(feeds, None)
+            results: Sequence[Array] | None = self._native.run(feeds, outs)
+            if results is None:  # an array to fill that is strided, or shares memory with what is fed
+                results = self._native.run(feeds, None)
             assert results is not None
         else:
             assert self._device is not None

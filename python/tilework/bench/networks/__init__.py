@@ -66,9 +66,11 @@ class NetworkProblem(Problem):
         if self.direction == "fwd":
             deployed = network.deployed(weights)
             plain, prepared = (network.inference(deployed, prepared=p) for p in (False, True))
+            compiled = network.compiled(deployed, x)
             return {
                 "tilework": Contestant(lambda: plain(x)),
                 "tilework prepared": Contestant(lambda: prepared(x), prepacked=True),
+                "tilework graph": Contestant(lambda: compiled(x), prepacked=True),
             }
         goal = network.goal(self.shapes[0])
 

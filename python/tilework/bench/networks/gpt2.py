@@ -78,9 +78,7 @@ class GPT2(Network):
 
         def run(x: Any) -> Any:
             for i, (qkv, out, up, down) in enumerate(blocks):
-                joined, heads = _room(x)
-                tw.attention(*_heads(qkv(norm(f"{i}.before", x))), causal=True, out=heads)
-                x = out(joined, x)
+                x = out(_attended(qkv(norm(f"{i}.before", x))), x)
                 x = down(up(norm(f"{i}.between", x)), x)
             return x
 
@@ -182,6 +180,17 @@ def _room(x: Any) -> tuple[Any, Any]:
     """An array of x's shape, and its heads (B, H, T, 64)."""
     joined = np.empty(x.shape, x.dtype)
     return joined, _split(joined, 1)[0]
+
+
+def _attended(qkv: Any) -> Any:
+    """Causal attention of queries, keys and values side by side, its heads side by side again."""
+    q, k, v = _heads(qkv)
+    if isinstance(qkv, np.ndarray):
+        joined, heads = _room(qkv[..., : qkv.shape[-1] // 3])
+        tw.attention(q, k, v, causal=True, out=heads)
+        return joined
+    y = tw.attention(q, k, v, causal=True)  # in a graph, which lays it out as the reshape wants it
+    return y.transpose(0, 2, 1, 3).reshape(*qkv.shape[:-1], -1)
 
 
 def _named(step: Callable[..., Any], name: str, *rest: Any) -> Callable[[Any], Any]:

@@ -62,6 +62,10 @@ class Network(ABC):
     def inference(self, weights: Weights, *, prepared: bool) -> Callable[[Any], Any]:
         """A function of x, from weights for inference."""
 
+    def compiled(self, weights: Weights, x: Any) -> Callable[[Any], Any]:
+        """The same as a compiled graph, for arrays like x."""
+        return tw.trace(self.inference(weights, prepared=False), x).compile()
+
     @abstractmethod
     def loss_and_gradients(self, weights: Weights, x: Any, goal: Any) -> tuple[Any, Weights]:
         """The loss and its gradient in every weight that learns."""
