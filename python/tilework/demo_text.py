@@ -361,7 +361,7 @@ def draw(runs: Sequence[Run], text: Text, path: Path) -> None:
         axes.grid(axis="y", color=RULE, linewidth=0.8)
         axes.set_axisbelow(True)
         axes.tick_params(length=0)
-        axes.legend(frameon=False, labelcolor=INK, loc="upper right")
+        axes.legend(frameon=False, labelcolor=INK, loc="lower left")
         for run, top in zip(runs, (0.8, 0.44), strict=False):
             figure.text(0.55, top, f"The {run.name} writes", size=13, weight="bold", color=COLOURS[run.name])
             lines = [line[i : i + 62] for line in run.sample.splitlines() for i in range(0, max(len(line), 1), 62)]
