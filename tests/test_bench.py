@@ -523,7 +523,7 @@ def test_compare_calls_a_slowed_run_slower_and_an_identical_one_not(
 
 _SLOW = """
 import pathlib, time
-__path__ = [{real!r}]
+__path__ = [{real!r}, {core!r}]
 exec(compile(pathlib.Path({real!r}, "__init__.py").read_text(), "tilework", "exec"))
 from tilework import registry
 right = registry.find("matmul")
@@ -546,8 +546,8 @@ if {factor} > 1:
 def _installation(folder: Path, factor: float) -> str:
     package = folder / "tilework"
     package.mkdir(parents=True)
-    real = str(Path(tilework.__file__).parent)
-    (package / "__init__.py").write_text(_SLOW.format(real=real, factor=factor))
+    real, core = (str(Path(str(m.__file__)).parent) for m in (tilework, tilework._core))
+    (package / "__init__.py").write_text(_SLOW.format(real=real, core=core, factor=factor))
     return str(folder)
 
 

@@ -39,7 +39,8 @@ class Remote:
         variables["PYTHONPATH"] = os.pathsep.join([path, *inherited] if path else inherited)
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  (lives as long as the worker)
         self._process = subprocess.Popen(
-            [python, "-m", "tilework.bench.worker", library],
+            # Without site: an editable installation beside it would be found before the folder.
+            [python, *(["-S"] if path else []), "-m", "tilework.bench.worker", library],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -49,7 +50,11 @@ class Remote:
         try:
             self.facts = self.ask("hello")
         except WorkerLostError as lost:
+            self.close(farewell=0.0)
             raise BenchError(f"{path or python}: no bench worker there: {lost}") from None
+        if path and not Path(self.facts["where"]).resolve().is_relative_to(Path(path).resolve()):
+            self.close()
+            raise BenchError(f"{path}: what runs there is {self.facts['where']}")
         if self.facts.get("protocol") != PROTOCOL:
             self.close()
             raise BenchError(
