@@ -29,3 +29,20 @@ __kernel void blur_y(IN(ushort, along), IN(short, taps), OUT(uchar, blurred), co
     for (long k = 0; k < count; ++k) total += (uint)taps[k] * along[mirrored(y + k - count / 2, height) * pitch + at];
     blurred[i] = (uchar)(total >> 16);
 }
+
+// The mean of kh by kw pixels, rounded half up.
+__kernel void box(IN(uchar, image), OUT(uchar, blurred), const long kh, const long kw, const long height,
+                  const long width, const long channels) {
+    START(image);
+    START(blurred);
+    const long i = get_global_id(0);
+    if (i >= height * width * channels) return;
+    const long c = i % channels, x = i / channels % width, y = i / channels / width;
+    uint total = 0;
+    for (long u = 0; u < kh; ++u) {
+        const long row = mirrored(y + u - kh / 2, height) * width;
+        for (long v = 0; v < kw; ++v) total += image[(row + mirrored(x + v - kw / 2, width)) * channels + c];
+    }
+    const uint area = (uint)(kh * kw);
+    blurred[i] = (uchar)((2 * total + area) / (2 * area));
+}

@@ -9,6 +9,7 @@
 // Defined by the launch:  SIZE  of the Sobel window, or GIVEN gradients;  L2  squared magnitudes
 // A label is 0 where there is no candidate, else 1 + the place of another pixel of the same chain, or of itself.
 #include "sobel.clh"
+#include "union.clh"
 
 // What decides about a pixel: its edge and the magnitudes of its eight neighbours, 0 outside the picture.
 #define PEAK(EDGE_AT)                                                                                          \
@@ -49,23 +50,6 @@ __kernel void given_peaks(IN(short, dx), IN(short, dy), OUT(uint, labels), OUT(u
 #else
 
 // ---- hysteresis -----------------------------------------------------------------------------------------------------
-
-inline uint root_of(volatile __global const uint *labels, uint place) {
-    for (uint up = labels[place] - 1; up != place; up = labels[place] - 1) place = up;
-    return place;
-}
-
-// The larger root points at the smaller; whoever comes second goes on with what was there before.
-inline void link(volatile __global uint *labels, uint a, uint b) {
-    while (true) {
-        a = root_of(labels, a), b = root_of(labels, b);
-        if (a == b) return;
-        const uint low = min(a, b), high = max(a, b);
-        const uint before = atomic_min(labels + high, low + 1) - 1;
-        if (before == high) return;
-        a = before, b = low;
-    }
-}
 
 __kernel void unite(OUT(uint, labels), const long height, const long width) {
     START(labels);

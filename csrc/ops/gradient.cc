@@ -6,7 +6,7 @@
 // Numerics  exact integers, saturated to int16. Outside the picture pixels mirror at the edge without repeating it.
 // Threads   bands of kBandRows rows, whose windows overlap. Same bits always.
 // Source    H. Scharr, "Optimal operators in digital image processing", 2000, for the weights 3, 10, 3.
-#include "core/check.h"
+#include "image/check.h"
 #include "image/window.h"
 #include "ops/ops.h"
 
@@ -160,10 +160,7 @@ Status run_laplacian(const Call& c) {
 
 Status infer_filter(Call& c, Inferred& r, int results, double size) {
     const View& image = c.in[0];
-    if (image.dtype != DType::u8)
-        return fail(Status::dtype, "image", "image has dtype %s; want uint8", name_of(image.dtype));
-    if (image.ndim != 2 && !(image.ndim == 3 && image.shape[2] == 3))
-        return fail(Status::shape, "image", "image has shape %s; want (H, W) or (H, W, 3)", shape_text(image).text);
+    TW_TRY(want_picture(image));
     r.n_out = results;
     for (int i = 0; i < results; ++i) r.out[i] = result(DType::i16, image.ndim, image.shape);
     r.flops = 4 * size * results * static_cast<double>(numel(image));

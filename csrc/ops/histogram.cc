@@ -1,6 +1,7 @@
-// The histogram of 8-bit pictures, and the map that spreads it evenly.
+// The histogram of 8-bit pictures, what a table makes of each value, and the table that spreads values evenly.
 //
 //     counts[v] = number of elements equal to v
+//     y = table[x]
 //     y = map[x],  map[v] = round(255 / (total - counts[v0]) * sum of counts over v0 < u <= v),  v0 the least that occurs
 //
 // Method    each chunk counts into four tables in turn, so that equal neighbours do not wait for each other; any strides.
@@ -49,6 +50,32 @@ Status run_histogram(const Call& c) {
     return Status::ok;
 }
 
+void look_up(const View& image, const uint8_t* map, const View& y) {
+    const View* views[] = {&y, &image};
+    const Walk w = walk_over(views, 2, y.ndim, y.shape);
+    for_each_row(w, kChunkElements, [&](char* const* at, int64_t n) {
+        uint8_t* const to = reinterpret_cast<uint8_t*>(at[0]);
+        const uint8_t* const from = reinterpret_cast<const uint8_t*>(at[1]);
+        int64_t i = 0;
+        for (; w.stride[0] == 1 && w.stride[1] == 1 && i + 8 <= n; i += 8) {
+            uint64_t eight, mapped = 0;
+            __builtin_memcpy(&eight, from + i, 8);
+#pragma GCC unroll 8
+            for (int k = 0; k < 8; ++k) mapped |= uint64_t{map[eight >> 8 * k & 255]} << 8 * k;
+            __builtin_memcpy(to + i, &mapped, 8);
+        }
+        for (; i < n; ++i) to[i * w.stride[0]] = map[from[i * w.stride[1]]];
+    });
+}
+
+Status run_look_up(const Call& c) {
+    const View& table = c.in[1];
+    uint8_t map[kValues];
+    for (int v = 0; v < kValues; ++v) map[v] = table.as<uint8_t>()[v * table.stride[0]];
+    look_up(c.in[0], map, c.out[0]);
+    return Status::ok;
+}
+
 Status run_equalize(const Call& c) {
     const View &image = c.in[0], &y = c.out[0];
     if (numel(y) == 0) return Status::ok;
@@ -66,21 +93,7 @@ Status run_equalize(const Call& c) {
         const float even = __builtin_rintf(static_cast<float>(sum) * scale);
         map[v] = static_cast<uint8_t>(even > 255 ? 255 : even);
     }
-    const View* views[] = {&y, &image};
-    const Walk w = walk_over(views, 2, y.ndim, y.shape);
-    for_each_row(w, kChunkElements, [&](char* const* at, int64_t n) {
-        uint8_t* const to = reinterpret_cast<uint8_t*>(at[0]);
-        const uint8_t* const from = reinterpret_cast<const uint8_t*>(at[1]);
-        int64_t i = 0;
-        for (; w.stride[0] == 1 && w.stride[1] == 1 && i + 8 <= n; i += 8) {
-            uint64_t eight, mapped = 0;
-            __builtin_memcpy(&eight, from + i, 8);
-#pragma GCC unroll 8
-            for (int k = 0; k < 8; ++k) mapped |= uint64_t{map[eight >> 8 * k & 255]} << 8 * k;
-            __builtin_memcpy(to + i, &mapped, 8);
-        }
-        for (; i < n; ++i) to[i * w.stride[0]] = map[from[i * w.stride[1]]];
-    });
+    look_up(image, map, y);
     return Status::ok;
 }
 
@@ -110,11 +123,26 @@ Status infer_equalize(Call& c, Inferred& r) {
     return Status::ok;
 }
 
+Status infer_look_up(Call& c, Inferred& r) {
+    const View &image = c.in[0], &table = c.in[1];
+    if (image.dtype != DType::u8)
+        return fail(Status::dtype, "image", "image has dtype %s; want uint8", name_of(image.dtype));
+    if (table.dtype != DType::u8)
+        return fail(Status::dtype, "table", "table has dtype %s; want uint8", name_of(table.dtype));
+    constexpr int64_t shape[] = {kValues};
+    TW_TRY(want_shape(table, "table", 1, shape));
+    r.n_out = 1;
+    r.out[0] = result(DType::u8, image.ndim, image.shape);
+    return Status::ok;
+}
+
 constexpr Operand kImage[] = {{"image"}};
+constexpr Operand kImageTable[] = {{"image"}, {"table"}};
 
 }  // namespace
 
 extern const OpDef op_histogram = {"histogram", kImage, 1, nullptr, 0, infer_histogram, run_histogram};
+extern const OpDef op_look_up = {"look_up", kImageTable, 2, nullptr, 0, infer_look_up, run_look_up, kElementwise};
 extern const OpDef op_equalize_hist = {"equalize_hist", kImage,       1,           nullptr, 0,
                                        infer_equalize,  run_equalize, kElementwise};
 

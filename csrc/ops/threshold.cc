@@ -34,15 +34,27 @@ Status run(const Call& c) {
     const View* views[] = {&c.out[0], &c.in[0]};
     const Walk w = walk_over(views, 2, c.out[0].ndim, c.out[0].shape);
     const u8v limits = splat(limit), all = splat(always);
+    // What holds below the limit, and what changes above it.
+    const u8v keep = splat(b.keep), other_keep = splat(static_cast<uint8_t>(a.keep ^ b.keep));
+    const u8v set = splat(b.set), other_set = splat(static_cast<uint8_t>(a.set ^ b.set));
     for_each_row(w, kChunkElements, [&](char* const* at, int64_t count) {
         uint8_t* const y = reinterpret_cast<uint8_t*>(at[0]);
         const uint8_t* const x = reinterpret_cast<const uint8_t*>(at[1]);
         if (w.stride[0] == 1 && w.stride[1] == 1) {
-            for (int64_t i = 0; i < count; i += kLanes<uint8_t>) {
-                const int64_t n = min_of(count - i, kLanes<uint8_t>);
-                const u8v v = load_n(x + i, n), exceeds = bitcast<u8v>(v > limits) | all;
-                const u8v up = (v & splat(a.keep)) | splat(a.set), down = (v & splat(b.keep)) | splat(b.set);
-                store_n(y + i, (up & exceeds) | (down & ~exceeds), n);
+            const auto ruled = [&](u8v v) __attribute__((always_inline)) {
+                const u8v exceeds = bitcast<u8v>(v > limits) | all;
+                return (v & (keep ^ (exceeds & other_keep))) | (set ^ (exceeds & other_set));
+            };
+            constexpr int64_t lanes = kLanes<uint8_t>;
+            int64_t i = 0;
+            for (; i + 2 * lanes <= count; i += 2 * lanes) {
+                const u8v one = ruled(load(x + i)), two = ruled(load(x + i + lanes));
+                store(y + i, one);
+                store(y + i + lanes, two);
+            }
+            for (; i < count; i += lanes) {
+                const int64_t n = min_of(count - i, lanes);
+                store_n(y + i, ruled(load_n(x + i, n)), n);
             }
             return;
         }

@@ -34,6 +34,19 @@ TW_INLINE uint64_t lane_bits(i32v mask) {
 #endif
 }
 
+// The same of one mask of 8-bit lanes.
+TW_INLINE uint64_t lane_bits(u8v mask) {
+#if defined(__AVX512F__)
+    return _mm512_movepi8_mask((__m512i)mask);
+#elif defined(__SSE4_2__)
+    return static_cast<uint32_t>(TW_MM(movemask_epi8)((Bits)mask));
+#else
+    uint64_t bits = 0;
+    for (int i = 0; i < kLanes<uint8_t>; ++i) bits |= uint64_t{mask[i] != 0} << i;
+    return bits;
+#endif
+}
+
 // A byte per bit, lowest first: 255 where it is set and 0 elsewhere. Shuffles stay inside 16-byte units.
 template <int... I>
 TW_INLINE u8v bytes_of(uint64_t bits, Seq<I...>) {

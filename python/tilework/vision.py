@@ -6,51 +6,103 @@ The ops of their names; canny takes its thresholds where a reader of a call expe
 from __future__ import annotations
 
 import math
+from typing import Literal, get_args
 
 import numpy as np
 
 from tilework import ops
 from tilework.arrays import Array
-from tilework.devices import to_host
-from tilework.errors import ShapeError
+from tilework.contours import Contour, approx_polygon, find_contours
+from tilework.devices import to_device, to_host
+from tilework.errors import AttrError, ShapeError
+from tilework.hough import find_keypoints, hough_lines, hough_segments
 from tilework.lines import Edges, Lines, detect_edges, detect_lines, draw_lines, mps_edlines, overlay_edges
 from tilework.ops import (
+    absdiff,
+    bilateral,
+    box_blur,
     dilate,
+    distance_transform,
     edge_gradients,
     equalize_hist,
     erode,
+    filter2d,
     gaussian_blur,
     histogram,
+    hough_votes,
+    integral,
+    integral_squares,
+    label,
     laplacian,
+    look_up,
+    median_blur,
+    pyramid_down,
+    pyramid_up,
+    resize,
+    rgb_to_gray,
     scharr,
     sobel,
     spatial_gradient,
     threshold,
+    warp_affine,
+    warp_perspective,
 )
+from tilework.trajectories import Trajectory, TrajectoryDetector
 
 __all__ = [
+    "Contour",
     "Edges",
     "Lines",
+    "Trajectory",
+    "TrajectoryDetector",
+    "absdiff",
+    "approx_polygon",
+    "bilateral",
+    "box_blur",
     "canny",
     "canny_gradients",
     "detect_edges",
     "detect_lines",
     "dilate",
+    "distance_transform",
     "draw_lines",
     "edge_gradients",
     "equalize_hist",
     "erode",
+    "filter2d",
+    "find_contours",
+    "find_keypoints",
     "gaussian_blur",
+    "guided_filter",
     "histogram",
+    "hough_lines",
+    "hough_segments",
+    "hough_votes",
+    "integral",
+    "integral_squares",
+    "label",
     "laplacian",
+    "look_up",
+    "match_histogram",
+    "mean_variance",
+    "median_blur",
+    "minmax",
+    "morphology",
     "mps_canny",
     "mps_edlines",
     "overlay_edges",
+    "pyramid_down",
+    "pyramid_up",
+    "resize",
+    "rgb_to_gray",
     "scharr",
+    "sep_filter",
     "sobel",
     "spatial_gradient",
     "threshold",
     "threshold_otsu",
+    "warp_affine",
+    "warp_perspective",
 ]
 
 
@@ -105,6 +157,125 @@ def mps_canny(
     return ops.canny(image, low=low * _STEEPEST, high=high * _STEEPEST, sigma=sigma, l2=True, out=out)
 
 
+Operation = Literal["open", "close", "gradient", "tophat", "blackhat"]
+
+
+def morphology(
+    image: Array, operation: Operation, *, kernel: int | tuple[int, int] = 3, out: Array | None = None
+) -> Array:
+    """Joins dilate and erode by a ``kernel`` (kh, kw) of a picture (H, W) or (H, W, 3), uint8: the same shape.
+
+    "open" erodes, then dilates; "close" the other way round; "gradient" is what dilate exceeds erode by, "tophat" the
+    picture less its open and "blackhat" its close less the picture. Of odd kernels the bits are those of
+    ``cv2.morphologyEx`` 5.0.
+    """
+    if operation not in get_args(Operation):
+        wanted = ", ".join(get_args(Operation))
+        raise AttrError(f"morphology: operation={operation!r}; want one of {wanted}", argument="operation")
+    if operation in ("open", "tophat"):
+        eroded = ops.erode(image, kernel=kernel)
+        opened = ops.dilate(eroded, kernel=kernel, out=out if operation == "open" else None)
+        return opened if operation == "open" else ops.absdiff(image, opened, out=out)
+    dilated = ops.dilate(image, kernel=kernel)
+    if operation == "gradient":
+        return ops.absdiff(dilated, ops.erode(image, kernel=kernel), out=out)
+    closed = ops.erode(dilated, kernel=kernel, out=out if operation == "close" else None)
+    return closed if operation == "close" else ops.absdiff(closed, image, out=out)
+
+
+def sep_filter(image: Array, along: Array, down: Array, *, out: Array | None = None) -> Array:
+    """Correlates a picture (H, W) or (H, W, 3), uint8 or float32, with ``along`` (kw,), then ``down`` (kh,): float32.
+
+    Twice :data:`filter2d`, of which it has the borders. As ``cv2.sepFilter2D`` with ``CV_32F``, but for its rounding.
+    """
+    for name, taps in (("along", along), ("down", down)):
+        if len(taps.shape) != 1:
+            raise ShapeError(f"sep_filter: {name} has shape {tuple(taps.shape)}; want one axis", argument=name)
+    return ops.filter2d(ops.filter2d(image, along.reshape(1, -1)), down.reshape(-1, 1), out=out)
+
+
+def guided_filter(
+    image: Array, guide: Array | None = None, *, radius: int, epsilon: float, out: Array | None = None
+) -> Array:
+    """Smooths image (H, W), uint8 or float32, within the edges of ``guide`` (H, W), by default its own: float32 (H, W).
+
+    In every window of 2 ``radius`` + 1 pixels the result is the linear function of the guide nearest to the image;
+    ``epsilon`` is the variance of the guide below which a window counts as flat. Sums are those of :data:`filter2d`.
+    K. He, J. Sun and X. Tang, "Guided image filtering", 2013.
+    """
+    guide = image if guide is None else guide
+    for name, plane in (("image", image), ("guide", guide)):
+        if len(plane.shape) != 2 or tuple(plane.shape) != tuple(image.shape):
+            wanted = tuple(image.shape) if len(image.shape) == 2 else "(H, W)"
+            raise ShapeError(f"guided_filter: {name} has shape {tuple(plane.shape)}; want {wanted}", argument=name)
+    if isinstance(radius, bool) or not isinstance(radius, int) or not 1 <= radius <= 127:
+        raise AttrError(f"guided_filter: radius={radius!r}; want 1 to 127", argument="radius")
+    if not 0 < epsilon < math.inf:
+        raise AttrError(f"guided_filter: epsilon={epsilon}; want a number above 0", argument="epsilon")
+    taps = np.full(2 * radius + 1, 1 / (2 * radius + 1), np.float32)
+    taps = taps if isinstance(image, np.ndarray) else to_device(taps, like=image)
+
+    def mean(x: Array) -> Array:
+        return sep_filter(x, taps, taps)
+
+    x, p = (ops.cast(plane, dtype="float32") for plane in (guide, image))
+    mean_x, mean_p = mean(x), mean(p)
+    spread = ops.sub(mean(ops.mul(x, x)), ops.mul(mean_x, mean_x))
+    together = ops.sub(mean(ops.mul(x, p)), ops.mul(mean_x, mean_p))
+    slope = ops.div(together, ops.add(spread, float(epsilon)))
+    offset = ops.sub(mean_p, ops.mul(slope, mean_x))
+    return ops.add(ops.mul(mean(slope), x), mean(offset), out=out)
+
+
+def _counts(image: Array) -> list[int]:
+    """The histogram of an image, on the host."""
+    found = ops.histogram(image)
+    return [int(n) for n in (found if isinstance(found, np.ndarray) else to_host(found))]
+
+
+def _some_counts(op: str, image: Array) -> list[int]:
+    counts = _counts(image)
+    if not any(counts):
+        raise ShapeError(f"{op}: image has shape {tuple(image.shape)}; want at least one element", argument="image")
+    return counts
+
+
+def minmax(image: Array) -> tuple[int, int]:
+    """Finds the least and the largest element of image, uint8 of any shape but empty."""
+    occur = [value for value, n in enumerate(_some_counts("minmax", image)) if n]
+    return occur[0], occur[-1]
+
+
+def mean_variance(image: Array) -> tuple[float, float]:
+    """Computes the mean and the variance (the mean squared distance from it) of image, uint8 of any shape but empty.
+
+    From exact sums, each rounded once.
+    """
+    counts = _some_counts("mean_variance", image)
+    pixels = sum(counts)
+    total = sum(value * n for value, n in enumerate(counts))
+    squares = sum(value * value * n for value, n in enumerate(counts))
+    return total / pixels, (squares * pixels - total * total) / (pixels * pixels)
+
+
+def match_histogram(image: Array, like: Array, *, out: Array | None = None) -> Array:
+    """Gives image, uint8 of any shape, the distribution of the values of ``like``, uint8 of any shape: uint8.
+
+    Each value becomes the least one up to which ``like`` has at least its share of elements. Exact on every device.
+    """
+    counts, wanted = _counts(image), _some_counts("match_histogram", like)
+    pixels, others = max(sum(counts), 1), sum(wanted)
+    table = np.zeros(256, np.uint8)
+    below, reached, value = 0, wanted[0], 0
+    for x, n in enumerate(counts):
+        below += n
+        while reached * pixels < below * others:
+            value += 1
+            reached += wanted[value]
+        table[x] = value
+    return ops.look_up(image, table if isinstance(image, np.ndarray) else to_device(table, like=image), out=out)
+
+
 def threshold_otsu(image: Array) -> int:
     """Finds the value that parts the pixels of image, uint8 of any shape, into the two classes farthest apart.
 
@@ -112,8 +283,7 @@ def threshold_otsu(image: Array) -> int:
     such value, and 0 where all pixels are equal. N. Otsu, "A threshold selection method from gray-level histograms",
     1979.
     """
-    found = ops.histogram(image)
-    counts = [int(n) for n in (found if isinstance(found, np.ndarray) else to_host(found))]
+    counts = _counts(image)
     pixels, total = sum(counts), sum(v * n for v, n in enumerate(counts))
     best, largest = 0, (0, 1)
     below = sum_below = 0

@@ -32,11 +32,16 @@ from tilework.ops.batch_norm import (
     batch_norm as batch_norm,
     batch_norm_dx as batch_norm_dx,
 )
-from tilework.ops.blur import gaussian_blur as gaussian_blur
+from tilework.ops.bilateral import bilateral as bilateral
+from tilework.ops.blur import (
+    box_blur as box_blur,
+    gaussian_blur as gaussian_blur,
+)
 from tilework.ops.canny import (
     canny as canny,
     canny_gradients as canny_gradients,
 )
+from tilework.ops.contours import trace_contours as trace_contours
 from tilework.ops.conv import (
     conv as conv,
     conv_dw as conv_dw,
@@ -55,6 +60,7 @@ from tilework.ops.deform_conv import (
     deform_unfold_dmask as deform_unfold_dmask,
     deform_unfold_doffset as deform_unfold_doffset,
 )
+from tilework.ops.distance import distance_transform as distance_transform
 from tilework.ops.dropout import dropout as dropout
 from tilework.ops.edge_gradients import edge_gradients as edge_gradients
 from tilework.ops.einsum import (
@@ -93,6 +99,7 @@ from tilework.ops.factor import (
     lu as lu,
 )
 from tilework.ops.fused import fused as fused
+from tilework.ops.filter import filter2d as filter2d
 from tilework.ops.getitem import getitem as getitem
 from tilework.ops.gradient import (
     laplacian as laplacian,
@@ -108,12 +115,19 @@ from tilework.ops.group_norm import (
 from tilework.ops.histogram import (
     equalize_hist as equalize_hist,
     histogram as histogram,
+    look_up as look_up,
+)
+from tilework.ops.hough import hough_votes as hough_votes
+from tilework.ops.integral import (
+    integral as integral,
+    integral_squares as integral_squares,
 )
 from tilework.ops.inverse import (
     det as det,
     inv as inv,
     slogdet as slogdet,
 )
+from tilework.ops.label import label as label
 from tilework.ops.layer_norm import (
     layer_norm as layer_norm,
     layer_norm_dx as layer_norm_dx,
@@ -158,6 +172,7 @@ from tilework.ops.matmul_integer import (
     matmul_integer as matmul_integer,
     qlinear_matmul as qlinear_matmul,
 )
+from tilework.ops.median import median_blur as median_blur
 from tilework.ops.morphology import (
     dilate as dilate,
     erode as erode,
@@ -177,10 +192,18 @@ from tilework.ops.optimizer import (
     rmsprop_step as rmsprop_step,
     sgd_step as sgd_step,
 )
+from tilework.ops.pixel import (
+    absdiff as absdiff,
+    rgb_to_gray as rgb_to_gray,
+)
 from tilework.ops.pool import (
     avg_pool as avg_pool,
     avg_pool_dx as avg_pool_dx,
     max_pool as max_pool,
+)
+from tilework.ops.pyramid import (
+    pyramid_down as pyramid_down,
+    pyramid_up as pyramid_up,
 )
 from tilework.ops.quantize import (
     dequantize_linear as dequantize_linear,
@@ -193,6 +216,7 @@ from tilework.ops.reduce import (
     reduce_mean as reduce_mean,
     reduce_sum as reduce_sum,
 )
+from tilework.ops.resize import resize as resize
 from tilework.ops.roi_align import (
     roi_align as roi_align,
     roi_align_dx as roi_align_dx,
@@ -230,4 +254,8 @@ from tilework.ops.unpool import (
     max_pool_dx as max_pool_dx,
     max_unpool as max_unpool,
     max_unpool_dx as max_unpool_dx,
+)
+from tilework.ops.warp import (
+    warp_affine as warp_affine,
+    warp_perspective as warp_perspective,
 )

@@ -1,4 +1,4 @@
-"""The Gaussian blur of 8-bit pictures."""
+"""Blurs of 8-bit pictures: Gaussian and box."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tilework.arrays import Array
+from tilework.arrays import Array, Sizes
 from tilework.backends.opencl_queue import GROUP_SIZE, Queue
 from tilework.errors import AttrError, DTypeError, ShapeError
 from tilework.registry import (
@@ -37,6 +37,16 @@ def gaussian_blur(image: Array, *, sigma: float, out: Array | None = None) -> Ar
 
     The filter has round(6 sigma + 1) | 1 taps in 1/256; outside, pixels mirror at the edge without repeating it. The
     bits are those of ``cv2.GaussianBlur`` 5.0 for that size and ``sigma``.
+    """
+    ...
+
+
+@op
+def box_blur(image: Array, *, kernel: int | Sizes = 3, out: Array | None = None) -> Array:
+    """Gives each pixel of (H, W) or (H, W, 3), uint8, the mean of a ``kernel`` of pixels (kh, kw): the same shape.
+
+    Means are rounded half up. The window of an even size reaches one further up and left; outside, pixels mirror at the
+    edge without repeating it. With an odd number of pixels the bits are those of ``cv2.blur`` 5.0.
     """
     ...
 
@@ -85,8 +95,21 @@ def _(image: Any, *, sigma: float) -> Any:
     return blurred(image.astype(np.int64), sigma) if image.size else image
 
 
-dtypes(gaussian_blur, "uint8")
-tolerance(gaussian_blur, ulp=0.5)
+@reference(box_blur)
+def _(image: Any, *, kernel: Sizes) -> Any:
+    if image.size == 0:
+        return image
+    x = image.astype(np.int64)
+    for axis, k in enumerate(kernel):
+        wide = mirrored(x, k // 2, axis)
+        x = weighted(wide.take(range(x.shape[axis] + k - 1), axis), (1,) * k, axis)
+    area = kernel[0] * kernel[1]
+    return (2 * x + area) // (2 * area)
+
+
+for _op in (gaussian_blur, box_blur):
+    dtypes(_op, "uint8")
+    tolerance(_op, ulp=0.5)
 
 
 @samples(gaussian_blur)
@@ -108,9 +131,34 @@ def _(fill: Fill) -> Iterator[ErrorCase]:
     yield ErrorCase(sample(x, sigma=float("nan")), AttrError, "sigma=nan")
 
 
+@samples(box_blur)
+def _(fill: Fill) -> Iterator[Sample]:
+    yield sample(fill(9, 37))
+    yield sample(fill(70, 5, 3), kernel=(5, 2))
+    yield sample(fill(3, 19).T, kernel=(4, 9))
+    yield sample(fill(4, 6, 3)[:, ::-1], kernel=(1, 1))
+    yield sample(fill(2, 3), kernel=(190, 181))
+    yield sample(np.full((3, 5), 255, np.uint8), kernel=(181, 181))
+    yield sample(fill(0, 4))
+
+
+@errors(box_blur)
+def _(fill: Fill) -> Iterator[ErrorCase]:
+    x = fill(3, 4)
+    yield ErrorCase(sample(x.astype(np.float32)), DTypeError, "image has dtype float32; want uint8")
+    yield ErrorCase(sample(x[0]), ShapeError, "image has shape (4,); want (H, W) or (H, W, 3)")
+    yield ErrorCase(sample(x, kernel=(3, 0)), AttrError, "kernel=(3, 0); want 1 or more")
+    yield ErrorCase(sample(x, kernel=1024), AttrError, "want 1 to 1023 each")
+
+
 @workloads(gaussian_blur)
 def _() -> Iterator[Workload]:
     yield Workload("HD", ((1080, 1920),), {"sigma": 1.0}, ("vision",))
+
+
+@workloads(box_blur)
+def _() -> Iterator[Workload]:
+    yield Workload("HD 15x15", ((1080, 1920),), {"kernel": 15}, ("vision",))
 
 
 @flops(gaussian_blur)
@@ -134,3 +182,9 @@ def launch_blur(queue: Queue, image: Any, y: Any, sigma: float) -> None:
 @opencl(gaussian_blur)
 def _(queue: Queue, image: Any, y: Any, *, sigma: float) -> None:
     launch_blur(queue, image, y, sigma)
+
+
+@opencl(box_blur)
+def _(queue: Queue, image: Any, y: Any, *, kernel: Sizes) -> None:
+    sizes = (*kernel, *image.shape[:2], image.shape[2] if image.ndim == 3 else 1)
+    queue.launch("blur.cl", "box", y.size, GROUP_SIZE, (image, y, *sizes))

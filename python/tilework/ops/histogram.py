@@ -9,7 +9,7 @@ import numpy as np
 
 from tilework.arrays import Array
 from tilework.backends.opencl_queue import GROUP_SIZE, Queue
-from tilework.errors import DTypeError
+from tilework.errors import DTypeError, ShapeError
 from tilework.registry import (
     ErrorCase,
     Sample,
@@ -45,6 +45,12 @@ def equalize_hist(image: Array, *, out: Array | None = None) -> Array:
     ...
 
 
+@op
+def look_up(image: Array, table: Array, *, out: Array | None = None) -> Array:
+    """Replaces each element x of image, uint8 of any shape, by table[x], uint8 (256,): the same shape and type."""
+    ...
+
+
 def _map(counts: Any) -> Any:
     """What each value becomes."""
     occurs = np.flatnonzero(counts)
@@ -67,6 +73,11 @@ def _(image: Any) -> Any:
     return _map(np.bincount(image.ravel(), minlength=256))[image] if image.size else image
 
 
+@reference(look_up)
+def _(image: Any, table: Any) -> Any:
+    return table[image.astype(np.int64)]
+
+
 def _samples(fill: Fill) -> Iterator[Sample]:
     yield sample(fill(7, 39))
     yield sample(fill(5, 3, 3).T)
@@ -85,6 +96,25 @@ for _op in (histogram, equalize_hist):
     tolerance(_op, ulp=0.5)
     samples(_op)(_samples)
     errors(_op)(_refused)
+
+
+dtypes(look_up, "uint8")
+tolerance(look_up, ulp=0.5)
+
+
+@samples(look_up)
+def _(fill: Fill) -> Iterator[Sample]:
+    for made in _samples(fill):
+        yield sample(made.args[0], fill(256))
+    yield sample(fill(3, 4), fill(512)[::-2])
+
+
+@errors(look_up)
+def _(fill: Fill) -> Iterator[ErrorCase]:
+    x, table = fill(3, 4), fill(256)
+    yield ErrorCase(sample(x.astype(np.float32), table), DTypeError, "image has dtype float32; want uint8")
+    yield ErrorCase(sample(x, table.astype(np.int32)), DTypeError, "table has dtype int32; want uint8")
+    yield ErrorCase(sample(x, table[:255]), ShapeError, "table has shape (255,)")
 
 
 @workloads(equalize_hist)
@@ -114,3 +144,8 @@ def _(queue: Queue, image: Any, y: Any) -> None:
     _count(queue, image, counts)
     queue.write(_map(queue.read(counts).astype(np.int64)).astype(np.uint8), there)
     queue.launch("histogram.cl", "look_up", y.size, GROUP_SIZE, (image, there, y, y.size))
+
+
+@opencl(look_up)
+def _(queue: Queue, image: Any, table: Any, y: Any) -> None:
+    queue.launch("histogram.cl", "look_up", y.size, GROUP_SIZE, (image, table, y, y.size))

@@ -1,0 +1,117 @@
+// Votes of edge pixels for the lines that run through them.
+//
+//     y[k, R + r] += 1 for every edge pixel (i, j) and angle k,   r = (j c[k] + i s[k] + 2^15) >> 16
+//     c[k] = rint(2^16 cos(pi k / angles) / rho), s[k] = rint(2^16 sin(pi k / angles) / rho)
+//     R = ceil(sqrt((H - 1)^2 + (W - 1)^2) / rho) + 1
+//
+// Method    edge pixels become a list; an angle takes them from four places of it in turn, so that neighbours, which
+//           vote for the same line, do not wait for each other.
+// Numerics  exact integers.
+// Threads   one angle after the other. Same bits always.
+// Source    R. Duda and P. Hart, "Use of the Hough transformation to detect lines and curves in pictures", 1972.
+#include "image/check.h"
+#include "ops/ops.h"
+#include "simd/pixels.h"
+
+namespace tw::TW_ISA {
+namespace {
+
+constexpr int64_t kMostPixels = 16384, kMostAngles = 1 << 16, kMostBins = int64_t{1} << 28;
+constexpr int kStreams = 4, kBlock = 64;
+
+// The list begins with four equal parts, which are read side by side; what is left over follows.
+struct Points {
+    int32_t *x, *y;
+    int64_t n;
+};
+
+void vote(const Points& p, int32_t c, int32_t s, int32_t middle, int32_t* votes) {
+    const int64_t part = p.n / kStreams / kBlock * kBlock;
+    const i32v cs = splat(c), ss = splat(s), half = splat(1 << 15), at = splat(middle);
+    int32_t bin[kStreams][kBlock];
+    for (int64_t i = 0; i < part; i += kBlock) {
+        for (int64_t k = 0; k < kStreams; ++k)
+            for (int64_t j = 0; j < kBlock; j += kLanes<int32_t>) {
+                const int64_t from = k * part + i + j;
+                store(bin[k] + j, ((load(p.x + from) * cs + load(p.y + from) * ss + half) >> 16) + at);
+            }
+        for (int64_t j = 0; j < kBlock; ++j)
+#pragma GCC unroll 4
+            for (int k = 0; k < kStreams; ++k) ++votes[bin[k][j]];
+    }
+    for (int64_t i = kStreams * part; i < p.n; ++i) ++votes[((p.x[i] * c + p.y[i] * s + (1 << 15)) >> 16) + middle];
+}
+
+Status run(const Call& c) {
+    const View &edges = c.in[0], &y = c.out[0];
+    const int64_t height = edges.shape[0], width = edges.shape[1], angles = y.shape[0], bins = y.shape[1];
+    int64_t n = 0;
+    const auto each_edge = [&](const auto& body) {
+        for (int64_t i = 0; i < height; ++i) {
+            const uint8_t* const row = edges.as<uint8_t>() + i * edges.stride[0];
+            for (int64_t j = 0; j < width; ++j)
+                if (row[j * edges.stride[1]]) body(i, j);
+        }
+    };
+    each_edge([&](int64_t, int64_t) { ++n; });
+    Scratch scratch(static_cast<size_t>(8 * (n + 64)));
+    if (!scratch.as<char>())
+        return fail(Status::memory, "edges", "no memory for %lld edge pixels; want a smaller picture",
+                    static_cast<long long>(n));
+    Points p = {scratch.as<int32_t>(), scratch.as<int32_t>() + n + 32, 0};
+    each_edge([&](int64_t i, int64_t j) {
+        p.x[p.n] = static_cast<int32_t>(j);
+        p.y[p.n++] = static_cast<int32_t>(i);
+    });
+    bool enough = true;
+    parallel(angles, [&](int64_t k) {
+        Scratch own(static_cast<size_t>(bins * 4));
+        int32_t* const votes = own.as<int32_t>();
+        if (!votes) return __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
+        const double angle = 3.14159265358979323846 * static_cast<double>(k) / static_cast<double>(angles);
+        const double one = 65536 / c.attr[0].f;
+        __builtin_memset(votes, 0, static_cast<size_t>(bins * 4));
+        vote(p, static_cast<int32_t>(__builtin_rint(__builtin_cos(angle) * one)),
+             static_cast<int32_t>(__builtin_rint(__builtin_sin(angle) * one)), static_cast<int32_t>(bins / 2), votes);
+        int32_t* const to = y.as<int32_t>() + k * y.stride[0];
+        for (int64_t r = 0; r < bins; ++r) to[r * y.stride[1]] = votes[r];
+    });
+    return enough ? Status::ok
+                  : fail(Status::memory, "edges", "no memory for %lld bins; want a larger rho",
+                         static_cast<long long>(bins));
+}
+
+Status infer(Call& c, Inferred& r) {
+    const View& edges = c.in[0];
+    TW_TRY(want_plane(edges, "edges"));
+    const double rho = c.attr[0].f;
+    const int64_t angles = c.attr[1].i;
+    if (max_of(edges.shape[0], edges.shape[1]) > kMostPixels)
+        return fail(Status::shape, "edges", "edges has shape %s; want at most %lld rows and columns",
+                    shape_text(edges).text, static_cast<long long>(kMostPixels));
+    if (!(rho >= 1 && rho <= 1e6)) return fail(Status::attr, "rho", "rho=%g; want 1 pixel or more, at most 1e6", rho);
+    if (angles < 1 || angles > kMostAngles)
+        return fail(Status::attr, "angles", "angles=%lld; want 1 to %lld", static_cast<long long>(angles),
+                    static_cast<long long>(kMostAngles));
+    const double h = static_cast<double>(max_of(edges.shape[0] - 1, 0)),
+                 w = static_cast<double>(max_of(edges.shape[1] - 1, 0));
+    const int64_t reach = static_cast<int64_t>(__builtin_ceil(__builtin_sqrt(h * h + w * w) / rho)) + 1;
+    const int64_t shape[] = {angles, 2 * reach + 1};
+    if (shape[0] * shape[1] > kMostBins)
+        return fail(Status::attr, "angles", "angles=%lld and rho=%g make %lld bins; want at most 2^28",
+                    static_cast<long long>(angles), rho, static_cast<long long>(shape[0] * shape[1]));
+    r.n_out = 1;
+    r.out[0] = result(DType::i32, 2, shape);
+    r.flops = static_cast<double>(angles) * static_cast<double>(numel(edges));
+    return Status::ok;
+}
+
+constexpr Operand kEdges[] = {{"edges"}};
+constexpr AttrSpec kAttrs[] = {{.name = "rho", .kind = AttrKind::real, .f = 1.0},
+                               {.name = "angles", .kind = AttrKind::integer, .i = 180}};
+
+}  // namespace
+
+extern const OpDef op_hough_votes = {"hough_votes", kEdges, 1, kAttrs, TW_COUNT(kAttrs), infer, run};
+
+}  // namespace tw::TW_ISA

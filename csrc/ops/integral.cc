@@ -1,0 +1,150 @@
+// Sums over all pixels above and left of a place, of pixels or of their squares.
+//
+//     y[i, j] = sum over u < i, v < j of image[u, v]   or its square,   (H + 1, W + 1)
+//
+// Method    the sums of a row, one vector after the other, are added to the row above. Bands of rows first add up their
+//           columns; from those come the rows that the bands begin with.
+// Numerics  int32 sums wrap, so that the difference of four corners is right wherever the sum of the window fits; sums of
+//           squares are float64, exact below 2^53. The bits are those of OpenCV 5.
+// Threads   bands of rows, one with one thread. Sums of integers have no order: same bits always.
+#include "image/check.h"
+#include "image/window.h"
+#include "ops/ops.h"
+
+namespace tw::TW_ISA {
+namespace {
+
+constexpr int64_t kBandRows = 64;
+
+// v moved up by N lanes, zeros below.
+template <int N, int... I>
+TW_INLINE i16v moved_up(i16v v, Seq<I...>) {
+    return shuffle<(I < N ? kLanes<int16_t> + I : I - N)...>(v, i16v{});
+}
+// Lane i becomes the sum of lanes 0 to i: at most 32 pixels, which 16 bits hold.
+template <int N = 1>
+TW_INLINE i16v summed_up(i16v v) {
+    if constexpr (N == kLanes<int16_t>) {
+        return v;
+    } else {
+        return summed_up<2 * N>(v + moved_up<N>(v, Indices<i16v>{}));
+    }
+}
+
+// to[x + 1] = above[x + 1] + the pixels up to x.
+void sum_row(const uint8_t* x, const int32_t* above, int32_t* to, int64_t n) {
+    constexpr int64_t lanes = kLanes<int16_t>, half = kLanes<int32_t>;
+    uint32_t run = 0;
+    int64_t i = 0;
+    to[0] = 0;
+    for (; i + lanes <= n; i += lanes) {
+        int16_t sums[lanes];
+        store(sums, summed_up(load_pixels(x + i)));
+        const i32v before = bitcast<i32v>(splat(run));
+        store(to + i + 1, load(above + i + 1) + (before + load_wide(sums)));
+        store(to + i + 1 + half, load(above + i + 1 + half) + (before + load_wide(sums + half)));
+        run += static_cast<uint32_t>(sums[lanes - 1]);
+    }
+    for (; i < n; ++i) {
+        run += x[i];
+        to[i + 1] = static_cast<int32_t>(static_cast<uint32_t>(above[i + 1]) + run);
+    }
+}
+void sum_row(const uint8_t* x, const double* above, double* to, int64_t n) {
+    uint64_t run = 0;
+    to[0] = 0;
+    for (int64_t i = 0; i < n; ++i) {
+        run += uint32_t{x[i]} * x[i];
+        to[i + 1] = above[i + 1] + static_cast<double>(run);
+    }
+}
+
+TW_INLINE void add_pixel(int32_t& sum, uint8_t x) { sum = static_cast<int32_t>(static_cast<uint32_t>(sum) + x); }
+TW_INLINE void add_pixel(double& sum, uint8_t x) { sum += uint32_t{x} * x; }
+TW_INLINE void add_sum(int32_t& sum, int32_t x) {
+    sum = static_cast<int32_t>(static_cast<uint32_t>(sum) + static_cast<uint32_t>(x));
+}
+TW_INLINE void add_sum(double& sum, double x) { sum += x; }
+
+// Rows first to last - 1 of a picture, after `above`, the sums above row `first`; rows of the result that are not
+// contiguous are made in two rows of `spare`.
+template <class T>
+void sum_band(const View& image, const View& y, int64_t first, int64_t last, const T* above, T* spare,
+              uint8_t* pixels) {
+    const int64_t n = image.shape[1];
+    for (int64_t i = first; i < last; ++i) {
+        const uint8_t* from = image.as<uint8_t>() + i * image.stride[0];
+        if (image.stride[1] != 1) {
+            copy_row(pixels, from, image.stride[1], n);
+            from = pixels;
+        }
+        T* const to = begin_row(y, i + 1, spare + (i & 1) * ((n + 16) / 8 * 8));
+        sum_row(from, above, to, n);
+        end_row(y, i + 1, to);
+        above = to;
+    }
+}
+
+// The sums of whole columns of a band, running along the row: what its last row adds to the first.
+template <class T>
+void sum_columns(const View& image, int64_t first, int64_t last, T* sums) {
+    const int64_t n = image.shape[1], step = image.stride[1];
+    for (int64_t x = 0; x <= n; ++x) sums[x] = 0;
+    for (int64_t i = first; i < last; ++i) {
+        const uint8_t* const from = image.as<uint8_t>() + i * image.stride[0];
+        if (step == 1)
+            for (int64_t x = 0; x < n; ++x) add_pixel(sums[x + 1], from[x]);
+        else
+            for (int64_t x = 0; x < n; ++x) add_pixel(sums[x + 1], from[x * step]);
+    }
+    for (int64_t x = 0; x < n; ++x) add_sum(sums[x + 1], sums[x]);
+}
+
+template <class T>
+Status run(const Call& c) {
+    const View &image = c.in[0], &y = c.out[0];
+    const int64_t height = image.shape[0], n = image.shape[1];
+    const int64_t rows = num_threads() > 1 ? kBandRows : max_of(1, height), bands = max_of(1, ceil_div(height, rows));
+    const int64_t pitch = (n + 16) / 8 * 8, bytes = (bands + 2) * pitch * static_cast<int64_t>(sizeof(T));
+    Scratch scratch(static_cast<size_t>(bytes));
+    T* const starts = scratch.as<T>();
+    if (!starts)
+        return fail(Status::memory, "image", "no memory for rows of %lld; want a smaller picture",
+                    static_cast<long long>(n));
+    for (int64_t x = 0; x <= n; ++x) starts[x] = 0;
+    parallel(bands - 1,
+             [&](int64_t band) { sum_columns(image, band * rows, (band + 1) * rows, starts + (band + 1) * pitch); });
+    for (int64_t band = 1; band < bands; ++band)
+        for (int64_t x = 0; x <= n; ++x) add_sum(starts[band * pitch + x], starts[(band - 1) * pitch + x]);
+    for (int64_t x = 0; x <= n; ++x) y.as<T>()[x * y.stride[1]] = 0;
+    bool enough = true;
+    parallel(bands, [&](int64_t band) {
+        Scratch own(static_cast<size_t>(2 * pitch * static_cast<int64_t>(sizeof(T)) + n));
+        T* const spare = own.as<T>();
+        if (!spare) return __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
+        sum_band(image, y, band * rows, min_of((band + 1) * rows, height), starts + band * pitch, spare,
+                 reinterpret_cast<uint8_t*>(spare + 2 * pitch));
+    });
+    return enough ? Status::ok
+                  : fail(Status::memory, "image", "no memory for rows of %lld; want a smaller picture",
+                         static_cast<long long>(n));
+}
+
+template <DType D>
+Status infer(Call& c, Inferred& r) {
+    TW_TRY(want_plane(c.in[0], "image"));
+    const int64_t shape[] = {c.in[0].shape[0] + 1, c.in[0].shape[1] + 1};
+    r.n_out = 1;
+    r.out[0] = result(D, 2, shape);
+    r.flops = 2.0 * static_cast<double>(shape[0]) * static_cast<double>(shape[1]);
+    return Status::ok;
+}
+
+constexpr Operand kImage[] = {{"image"}};
+
+}  // namespace
+
+extern const OpDef op_integral = {"integral", kImage, 1, nullptr, 0, infer<DType::i32>, run<int32_t>};
+extern const OpDef op_integral_squares = {"integral_squares", kImage, 1, nullptr, 0, infer<DType::f64>, run<double>};
+
+}  // namespace tw::TW_ISA

@@ -1,0 +1,146 @@
+// Connected components: which pixels of a mask hang together.
+//
+//     labels[i, j] = 0 where mask[i, j] = 0, else the number of its component, from 1 in the order of their first pixels
+//
+// Method    a row becomes bits, bits become runs; a run joins those of the row above that it touches, in a forest whose
+//           roots are the first runs of their components. Roots are numbered in order, and runs written row by row.
+// Numerics  exact.
+// Threads   runs are found by one thread, labels written in bands of rows. Same bits always.
+#include "image/check.h"
+#include "image/window.h"
+#include "ops/ops.h"
+#include "simd/bits.h"
+
+namespace tw::TW_ISA {
+namespace {
+
+struct Runs {
+    int32_t* ends;  // run k is columns ends[2k] to ends[2k + 1] - 1
+    int32_t* parent;  // of a run: itself, or one before it; later its number
+    int64_t* first;  // of a row, and of the row behind the last
+};
+
+// Appends where bits of a row begin and end to change.
+TW_INLINE int32_t* find_runs(const uint8_t* row, int64_t n, int32_t* ends) {
+    constexpr int64_t lanes = kLanes<uint8_t>;
+    uint64_t last = 0;
+    for (int64_t x = 0; x < n; x += lanes) {
+        const u8v v = x + lanes <= n ? load(row + x) : load_n(row + x, n - x);
+        const uint64_t bits = lane_bits(bitcast<u8v>(v != 0)), all = lanes == 64 ? ~0ull : (1ull << lanes % 64) - 1;
+        for (uint64_t changes = (bits ^ (bits << 1 | last)) & all; changes; changes &= changes - 1)
+            *ends++ = static_cast<int32_t>(x + __builtin_ctzll(changes));
+        last = bits >> (lanes - 1) & 1;
+    }
+    if (last) *ends++ = static_cast<int32_t>(n);
+    return ends;
+}
+
+TW_INLINE int32_t root_of(int32_t* parent, int32_t k) {
+    while (parent[k] != k) k = parent[k] = parent[parent[k]];
+    return k;
+}
+
+// Joins runs of a row with those of the row above that they touch; `reach` 1 also at corners.
+void join(const Runs& r, int64_t above, int64_t first, int64_t last, int32_t reach) {
+    int64_t p = above;
+    for (int64_t k = first; k < last; ++k) {
+        const int32_t start = r.ends[2 * k] - reach, stop = r.ends[2 * k + 1] + reach;
+        while (p < first && r.ends[2 * p + 1] <= start) ++p;
+        int32_t root = static_cast<int32_t>(k);
+        for (int64_t q = p; q < first && r.ends[2 * q] < stop; ++q) {
+            const int32_t other = root_of(r.parent, static_cast<int32_t>(q));
+            if (other == root) continue;
+            const int32_t low = min_of(root, other), high = max_of(root, other);
+            r.parent[high] = low;
+            root = low;
+        }
+        if (root == k) r.parent[k] = static_cast<int32_t>(k);
+    }
+}
+
+// Whole vectors, of which the next run overwrites what is too much; the row ends exactly.
+TW_INLINE void fill(int32_t* to, int64_t from, int64_t until, int64_t n, int32_t value) {
+    constexpr int64_t lanes = kLanes<int32_t>;
+    const i32v v = splat(value);
+    int64_t x = from;
+    for (; x < until && x + lanes <= n; x += lanes) store(to + x, v);
+    for (; x < until; ++x) to[x] = value;
+}
+
+Status run(const Call& c) {
+    const View &mask = c.in[0], &labels = c.out[0];
+    const int64_t height = mask.shape[0], n = mask.shape[1], most = height * ((n + 1) / 2);
+    const int32_t reach = c.attr[0].i == 8 ? 1 : 0;
+    Scratch scratch(static_cast<size_t>((height + 1) * 8 + most * 12 + n + 64));
+    if (!scratch.as<char>())
+        return fail(Status::memory, "mask", "no memory for %lld runs; want a smaller mask",
+                    static_cast<long long>(most));
+    Runs r = {nullptr, nullptr, scratch.as<int64_t>()};
+    r.ends = reinterpret_cast<int32_t*>(r.first + height + 1);
+    r.parent = r.ends + 2 * most;
+    uint8_t* const copy = reinterpret_cast<uint8_t*>(r.parent + most);
+    int32_t* end = r.ends;
+    for (int64_t i = 0; i < height; ++i) {
+        const uint8_t* row = mask.as<uint8_t>() + i * mask.stride[0];
+        if (mask.stride[1] != 1) {
+            copy_row(copy, row, mask.stride[1], n);
+            row = copy;
+        }
+        r.first[i] = (end - r.ends) / 2;
+        end = find_runs(row, n, end);
+        const int64_t last = (end - r.ends) / 2;
+        for (int64_t k = r.first[i]; k < last; ++k) r.parent[k] = static_cast<int32_t>(k);
+        if (i) join(r, r.first[i - 1], r.first[i], last, reach);
+    }
+    r.first[height] = (end - r.ends) / 2;
+    // A run's parent comes before it, and has its number already.
+    int32_t count = 0;
+    for (int64_t k = 0; k < r.first[height]; ++k) r.parent[k] = r.parent[k] == k ? ++count : r.parent[r.parent[k]];
+    *c.out[1].as<int32_t>() = count;
+    if (numel(labels) == 0) return Status::ok;
+    const int64_t rows = max_of(1, kChunkElements / n);
+    bool enough = true;
+    parallel(ceil_div(height, rows), [&](int64_t band) {
+        Scratch own(static_cast<size_t>(n * 4));
+        if (!own.as<char>()) return __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
+        for (int64_t i = band * rows; i < min_of((band + 1) * rows, height); ++i) {
+            int32_t* const to = begin_row(labels, i, own.as<int32_t>());
+            int64_t x = 0;
+            for (int64_t k = r.first[i]; k < r.first[i + 1]; ++k) {
+                fill(to, x, r.ends[2 * k], n, 0);
+                fill(to, r.ends[2 * k], r.ends[2 * k + 1], n, r.parent[k]);
+                x = r.ends[2 * k + 1];
+            }
+            fill(to, x, n, n, 0);
+            end_row(labels, i, to);
+        }
+    });
+    return enough ? Status::ok
+                  : fail(Status::memory, "mask", "no memory for a row of %lld; want a smaller mask",
+                         static_cast<long long>(n));
+}
+
+Status infer(Call& c, Inferred& r) {
+    const View& mask = c.in[0];
+    TW_TRY(want_plane(mask, "mask"));
+    const int64_t connectivity = c.attr[0].i;
+    if (connectivity != 4 && connectivity != 8)
+        return fail(Status::attr, "connectivity", "connectivity=%lld; want 4 or 8",
+                    static_cast<long long>(connectivity));
+    if (numel(mask) >= INT32_MAX)
+        return fail(Status::shape, "mask", "mask has shape %s; want less than 2^31 - 1 elements, so that labels fit",
+                    shape_text(mask).text);
+    r.n_out = 2;
+    r.out[0] = result(DType::i32, 2, mask.shape);
+    r.out[1] = result(DType::i32, 0, nullptr);
+    return Status::ok;
+}
+
+constexpr Operand kMask[] = {{"mask"}};
+constexpr AttrSpec kAttrs[] = {{.name = "connectivity", .kind = AttrKind::integer, .i = 8}};
+
+}  // namespace
+
+extern const OpDef op_label = {"label", kMask, 1, kAttrs, 1, infer, run};
+
+}  // namespace tw::TW_ISA

@@ -1,0 +1,190 @@
+// A picture of another size: each pixel is a weighted sum of those around its place in the given one.
+//
+//     t[i, q] = (sum over u of down[i, u] image[first(i) + u, q] + 2^7) >> 8
+//     y[i, j] = (sum over v of along[j, v] t[i, first(j) + v] + 2^19) >> 20, saturated
+//
+// Method    separable: rows are summed downwards, whole vectors at once, then along. Half the size is the mean of four.
+// Numerics  weights in 1/2^14 of sum 2^14 (core/resample.cc), exact sums, two roundings half up. Outside, the edge
+//           repeats. Half the size, linear or by area, and nearest have the bits of OpenCV 5.
+// Threads   bands of rows of the result. Same bits always.
+// Source    R. Keys, "Cubic convolution interpolation for digital image processing", 1981, with a = -3/4.
+#include "core/resample.h"
+#include "image/check.h"
+#include "image/window.h"
+#include "ops/ops.h"
+
+namespace tw::TW_ISA {
+namespace {
+
+constexpr int64_t kBandRows = 32, kMostPixels = int64_t{1} << 30;
+
+struct Axis {
+    int64_t taps;
+    int32_t* first;
+    int16_t* weights;
+};
+
+TW_INLINE int64_t within(int64_t i, int64_t n) { return i < 0 ? 0 : i < n ? i : n - 1; }
+
+// Sums of the rows of one result, kept in 1/64.
+void sum_down(const uint8_t* const* rows, const int16_t* weights, int64_t taps, int16_t* to, int64_t n) {
+    const i32v half = splat<int32_t>(1 << 7);
+    for (int64_t x = 0; x < n; x += kLanes<int16_t>) {
+        i32v low = half, high = half;
+        for (int64_t k = 0; k < taps; k += 2) {
+            const bool two = k + 1 < taps;
+            const i16v a = load_pixels(rows[k] + x), b = two ? load_pixels(rows[k + 1] + x) : i16v{};
+            const int32_t pair = static_cast<int32_t>(static_cast<uint16_t>(weights[k]) |
+                                                      static_cast<uint32_t>(two ? weights[k + 1] : 0) << 16);
+            const i16v held = bitcast<i16v>(splat(pair));
+            low += dot_pairs(interleave_low(a, b), held);
+            high += dot_pairs(interleave_high(a, b), held);
+        }
+        store(to + x, narrow_units(low >> 8, high >> 8));
+    }
+}
+
+// Of N weights, or of any number for N = 0, and Step channels.
+template <int N, int Step>
+void sum_along(const int16_t* sums, const Axis& axis, uint8_t* to, int64_t width) {
+    const int64_t taps = N ? N : axis.taps;
+    for (int64_t x = 0; x < width; ++x) {
+        const int16_t* const weights = axis.weights + x * taps;
+        for (int64_t c = 0; c < Step; ++c) {
+            const int16_t* const from = sums + int64_t{axis.first[x]} * Step + c;
+            int32_t total = 1 << 19;
+            for (int64_t k = 0; k < taps; ++k) total += weights[k] * from[k * Step];
+            total >>= 20;
+            to[x * Step + c] = static_cast<uint8_t>(total < 0 ? 0 : total > 255 ? 255 : total);
+        }
+    }
+}
+template <int Step>
+void sum_along(const int16_t* sums, const Axis& axis, uint8_t* to, int64_t width) {
+    switch (axis.taps) {
+        case 1: return sum_along<1, Step>(sums, axis, to, width);
+        case 2: return sum_along<2, Step>(sums, axis, to, width);
+        case 4: return sum_along<4, Step>(sums, axis, to, width);
+        case 8: return sum_along<8, Step>(sums, axis, to, width);
+        default: return sum_along<0, Step>(sums, axis, to, width);
+    }
+}
+
+Status resample(const Call& c, Interpolation kind) {
+    const View &image = c.in[0], &y = c.out[0];
+    const int64_t height = image.shape[0], width = image.shape[1], step = row_channels(image), n = width * step;
+    const int64_t rows = y.shape[0], columns = y.shape[1];
+    Axis down = {resample_taps(kind, height, rows), nullptr, nullptr};
+    Axis along = {resample_taps(kind, width, columns), nullptr, nullptr};
+    Scratch scratch(static_cast<size_t>(4 * (rows + columns) + 2 * (down.taps * rows + along.taps * columns)));
+    if (!scratch.as<char>()) return fail(Status::memory, "size", "no memory for the weights; want a smaller size");
+    down.first = scratch.as<int32_t>(), along.first = down.first + rows;
+    down.weights = reinterpret_cast<int16_t*>(along.first + columns), along.weights = down.weights + down.taps * rows;
+    resample_weights(kind, height, rows, down.first, down.weights);
+    resample_weights(kind, width, columns, along.first, along.weights);
+    // Rows end with room for whole vectors; rows of sums begin and end with the edge, as far as weights reach.
+    const int64_t reach = along.taps, pitch = row_pitch(n), sums_pitch = row_pitch(n + 2 * reach * step);
+    const bool whole = has_whole_rows(image);
+    bool enough = true;
+    parallel(ceil_div(rows, kBandRows), [&](int64_t band) {
+        const int64_t held = down.taps * pitch;
+        Scratch own(static_cast<size_t>(2 * sums_pitch + held + columns * step + 64 +
+                                        down.taps * static_cast<int64_t>(sizeof(const uint8_t*))));
+        if (!own.as<char>()) return __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
+        const uint8_t** const from = own.as<const uint8_t*>();
+        int16_t* const sums = reinterpret_cast<int16_t*>(from + down.taps) + reach * step;
+        uint8_t* const copies = reinterpret_cast<uint8_t*>(sums + sums_pitch - reach * step);
+        uint8_t* const row = copies + held;
+        for (int64_t i = band * kBandRows; i < min_of((band + 1) * kBandRows, rows); ++i) {
+            for (int64_t k = 0; k < down.taps; ++k) {
+                const int64_t at = within(down.first[i] + k, height);
+                const uint8_t* const pixels = image.as<uint8_t>() + at * image.stride[0];
+                // Only behind the last row may a vector not be read whole.
+                if (whole && at + 1 < height && image.stride[0] >= n + kMargin) {
+                    from[k] = pixels;
+                    continue;
+                }
+                uint8_t* const copy = copies + k * pitch;
+                if (whole)
+                    __builtin_memcpy(copy, pixels, static_cast<size_t>(n));
+                else
+                    each_in_row(image, [&](int64_t e, int64_t j) { copy[e] = pixels[j]; });
+                from[k] = copy;
+            }
+            sum_down(from, down.weights + i * down.taps, down.taps, sums, n);
+            for (int64_t k = 1; k <= reach; ++k)
+                for (int64_t j = 0; j < step; ++j) {
+                    sums[-k * step + j] = sums[j];
+                    sums[n + (k - 1) * step + j] = sums[n - step + j];
+                }
+            uint8_t* const to = begin_row(y, i, row);
+            step == 1 ? sum_along<1>(sums, along, to, columns) : sum_along<3>(sums, along, to, columns);
+            end_row(y, i, to);
+        }
+    });
+    return enough ? Status::ok
+                  : fail(Status::memory, "image", "no memory for %lld rows of %lld; want a smaller picture",
+                         static_cast<long long>(down.taps), static_cast<long long>(n));
+}
+
+// The mean of two by two pixels.
+Status halve(const Call& c) {
+    typedef Vec<uint16_t> Pairs;
+    const View &image = c.in[0], &y = c.out[0];
+    const int64_t rows = y.shape[0], n = y.shape[1];
+    const int64_t band_rows = max_of(1, kChunkElements / n);
+    parallel(ceil_div(rows, band_rows), [&](int64_t band) {
+        for (int64_t i = band * band_rows; i < min_of((band + 1) * band_rows, rows); ++i) {
+            const uint8_t *const a = image.as<uint8_t>() + 2 * i * image.stride[0], *const b = a + image.stride[0];
+            uint8_t* const to = y.as<uint8_t>() + i * y.stride[0];
+            int64_t x = 0;
+            for (; x + kLanes<int16_t> <= n; x += kLanes<int16_t>) {
+                const Pairs u = bitcast<Pairs>(load(a + 2 * x)), v = bitcast<Pairs>(load(b + 2 * x));
+                const Pairs sum = (u & 255) + (u >> 8) + (v & 255) + (v >> 8);
+                store_pixels(to + x, bitcast<i16v>((sum + 2) >> 2));
+            }
+            for (; x < n; ++x)
+                to[x] = static_cast<uint8_t>((a[2 * x] + a[2 * x + 1] + b[2 * x] + b[2 * x + 1] + 2) >> 2);
+        }
+    });
+    return Status::ok;
+}
+
+Status run(const Call& c) {
+    const View &image = c.in[0], &y = c.out[0];
+    const auto kind = static_cast<Interpolation>(c.attr[1].choice);
+    if (numel(y) == 0) return Status::ok;
+    const bool half = image.shape[0] == 2 * y.shape[0] && image.shape[1] == 2 * y.shape[1];
+    const bool even = kind == Interpolation::linear || kind == Interpolation::area;
+    if (half && even && image.ndim == 2 && image.stride[1] == 1 && y.stride[1] == 1) return halve(c);
+    return resample(c, kind);
+}
+
+Status infer(Call& c, Inferred& r) {
+    const View& image = c.in[0];
+    TW_TRY(want_picture(image));
+    TW_TRY(resolve_integers(c.attr[0], "size", 2, 0));
+    const int64_t shape[] = {c.attr[0].list[0], c.attr[0].list[1], 3};
+    if (max_of(shape[0], shape[1]) > kMostPixels)
+        return fail(Status::attr, "size", "size=%s; want at most 2^30 rows and columns", attr_text(c.attr[0]).text);
+    const bool nothing = numel(image) == 0 && min_of(shape[0], shape[1]) > 0;
+    if (nothing || max_of(image.shape[0], image.shape[1]) > kMostPixels)
+        return fail(Status::shape, "image", "image has shape %s; want 1 to 2^30 rows and columns",
+                    shape_text(image).text);
+    r.n_out = 1;
+    r.out[0] = result(DType::u8, image.ndim, shape);
+    r.flops = 8.0 * static_cast<double>(numel(r.out[0]));
+    return Status::ok;
+}
+
+constexpr Operand kImage[] = {{"image"}};
+constexpr AttrSpec kAttrs[] = {
+    {.name = "size", .kind = AttrKind::integers, .required = true},
+    {.name = "interpolation", .kind = AttrKind::choice, .choices = "linear|nearest|area|cubic|lanczos"},
+};
+
+}  // namespace
+
+extern const OpDef op_resize = {"resize", kImage, 1, kAttrs, TW_COUNT(kAttrs), infer, run};
+
+}  // namespace tw::TW_ISA

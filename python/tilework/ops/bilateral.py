@@ -1,0 +1,105 @@
+"""The bilateral filter of 8-bit pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tilework.arrays import Array
+from tilework.backends.opencl_queue import GROUP_SIZE, Queue
+from tilework.errors import AttrError, DTypeError, ShapeError
+from tilework.ops.blur import mirrored
+from tilework.registry import (
+    ErrorCase,
+    Sample,
+    Workload,
+    dtypes,
+    errors,
+    op,
+    opencl,
+    reference,
+    sample,
+    samples,
+    tolerance,
+    workloads,
+)
+
+if TYPE_CHECKING:
+    from tilework.testing import Fill
+
+
+@op
+def bilateral(image: Array, *, d: int, sigma_color: float, sigma_space: float, out: Array | None = None) -> Array:
+    """Smooths a picture (H, W), uint8, within its edges: means over a disc of diameter ``d``, an odd number up to 17.
+
+    A pixel counts by how near it is in place (``sigma_space``) and in value (``sigma_color``), both Gaussian, with
+    weights rounded to 1/255; means are exact and rounded half up. Outside, pixels mirror at the edge without repeating
+    it. ``cv2.bilateralFilter``, whose weights are floats, is mostly the same and at most a few values away.
+    """
+    ...
+
+
+def _weights(d: int, sigma_color: float, sigma_space: float) -> Any:
+    """Weights by squared distance in place and by distance in value."""
+    square, value = np.arange((d // 2) ** 2 + 1)[:, None], np.arange(256)
+    exponent = square * (-0.5 / (sigma_space * sigma_space)) + value * value * (-0.5 / (sigma_color * sigma_color))
+    return np.rint(255 * np.exp(exponent)).astype(np.uint8)
+
+
+@reference(bilateral)
+def _(image: Any, *, d: int, sigma_color: float, sigma_space: float) -> Any:
+    if image.size == 0:
+        return image
+    half, weights = d // 2, _weights(d, sigma_color, sigma_space).astype(np.int64)
+    x = image.astype(np.int64)
+    wide = mirrored(mirrored(x, half, 0), half, 1)
+    total, sums = np.zeros_like(x), np.zeros_like(x)
+    for u in range(-half, half + 1):
+        for v in range(-half, half + 1):
+            if u * u + v * v > half * half:
+                continue
+            pixel = wide[half + u : half + u + x.shape[0], half + v : half + v + x.shape[1]]
+            weight = weights[u * u + v * v, np.abs(pixel - x)]
+            sums += weight * pixel
+            total += weight
+    return (2 * sums + total) // (2 * total)
+
+
+dtypes(bilateral, "uint8")
+tolerance(bilateral, ulp=0.5)
+
+
+@samples(bilateral)
+def _(fill: Fill) -> Iterator[Sample]:
+    yield sample(fill(9, 70), d=5, sigma_color=25.0, sigma_space=3.0)
+    yield sample(fill(40, 5) // 8, d=9, sigma_color=3.0, sigma_space=2.5)
+    yield sample(fill(3, 39).T, d=17, sigma_color=1000.0, sigma_space=1e4)
+    yield sample(fill(4, 40)[::-1, ::2], d=3, sigma_color=0.01, sigma_space=0.2)
+    yield sample(fill(1, 1), d=1, sigma_color=1.0, sigma_space=1.0)
+    yield sample(fill(0, 4), d=5, sigma_color=1.0, sigma_space=1.0)
+
+
+@errors(bilateral)
+def _(fill: Fill) -> Iterator[ErrorCase]:
+    x, sigmas = fill(3, 4), {"sigma_color": 9.0, "sigma_space": 2.0}
+    yield ErrorCase(sample(x.astype(np.float32), d=5, **sigmas), DTypeError, "image has dtype float32; want uint8")
+    yield ErrorCase(sample(fill(3, 4, 3), d=5, **sigmas), ShapeError, "image has shape (3, 4, 3); want (H, W)")
+    for d in (-1, 4, 19):
+        yield ErrorCase(sample(x, d=d, **sigmas), AttrError, f"d={d}; want an odd number of 1 to 17")
+    yield ErrorCase(sample(x, d=3, sigma_color=0.0, sigma_space=1.0), AttrError, "sigma_color=0; want 0.001 to 1e6")
+    yield ErrorCase(sample(x, d=3, sigma_color=1.0, sigma_space=np.nan), AttrError, "sigma_space=nan")
+
+
+@workloads(bilateral)
+def _() -> Iterator[Workload]:
+    yield Workload("HD d5", ((1080, 1920),), {"d": 5, "sigma_color": 25.0, "sigma_space": 5.0}, ("vision",))
+
+
+@opencl(bilateral)
+def _(queue: Queue, image: Any, y: Any, *, d: int, sigma_color: float, sigma_space: float) -> None:
+    host = _weights(d, sigma_color, sigma_space)
+    weights = queue.empty(host.shape, np.uint8)
+    queue.write(host, weights)
+    queue.launch("bilateral.cl", "bilateral", y.size, GROUP_SIZE, (image, weights, y, d // 2, *image.shape))

@@ -1,0 +1,177 @@
+"""Filters of pictures beside OpenCV: the same bits where they are promised; and what is made of filters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tilework as tw
+from tilework import vision
+
+Image = np.ndarray[Any, Any]
+
+
+def opencv() -> Any:
+    cv2 = pytest.importorskip("cv2", reason="OpenCV is not installed")
+    if not cv2.__version__.startswith("5."):
+        pytest.skip(f"OpenCV is {cv2.__version__}; the bits are those of 5.0")
+    return cv2
+
+
+def pictures(count: int) -> Any:
+    for seed in range(count):
+        random = np.random.default_rng(seed)
+        height, width = (int(n) for n in random.integers(1, 150, 2))
+        image = random.integers(0, 256, (height, width, 3), np.uint8)
+        yield random, image if seed % 2 else image[..., 0].copy()
+
+
+def test_filters_have_the_bits_of_opencv() -> None:
+    cv2 = opencv()
+    for random, image in pictures(40):
+        height, width = image.shape[:2]
+        pairs = [(vision.median_blur(image, ksize=k), cv2.medianBlur(image, k)) for k in (3, 5, 7, 15, 17)]
+        kh, kw = (2 * int(n) + 1 for n in random.integers(0, 9, 2))
+        pairs.append((vision.box_blur(image, kernel=(kh, kw)), cv2.blur(image, (kw, kh))))
+        pairs.append((vision.pyramid_down(image), cv2.pyrDown(image)))
+        pairs.append((vision.pyramid_up(image), cv2.pyrUp(image)))
+        if image.ndim == 2:
+            pairs += zip((vision.integral(image), vision.integral_squares(image)), cv2.integral2(image), strict=True)
+        else:
+            pairs.append((vision.rgb_to_gray(image), cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)))
+        ones = np.ones((kh, kw), np.uint8)
+        for operation in ("open", "close", "gradient", "tophat", "blackhat"):
+            code = getattr(cv2, f"MORPH_{operation.upper()}")
+            got = vision.morphology(image, operation, kernel=(kh, kw))  # type: ignore[arg-type]
+            pairs.append((got, cv2.morphologyEx(image, code, ones)))
+        size = (int(random.integers(1, 200)), int(random.integers(1, 200)))
+        nearest = cv2.resize(image, size[::-1], interpolation=cv2.INTER_NEAREST)
+        pairs.append((vision.resize(image, size=size, interpolation="nearest"), nearest))
+        even = np.ascontiguousarray(image[: height // 2 * 2, : width // 2 * 2])
+        if even.size:
+            half = (height // 2, width // 2)
+            pairs.append((vision.resize(even, size=half), cv2.resize(even, half[::-1])))
+            area = cv2.resize(even, half[::-1], interpolation=cv2.INTER_AREA)
+            pairs.append((vision.resize(even, size=half, interpolation="area"), area))
+        for i, (got, want) in enumerate(pairs):
+            np.testing.assert_array_equal(got, want.reshape(got.shape), f"{image.shape}, filter {i}")
+
+
+def test_resize_is_near_opencv() -> None:
+    cv2 = opencv()
+    for random, image in pictures(20):
+        size = (int(random.integers(1, 200)), int(random.integers(1, 200)))
+        for name, code in (("linear", 1), ("cubic", 2), ("lanczos", 4)):
+            got = vision.resize(image, size=size, interpolation=name)  # type: ignore[arg-type]
+            want = cv2.resize(image, size[::-1], interpolation=code).reshape(got.shape)
+            assert np.max(np.abs(got.astype(int) - want)) <= 1, name
+
+
+def test_sep_filter_is_two_filters() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (20, 31), np.uint8)
+    along, down = np.array([1, 2, 1], np.float32), np.array([-1, 0, 1], np.float32)
+    np.testing.assert_array_equal(vision.sep_filter(image, along, down), vision.sobel(image, dx=0, dy=1))
+    with pytest.raises(tw.ShapeError, match="down has shape \\(1, 3\\); want one axis"):
+        vision.sep_filter(image, along, down[None])
+
+
+def test_statistics_are_those_of_numpy() -> None:
+    image = np.random.default_rng(1).integers(20, 200, (33, 47, 3), np.uint8)
+    assert vision.minmax(image) == (image.min(), image.max())
+    assert vision.mean_variance(image) == pytest.approx((image.mean(), image.var()), rel=1e-12)
+    with pytest.raises(tw.ShapeError, match="minmax: image has shape"):
+        vision.minmax(image[:0])
+
+
+def test_a_matched_histogram_is_that_of_the_other() -> None:
+    random = np.random.default_rng(2)
+    image = random.permutation(256).astype(np.uint8).repeat(4).reshape(32, 32)
+    like = random.integers(60, 90, (32, 32), np.uint8)
+    matched = vision.match_histogram(image, like)
+    np.testing.assert_allclose(np.sort(matched, None), np.sort(like, None), atol=1)
+    assert (np.diff(matched.ravel()[np.argsort(image, None, "stable")].astype(int)) >= 0).all()
+    np.testing.assert_array_equal(vision.match_histogram(image, image), image)
+
+
+def test_morphology_names_what_it_knows() -> None:
+    with pytest.raises(tw.AttrError, match="operation='opening'; want one of open, close, gradient, tophat, blackhat"):
+        vision.morphology(np.zeros((2, 2), np.uint8), "opening")  # type: ignore[arg-type]
+
+
+def masks(count: int) -> Any:
+    for seed in range(count):
+        random = np.random.default_rng(seed)
+        height, width = (int(n) for n in random.integers(1, 90, 2))
+        mask = random.random((height, width)) < random.choice([0.02, 0.3, 0.5, 0.7, 0.98])
+        yield random, mask.astype(np.uint8) * int(random.integers(1, 256))
+
+
+def test_distances_are_exact() -> None:
+    for _, mask in masks(30):
+        got, want = vision.distance_transform(mask), tw.distance_transform.reference(mask)
+        np.testing.assert_array_equal(got, want)
+
+
+def test_labels_count_what_opencv_counts() -> None:
+    cv2 = opencv()
+    for _, mask in masks(60):
+        for connectivity in (4, 8):
+            labels, count = vision.label(mask, connectivity=connectivity)
+            others, theirs = cv2.connectedComponents(mask, connectivity=connectivity)
+            assert count == others - 1
+            pairs = np.unique(np.stack([labels.ravel(), theirs.ravel()]), axis=1)
+            assert pairs.shape[1] == len(np.unique(labels)), "components differ"
+
+
+def test_warps_are_near_opencv() -> None:
+    cv2 = opencv()
+    for seed in range(8):
+        random = np.random.default_rng(seed)
+        image = vision.gaussian_blur(random.integers(0, 256, (60, 80), np.uint8), sigma=2.0)
+        turn = float(random.uniform(-1, 1))
+        matrix = np.array([[np.cos(turn), -np.sin(turn), 30], [np.sin(turn), np.cos(turn), -9], [1e-3, -1e-3, 1]])
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        pairs = [
+            (vision.warp_affine(image, matrix[:2]), cv2.warpAffine(image, matrix[:2], (80, 60), flags=flags)),
+            (vision.warp_perspective(image, matrix), cv2.warpPerspective(image, matrix, (80, 60), flags=flags)),
+        ]
+        for got, want in pairs:
+            inside = vision.erode(((got > 0) & (want > 0)).astype(np.uint8), kernel=5) > 0
+            assert np.max(np.abs(got.astype(int) - want)[inside], initial=0) <= 2
+
+
+def test_a_turn_by_a_right_angle_moves_pixels_whole() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (7, 9, 3), np.uint8)
+    quarter = np.array([[0.0, -1.0, 8.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    want = np.rot90(image)[::1]
+    np.testing.assert_array_equal(vision.warp_affine(image, quarter[:2], size=(9, 7)), want)
+    np.testing.assert_array_equal(vision.warp_perspective(image, quarter * -0.1, size=(9, 7)), want)
+
+
+def test_bilateral_is_near_opencv() -> None:
+    cv2 = opencv()
+    for random, image in pictures(8):
+        plane = vision.gaussian_blur(image, sigma=1.5)
+        plane = np.ascontiguousarray(plane if plane.ndim == 2 else plane[..., 1])
+        color, space = (float(v) for v in random.uniform(5, 60, 2))
+        got = vision.bilateral(plane, d=5, sigma_color=color, sigma_space=space)
+        want = cv2.bilateralFilter(plane, 5, color, space)
+        assert np.max(np.abs(got.astype(int) - want)) <= 3
+
+
+def test_guided_filter_is_its_formula() -> None:
+    image = np.random.default_rng(3).integers(0, 256, (24, 31), np.uint8)
+    got = vision.guided_filter(image, radius=3, epsilon=400.0)
+
+    def mean(x: Image) -> Image:
+        wide = np.pad(x, 3, "reflect")
+        return np.lib.stride_tricks.sliding_window_view(wide, (7, 7)).mean((2, 3))
+
+    x = image.astype(np.float64)
+    variance = mean(x * x) - mean(x) ** 2
+    slope = variance / (variance + 400)
+    np.testing.assert_allclose(got, mean(slope) * x + mean((1 - slope) * mean(x)), atol=0.02)
+    with pytest.raises(tw.AttrError, match="epsilon=0; want a number above 0"):
+        vision.guided_filter(image, radius=3, epsilon=0)
