@@ -34,10 +34,10 @@ def find_contours(mask: Array) -> list[Contour]:
     pixels = 1
     for n in getattr(mask, "shape", ()):
         pixels *= n
-    room = {"borders": pixels // 64 + 16, "points": pixels // 8 + 64}
-    found = ops.trace_contours(mask, **room)
+    some, more = pixels // 64 + 16, pixels // 8 + 64
+    found = ops.trace_contours(mask, borders=some, points=more)
     borders, points = (int(n) for n in found[4])
-    if borders > room["borders"] or points > room["points"]:
+    if borders > some or points > more:
         found = ops.trace_contours(mask, borders=borders, points=points)
     places, starts, parents, holes = found[0][:points].copy(), found[1].tolist(), found[2].tolist(), found[3].tolist()
     return [

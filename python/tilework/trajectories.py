@@ -41,8 +41,8 @@ class _Track:
         if n == 1:
             return self.points[-1]
         times = np.array(self.frames[-n:], np.float64) - frame
-        fit: Floats = np.polynomial.polynomial.polyfit(times, np.array(self.points[-n:]), min(n - 1, 2))
-        return fit[0]
+        fit = np.polynomial.polynomial.polyfit(times, np.array(self.points[-n:]), min(n - 1, 2))
+        return np.asarray(fit[0], np.float64)
 
 
 class TrajectoryDetector:

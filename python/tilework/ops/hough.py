@@ -43,7 +43,8 @@ def hough_votes(edges: Array, *, rho: float = 1.0, angles: int = 180, out: Array
 def normals(rho: float, angles: int) -> tuple[Any, Any]:
     """Cosines and sines in 1/2^16 bin."""
     angle = np.pi * np.arange(angles) / angles
-    return tuple(np.rint(part(angle) * (65536 / rho)).astype(np.int64) for part in (np.cos, np.sin))
+    cosines, sines = (np.rint(part(angle) * (65536 / rho)).astype(np.int64) for part in (np.cos, np.sin))
+    return cosines, sines
 
 
 @reference(hough_votes)
