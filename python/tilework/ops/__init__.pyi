@@ -98,8 +98,8 @@ from tilework.ops.factor import (
     cholesky as cholesky,
     lu as lu,
 )
-from tilework.ops.fused import fused as fused
 from tilework.ops.filter import filter2d as filter2d
+from tilework.ops.fused import fused as fused
 from tilework.ops.getitem import getitem as getitem
 from tilework.ops.gradient import (
     laplacian as laplacian,
