@@ -77,7 +77,9 @@ struct Tile {
     int64_t c_row;
     const T* bias_row = nullptr;
     const T* bias_col = nullptr;
-    bool load_c = false;
+    bool load_c = false;  // add to what C holds, or to `start`
+    const T* start = nullptr;
+    int64_t start_row = 0;
     Activation activation = Activation::none;
     int64_t tiles = 1, a_tile = 0;  // how many tiles below each other, and how far apart they are in a
     // What is needed soon: with each tile, so many lines of each of kStreams places so many bytes apart go into L2.

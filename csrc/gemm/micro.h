@@ -40,6 +40,8 @@ void micro(const Tile<T>& t, int n) {
     const T* a_tile = t.a;
     T* c_tile = t.c;
     const int64_t kc = t.kc, a_k = t.a_k, b_k = t.b_k, c_row = t.c_row;
+    const T* start = t.start ? t.start : c_tile;
+    const int64_t start_row = t.start ? t.start_row : c_row;
     const T* bias_row = t.bias_row;
     const T* const bias_col = t.bias_col;
     const bool load_c = t.load_c, relu = t.activation == Activation::relu;
@@ -48,10 +50,14 @@ void micro(const Tile<T>& t, int n) {
     const auto part = [&](const T* p, int j) __attribute__((always_inline)) {
         return Masked && j == NV - 1 ? load_n(p + j * L, last) : load(p + j * L);
     };
-    for (int64_t below = 0; below < t.tiles; ++below, a_tile += t.a_tile, c_tile += MR * c_row) {
+    for (int64_t below = 0; below < t.tiles;
+         ++below, a_tile += t.a_tile, c_tile += MR * c_row, start += MR * start_row) {
         // C is met only after the sums are complete: its lines arrive meanwhile, and some of the next panel.
 #pragma GCC unroll 8
         for (int i = 0; i < MR; ++i) __builtin_prefetch(c_tile + i * c_row);
+        if (t.start)
+#pragma GCC unroll 8
+            for (int i = 0; i < MR; ++i) __builtin_prefetch(start + i * start_row);
         const char* const ahead_end = ahead + 64 * t.ahead_lines;
         V acc[MR][NV] = {};
         for (int64_t outer = 0; outer < t.outer; ++outer) {
@@ -87,7 +93,7 @@ void micro(const Tile<T>& t, int n) {
 #pragma GCC unroll 8
             for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 4
-                for (int j = 0; j < NV; ++j) acc[i][j] += part(c_tile + i * c_row, j);
+                for (int j = 0; j < NV; ++j) acc[i][j] += part(start + i * start_row, j);
         if (bias_row) {
 #pragma GCC unroll 8
             for (int i = 0; i < MR; ++i)

@@ -131,29 +131,46 @@ void fill_padded(const Padded<T>& p, const Window<T>& w, int64_t c, int64_t firs
     }
 }
 
-// Matches Gemm::pack_b.
+// A vector of a panel: where it comes from, beyond the offset of its row, and its column.
+struct Piece {
+    int64_t from;
+    int64_t to;
+};
+
+// Rows of `Pieces` whole vectors (0: `pieces`). What one writes too far, the pieces and rows after it overwrite.
+template <class T, int Pieces>
+void copy_pieces(const T* data, const int64_t* offset, int64_t kc, const Piece* piece, int pieces, T* panel) {
+    if constexpr (Pieces > 0) pieces = Pieces;
+    for (int64_t k = 0; k < kc; ++k, panel += Blocking<T>::NR)
+#pragma GCC unroll 4
+        for (int i = 0; i < pieces; ++i) store(panel + piece[i].to, load(data + offset[k] + piece[i].from));
+}
+
+// Matches Gemm::pack_b, but may leave anything in columns from n on.
 template <class T>
 void pack_padded(const void* context, int64_t k0, int64_t kc, int64_t n0, int64_t n, T* panel) {
     constexpr int NR = Blocking<T>::NR, L = kLanes<T>;
     const auto& p = *static_cast<const Padded<T>*>(context);
     const int64_t* const offset = p.offset + k0;
+    Piece piece[NR] = {};
+    int pieces = 0;
     for (int64_t done = 0; done < n;) {
         const int64_t pixel = n0 + done, at = pixel % p.out[2], row = pixel / p.out[2];
         const int64_t count = least(p.out[2] - at, n - done);
-        const T* from = p.data + (row / p.out[1] * p.move[0] * p.size[1] + row % p.out[1] * p.move[1]) * p.row + at;
-        T* to = panel + done;
-        if (count == NR) {
-            for (int64_t k = 0; k < kc; ++k, to += NR)
-#pragma GCC unroll 4
-                for (int j = 0; j < NR; j += L) store(to + j, load(from + offset[k] + j));
-        } else {
-            for (int64_t k = 0; k < kc; ++k, to += NR)
-                for (int64_t j = 0; j < count; j += L)
-                    store_n(to + j, load_n(from + offset[k] + j, least(count - j, L)), least(count - j, L));
-        }
+        const int64_t from = (row / p.out[1] * p.move[0] * p.size[1] + row % p.out[1] * p.move[1]) * p.row + at;
+        for (int64_t i = 0; i < count; i += L) piece[pieces++] = {from + i, done + i};
         done += count;
     }
-    if (n < NR) zero_run(panel + n, NR, NR - n, kc);
+    // The last row of the panel has nothing after it.
+    const int64_t whole = kc - 1;
+    const auto copy = pieces == NR / L       ? copy_pieces<T, NR / L>
+                      : pieces == NR / L + 1 ? copy_pieces<T, NR / L + 1>
+                                             : copy_pieces<T, 0>;
+    copy(p.data, offset, whole, piece, pieces, panel);
+    for (int i = 0; i < pieces; ++i) {
+        const int64_t lanes = least(L, NR - piece[i].to);
+        store_n(panel + whole * NR + piece[i].to, load_n(p.data + offset[whole] + piece[i].from, lanes), lanes);
+    }
 }
 
 }  // namespace

@@ -1,11 +1,11 @@
 // Convolution over 1, 2 or 3 spatial axes:
 //     y[n,k,p] = act(b[k] + residual[n,k,p] + sum_{c,t} w[k,c,t] x[n,c, p*stride + t*dilation - padding])
 //
-// Method    implicit GEMM without an unfolded copy: weights times windows packed panel by panel, from a zero-padded copy
-//           where channels are few; 1x1 kernels read the image itself. layout="NHWC": conv_last.cc; depthwise.cc.
+// Method    implicit GEMM without an unfolded copy: weights in register tiles times windows packed panel by panel from a
+//           zero-padded copy of the image; 1x1 kernels read the image itself. layout="NHWC": conv_last.cc; one filter a channel:
+//           depthwise.cc; fewer products: conv_winograd.cc.
 // Numerics  one running sum over (c, t), see gemm/gemm.h; zeros of the border are multiplied.
 // Threads   tiles of the result; sums are never split between threads.
-#include "gemm/pack.h"
 #include "gemm/padded.h"
 #include "gemm/tiled.h"
 #include "ops/conv_problem.h"
@@ -13,7 +13,23 @@
 namespace tw::TW_ISA {
 namespace {
 
-enum { kStride, kPadding, kDilation, kGroups, kActivation, kLayout };
+enum { kStride, kPadding, kDilation, kGroups, kActivation, kLayout, kAlgo };
+
+// The side of the tiles that a Winograd algorithm makes results in; 0: sums as they are written.
+int winograd_tile(const Attr& algo) { return algo.is_none ? 0 : algo.choice == 0 ? 4 : 2; }
+
+// Winograd's algorithms know 3x3 kernels alone.
+Status check_algo(const View& w, const Attr* a) {
+    if (a[kAlgo].is_none) return Status::ok;
+    const bool fits = w.ndim == 4 && w.shape[2] == 3 && w.shape[3] == 3 && a[kGroups].i == 1 &&
+                      a[kStride].list[0] == 1 && a[kStride].list[1] == 1 && a[kDilation].list[0] == 1 &&
+                      a[kDilation].list[1] == 1 && a[kLayout].choice == kNchw;
+    if (fits) return Status::ok;
+    return fail(Status::attr, "algo",
+                "algo='%s' needs a 3x3 kernel, stride=1, dilation=1, groups=1 and layout='NCHW' but w has shape %s and "
+                "the attributes differ; want algo=None",
+                a[kAlgo].choice == 0 ? "winograd" : "winograd_2x2", shape_text(w).text);
+}
 
 Status infer(Call& c, Inferred& r) {
     const View &w = c.in[1], &b = c.in[2], &residual = c.in[3];
@@ -23,6 +39,7 @@ Status infer(Call& c, Inferred& r) {
     const View x = in_order(c.in[0], c.attr[kLayout]);
     View y = result(x.dtype, x.ndim, x.shape);
     TW_TRY(check_conv(x, w, c.attr[kStride], c.attr[kPadding], c.attr[kDilation], c.attr[kGroups], y.shape + 2, "x"));
+    TW_TRY(check_algo(w, c.attr));
     y.shape[1] = w.shape[0];
     y = in_layout(y, c.attr[kLayout]);
     TW_TRY(check_bias(b, x, w.shape[0]));
@@ -38,14 +55,9 @@ Status infer(Call& c, Inferred& r) {
 }
 
 constexpr int64_t kMaxTaps = 1 << 16;  // along one axis, for the offset tables
-constexpr int64_t kFewChannels = 8;
+constexpr int64_t kFewPixels = 4;  // of an image, for a register tile
+constexpr int64_t kCopiedBytes = 32 << 20;  // of a padded image; larger ones are read where they are
 constexpr int64_t kPaddedRows = 32;  // of the copy, filled by one job
-constexpr int64_t kFewPanels = 8;  // too few to share among threads, or to repay tiles of A
-
-template <class T>
-void pack_matrix(const void* context, int64_t k0, int64_t kc, int64_t n0, int64_t n, T* panel) {
-    pack_panel(*static_cast<const Matrix<T>*>(context), k0, kc, n0, n, panel);
-}
 
 // A 1x1 kernel on all pixels: the image is the matrix.
 bool is_point(const ConvAxes& s) {
@@ -54,7 +66,7 @@ bool is_point(const ConvAxes& s) {
     return point;
 }
 
-// y = residual + bias, what the product is then added to.
+// y = residual + bias, what a depthwise convolution is then added to.
 template <class T>
 void start_from(const View& residual, const T* bias, const View& y) {
     copy<T>(y, residual);
@@ -107,13 +119,25 @@ Status conv(const Call& c) {
     const Activation activation = activation_of(c.attr[kActivation]);
     T* bias = given(b) ? bias_scratch.as<T>() : nullptr;
     for (int64_t k = 0; bias && k < w.shape[0]; ++k) bias[k] = b.as<T>()[k * b.stride[0]];
-    if (given(residual)) {
-        start_from(residual, bias, y);
-        bias = nullptr;
+    if (const int tile = winograd_tile(c.attr[kAlgo])) {
+        Scratch residual_scratch(given(residual) ? run_bytes<T>(residual, 2) : 64);
+        if (!residual_scratch.as<T>()) return no_memory();
+        ConvWinograd q{};
+        q.x = c.in[0], q.w = w, q.y = y, q.axes = s;
+        if (given(b)) q.bias = b;
+        if (given(residual)) q.residual = as_run<T>(residual, 2, residual_scratch, true);
+        q.activation = activation, q.tile = tile, q.packed = c.packed;
+        const Status status = conv_winograd(q);
+        if (y.data != y_given.data) copy<T>(y_given, y);
+        return status;
     }
     if (cg == 1 && kg <= kDepthwiseFilters && groups > 1 && (s.stride[2] == 1 || padded_copy_fits(s))) {
         View bias_view = result(x.dtype, 1, w.shape);
         bias_view.data = bias, bias_view.stride[0] = 1;
+        if (given(residual)) {
+            start_from(residual, bias, y);
+            bias_view.data = nullptr;
+        }
         const Status status = depthwise({x, w, y, bias_view, s, activation, false, given(residual)});
         if (y.data != y_given.data) copy<T>(y_given, y);
         return status;
@@ -131,24 +155,25 @@ Status conv(const Call& c) {
     Gemm<T> g{};
     g.m = kg, g.n = pixels_of(s), g.k = cg * taps_of(s);
     g.c_row = y.stride[1], g.c_col = 1;
-    g.accumulate = given(residual);
     g.activation = activation;
-    const int64_t tile_elements = tiled_elements(kg, g.k);
-    const bool tiled = kg > 2 * kMR && g.n >= kFewPanels * Blocking<T>::NR &&
-                       tile_elements * static_cast<int64_t>(sizeof(T)) <= kTiledBytes;
-    // The packer of windows copies channel by channel, which few channels do not repay.
-    Padded<T> layout = padded_for(window, s.dilation);
-    const bool padded = tiled && !point && cg <= kFewChannels && padded_copy_fits(s);
-    Scratch table(static_cast<size_t>(padded ? g.k + 1 : 1) * sizeof(int64_t)),
-        tile_scratch(tiled && !c.packed ? static_cast<size_t>(groups * tile_elements) * sizeof(T) : 64);
-    layout.offset = table.as<int64_t>();
-    if (!layout.offset || !tile_scratch.as<T>()) return no_memory();
-    if (padded) padded_offsets(layout, window, cg, s.dilation);
     const T* tiles = static_cast<const T*>(c.packed);
-    if (tiled && !tiles) {
+    const bool tiled = kg > kMR && g.n > kFewPixels;  // whether or not prepared: the same bits
+    Padded<T> layout = padded_for(window, s.dilation);
+    const bool padded = tiled && taps_of(s) > 1 && padded_copy_fits(s) &&
+                        layout.elements(cg) * static_cast<int64_t>(sizeof(T)) <= kCopiedBytes;
+    const bool tiles_once = tiled && !tiles && x.shape[0] > 1;
+    Scratch table(static_cast<size_t>(padded ? g.k + 1 : 1) * sizeof(int64_t)),
+        start_scratch(given(residual) ? run_bytes<T>(residual, 2) : 64),
+        tile_scratch(tiles_once ? static_cast<size_t>(groups * tiled_elements(kg, g.k) + 1) * sizeof(T) : 64);
+    layout.offset = table.as<int64_t>();
+    if (!layout.offset || !start_scratch.as<T>() || !tile_scratch.as<T>()) return no_memory();
+    if (tiles_once) {
         pack_weights(w, groups, tile_scratch.as<T>());
         tiles = tile_scratch.as<T>();
     }
+    if (padded) padded_offsets(layout, window, cg, s.dilation);
+    View start{};
+    if (given(residual)) start = as_run<T>(residual, 2, start_scratch, true);
     const Status status = for_images(x.shape[0], groups, conv_flops(y, w), [&](int64_t image, int64_t group) {
         Gemm<T> one = g;
         Window<T> here = window;
@@ -156,7 +181,8 @@ Status conv(const Call& c) {
         one.a = {w.as<T>() + group * kg * w.stride[0], w.stride[0], 1};
         one.c = y.as<T>() + image * y.stride[0] + group * kg * y.stride[1];
         one.bias_row = bias ? bias + group * kg : nullptr;
-        const Matrix<T> matrix = {here.image, x.stride[1], 1};
+        if (start.data)
+            one.addend = {start.as<T>() + image * start.stride[0] + group * kg * start.stride[1], start.stride[1], 1};
         Padded<T> own = layout;
         Scratch copy_scratch(padded ? static_cast<size_t>(layout.elements(cg)) * sizeof(T) : 64);
         if (padded) {
@@ -164,13 +190,12 @@ Status conv(const Call& c) {
             if (!own.data) return false;
             fill_all(own, here, cg, s);
             one.pack_b = pack_padded<T>, one.context = &own;
-        } else if (point && !tiled) {
-            one.b = matrix;
+        } else if (point) {
+            one.b = {here.image, x.stride[1], 1};
         } else {
-            one.pack_b = point ? pack_matrix<T> : pack_window<T>;
-            one.context = point ? static_cast<const void*>(&matrix) : &here;
+            one.pack_b = pack_window<T>, one.context = &here;
         }
-        return tiled ? gemm_tiled(one, tiles + group * tile_elements) : gemm(one);
+        return tiled ? gemm_tiled(one, tiles ? tiles + group * tiled_elements(kg, g.k) : nullptr) : gemm(one);
     });
     if (y.data != y_given.data) copy<T>(y_given, y);
     return status;
@@ -207,14 +232,16 @@ int64_t packed_size(const Call& c) {
     const View& w = c.in[1];
     const int64_t groups = c.attr[kGroups].i, size = item_size(w.dtype);
     if (c.attr[kLayout].choice == kNhwc) return conv_last_packed_size(w, groups);
-    const int64_t bytes = tiled_elements(w.shape[0] / groups, numel(w) / w.shape[0]) * size;
-    return bytes <= kTiledBytes ? groups * bytes : 0;
+    if (const int tile = winograd_tile(c.attr[kAlgo]))
+        return w.ndim == 4 && w.shape[2] == 3 && w.shape[3] == 3 ? conv_winograd_packed_size(w, tile) : 0;
+    return groups * tiled_elements(w.shape[0] / groups, numel(w) / w.shape[0]) * size;
 }
 
 void pack(const Call& c, void* packed) {
     const View& w = c.in[1];
     const int64_t groups = c.attr[kGroups].i;
     if (c.attr[kLayout].choice == kNhwc) return conv_last_pack(w, groups, packed);
+    if (const int tile = winograd_tile(c.attr[kAlgo])) return conv_winograd_pack(w, tile, packed);
     w.dtype == DType::f32 ? pack_weights(w, groups, static_cast<float*>(packed))
                           : pack_weights(w, groups, static_cast<double*>(packed));
 }
@@ -223,7 +250,8 @@ constexpr Operand kOperands[] = {{"x"}, {"w"}, {"b", Role::optional}, {"residual
 constexpr AttrSpec kAttrs[] = {
     TW_CONV_ATTRS,
     {.name = "activation", .kind = AttrKind::choice, .choices = "relu|sigmoid|tanh|gelu", .none_ok = true},
-    TW_CONV_LAYOUT};
+    TW_CONV_LAYOUT,
+    {.name = "algo", .kind = AttrKind::choice, .choices = "winograd|winograd_2x2", .none_ok = true}};
 
 }  // namespace
 

@@ -8,6 +8,7 @@
 #include "core/convolution.h"
 #include "gemm/micro.h"
 #include "gemm/pack.h"
+#include "gemm/tiled.h"
 #include "gemm/window.h"
 #include "ops/conv_problem.h"
 
@@ -109,11 +110,15 @@ bool run_phase(const GradX& r, const Phase* p) {
     Scratch weights(static_cast<size_t>(groups * cg * kg * taps + 1) * sizeof(T));
     Scratch table(static_cast<size_t>(taps + 1) * sizeof(int32_t));
     Scratch bias_scratch(static_cast<size_t>(groups * cg + 1) * sizeof(T));
-    T *const packed = weights.as<T>(), *bias = bias_scratch.as<T>();
-    if (!packed || !table.as<int32_t>() || !bias) return false;
+    const int64_t each = tiled_elements(cg, kg * taps);
+    Scratch tile_scratch(static_cast<size_t>(groups * each + 1) * sizeof(T));
+    T *const packed = weights.as<T>(), *bias = bias_scratch.as<T>(), *const tiles = tile_scratch.as<T>();
+    if (!packed || !table.as<int32_t>() || !bias || !tiles) return false;
     for (int64_t c = 0; r.bias.data && c < groups * cg; ++c) bias[c] = r.bias.as<T>()[c * r.bias.stride[0]];
     for (int64_t group = 0; group < groups; ++group)
         gather_weights(r.w, group * kg, kg, cg, s, p, table.as<int32_t>(), packed + group * cg * kg * taps);
+    for (int64_t group = 0; group < groups; ++group)
+        pack_tiles(Matrix<T>{packed + group * cg * kg * taps, kg * taps, 1}, cg, kg * taps, tiles + group * each);
     return for_images(dx.shape[0], groups,
                       2.0 * static_cast<double>(dx.shape[0] * groups * cg * kg * taps) * static_cast<double>(count),
                       [&](int64_t image, int64_t group) {
@@ -127,7 +132,6 @@ bool run_phase(const GradX& r, const Phase* p) {
             window.axis[a] = {s.out[a], p[a].count, s.y_stride[a], 1, p[a].taps, p[a].offset};
         Gemm<T> g{};
         g.m = cg, g.n = count, g.k = kg * taps;
-        g.a = {packed + group * cg * kg * taps, kg * taps, 1};
         g.pack_b = pack_window<T>;
         g.context = &window;
         g.bias_row = r.bias.data ? bias + group * cg : nullptr;
@@ -135,7 +139,7 @@ bool run_phase(const GradX& r, const Phase* p) {
         g.c = whole ? to : block.as<T>();
         g.c_row = whole ? dx.stride[1] : count;
         g.c_col = 1;
-        if (!gemm(g)) return false;
+        if (!gemm_tiled(g, tiles + group * each)) return false;
         if (!whole) spread(block.as<T>(), to, s, p, cg, dx.stride[1]);
         return true;
     }) == Status::ok;

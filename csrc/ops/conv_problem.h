@@ -51,6 +51,19 @@ Status conv_last(const ConvLast& q);
 int64_t conv_last_packed_size(const View& w, int64_t groups);
 void conv_last_pack(const View& w, int64_t groups, void* packed);
 
+// A 3x3 kernel of stride 1 over two axes, by tiles of 2x2 or 4x4 results. y and residual are runs from axis 2 on.
+struct ConvWinograd {
+    View x, w, y;
+    View bias, residual;  // no data: none
+    ConvAxes axes;
+    Activation activation;
+    int tile;
+    const void* packed;  // what conv_winograd_pack wrote, or null
+};
+Status conv_winograd(const ConvWinograd& q);
+int64_t conv_winograd_packed_size(const View& w, int tile);
+void conv_winograd_pack(const View& w, int tile, void* packed);
+
 namespace {
 
 // Known when compiled, also as an argument.

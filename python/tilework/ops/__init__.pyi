@@ -44,6 +44,8 @@ from tilework.ops.canny import (
 from tilework.ops.contours import trace_contours as trace_contours
 from tilework.ops.conv import (
     conv as conv,
+from tilework.ops.conv import conv as conv
+from tilework.ops.conv_gradients import (
     conv_dw as conv_dw,
     conv_dx as conv_dx,
 )

@@ -11,7 +11,8 @@ import numpy as np
 from tilework import ops
 from tilework.arrays import Activation, Array, Ints, Padding, Pairs, Sizes, Wanted
 from tilework.errors import AttrError, DTypeError, ShapeError
-from tilework.ops.conv import scattered, wide_backward, wide_forward
+from tilework.ops.conv import wide_backward, wide_forward
+from tilework.ops.conv_gradients import scattered
 from tilework.ops.elementwise import activated, activation_dx, forward_activated
 from tilework.registry import (
     ErrorCase,
