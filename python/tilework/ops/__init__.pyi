@@ -42,8 +42,6 @@ from tilework.ops.canny import (
     canny_gradients as canny_gradients,
 )
 from tilework.ops.contours import trace_contours as trace_contours
-from tilework.ops.conv import (
-    conv as conv,
 from tilework.ops.conv import conv as conv
 from tilework.ops.conv_gradients import (
     conv_dw as conv_dw,

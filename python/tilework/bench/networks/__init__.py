@@ -7,7 +7,7 @@ own, and peers run the same weights.
 from __future__ import annotations
 
 import math
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -67,10 +67,12 @@ class NetworkProblem(Problem):
             deployed = network.deployed(weights)
             plain, prepared = (network.inference(deployed, prepared=p) for p in (False, True))
             compiled = network.compiled(deployed, x)
+            opted = {n: Contestant(partial(run, x), prepacked=True) for n, run in network.opted(deployed).items()}
             return {
                 "tilework": Contestant(lambda: plain(x)),
                 "tilework prepared": Contestant(lambda: prepared(x), prepacked=True),
                 "tilework graph": Contestant(lambda: compiled(x), prepacked=True),
+                **opted,
             }
         goal = network.goal(self.shapes[0])
 

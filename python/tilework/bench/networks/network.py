@@ -66,6 +66,10 @@ class Network(ABC):
         """The same as a compiled graph, for arrays like x."""
         return tw.trace(self.inference(weights, prepared=False), x).compile()
 
+    def opted(self, weights: Weights) -> dict[str, Callable[[Any], Any]]:
+        """Inference by algorithms that a caller opts in to, by the name of the contestant."""
+        return {}
+
     @abstractmethod
     def loss_and_gradients(self, weights: Weights, x: Any, goal: Any) -> tuple[Any, Weights]:
         """The loss and its gradient in every weight that learns."""
