@@ -148,6 +148,8 @@ def test_op_is_complete(name: str) -> None:
 @pytest.mark.parametrize("name", COMPILED)
 def test_op_is_one_room_on_every_floor(name: str) -> None:
     family = ops()[name].__module__.rpartition(".")[2]
+    if not (ROOT / "csrc/ops" / f"{family}.cc").exists():
+        family = family.removesuffix("_gradients")  # Python of their own, in the rooms of the op they belong to
     rooms = [family + part for part in ("", "_dx", "_dw")]  # gradients that fill a file of their own
     texts = [path.read_text() for path in (ROOT / "csrc/ops" / f"{room}.cc" for room in rooms) if path.exists()]
     assert any(re.search(rf"\bop_{name} = ", text) for text in texts)

@@ -6,7 +6,7 @@
 //           itself. Prepared filters are kept as rows of codes.
 // Numerics  exact in int32.
 // Threads   tiles of the sums; small images and groups side by side.
-#include "ops/conv_codes.h"
+#include "ops/conv_integer_problem.h"
 
 #include "gemm/padded.h"
 

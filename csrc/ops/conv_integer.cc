@@ -5,14 +5,14 @@
 //   qlinear_conv   y = clamp(rint((sum + b[k]) (x_scale w_scale[k] / y_scale)) + y_zero)
 //   conv_int8      y = act(sum (x_scale w_scale[k]) + b[k]), x quantised on the way by the range of its image
 //
-// Method    conv_codes.h: filters times windows; what becomes of a tile of sums is decided here.
+// Method    conv_integer_problem.h: filters times windows; what becomes of a tile of sums is decided here.
 // Numerics  integer sums are exact: a number of terms whose sum could leave int32 is an error. Float operations around
 //           them are rounded one by one: bit-equal on every tier and device but for the ULP of an activation. An image
 //           with a NaN or an infinity is NaN.
 // Threads   tiles of y; small images and groups side by side.
 // Source    ONNX ConvInteger-10, QLinearConv-10; Jacob et al., "Quantization and training of neural networks", 2018.
 #include "gemm/micro.h"
-#include "ops/conv_codes.h"
+#include "ops/conv_integer_problem.h"
 #include "simd/quantize.h"
 
 namespace tw::TW_ISA {

@@ -118,7 +118,7 @@ def _(
     groups: int,
     activation: Activation,
     layout: str,
-    algo: Algo,
+    algo: Algo = None,
 ) -> Any:
     x = channels_first(x, layout)
     n, c, *_ = x.shape
@@ -199,7 +199,7 @@ def _(
     wanted: Wanted,
     activation: Activation,
     layout: Layout,
-    algo: Algo,
+    algo: Algo = None,
     **attrs: Any,
 ) -> Any:
     attrs = {"layout": layout, **attrs}
@@ -398,7 +398,7 @@ def _(
     *,
     activation: Activation,
     layout: str,
-    algo: Algo,
+    algo: Algo = None,
     **attrs: Any,
 ) -> None:
     from tilework.backends import opencl_conv
