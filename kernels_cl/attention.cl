@@ -3,7 +3,7 @@
 //     attend        y and the logarithm of the sum of the powers        a group per query
 //     attend_dq     dq = scale ds k, and delta = sum(dy y)              a group per query
 //     attend_dkv    dv = p^T dy, dk = scale ds^T q                      a group per key
-//     with p = exp(score - lse), at most 1, ds = p (dy v^T - delta)
+//     with p = exp(score - lse), at most 1, ds = p (dy v^T - delta); a dropped weight is 0, others grow by `kept`
 //
 // Method    a block of GROUP scores at a time, one per item, is shared in local memory; then items take COLUMNS columns
 //           each. Keys that a query does not see are not read.
@@ -12,6 +12,7 @@
 // Defined by the launch:  DTYPE   of q, k, v;  GROUP, COLUMNS;  ADDED   the mask is added, not boolean
 #include "types.clh"
 #include "rows.clh"
+#include "philox.clh"
 
 #ifdef ADDED
 #define MASK_TYPE T
@@ -20,19 +21,20 @@
 #endif
 
 typedef struct {
-    long heads, kv_heads, queries, keys, depth, width, left, right, masked, mask_step[4], some;
+    long heads, kv_heads, queries, keys, depth, width, left, right, masked, mask_step[4], some, alibi, sinks;
+    long limit, seed, offset;  // words of philox below limit drop a weight
 } Sizes;
 
-#define OPERANDS IN(T, q), IN(T, k), IN(T, v), IN(MASK_TYPE, mask), IN(long, lengths)
-#define START_OPERANDS START(q); START(k); START(v); START(mask); START(lengths);
-#define SETTINGS const ACC scale, const ACC softcap, const Sizes z
+#define OPERANDS IN(T, q), IN(T, k), IN(T, v), IN(MASK_TYPE, mask), IN(long, lengths), IN(T, alibi)
+#define START_OPERANDS START(q); START(k); START(v); START(mask); START(lengths); START(alibi);
+#define SETTINGS const ACC scale, const ACC softcap, const ACC kept, const Sizes z
 
 #define LENGTH(b) (z.some ? lengths[b] : z.keys)
 
 // The score of a query and a key; *slope is what the cap leaves of it.
-inline ACC score_of(__global const T *q, __global const T *k, __global const MASK_TYPE *mask, const INDEX b,
-                    const INDEX h, const INDEX t, const INDEX j, const ACC scale, const ACC softcap, const Sizes z,
-                    ACC *slope) {
+inline ACC score_of(__global const T *q, __global const T *k, __global const MASK_TYPE *mask, __global const T *alibi,
+                    const INDEX b, const INDEX h, const INDEX t, const INDEX j, const long place, const ACC scale,
+                    const ACC softcap, const Sizes z, ACC *slope) {
     ACC s = 0;
     for (INDEX d = 0; d < (INDEX)z.depth; ++d) s = MAC(LOAD(q, d) * scale, LOAD(k, d), s);
     *slope = 1;
@@ -41,6 +43,7 @@ inline ACC score_of(__global const T *q, __global const T *k, __global const MAS
         s = bent * softcap;
         *slope = 1 - bent * bent;
     }
+    if (z.alibi) s -= LOAD(alibi, h) * (ACC)abs(j - place);
     if (!z.masked) return s;
     const long at = b * z.mask_step[0] + h * z.mask_step[1] + t * z.mask_step[2] + j * z.mask_step[3];
 #ifdef ADDED
@@ -50,10 +53,19 @@ inline ACC score_of(__global const T *q, __global const T *k, __global const MAS
 #endif
 }
 
-#define SCORE(h, t, j, slope)                                                                             \
+#define SCORE(h, t, j, place, slope)                                                                             \
     score_of(q + ((b * (INDEX)z.heads + (h)) * (INDEX)z.queries + (t)) * (INDEX)z.depth,                  \
-             k + ((b * (INDEX)z.kv_heads + head) * (INDEX)z.keys + (j)) * (INDEX)z.depth, mask, b, h, t, j, scale, \
-             softcap, z, slope)
+             k + ((b * (INDEX)z.kv_heads + head) * (INDEX)z.keys + (j)) * (INDEX)z.depth, mask, alibi, b, h, t, j, \
+             place, scale, softcap, z, slope)
+
+// What the weight of a key is multiplied by: 0 where a draw drops it.
+inline ACC factor_of(const long b, const long h, const long t, const long j, const ACC kept, const Sizes z) {
+    if (z.limit == 0) return kept;
+    const long at = ((b * z.heads + h) * z.queries + t) * z.keys + j;
+    const uint4 drawn = philox(at / 4, z.offset, z.seed);
+    const uint words[4] = {drawn.x, drawn.y, drawn.z, drawn.w};
+    return (long)words[at % 4] >= z.limit ? kept : (ACC)0;
+}
 
 // Query t of head h of sequence b, and the keys that it sees.
 #define FOR_A_QUERY                                                                                                  \
@@ -67,24 +79,25 @@ inline ACC score_of(__global const T *q, __global const T *k, __global const MAS
     for (INDEX c = 0, d = ITEM; c < COLUMNS; ++c, d += GROUP)        \
         if (d < (INDEX)(columns))
 
-__kernel void attend(OPERANDS, OUT(T, y), OUT(ACC, lse), SETTINGS) {
+__kernel void attend(OPERANDS, IN(T, sinks), OUT(T, y), OUT(ACC, lse), SETTINGS) {
     START_OPERANDS
+    START(sinks);
     START(y);
     START(lse);
     GROUP_MEMORY
     __local ACC power[GROUP];
     FOR_A_QUERY
     v += (b * (INDEX)z.kv_heads + head) * (INDEX)z.keys * (INDEX)z.width;
-    ACC top = -(ACC)INFINITY, sum = 0, acc[COLUMNS];
+    ACC top = z.sinks ? (ACC)LOAD(sinks, h) : -(ACC)INFINITY, sum = top == -(ACC)INFINITY ? 0 : 1, acc[COLUMNS];
     for (int c = 0; c < COLUMNS; ++c) acc[c] = 0;
     BLOCKS(first, begin, end) {
         ACC slope, s = -(ACC)INFINITY;
-        if (first + ITEM < end) s = SCORE(h, t, first + ITEM, &slope);
+        if (first + ITEM < end) s = SCORE(h, t, first + ITEM, place, &slope);
         const ACC highest = nan_max(top, GROUP_MAX(s)), base = highest == -(ACC)INFINITY ? (ACC)0 : highest;
         const ACC p = exp(s - base), shrink = top == highest ? (ACC)1 : exp(top - base);
         sum = sum * shrink + GROUP_SUM(p);
         top = highest;
-        power[ITEM] = p;
+        power[ITEM] = p == 0 ? (ACC)0 : p * factor_of(b, h, t, first + ITEM, kept, z);
         barrier(CLK_LOCAL_MEM_FENCE);
         const INDEX count = min((INDEX)GROUP, end - first);
         EACH_COLUMN(c, d, z.width) {
@@ -124,9 +137,9 @@ __kernel void attend_dq(OPERANDS, IN(T, dy), IN(T, y), IN(ACC, lse), OUT(ACC, de
         if (first + ITEM < end) {
             ACC slope, dp = 0;
             const INDEX j = first + ITEM;
-            const ACC p = p_of(SCORE(h, t, j, &slope), lse[ROW]);
+            const ACC p = p_of(SCORE(h, t, j, place, &slope), lse[ROW]);
             for (INDEX d = 0; d < (INDEX)z.width; ++d) dp = MAC(LOAD(dy, d), LOAD(values, j * (INDEX)z.width + d), dp);
-            ds = p == 0 ? (ACC)0 : p * (dp - total) * slope;
+            ds = p == 0 ? (ACC)0 : p * (dp * factor_of(b, h, t, j, kept, z) - total) * slope;
         }
         slopes[ITEM] = ds;
         barrier(CLK_LOCAL_MEM_FENCE);
@@ -165,10 +178,12 @@ __kernel void attend_dkv(OPERANDS, IN(T, dy), IN(ACC, lse), IN(ACC, delta), OUT(
             const INDEX t = first + ITEM;
             if (t < end) {
                 ACC slope, dp = 0;
-                p = p_of(SCORE(h, t, j, &slope), lse[above + t]);
+                p = p_of(SCORE(h, t, j, t + length - z.queries, &slope), lse[above + t]);
                 for (INDEX d = 0; d < (INDEX)z.width; ++d)
                     dp = MAC(LOAD(dy, (above + t) * (INDEX)z.width + d), LOAD(value, d), dp);
-                ds = p == 0 ? (ACC)0 : p * (dp - delta[above + t]) * slope;
+                const ACC factor = factor_of(b, h, t, j, kept, z);
+                ds = p == 0 ? (ACC)0 : p * (dp * factor - delta[above + t]) * slope;
+                p *= factor;
             }
             powers[ITEM] = p;
             slopes[ITEM] = ds;

@@ -35,7 +35,10 @@ NO_GRADIENT = {
     "quantize_linear",
     "attention_dx",
     "embedding_dw",
+    "embedding_bag_dw",
     "lstm_dx",
+    "gru_dx",
+    "rnn_dx",
     "geglu_dx",
     "swiglu_dx",
     "layer_norm_dx",
@@ -153,8 +156,8 @@ def test_op_is_one_room_on_every_floor(name: str) -> None:
     rooms = [family + part for part in ("", "_dx", "_dw")]  # gradients that fill a file of their own
     texts = [path.read_text() for path in (ROOT / "csrc/ops" / f"{room}.cc" for room in rooms) if path.exists()]
     assert any(re.search(rf"\bop_{name} = ", text) for text in texts)
-    # A gradient by another name, or a product of other numbers, launches the same kernels.
-    kernels = (family, family.removesuffix("_transpose").removesuffix("_integer"))
+    # A gradient by another name, a product of other numbers and a layer made of ops launch the same kernels.
+    kernels = (family, family.removesuffix("_transpose").removesuffix("_integer"), family.removeprefix("multi_head_"))
     if "opencl" in ops()[name].rules:
         assert any((ROOT / "kernels_cl" / f"{room}.cl").exists() for room in kernels)
     listed = (ROOT / "csrc/ops/ops.def").read_text()

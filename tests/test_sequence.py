@@ -139,33 +139,49 @@ def test_the_gradient_of_an_embedding_is_torchs(torch: Any) -> None:
     _assert_close(got[0], tensor.grad)
 
 
-@pytest.mark.parametrize("directions", [1, 2])
 @pytest.mark.parametrize("packed", [False, True])
-def test_lstm_is_torchs(directions: int, packed: bool, torch: Any) -> None:
+@pytest.mark.parametrize("directions", [1, 2])
+@pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN"])
+def test_recurrent_layers_are_torchs(name: str, directions: int, packed: bool, torch: Any) -> None:
     steps, count, inputs, hidden = 6, 19, 5, 7
-    layer = torch.nn.LSTM(inputs, hidden, bidirectional=directions == 2).double()
+    layer = getattr(torch.nn, name)(inputs, hidden, bidirectional=directions == 2).double()
     lengths = RANDOM.integers(1, steps + 1, count) if packed else None
-    x, h0, c0 = _normal(steps, count, inputs), *(_normal(directions, count, hidden) for _ in range(2))
-    tensors = [torch.from_numpy(a).requires_grad_() for a in (x, h0, c0)]
+    states = [_normal(directions, count, hidden) for _ in range(1 + (name == "LSTM"))]
+    x = _normal(steps, count, inputs)
+    tensors = [torch.from_numpy(a).requires_grad_() for a in (x, *states)]
     given = tensors[0]
     if packed:
         pack = torch.nn.utils.rnn.pack_padded_sequence
         given = pack(given, torch.from_numpy(lengths), enforce_sorted=False)
-    y, (h, c) = layer(given, tuple(tensors[1:]))
+    y, last = layer(given, tuple(tensors[1:]) if len(states) > 1 else tensors[1])
     if packed:
         y = torch.nn.utils.rnn.pad_packed_sequence(y, total_length=steps)[0]
-    kinds = [
-        np.stack([getattr(layer, f"{name}_l0{end}").detach().numpy() for end in ("", "_reverse")[:directions]])
-        for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-    ]
-    operands = (x, kinds[0], kinds[1], kinds[2] + kinds[3], h0, c0, lengths)
-    for got, want in zip(tw.lstm(*operands), (y, h, c), strict=True):
+    ends = ("", "_reverse")[:directions]
+    w, r, b, rb = (
+        np.stack([getattr(layer, f"{kind}_l0{end}").detach().numpy() for end in ends])
+        for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    )
+    call: Any = getattr(tw, name.lower())
+    operands = (x, w, r, *((b, rb) if name == "GRU" else (b + rb,)), *states, lengths)
+    for got, want in zip(call(*operands), (y, *(last if len(states) > 1 else (last,))), strict=True):
         _assert_close(got, want)
     dy = _normal(*y.shape)
     y.backward(torch.from_numpy(dy))
-    dx, dw, dr, db, dh0, dc0 = tw.lstm.backward(dy, *operands)[:6]
-    for got, tensor in zip((dx, dh0, dc0), tensors, strict=True):
+    dx, dw, dr, *others = call.backward(dy, *operands)[: len(operands) - 1]
+    *biases, dh = others if len(states) == 1 else (others[0], others[1])
+    for got, tensor in zip((dx, dh, *others[len(biases) + 1 :]), tensors, strict=True):
         _assert_close(got, tensor.grad)
-    for got, name in ((dw, "weight_ih"), (dr, "weight_hh"), (db, "bias_ih")):
-        for d, end in enumerate(("", "_reverse")[:directions]):
-            _assert_close(got[d], getattr(layer, f"{name}_l0{end}").grad)
+    kinds = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    for got, kind in zip((dw, dr, *biases), kinds, strict=False):
+        for d, end in enumerate(ends):
+            _assert_close(got[d], getattr(layer, f"{kind}_l0{end}").grad)
+
+
+def test_a_gru_may_reset_the_state_before_its_product() -> None:
+    x, w, r, h = _normal(1, 2, 3), _normal(1, 12, 3), _normal(1, 12, 4), _normal(1, 2, 4)
+    sigmoid = lambda a: 1 / (1 + np.exp(-a))  # noqa: E731
+    first, fresh = x[0] @ w[0].T, slice(8, None)
+    gates = sigmoid(first[:, :8] + h[0] @ r[0, :8].T)
+    n = np.tanh(first[:, fresh] + (gates[:, :4] * h[0]) @ r[0, fresh].T)
+    want = (1 - gates[:, 4:]) * n + gates[:, 4:] * h[0]
+    np.testing.assert_allclose(tw.gru(x, w, r, None, None, h, reset_after=False)[1][0], want, rtol=1e-12)

@@ -22,7 +22,7 @@ constexpr int64_t kFewQueries = 2;  // too few rows for a tile of one head
 constexpr int64_t kPackedBytes = 8 << 20;  // of key heads packed at a time
 
 struct Result {
-    View y, lse;  // lse: dtype none if not asked for
+    View y, lse, sinks;  // lse: dtype none if not asked for; sinks (H,): if not given
 };
 
 // exp(x) for x <= 0. Where a NaN took part x is anything, and so is the result.
@@ -41,19 +41,19 @@ struct Running {
 
 // s[0, n) becomes exp(s - top), 0 outside `seen`. Returns the factor by which the new top shrinks what was there.
 template <class T>
-TW_INLINE Wide<T> soften(const Attention& a, const char* mask_row, Wide<T>* s, Span seen, int64_t n,
+TW_INLINE Wide<T> soften(const Attention& a, const Added<Wide<T>>& add, Wide<T>* s, Span seen, int64_t n,
                          Running<Wide<T>>& row) {
     typedef Wide<T> W;
     constexpr int64_t L = kLanes<W>;
     const W lowest = -static_cast<W>(kInf);
     W* const from = s + seen.begin;
     const int64_t count = seen.end - seen.begin;
-    if (a.softcap > 0 || mask_row) {
+    if (a.softcap > 0 || add.any()) {
         const W cap = static_cast<W>(a.softcap), inverse = static_cast<W>(1 / a.softcap);
         each_vector<W>(count, [&](int64_t j, int64_t lanes) __attribute__((always_inline)) {
             Vec<W> v = take(from, 1, j, lanes);
             if (a.softcap > 0) v = tanh(v * inverse) * cap;
-            if (mask_row) v = masked<T>(a, mask_row, seen.begin + j, lanes, v);
+            v = with_added<T>(a, add, seen.begin + j, lanes, v);
             put(from, 1, j, lanes, v);
         });
     }
@@ -88,6 +88,25 @@ TW_INLINE Wide<T> soften(const Attention& a, const char* mask_row, Wide<T>* s, S
     row.sum = row.sum * factor + reduce_add(s0 + s1);
     row.top = top;
     return factor;
+}
+
+// Weights of a tile of keys that the draws drop become 0, the others grow by as much on average.
+template <class W>
+TW_INLINE void drop(const Attention& a, int64_t b, int64_t h, int64_t t, int64_t s0, int64_t n, W* weights) {
+    W factors[kTileKeys];
+    draw_row(a, b, h, t, s0, n, factors);
+    each_vector<W>(n, [&](int64_t j, int64_t lanes) __attribute__((always_inline)) {
+        put(weights, 1, j, lanes, take(weights, 1, j, lanes) * take(factors, 1, j, lanes));
+    });
+}
+
+// Before any key: nothing, or the sink of the head, whose weight goes nowhere.
+template <class T>
+TW_INLINE Running<Wide<T>> started(const Result& r, int64_t h) {
+    typedef Wide<T> W;
+    const W lowest = -static_cast<W>(kInf),
+            sink = given(r.sinks) ? widened(r.sinks.as<const T>()[h * r.sinks.stride[0]]) : lowest;
+    return {sink, sink == lowest ? W{0} : W{1}};
 }
 
 template <class W>
@@ -156,7 +175,7 @@ bool attend_tile(const Attention& a, const Result& r, int64_t b, int64_t h, int6
     copy_rows(a.q.as<T>() + b * a.q.stride[0] + h * a.q.stride[1] + t0 * a.q.stride[2], a.q.stride[2], a.q.stride[3],
               rows, a.depth, static_cast<W>(a.scale), q);
     __builtin_memset(sums, 0, static_cast<size_t>(rows * width) * sizeof(W));
-    for (int64_t i = 0; i < rows; ++i) running[i] = {-static_cast<W>(kInf), 0};
+    for (int64_t i = 0; i < rows; ++i) running[i] = started<T>(r, h);
     const int64_t begin = keys_seen(a, length, t0).begin, end = keys_seen(a, length, t0 + rows - 1).end;
     for (int64_t s0 = begin / kTileKeys * kTileKeys; s0 < end; s0 += kTileKeys) {
         const int64_t n = min_of(kTileKeys, end - s0);
@@ -165,9 +184,10 @@ bool attend_tile(const Attention& a, const Result& r, int64_t b, int64_t h, int6
         bool whole = true;
         for (int64_t i = 0; i < rows; ++i) {
             const Span seen = within(keys_seen(a, length, t0 + i), s0, n);
-            const char* row = given(a.mask) ? mask_at(a, b, h, t0 + i, s0) : nullptr;
-            const W factor = soften<T>(a, row, scores + i * kTileKeys, seen, n, running[i]);
+            W* const own = scores + i * kTileKeys;
+            const W factor = soften<T>(a, added_at<T>(a, b, h, t0 + i, s0), own, seen, n, running[i]);
             if (!(factor == 1)) shrink(sums + i * width, width, factor);
+            if (a.limit) drop(a, b, h, t0 + i, s0, n, own);
             whole &= seen.end - seen.begin == n;
         }
         add_product(Left<W>{scores, kTileKeys, 1}, Right<W>{packed.v + s0 * NR, NR, a.keys * NR}, sums, width, rows,
@@ -283,12 +303,14 @@ TW_INLINE void add_rows(const Matrix<T>& v, int64_t n, int64_t columns, const Wi
 
 // The queries of all heads of a group against one share of the keys. Row i is query i % T of head i / T.
 template <class T>
-bool attend_share(const Attention& a, int64_t b, int64_t head, int64_t s0, Wide<T>* sums, Running<Wide<T>>* running) {
+bool attend_share(const Attention& a, const Result& r, int64_t b, int64_t head, int64_t s0, Wide<T>* sums,
+                  Running<Wide<T>>* running) {
     typedef Wide<T> W;
     const int64_t rows = a.group * a.queries, depth = padded<W>(a.depth), width = padded<W>(a.width);
     const int64_t length = length_of(a, b);
     __builtin_memset(sums, 0, static_cast<size_t>(rows * width) * sizeof(W));
-    for (int64_t i = 0; i < rows; ++i) running[i] = {-static_cast<W>(kInf), 0};
+    for (int64_t i = 0; i < rows; ++i)
+        running[i] = s0 ? Running<W>{-static_cast<W>(kInf), 0} : started<T>(r, head * a.group + i / a.queries);
     const Span all = within({keys_seen(a, length, 0).begin, keys_seen(a, length, a.queries - 1).end}, s0, kTileKeys);
     const int64_t n = all.end - all.begin, first = s0 + all.begin;
     if (n == 0) return true;
@@ -310,8 +332,9 @@ bool attend_share(const Attention& a, int64_t b, int64_t head, int64_t s0, Wide<
     for (; i < rows; ++i) score_rows<T, 1>(k, n, a.depth, q + i * depth, depth, scores + i * kTileKeys, i == 0);
     for (i = 0; i < rows; ++i) {
         const int64_t t = i % a.queries, h = head * a.group + i / a.queries;
-        const char* row = given(a.mask) ? mask_at(a, b, h, t, first) : nullptr;
-        soften<T>(a, row, scores + i * kTileKeys, within(keys_seen(a, length, t), first, n), n, running[i]);
+        W* const own = scores + i * kTileKeys;
+        soften<T>(a, added_at<T>(a, b, h, t, first), own, within(keys_seen(a, length, t), first, n), n, running[i]);
+        if (a.limit) drop(a, b, h, t, first, n, own);
     }
     add_rows(v, n, a.width, scores, rows, sums, width);
     return true;
@@ -331,7 +354,7 @@ bool attend_few(const Attention& a, const Result& r) {
     note_kernel("shares of keys");
     parallel(heads * shares, [&](int64_t job) {
         const int64_t i = job / shares;
-        if (!attend_share<T>(a, i / a.kv_heads, i % a.kv_heads, job % shares * kTileKeys, sums + job * rows * width,
+        if (!attend_share<T>(a, r, i / a.kv_heads, i % a.kv_heads, job % shares * kTileKeys, sums + job * rows * width,
                              running + job * rows))
             __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
     });
@@ -361,7 +384,11 @@ bool attend_few(const Attention& a, const Result& r) {
 
 Status infer(Call& c, Inferred& r) {
     const View &q = c.in[0], &v = c.in[2];
-    TW_TRY(check_attention(q, c.in[1], v, c.in[3], c.in[4], c.attr));
+    TW_TRY(check_attention(q, c.in[1], v, c.in[3], c.in[4], c.in[5], c.attr));
+    if (given(c.in[6])) {
+        TW_TRY(want_dtype_of(c.in[6], "sinks", q, "q"));
+        TW_TRY(want_shape(c.in[6], "sinks", 1, q.shape + 1));
+    }
     r.n_out = 1;
     r.out[0] = result(q.dtype, 4, q.shape);
     r.out[0].shape[3] = v.shape[3];
@@ -377,8 +404,8 @@ Status run(const Call& c) {
     const bool some = given(c.in[4]);
     if (some) TW_TRY(check_lengths(c.in[4], c.in[1].shape[2], lengths.as<int64_t>()));
     const Attention a =
-        attention_of(c.in[0], c.in[1], c.in[2], c.in[3], some ? lengths.as<int64_t>() : nullptr, c.attr);
-    Result r{c.out[0], {}};
+        attention_of(c.in[0], c.in[1], c.in[2], c.in[3], c.in[5], some ? lengths.as<int64_t>() : nullptr, c.attr);
+    Result r{c.out[0], {}, c.in[6]};
     r.lse.dtype = DType::none;
     if (c.n_out > 1) r.lse = c.out[1];
     if (a.batch * a.heads * a.queries == 0) return Status::ok;
@@ -388,11 +415,17 @@ Status run(const Call& c) {
     return enough ? Status::ok : no_memory();
 }
 
-constexpr Operand kOperands[] = {{"q"}, {"k"}, {"v"}, {"mask", Role::optional}, {"lengths", Role::optional}};
+constexpr Operand kOperands[] = {{"q"},
+                                 {"k"},
+                                 {"v"},
+                                 {"mask", Role::optional},
+                                 {"lengths", Role::optional},
+                                 {"alibi", Role::optional},
+                                 {"sinks", Role::optional}};
 constexpr AttrSpec kAttrs[] = {TW_ATTENTION_ATTRS, {.name = "return_lse", .kind = AttrKind::boolean}};
 
 }  // namespace
 
-extern const OpDef op_attention = {"attention", kOperands, 5, kAttrs, TW_COUNT(kAttrs), infer, run};
+extern const OpDef op_attention = {"attention", kOperands, TW_COUNT(kOperands), kAttrs, TW_COUNT(kAttrs), infer, run};
 
 }  // namespace tw::TW_ISA

@@ -21,25 +21,27 @@ struct Gradient {
     View dy, y, lse, dq, dk, dv;
 };
 
-// p and ds of one row, in place of its scores and of dy v^T; 0 outside `seen`.
+// p and ds of one row, in place of its scores and of dy v^T; 0 outside `seen`. Factors, if not null, are those by which
+// forward multiplied the weights.
 template <class T>
-TW_INLINE void slope_row(const Attention& a, const char* mask_row, Wide<T>* scores, Wide<T>* slopes, Span seen,
-                         int64_t n, Wide<T> lse, Wide<T> delta) {
+TW_INLINE void slope_row(const Attention& a, const Added<Wide<T>>& add, const Wide<T>* factors, Wide<T>* scores,
+                         Wide<T>* slopes, Span seen, int64_t n, Wide<T> lse, Wide<T> delta) {
     typedef Wide<T> W;
     const bool any_seen = lse != -static_cast<W>(kInf);
     if (!any_seen) seen.end = seen.begin;
     W *const s = scores + seen.begin, *const d = slopes + seen.begin;
     const W cap = static_cast<W>(a.softcap), inverse = a.softcap > 0 ? static_cast<W>(1 / a.softcap) : W{0};
     each_vector<W>(seen.end - seen.begin, [&](int64_t j, int64_t lanes) __attribute__((always_inline)) {
-        Vec<W> v = take(s, 1, j, lanes), part = take(d, 1, j, lanes) - delta;
+        const Vec<W> factor = factors ? take(factors + seen.begin, 1, j, lanes) : splat(W{1});
+        Vec<W> v = take(s, 1, j, lanes), part = take(d, 1, j, lanes) * factor - delta;
         if (a.softcap > 0) {
             const Vec<W> bent = tanh(v * inverse);
             v = bent * cap;
             part *= 1 - bent * bent;
         }
-        if (mask_row) v = masked<T>(a, mask_row, seen.begin + j, lanes, v);
+        v = with_added<T>(a, add, seen.begin + j, lanes, v);
         const Vec<W> p = exp(min_any(Vec<W>{}, v - lse));
-        put(s, 1, j, lanes, p);
+        put(s, 1, j, lanes, p * factor);
         put(d, 1, j, lanes, select(p == 0, Vec<W>{}, p * part));
     });
     if (seen.end - seen.begin == n) return;
@@ -112,9 +114,11 @@ struct Backward {
         bool whole = true;
         for (int64_t i = 0; i < rows; ++i) {
             const Span seen = within(keys_seen(a, length, t0 + i), s0, n);
-            const char* mask = given(a.mask) ? mask_at(a, b, h, t0 + i, s0) : nullptr;
+            W factors[kTileKeys];
+            if (a.limit) draw_row(a, b, h, t0 + i, s0, n, factors);
             const W lse = head_at<W>(g.lse, b, h)[(t0 + i) * g.lse.stride[2]];
-            slope_row<T>(a, mask, room.scores + i * kTileKeys, room.slopes + i * kTileKeys, seen, n, lse, delta[i]);
+            slope_row<T>(a, added_at<T>(a, b, h, t0 + i, s0), a.limit ? factors : nullptr, room.scores + i * kTileKeys,
+                         room.slopes + i * kTileKeys, seen, n, lse, delta[i]);
             whole &= seen.end - seen.begin == n;
         }
         const auto by_key = [&](int64_t j, int64_t count) __attribute__((always_inline)) {
@@ -210,7 +214,7 @@ struct Backward {
 
 Status infer(Call& c, Inferred& r) {
     const View &dy = c.in[0], &q = c.in[1], &k = c.in[2], &v = c.in[3], &y = c.in[4], &lse = c.in[5];
-    TW_TRY(check_attention(q, k, v, c.in[6], c.in[7], c.attr));
+    TW_TRY(check_attention(q, k, v, c.in[6], c.in[7], c.in[8], c.attr));
     const int64_t shape[] = {q.shape[0], q.shape[1], q.shape[2], v.shape[3]};
     TW_TRY(want_dtype_of(dy, "dy", q, "q"));
     TW_TRY(want_shape(dy, "dy", 4, shape));
@@ -235,19 +239,27 @@ Status run(const Call& c) {
     const bool some = given(c.in[7]);
     if (some) TW_TRY(check_lengths(c.in[7], c.in[2].shape[2], lengths.as<int64_t>()));
     const Attention a =
-        attention_of(c.in[1], c.in[2], c.in[3], c.in[6], some ? lengths.as<int64_t>() : nullptr, c.attr);
+        attention_of(c.in[1], c.in[2], c.in[3], c.in[6], c.in[8], some ? lengths.as<int64_t>() : nullptr, c.attr);
     const Gradient g{c.in[0], c.in[4], c.in[5], c.out[0], c.out[1], c.out[2]};
     if (a.batch * a.kv_heads == 0) return Status::ok;
     const bool enough = for_floating(a.q.dtype, [&]<class T>() { return Backward<T>{a, g}.run(); });
     return enough ? Status::ok : no_memory();
 }
 
-constexpr Operand kOperands[] = {
-    {"dy"}, {"q"}, {"k"}, {"v"}, {"y"}, {"lse"}, {"mask", Role::optional}, {"lengths", Role::optional}};
+constexpr Operand kOperands[] = {{"dy"},
+                                 {"q"},
+                                 {"k"},
+                                 {"v"},
+                                 {"y"},
+                                 {"lse"},
+                                 {"mask", Role::optional},
+                                 {"lengths", Role::optional},
+                                 {"alibi", Role::optional}};
 constexpr AttrSpec kAttrs[] = {TW_ATTENTION_ATTRS};
 
 }  // namespace
 
-extern const OpDef op_attention_dx = {"attention_dx", kOperands, 8, kAttrs, TW_COUNT(kAttrs), infer, run};
+extern const OpDef op_attention_dx = {"attention_dx", kOperands, TW_COUNT(kOperands), kAttrs, TW_COUNT(kAttrs),
+                                      infer,          run};
 
 }  // namespace tw::TW_ISA

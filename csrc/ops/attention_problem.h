@@ -5,18 +5,20 @@
 #include "gemm/gemm.h"
 #include "gemm/pack.h"
 #include "ops/ops.h"
+#include "simd/philox.h"
 #include "simd/rows.h"
 
-#define TW_ATTENTION_ATTRS                                                                                     \
-    {.name = "causal", .kind = AttrKind::boolean}, {.name = "scale", .kind = AttrKind::real, .none_ok = true}, \
-        {.name = "window", .kind = AttrKind::integers, .none_ok = true}, {                                     \
-        .name = "softcap", .kind = AttrKind::real                                                              \
+#define TW_ATTENTION_ATTRS                                                                                            \
+    {.name = "causal", .kind = AttrKind::boolean}, {.name = "scale", .kind = AttrKind::real, .none_ok = true},        \
+        {.name = "window", .kind = AttrKind::integers, .none_ok = true}, {.name = "softcap", .kind = AttrKind::real}, \
+        {.name = "dropout", .kind = AttrKind::real}, {.name = "seed", .kind = AttrKind::integer, .none_ok = true}, {  \
+        .name = "offset", .kind = AttrKind::integer                                                                   \
     }
 
 namespace tw::TW_ISA {
 namespace {
 
-enum AttentionAttribute { kCausal, kScale, kWindow, kSoftcap, kReturnLse };
+enum AttentionAttribute { kCausal, kScale, kWindow, kSoftcap, kDropout, kSeed, kOffset, kReturnLse };
 
 struct Attention {
     View q, k, v, mask;  // mask: dtype none where there is none
@@ -26,12 +28,16 @@ struct Attention {
     bool causal, windowed;
     int64_t left, right;
     double scale, softcap;
+    View alibi;  // slopes (H,); dtype none where there are none
+    double kept;  // 1 / (1 - dropout), the factor of weights that are not dropped
+    uint64_t limit, seed, offset;  // words of philox below limit drop a weight
 };
 
 // ---- shapes -----------------------------------------------------------------------------------------------------------------
 
 // q (B, H, T, D), k (B, Hkv, S, D), v (B, Hkv, S, Dv), mask and lengths, and the attributes.
-Status check_attention(const View& q, const View& k, const View& v, const View& mask, const View& lengths, Attr* attr) {
+Status check_attention(const View& q, const View& k, const View& v, const View& mask, const View& lengths,
+                       const View& alibi, Attr* attr) {
     const auto ll = [](int64_t n) { return static_cast<long long>(n); };
     TW_TRY(want_floating(q, "q"));
     TW_TRY(want_dtype_of(k, "k", q, "q"));
@@ -67,6 +73,22 @@ Status check_attention(const View& q, const View& k, const View& v, const View& 
             return fail(Status::dtype, "lengths", "lengths has dtype %s; want int32 or int64", name_of(lengths.dtype));
         TW_TRY(want_shape(lengths, "lengths", 1, q.shape));
     }
+    if (given(alibi)) {
+        TW_TRY(want_dtype_of(alibi, "alibi", q, "q"));
+        TW_TRY(want_shape(alibi, "alibi", 1, q.shape + 1));
+    }
+    if (!(attr[kDropout].f >= 0 && attr[kDropout].f < 1))
+        return fail(Status::attr, "dropout", "dropout=%g; want a probability, 0 or more and below 1", attr[kDropout].f);
+    if (attr[kSeed].is_none) {
+        if (attr[kDropout].f > 0)
+            return fail(Status::attr, "seed", "seed is None with dropout=%g; want a number", attr[kDropout].f);
+        attr[kSeed].is_none = false, attr[kSeed].i = 0;
+    }
+    for (int i = kSeed; i <= kOffset; ++i)
+        if (attr[i].i < 0) {
+            const char* name = i == kSeed ? "seed" : "offset";
+            return fail(Status::attr, name, "%s=%lld; want 0 or more", name, ll(attr[i].i));
+        }
     constexpr double most = 0x1p64;
     Attr& scale = attr[kScale];
     if (scale.is_none) {
@@ -82,8 +104,8 @@ Status check_attention(const View& q, const View& k, const View& v, const View& 
     return Status::ok;
 }
 
-Attention attention_of(const View& q, const View& k, const View& v, const View& mask, const int64_t* lengths,
-                       const Attr* attr) {
+Attention attention_of(const View& q, const View& k, const View& v, const View& mask, const View& alibi,
+                       const int64_t* lengths, const Attr* attr) {
     Attention a{};
     a.q = q, a.k = k, a.v = v, a.mask = mask;
     a.batch = q.shape[0], a.heads = q.shape[1], a.queries = q.shape[2], a.depth = q.shape[3];
@@ -96,6 +118,10 @@ Attention attention_of(const View& q, const View& k, const View& v, const View& 
     a.windowed = !attr[kWindow].is_none;
     if (a.windowed) a.left = attr[kWindow].list[0], a.right = attr[kWindow].list[1];
     a.scale = attr[kScale].f, a.softcap = attr[kSoftcap].f;
+    a.alibi = alibi;
+    a.kept = 1 / (1 - attr[kDropout].f);
+    a.limit = static_cast<uint64_t>(attr[kDropout].f * 0x1p32);
+    a.seed = static_cast<uint64_t>(attr[kSeed].i), a.offset = static_cast<uint64_t>(attr[kOffset].i);
     return a;
 }
 
@@ -187,6 +213,48 @@ TW_INLINE bool all_masked(const Attention& a, int64_t b, int64_t h, int64_t t0, 
             if (at[j * step]) return false;
     }
     return true;
+}
+
+// ---- what is added to scores, and weights that are dropped -----------------------------------------------------------------
+
+// Of one query: its row of the mask (null: none), and a slope (0: none) times how far keys are from its place.
+template <class W>
+struct Added {
+    const char* mask;
+    W slope, ahead;  // ahead: the first key of the tile less the place of the query
+    bool any() const { return mask || slope != 0; }
+};
+
+template <class T>
+TW_INLINE Added<Wide<T>> added_at(const Attention& a, int64_t b, int64_t h, int64_t t, int64_t s0) {
+    typedef Wide<T> W;
+    const char* const mask = given(a.mask) ? mask_at(a, b, h, t, s0) : nullptr;
+    if (!given(a.alibi)) return {mask, W{0}, W{0}};
+    const int64_t place = t + length_of(a, b) - a.queries;
+    return {mask, widened(a.alibi.as<const T>()[h * a.alibi.stride[0]]), static_cast<W>(s0 - place)};
+}
+
+// n lanes of scores from key j of the tile on, with what is added.
+template <class T>
+TW_INLINE Vec<Wide<T>> with_added(const Attention& a, const Added<Wide<T>>& add, int64_t j, int64_t n, Vec<Wide<T>> s) {
+    typedef Wide<T> W;
+    if (add.slope != 0) s -= add.slope * abs(iota<W>() + (add.ahead + static_cast<W>(j)));
+    return add.mask ? masked<T>(a, add.mask, j, n, s) : s;
+}
+
+// Factors of the weights of n keys from s0 on for a query: 0 where a draw drops one, else 1 / (1 - dropout).
+template <class W>
+void draw_row(const Attention& a, int64_t b, int64_t h, int64_t t, int64_t s0, int64_t n, W* to) {
+    const uint64_t first = static_cast<uint64_t>(((b * a.heads + h) * a.queries + t) * a.keys + s0);
+    const W kept = static_cast<W>(a.kept);
+    uint32_t words[4 * kCounters];
+    for (int64_t i = 0; i < n;) {
+        const uint64_t at = first + static_cast<uint64_t>(i);
+        const int64_t skip = static_cast<int64_t>(at % 4), count = min_of(4 * kCounters - skip, n - i);
+        philox(words, at / 4, a.offset, a.seed);
+        for (int64_t k = 0; k < count; ++k) to[i + k] = words[skip + k] >= a.limit ? kept : W{0};
+        i += count;
+    }
 }
 
 // ---- tiles ------------------------------------------------------------------------------------------------------------------

@@ -53,9 +53,9 @@ TW_INLINE int64_t room_of(const View& v, bool narrow) { return narrow || !is_con
 // ---- the product of a step --------------------------------------------------------------------------------------------------
 
 // b (k, n) as [panel][k][NR].
-template <class W>
-void pack_panels_of(const Matrix<W>& b, int64_t k, int64_t n, W* to) {
-    constexpr int64_t NR = Blocking<W>::NR;
+template <class T>
+void pack_panels_of(const Matrix<T>& b, int64_t k, int64_t n, Wide<T>* to) {
+    constexpr int64_t NR = Blocking<Wide<T>>::NR;
     parallel(ceil_div(n, NR),
              [&](int64_t panel) { pack_panel(b, 0, k, panel * NR, min_of(NR, n - panel * NR), to + panel * NR * k); });
 }

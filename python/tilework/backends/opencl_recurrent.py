@@ -52,10 +52,21 @@ class Layer:
             self.queue.cast(self.queue.contiguous(given), made)
         return made
 
-    def launch(self, kernel: str, direction: int, step: int, *arrays: Any) -> None:
+    def peepholes(self, peep: Any) -> Any:
+        """Peepholes (D, 3H), zero where they are not given."""
+        made = self.empty(self.directions, 3 * self.hidden)
+        self.queue.fill(made, 0) if peep is None else self.queue.cast(self.queue.contiguous(peep), made)
+        return made
+
+    def launch(
+        self, kernel: str, direction: int, step: int, *arrays: Any, clip: float | None = None, items: int | None = None
+    ) -> None:
+        """Launches an item per sequence and unit; a kernel of cells takes a ``clip``."""
         sizes = (direction, self.directions, step, self.steps, self.count, self.hidden, self.some, self.flag)
-        args = (self.lengths, self.r, *arrays, np.array(sizes, np.int64))
-        self.queue.launch("recurrent.cl", kernel, self.count * self.hidden, GROUP_SIZE, args, DTYPE=self.type)
+        last = (np.array(sizes, np.int64),) if clip is None else (clip, np.array(sizes, np.int64))
+        args = (self.lengths, self.r, *arrays, *last)
+        count = self.count * self.hidden if items is None else items
+        self.queue.launch("recurrent.cl", kernel, count, GROUP_SIZE, args, DTYPE=self.type)
 
     def sums(self, bias: Any, target: Any) -> Any:
         """X wᵀ + bias of all steps into ``target`` (D, T, N, blocks H)."""
@@ -86,6 +97,15 @@ class Layer:
         """Direction d of an array per step as a matrix."""
         return a[d].reshape(self.rows, a.shape[-1])
 
+    def _rows_within(self) -> Any:
+        """X, zero behind the lengths."""
+        if not self.some:
+            return self.x
+        made, sizes = self.empty(*self.x.shape), (0, 0, 0, self.steps, self.count, self.inputs, 0, 0)
+        args = (self.lengths, self.x, made, np.array(sizes, np.int64))
+        self.queue.launch("recurrent.cl", "rows_within", made.size, GROUP_SIZE, args, DTYPE=self.type)
+        return made
+
     def gradients(
         self, da: Any, parts: Callable[[int], Sequence[tuple[int, Any, Any]]], results: Sequence[Any]
     ) -> None:
@@ -93,7 +113,7 @@ class Layer:
 
         The rows of r from ``first`` on get slopesᵀ states, for each (first, slopes, states) of a direction's parts.
         """
-        queue, rows = self.queue, self.rows
+        queue, rows, x = self.queue, self.rows, self._rows_within()
         dx, dw, dr, db = made = [self.empty(*a.shape) for a in results]
         if rows == 0:
             for a in made:
@@ -102,7 +122,7 @@ class Layer:
             for d in range(self.directions):
                 own = self.flat(da, d)
                 if self.inputs:
-                    multiply(queue, own.T, self.x.reshape(rows, self.inputs), dw[d])
+                    multiply(queue, own.T, x.reshape(rows, self.inputs), dw[d])
                 for first, slopes, states in parts(d):
                     multiply(queue, slopes.T, states, dr[d][first : first + slopes.shape[1]])
                 reduce(queue, "sum", own, db[d], (0,))
@@ -117,16 +137,30 @@ class Layer:
             queue.cast(a, result)
 
 
-def lstm(queue: Queue, x: Any, w: Any, r: Any, b: Any, h0: Any, c0: Any, lengths: Any, *results: Any) -> None:
+def lstm(
+    queue: Queue,
+    x: Any,
+    w: Any,
+    r: Any,
+    b: Any,
+    h0: Any,
+    c0: Any,
+    lengths: Any,
+    peep: Any,
+    *results: Any,
+    clip: float,
+    coupled: bool,
+) -> None:
     """Y, h, c, and gates and cells where they are asked for."""
-    layer = Layer(queue, x, w, r, lengths)
+    layer = Layer(queue, x, w, r, lengths, flag=coupled)
+    peepholes = layer.peepholes(peep)
     y, h, c, *kept = results
     gates, cells = kept or (layer.per_step(layer.wide), layer.per_step(layer.hidden))
     layer.sums(None if b is None else layer.widened(b), gates)
     cell = layer.state(c0)
 
     def step_on(d: int, step: int, now: Any, then: Any) -> None:
-        layer.launch("lstm_on", d, step, now, then, cell, gates, cells, y)
+        layer.launch("lstm_on", d, step, now, then, cell, peepholes, gates, cells, y, clip=clip)
 
     layer.forward(h0, h, step_on)
     queue.cast(cell, c)
@@ -146,17 +180,25 @@ def lstm_dx(
     lengths: Any,
     dh: Any,
     dc: Any,
+    peep: Any,
     *results: Any,
+    clip: float,
+    coupled: bool,
 ) -> None:
-    """Gradients of x, w, r, b, h0 and c0."""
-    layer = Layer(queue, x, w, r, lengths)
+    """Gradients of x, w, r, b, h0 and c0, and of the peepholes where they are given."""
+    layer = Layer(queue, x, w, r, lengths, flag=coupled)
     first_h, first_c, last_h, cell, start = (layer.state(s) for s in (h0, c0, dh, dc, None))
     da, before = layer.per_step(layer.wide), layer.per_step(layer.hidden)
-    arrays = (gates, cells, dy, y, first_h, first_c, last_h, cell, da, before, start)
-    layer.backward(lambda d, step: layer.launch("lstm_dx", d, step, *arrays))
+    arrays = (gates, cells, dy, y, first_h, first_c, last_h, cell, layer.peepholes(peep), da, before, start)
+    layer.backward(lambda d, step: layer.launch("lstm_dx", d, step, *arrays, clip=clip))
     layer.gradients(da, lambda d: [(0, layer.flat(da, d), layer.flat(before, d))], results[:4])
     queue.cast(start, results[4])
     queue.cast(cell, results[5])
+    if peep is not None:
+        slopes = layer.empty(*peep.shape)
+        for d in range(layer.directions):
+            layer.launch("peep_dx", d, 0, cells, first_c, da, slopes, items=3 * layer.hidden)
+        queue.cast(slopes, results[6])
 
 
 def gru(

@@ -94,6 +94,10 @@ from tilework.ops.embedding import (
     embedding as embedding,
     embedding_dw as embedding_dw,
 )
+from tilework.ops.embedding_bag import (
+    embedding_bag as embedding_bag,
+    embedding_bag_dw as embedding_bag_dw,
+)
 from tilework.ops.factor import (
     cholesky as cholesky,
     lu as lu,
@@ -160,10 +164,6 @@ from tilework.ops.lp_pool import (
     lp_pool as lp_pool,
     lp_pool_dx as lp_pool_dx,
 )
-from tilework.ops.lstm import (
-    lstm as lstm,
-    lstm_dx as lstm_dx,
-)
 from tilework.ops.matmul import (
     linear as linear,
     matmul as matmul,
@@ -186,6 +186,7 @@ from tilework.ops.movement import (
     reshape as reshape,
     transpose as transpose,
 )
+from tilework.ops.multi_head_attention import multi_head_attention as multi_head_attention
 from tilework.ops.optimizer import (
     adam_step as adam_step,
     lion_step as lion_step,
@@ -209,6 +210,14 @@ from tilework.ops.quantize import (
     dequantize_linear as dequantize_linear,
     dynamic_quantize_linear as dynamic_quantize_linear,
     quantize_linear as quantize_linear,
+)
+from tilework.ops.recurrent import (
+    gru as gru,
+    gru_dx as gru_dx,
+    lstm as lstm,
+    lstm_dx as lstm_dx,
+    rnn as rnn,
+    rnn_dx as rnn_dx,
 )
 from tilework.ops.reduce import (
     reduce_max as reduce_max,

@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tilework import ops
 from tilework.arrays import Array, Ints, Sizes, Wanted
-from tilework.backends.opencl_queue import Queue, broadcast_strides
+from tilework.backends.opencl_attention import Launch
+from tilework.backends.opencl_queue import Queue
+from tilework.backends.philox import philox
 from tilework.dtypes import FLOATING, is_narrow
 from tilework.errors import AttrError, AttrTypeError, DTypeError, IndexContentError, ShapeError
 from tilework.registry import (
@@ -43,11 +46,16 @@ def attention(
     v: Array,
     mask: Array | None = None,
     lengths: Array | None = None,
+    alibi: Array | None = None,
+    sinks: Array | None = None,
     *,
     causal: bool = False,
     scale: float | None = None,
     window: Ints | None = None,
     softcap: float = 0.0,
+    dropout: float = 0.0,
+    seed: int | None = None,
+    offset: int = 0,
     return_lse: bool = False,
     out: Array | tuple[Array, ...] | None = None,
 ) -> Any:
@@ -59,6 +67,10 @@ def attention(
     stands at the last key that counts: a ``causal`` query sees no key behind its place, and a window (left, right)
     leaves it that many before and behind its place. A query that sees no key gets zeros. What a forbidden key has in v
     counts nothing but for NaN and infinities, which may spread.
+
+    alibi (H,) takes its slope times the distance of key and place off a score. sinks (H,) are scores of one more key
+    each, whose weight goes nowhere. dropout sets weights to zero with that probability and divides the others by
+    1 - dropout: draws of Philox4x32-10 as in ``dropout``, by the place of a weight in (B, H, T, S).
 
     The result is (B, H, T, Dv), or with return_lse a tuple of it and the logarithm of the sum of exp(score), (B, H, T),
     float32 for 16-bit q and -inf where no key is seen. Vaswani et al., "Attention is all you need", 2017.
@@ -76,11 +88,15 @@ def attention_dx(
     lse: Array,
     mask: Array | None = None,
     lengths: Array | None = None,
+    alibi: Array | None = None,
     *,
     causal: bool = False,
     scale: float | None = None,
     window: Ints | None = None,
     softcap: float = 0.0,
+    dropout: float = 0.0,
+    seed: int | None = None,
+    offset: int = 0,
     out: tuple[Array, ...] | None = None,
 ) -> Any:
     """Computes the gradients of attention in q, k and v from its results y (B, H, T, Dv) and lse (B, H, T)."""
@@ -109,8 +125,31 @@ def _seen(q: Any, k: Any, mask: Any, lengths: Any, causal: bool, window: Any) ->
     return seen & mask if mask is not None and mask.dtype == np.bool_ else seen
 
 
+def _distance(q: Any, k: Any, lengths: Any) -> Any:
+    """How far keys are from the places of queries, (B, 1, T, S)."""
+    length = np.full(q.shape[0], k.shape[2]) if lengths is None else np.asarray(lengths, np.int64)
+    place = np.arange(q.shape[2])[:, None] + length.reshape(-1, 1, 1, 1) - q.shape[2]
+    return np.abs(np.arange(k.shape[2]) - place)
+
+
+def _factors(q: Any, k: Any, *, dropout: float, seed: int, offset: int) -> Any:
+    """What weights (B, H, T, S) are multiplied by."""
+    shape = (*q.shape[:3], k.shape[2])
+    words = philox(math.prod(shape), offset, seed).reshape(shape)
+    return np.where(words >= np.uint64(int(dropout * 2.0**32)), 1 / (1 - dropout), 0.0)
+
+
 def _scores(
-    q: Any, k: Any, mask: Any, lengths: Any, *, causal: bool, scale: float, window: Any, softcap: float
+    q: Any,
+    k: Any,
+    mask: Any,
+    lengths: Any,
+    alibi: Any,
+    *,
+    causal: bool,
+    scale: float,
+    window: Any,
+    softcap: float,
 ) -> tuple[Any, Any, Any]:
     """Scores, -inf where a key does not count; the slope that the cap leaves; the size of what was summed."""
     wide = _grouped(k, q.shape[1])
@@ -120,6 +159,9 @@ def _scores(
     if softcap > 0:
         bent = np.tanh(s / softcap)
         s, slope = softcap * bent, 1 - bent**2
+    if alibi is not None:
+        far = alibi[:, None, None] * _distance(q, k, lengths)
+        s, size = s - far, size + np.abs(far)
     if mask is not None and mask.dtype != np.bool_:
         s, size = s + mask, size + np.abs(mask)
     return np.where(_seen(q, k, mask, lengths, causal, window), s, -np.inf), slope, size
@@ -132,9 +174,14 @@ def _weighted(p: Any, v: Any) -> Any:
     return np.where(p[..., None] == 0, 0.0, p[..., None] * v[..., None, :, :]).sum(axis=-2)
 
 
-def _powers(s: Any) -> tuple[Any, Any]:
+def _powers(s: Any, sinks: Any) -> tuple[Any, Any, Any]:
+    """exp(s - top), their sum, and top, the largest of a row; a sink is one score more."""
     top = np.max(s, axis=-1, keepdims=True, initial=-np.inf)
-    return np.exp(s - np.where(top == -np.inf, 0.0, top)), top
+    sink = np.full(top.shape, -np.inf) if sinks is None else np.broadcast_to(sinks[:, None, None], top.shape)
+    top = np.maximum(top, sink)
+    base = np.where(top == -np.inf, 0.0, top)
+    powers = np.exp(s - base)
+    return powers, powers.sum(axis=-1, keepdims=True) + np.exp(sink - base), top
 
 
 def _probabilities(s: Any, lse: Any) -> Any:
@@ -142,10 +189,24 @@ def _probabilities(s: Any, lse: Any) -> Any:
 
 
 @reference(attention)
-def _attention(q: Any, k: Any, v: Any, mask: Any, lengths: Any, *, return_lse: bool, **attrs: Any) -> Any:
-    powers, top = _powers(_scores(q, k, mask, lengths, **attrs)[0])
-    total = powers.sum(axis=-1, keepdims=True)
-    y = _weighted(powers / np.where(total == 0, 1.0, total), _grouped(v, q.shape[1]))
+def _attention(
+    q: Any,
+    k: Any,
+    v: Any,
+    mask: Any,
+    lengths: Any,
+    alibi: Any,
+    sinks: Any,
+    *,
+    return_lse: bool,
+    dropout: float,
+    seed: int,
+    offset: int,
+    **attrs: Any,
+) -> Any:
+    powers, total, top = _powers(_scores(q, k, mask, lengths, alibi, **attrs)[0], sinks)
+    factors = _factors(q, k, dropout=dropout, seed=seed, offset=offset)
+    y = _weighted(powers / np.where(total == 0, 1.0, total) * factors, _grouped(v, q.shape[1]))
     return (y, (top + np.log(total))[..., 0]) if return_lse else y
 
 
@@ -158,43 +219,86 @@ def _fold(x: Any, like: Any) -> Any:
 
 @reference(attention_dx)
 def _attention_dx(
-    dy: Any, q: Any, k: Any, v: Any, y: Any, lse: Any, mask: Any, lengths: Any, *, scale: float, **attrs: Any
+    dy: Any,
+    q: Any,
+    k: Any,
+    v: Any,
+    y: Any,
+    lse: Any,
+    mask: Any,
+    lengths: Any,
+    alibi: Any,
+    *,
+    scale: float,
+    dropout: float,
+    seed: int,
+    offset: int,
+    **attrs: Any,
 ) -> Any:
-    s, slope, _ = _scores(q, k, mask, lengths, scale=scale, **attrs)
-    p = _probabilities(s, lse)
+    s, slope, _ = _scores(q, k, mask, lengths, alibi, scale=scale, **attrs)
+    p, factors = _probabilities(s, lse), _factors(q, k, dropout=dropout, seed=seed, offset=offset)
     wide_k, wide_v = _grouped(k, q.shape[1]), _grouped(v, q.shape[1])
-    dp = np.matmul(dy, np.swapaxes(wide_v, -1, -2)) - (dy * y).sum(axis=-1, keepdims=True)
+    dp = np.matmul(dy, np.swapaxes(wide_v, -1, -2)) * factors - (dy * y).sum(axis=-1, keepdims=True)
     ds = np.where(p == 0, 0.0, p * dp * slope)
     turned = np.swapaxes(ds, -1, -2)
     dq, dk = _weighted(ds, wide_k) * scale, _weighted(turned, q) * scale
-    return dq, _fold(dk, k), _fold(_weighted(np.swapaxes(p, -1, -2), dy), v)
+    return dq, _fold(dk, k), _fold(_weighted(np.swapaxes(p * factors, -1, -2), dy), v)
 
 
 # A score is off by the roundings of its sum, and a power by as much, relatively; so is what is weighted by it.
 @terms(attention)
-def _(q: Any, k: Any, v: Any, mask: Any, lengths: Any, *, return_lse: bool, **attrs: Any) -> Any:
-    s, _, size = _scores(q, k, mask, lengths, **attrs)
-    powers, top = _powers(s)
-    total = powers.sum(axis=-1, keepdims=True)
+def _(
+    q: Any,
+    k: Any,
+    v: Any,
+    mask: Any,
+    lengths: Any,
+    alibi: Any,
+    sinks: Any,
+    *,
+    return_lse: bool,
+    dropout: float,
+    seed: int,
+    offset: int,
+    **attrs: Any,
+) -> Any:
+    s, _, size = _scores(q, k, mask, lengths, alibi, **attrs)
+    powers, total, top = _powers(s, sinks)
     p = powers / np.where(total == 0, 1.0, total)
     off = np.where(p > 0, p * (1 + size + np.abs(s - top)), 0.0)
-    wide = np.abs(_grouped(v, q.shape[1]))
-    y = np.matmul(off, wide) + off.sum(axis=-1, keepdims=True) * np.matmul(p, wide)
+    wide, kept = np.abs(_grouped(v, q.shape[1])), 1 / (1 - dropout)
+    y = kept * (np.matmul(off, wide) + off.sum(axis=-1, keepdims=True) * np.matmul(p, wide))
     return (
         (y, np.where(total == 0, 0.0, 1 + np.abs(top) + off.sum(axis=-1, keepdims=True))[..., 0]) if return_lse else y
     )
 
 
 @terms(attention_dx)
-def _(dy: Any, q: Any, k: Any, v: Any, y: Any, lse: Any, mask: Any, lengths: Any, *, scale: float, **attrs: Any) -> Any:
-    s, _, size = _scores(q, k, mask, lengths, scale=scale, **attrs)
-    p = _probabilities(s, lse)
+def _(
+    dy: Any,
+    q: Any,
+    k: Any,
+    v: Any,
+    y: Any,
+    lse: Any,
+    mask: Any,
+    lengths: Any,
+    alibi: Any,
+    *,
+    scale: float,
+    dropout: float,
+    seed: int,
+    offset: int,
+    **attrs: Any,
+) -> Any:
+    s, _, size = _scores(q, k, mask, lengths, alibi, scale=scale, **attrs)
+    p, kept = _probabilities(s, lse), 1 / (1 - dropout)
     off = np.where(p > 0, p * (1 + size + np.abs(s - lse[..., None])), 0.0)
     wide_k, wide_v = np.abs(_grouped(k, q.shape[1])), np.abs(_grouped(v, q.shape[1]))
-    dp = np.matmul(np.abs(dy), np.swapaxes(wide_v, -1, -2)) + np.abs(dy * y).sum(axis=-1, keepdims=True)
+    dp = kept * np.matmul(np.abs(dy), np.swapaxes(wide_v, -1, -2)) + np.abs(dy * y).sum(axis=-1, keepdims=True)
     ds = off * dp * abs(scale)
-    dk = np.matmul(np.swapaxes(ds, -1, -2), np.abs(q))
-    return np.matmul(ds, wide_k), _fold(dk, k), _fold(np.matmul(np.swapaxes(off, -1, -2), np.abs(dy)), v)
+    dk, dv = np.matmul(np.swapaxes(ds, -1, -2), np.abs(q)), kept * np.matmul(np.swapaxes(off, -1, -2), np.abs(dy))
+    return np.matmul(ds, wide_k), _fold(dk, k), _fold(dv, v)
 
 
 @depth(attention)
@@ -211,12 +315,12 @@ def _(dy: Any, q: Any, k: Any, v: Any, *others: Any, **attrs: Any) -> int:
 
 
 @forward(attention)
-def _(q: Array, k: Array, v: Array, mask: Array, lengths: Array, *, return_lse: bool, **attrs: Any) -> tuple[Any, Any]:
-    saved = attention(q, k, v, mask, lengths, return_lse=True, **attrs)
+def _(*operands: Array, return_lse: bool, **attrs: Any) -> tuple[Any, Any]:
+    saved = attention(*operands, return_lse=True, **attrs)
     return saved if return_lse else saved[0], saved
 
 
-@backward(attention, of=("q", "k", "v"))
+@backward(attention, of=("q", "k", "v", "sinks"))
 def _(
     dy: Array,
     q: Array,
@@ -224,15 +328,30 @@ def _(
     v: Array,
     mask: Array,
     lengths: Array,
+    alibi: Array,
+    sinks: Array,
     *,
     saved: tuple[Array, Array] | None,
     wanted: Wanted,
     return_lse: bool,
     **attrs: Any,
 ) -> Any:
-    y, lse = saved or attention(q, k, v, mask, lengths, return_lse=True, **attrs)
-    grads = attention_dx(dy, q, k, v, y, lse, mask, lengths, **attrs)
-    return tuple(g if n in wanted else None for g, n in zip(grads, ("q", "k", "v"), strict=True))
+    y, lse = saved or attention(q, k, v, mask, lengths, alibi, sinks, return_lse=True, **attrs)
+    grads: Any = (None,) * 3
+    if wanted & {"q", "k", "v"}:
+        grads = attention_dx(dy, q, k, v, y, lse, mask, lengths, alibi, **attrs)
+    kept = (g if n in wanted else None for g, n in zip(grads, ("q", "k", "v"), strict=True))
+    return *kept, _slope_of_sinks(dy, y, lse, sinks) if "sinks" in wanted else None
+
+
+def _slope_of_sinks(dy: Array, y: Array, lse: Array, sinks: Array) -> Array:
+    """What the weight of a sink takes from all others: -sum of exp(sink - lse) dy y over sequences and queries."""
+    narrow = sinks.dtype
+    wide = dy.dtype if not is_narrow(dy.dtype) else np.float32
+    dy, y, sinks = (ops.cast(a, dtype=wide) for a in (dy, y, sinks))
+    weight = ops.exp(ops.sub(ops.reshape(sinks, shape=(-1, 1)), lse))
+    delta = ops.reduce_sum(ops.mul(dy, y), axes=-1)
+    return ops.cast(ops.neg(ops.reduce_sum(ops.mul(weight, delta), axes=(0, 2))), dtype=narrow)
 
 
 for _target in (attention, attention_dx):
@@ -263,6 +382,9 @@ def _(fill: Fill) -> Iterator[Sample]:
     yield sample(q, k, v, some(1, 1, 1, 11))
     yield sample(*qkv(1, 1, 1, 3, 300, 9, 5), softcap=2.0)
     yield sample(*qkv(1, 1, 1, 10, 270, 4, 3), None, np.array([262]), window=(261, 0))
+    yield sample(*qkv(2, 2, 1, 3, 9, 5, 3), None, np.array([9, 0]), fill(2), fill(2), dropout=0.3, seed=5)
+    drawn: dict[str, Any] = {"causal": True, "dropout": 0.5, "seed": 1 << 40, "offset": 3}
+    yield sample(*qkv(1, 2, 2, 19, 21, 8, 9), some(1, 1, 19, 21), None, fill(2), fill(2), **drawn)
     for t, s, d, dv in ((0, 3, 2, 2), (3, 0, 2, 2), (3, 2, 0, 2), (9, 2, 2, 0)):
         yield sample(*qkv(1, 2, 1, t, s, d, dv))
     yield sample(*qkv(0, 2, 1, 3, 3, 2, 2))
@@ -273,7 +395,7 @@ def _(fill: Fill) -> Iterator[Sample]:
     for made in attention.rules["samples"](fill):
         attrs = {n: a for n, a in made.attrs.items() if n != "return_lse"}
         y, lse = attention.reference(*made.args, return_lse=True, **attrs)
-        yield Sample((fill(*y.shape), *made.args[:3], y, lse, *made.args[3:]), attrs)
+        yield Sample((fill(*y.shape), *made.args[:3], y, lse, *made.args[3:6]), attrs)
 
 
 @errors(attention)
@@ -295,6 +417,12 @@ def _(fill: Fill) -> Iterator[ErrorCase]:
     for scale in (math.nan, math.inf, 1e30):
         yield ErrorCase(sample(q, k, v, scale=scale), AttrError, f"scale={scale:g}; want a number between")
     yield ErrorCase(sample(q, k, v, softcap=-1.0), AttrError, "softcap=-1; want 0 for none")
+    yield ErrorCase(sample(q, k, v, None, None, fill(2)), ShapeError, "alibi has shape (2,); want (4,)")
+    yield ErrorCase(sample(q, k, v, None, None, None, fill(3)), ShapeError, "sinks has shape (3,); want (4,)")
+    for p in (-0.1, 1.0, math.nan):
+        yield ErrorCase(sample(q, k, v, dropout=p, seed=1), AttrError, f"dropout={p:g}; want a probability")
+    yield ErrorCase(sample(q, k, v, dropout=0.1), AttrError, "seed is None with dropout=0.1; want a number")
+    yield ErrorCase(sample(q, k, v, dropout=0.1, seed=-1), AttrError, "seed=-1; want 0 or more")
     yield ErrorCase(sample(q, k, v, window=-1), AttrError, "window=-1; want 0 or more")
     yield ErrorCase(sample(q, k, v, window=(1, 2, 3)), AttrError, "has 3 numbers; want one or 2")
     yield ErrorCase(sample(q, k, v, causal=2), AttrTypeError, "causal=2")
@@ -336,7 +464,17 @@ def _() -> Iterator[Workload]:
 @fills(attention_dx)
 def _(fill: Fill, dy: Sizes, q: Sizes, k: Sizes, v: Sizes, y: Sizes, lse: Sizes, *others: Any, **attrs: Any) -> Any:
     sums = fill.positive(*lse).astype(np.float32 if is_narrow(fill.dtype) else fill.dtype)
-    return fill(*dy), fill(*q), fill(*k), fill(*v), fill(*y), sums + sums.dtype.type(math.log(max(k[2], 1))), None, None
+    return (
+        fill(*dy),
+        fill(*q),
+        fill(*k),
+        fill(*v),
+        fill(*y),
+        sums + sums.dtype.type(math.log(max(k[2], 1))),
+        None,
+        None,
+        None,
+    )
 
 
 @flops(attention)
@@ -351,50 +489,6 @@ def _(dy: Sizes, q: Sizes, k: Sizes, v: Sizes, *others: Any, causal: bool, **att
 
 # ------------------------------------------------------------------------------------------------- OpenCL
 
-_GROUP = 64  # items that share a query, or a key
-
-
-class _Launch:
-    """What the kernels of one call have in common: operands, sizes, strides of the mask, options of the program."""
-
-    def __init__(
-        self,
-        queue: Queue,
-        q: Any,
-        k: Any,
-        v: Any,
-        mask: Any,
-        lengths: Any,
-        *,
-        causal: bool,
-        scale: float,
-        window: Any,
-        softcap: float,
-    ) -> None:
-        self.queue, self.scale, self.softcap = queue, scale, softcap
-        self.define = {"DTYPE": q.dtype, "GROUP": _GROUP}
-        steps = [0] * 4
-        if mask is not None:
-            mask = queue.contiguous(mask)
-            steps = broadcast_strides(mask, (*q.shape[:3], k.shape[2]))
-            if mask.dtype != np.bool_:
-                self.define["ADDED"] = 1
-        if lengths is not None:
-            queue.check_indices("lengths", lengths, k.shape[2] + 1)
-        far = 1 << 40
-        left, right = window or (far, far)
-        sizes = (q.shape[1], k.shape[1], q.shape[2], k.shape[2], q.shape[3], v.shape[3])
-        right = min(right, 0) if causal else right
-        self.sizes = np.array([*sizes, left, right, mask is not None, *steps, lengths is not None], np.int64)
-        self.operands = (q, k, v, mask, queue.as_int64(lengths))
-
-    def __call__(self, kernel: str, rows: int, columns: int, *arrays: Any) -> None:
-        none = self.queue.number(0, np.int32)  # for a kernel that never looks at it
-        args = [none if a is None or a.size == 0 else a for a in (*self.operands, *arrays)]
-        define = self.define | {"COLUMNS": 1 << max(-(-columns // _GROUP) - 1, 0).bit_length()}
-        args += [self.scale, self.softcap, self.sizes]
-        self.queue.launch("attention.cl", kernel, rows * _GROUP, _GROUP, args, **define)
-
 
 def _wide(queue: Queue, q: Any) -> Any:
     """Room for one number per query."""
@@ -403,10 +497,21 @@ def _wide(queue: Queue, q: Any) -> Any:
 
 @opencl(attention)
 def _(
-    queue: Queue, q: Any, k: Any, v: Any, mask: Any, lengths: Any, y: Any, *lse: Any, return_lse: bool, **attrs: Any
+    queue: Queue,
+    q: Any,
+    k: Any,
+    v: Any,
+    mask: Any,
+    lengths: Any,
+    alibi: Any,
+    sinks: Any,
+    y: Any,
+    *lse: Any,
+    return_lse: bool,
+    **attrs: Any,
 ) -> None:
-    launch = _Launch(queue, q, k, v, mask, lengths, **attrs)
-    launch("attend", math.prod(q.shape[:3]), v.shape[3], y, lse[0] if return_lse else _wide(queue, q))
+    launch = Launch(queue, q, k, v, mask, lengths, alibi, sinks, **attrs)
+    launch("attend", math.prod(q.shape[:3]), v.shape[3], sinks, y, lse[0] if return_lse else _wide(queue, q))
 
 
 @opencl(attention_dx)
@@ -420,12 +525,13 @@ def _(
     lse: Any,
     mask: Any,
     lengths: Any,
+    alibi: Any,
     dq: Any,
     dk: Any,
     dv: Any,
     **attrs: Any,
 ) -> None:
-    launch = _Launch(queue, q, k, v, mask, lengths, **attrs)
+    launch = Launch(queue, q, k, v, mask, lengths, alibi, **attrs)
     widest, delta = max(q.shape[3], v.shape[3]), _wide(queue, q)
     launch("attend_dq", math.prod(q.shape[:3]), widest, dy, y, lse, delta, dq)
     launch("attend_dkv", math.prod(k.shape[:3]), widest, dy, lse, delta, dk, dv)

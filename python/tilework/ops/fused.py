@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tilework.arrays import Array, Sizes
+from tilework.backends.philox import philox
 from tilework.dtypes import FLOATING, named, rounded
 from tilework.errors import AttrError, AttrTypeError, DTypeError, ShapeError
 from tilework.ops import activation, elementwise
-from tilework.ops.dropout import philox
 from tilework.programs import COMPARISONS, FOLDS, Instruction, parsed
 from tilework.registry import (
     ErrorCase,

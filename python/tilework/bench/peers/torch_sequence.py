@@ -11,26 +11,38 @@ def functions(torch: Any, a: dict[str, Any]) -> dict[str, Callable[[], Callable[
     functional = torch.nn.functional
 
     def attention() -> Callable[..., Any] | None:
-        if a["window"] is not None or a["softcap"] or a["return_lse"]:
+        if a["window"] is not None or a["softcap"] or a["return_lse"] or a["dropout"]:
             return None
 
-        def attend(q: Any, k: Any, v: Any, mask: Any = None, lengths: Any = None) -> Any:
-            if lengths is not None:
-                raise NotImplementedError("torch takes no lengths of keys")
+        def attend(q: Any, k: Any, v: Any, mask: Any = None, *others: Any) -> Any:
+            if any(a is not None for a in others):
+                raise NotImplementedError("torch takes no lengths of keys, no alibi and no sinks")
             options = {"is_causal": a["causal"], "scale": a["scale"], "enable_gqa": q.shape[1] != k.shape[1]}
             return functional.scaled_dot_product_attention(q, k, v, mask, **options)
 
         return attend
 
-    def lstm(x: Any, w: Any, r: Any, b: Any = None, h: Any = None, c: Any = None, lengths: Any = None) -> Any:
-        if lengths is not None or a["return_saved"]:
-            raise NotImplementedError("torch takes lengths as packed sequences, and keeps gates to itself")
-        state = torch.zeros(w.shape[0], x.shape[1], r.shape[2], dtype=x.dtype)
-        first = (state if h is None else h, state if c is None else c)
-        biases = [] if b is None else [b, torch.zeros_like(b)]
-        weights = [v[d] for d in range(w.shape[0]) for v in (w, r, *biases)]
-        both = w.shape[0] == 2
-        return torch.lstm(x, first, weights, b is not None, 1, 0.0, False, both, False)
+    def recurrent(run: Any, states: int) -> Callable[..., Any]:
+        def layer(x: Any, w: Any, r: Any, b: Any = None, *others: Any) -> Any:
+            rb, *others = others if run is torch.gru and others else (None, *others)
+            first, (lengths, *peep) = others[:states], [*others[states:], None][:2]
+            if lengths is not None or any(p is not None for p in peep):
+                raise NotImplementedError("torch takes lengths as packed sequences, and has no peepholes")
+            zero = torch.zeros(w.shape[0], x.shape[1], r.shape[2], dtype=x.dtype)
+            given = tuple(zero if s is None else s for s in (*first, *(None,) * (states - len(first))))
+            pair = [torch.zeros(w.shape[:2], dtype=x.dtype) if v is None else v for v in (b, rb)]
+            biases = [] if b is None and rb is None else pair
+            weights = [v[d] for d in range(w.shape[0]) for v in (w, r, *biases)]
+            both = w.shape[0] == 2
+            return run(x, given if states > 1 else given[0], weights, bool(biases), 1, 0.0, False, both, False)
+
+        return layer
+
+    def lstm() -> Callable[..., Any] | None:
+        return None if a["return_saved"] or a["clip"] or a["coupled"] else recurrent(torch.lstm, 2)
+
+    def gru() -> Callable[..., Any] | None:
+        return recurrent(torch.gru, 1) if a["reset_after"] and not a["return_saved"] else None
 
     def rotate(x: Any, cos: Any, sin: Any, positions: Any = None) -> Any:
         if a["inverse"]:
@@ -44,6 +56,8 @@ def functions(torch: Any, a: dict[str, Any]) -> dict[str, Callable[[], Callable[
     return {
         "attention": attention,
         "embedding": lambda: lambda w, indices: functional.embedding(indices, w),
-        "lstm": lambda: lstm,
+        "gru": gru,
+        "lstm": lstm,
+        "rnn": lambda: recurrent(torch.rnn_relu if a["activation"] == "relu" else torch.rnn_tanh, 1),
         "rotary_embedding": lambda: rotate,
     }
