@@ -24,9 +24,9 @@ def functions(torch: Any, a: dict[str, Any]) -> dict[str, Callable[[], Callable[
 
     def recurrent(run: Any, states: int) -> Callable[..., Any]:
         def layer(x: Any, w: Any, r: Any, b: Any = None, *others: Any) -> Any:
-            rb, *others = others if run is torch.gru and others else (None, *others)
-            first, (lengths, *peep) = others[:states], [*others[states:], None][:2]
-            if lengths is not None or any(p is not None for p in peep):
+            rb, rest = (others[0], others[1:]) if run is torch.gru and others else (None, others)
+            first = rest[:states]
+            if any(p is not None for p in rest[states:]):
                 raise NotImplementedError("torch takes lengths as packed sequences, and has no peepholes")
             zero = torch.zeros(w.shape[0], x.shape[1], r.shape[2], dtype=x.dtype)
             given = tuple(zero if s is None else s for s in (*first, *(None,) * (states - len(first))))

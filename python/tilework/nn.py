@@ -1,0 +1,242 @@
+"""Layers with more to them than one op: stacks of recurrent layers, their streams, and caches of keys and values.
+
+A layer holds no numbers. Its ``parameters`` are a dict that every call takes, so that ``tilework.value_and_grad`` and
+graphs see them as any other operands.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from tilework import ops
+from tilework.arrays import Array
+from tilework.errors import AttrError, ShapeError, UnsupportedError
+
+__all__ = ["GRU", "LSTM", "RNN", "KVCache", "Stream"]
+
+State = tuple[Any, ...]  # of one layer: (h, c) of an LSTM, (h,) of the others
+
+
+class _Stack:
+    """Recurrent layers above each other, the second one on what the first made, and so on."""
+
+    op: Any
+    blocks: int  # of H rows in the weights of a layer
+    biases: tuple[str, ...]
+    states: int
+
+    def __init__(
+        self,
+        inputs: int,
+        hidden: int,
+        *,
+        layers: int = 1,
+        bidirectional: bool = False,
+        merge: Literal["concat", "add", "none"] = "concat",
+        dropout: float = 0.0,
+        **options: Any,
+    ) -> None:
+        name = type(self).__name__
+        for argument, value in (("inputs", inputs), ("hidden", hidden), ("layers", layers)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise AttrError(f"{name}: {argument}={value!r}; want 1 or more", op=name, argument=argument)
+        if merge not in ("concat", "add", "none"):
+            raise AttrError(f"{name}: merge={merge!r}; want concat, add or none", op=name, argument="merge")
+        if not 0 <= dropout < 1:
+            text = f"{name}: dropout={dropout!r}; want a probability, 0 or more and below 1"
+            raise AttrError(text, op=name, argument="dropout")
+        self.inputs, self.hidden, self.layers, self.directions = inputs, hidden, layers, 1 + bool(bidirectional)
+        self.merge, self.dropout, self.options = merge, dropout, options
+
+    def parameters(self, seed: int = 0, dtype: npt.DTypeLike = np.float32) -> dict[str, Array]:
+        """Uniform numbers of at most 1 / sqrt(H): w0 (D, blocks H, I), r0 (D, blocks H, H), b0 and so on, per layer."""
+        random, most = np.random.default_rng(seed), 1 / math.sqrt(self.hidden)
+        made = {}
+        for k in range(self.layers):
+            rows = (self.directions, self.blocks * self.hidden)
+            shapes = {"w": (*rows, self.directions * self.hidden if k else self.inputs), "r": (*rows, self.hidden)}
+            for name, shape in {**shapes, **dict.fromkeys(self.biases, rows)}.items():
+                made[f"{name}{k}"] = random.uniform(-most, most, shape).astype(dtype)
+        return made
+
+    def _of(self, parameters: dict[str, Any], layer: int) -> dict[str, Any]:
+        return {name: parameters[f"{name}{layer}"] for name in ("w", "r", *self.biases)}
+
+    def __call__(
+        self,
+        parameters: dict[str, Any],
+        x: Any,
+        state: Sequence[State] | None = None,
+        lengths: Any = None,
+        *,
+        seed: int | None = None,
+    ) -> tuple[Any, list[State]]:
+        """Runs all layers over x (T, N, I): returns y (T, N, D H) and the last states, one tuple per layer.
+
+        ``state`` are states as they were returned, zero unless given. With a ``seed``, what one layer gives to the next
+        is dropped out. Of two directions, y is theirs side by side, their sum with merge="add", or a pair with "none".
+        """
+        y, last = x, []
+        for k in range(self.layers):
+            if k and self.dropout and seed is not None:
+                y = ops.dropout(y, p=self.dropout, seed=seed, offset=k)
+            start = (None,) * self.states if state is None else state[k]
+            own = tuple(self._of(parameters, k).values())
+            y, *ends = self.op(y, *own, *start, lengths, **self.options)
+            last.append(tuple(ends))
+        return self._merged(y), last
+
+    def _merged(self, y: Any) -> Any:
+        if self.directions == 1 or self.merge == "concat":
+            return y
+        first, second = (ops.crop(y, ((0, 0), (0, 0), pair)) for pair in ((0, self.hidden), (self.hidden, 0)))
+        return ops.add(first, second) if self.merge == "add" else (first, second)
+
+    def stream(self, parameters: dict[str, Array], sequences: int) -> Stream:
+        """What takes one step of all sequences at a time."""
+        if self.directions == 2:
+            name = type(self).__name__
+            raise UnsupportedError(f"{name}: two directions need the whole sequence; want bidirectional=False", op=name)
+        return Stream(self, parameters, sequences)
+
+
+class LSTM(_Stack):
+    """Stacked LSTM layers from I inputs to H hidden units: see ``lstm`` for one of them.
+
+    ``bidirectional``, ``merge`` and ``dropout`` as in the call.
+    """
+
+    op, blocks, biases, states = ops.lstm, 4, ("b",), 2
+
+
+class GRU(_Stack):
+    """Stacked GRU layers from I inputs to H hidden units; ``reset_after`` goes to ``gru``."""
+
+    op, blocks, biases, states = ops.gru, 3, ("b", "rb"), 1
+
+
+class RNN(_Stack):
+    """Stacked plain recurrent layers from I inputs to H hidden units; ``activation`` goes to ``rnn``."""
+
+    op, blocks, biases, states = ops.rnn, 1, ("b",), 1
+
+
+class Stream:
+    """A stack of one direction step by step: weights are packed once, results go to memory that was made once."""
+
+    def __init__(self, stack: _Stack, parameters: dict[str, Array], sequences: int) -> None:
+        self._layers = [stack.op.prepare(**stack._of(parameters, k), **stack.options) for k in range(stack.layers)]
+        dtype = parameters["w0"].dtype
+        shape = (1, sequences, stack.hidden)
+        # Two of each: a state is read while the next is written.
+        self._results = [
+            [tuple(np.zeros(shape, dtype) for _ in range(1 + stack.states)) for _ in range(2)] for _ in self._layers
+        ]
+        self._turn = 0
+
+    @property
+    def state(self) -> list[State]:
+        """The states after the last step, one tuple per layer; they change with the next but one."""
+        return [pair[self._turn][1:] for pair in self._results]
+
+    @state.setter
+    def state(self, state: Sequence[State]) -> None:
+        for pair, given in zip(self._results, state, strict=True):
+            for to, a in zip(pair[self._turn][1:], given, strict=True):
+                to[...] = a
+
+    def step(self, x: Array) -> Array:
+        """Takes x (N, I) and returns y (N, H), which changes with the next step but one."""
+        y = x[None]
+        for layer, pair in zip(self._layers, self._results, strict=True):
+            now, then = pair[self._turn], pair[1 - self._turn]
+            y = layer(y, *now[1:], out=then)[0]
+        self._turn = 1 - self._turn
+        return y[0]
+
+
+class KVCache:
+    """Keys (B, Hkv, n, D) and values (B, Hkv, n, Dv) of what was seen, in memory made once, in any floating dtype.
+
+    It takes ``capacity`` places; one more is an error. With a ``window`` it keeps that many last places for ever: they
+    slide through twice the window, and move to its front when they reach its end.
+    """
+
+    def __init__(
+        self,
+        batch: int,
+        heads: int,
+        depth: int,
+        *,
+        capacity: int | None = None,
+        window: int | None = None,
+        width: int | None = None,
+        dtype: npt.DTypeLike = np.float32,
+    ) -> None:
+        if (capacity is None) == (window is None):
+            text = f"KVCache: capacity={capacity!r} and window={window!r}; want one of them"
+            raise AttrError(text, op="KVCache", argument="capacity")
+        places = 2 * window if window is not None else capacity or 0
+        if places < 1:
+            name, value = ("capacity", capacity) if window is None else ("window", window)
+            raise AttrError(f"KVCache: {name}={value!r}; want 1 or more", op="KVCache", argument=name)
+        self.window = window
+        self._k = np.zeros((batch, heads, places, depth), dtype)
+        self._v = np.zeros((batch, heads, places, depth if width is None else width), dtype)
+        self._begin = self._end = 0
+
+    def __len__(self) -> int:
+        return self._end - self._begin
+
+    @property
+    def k(self) -> Array:
+        """The keys, a view."""
+        return self._k[:, :, self._begin : self._end]
+
+    @property
+    def v(self) -> Array:
+        """The values, a view."""
+        return self._v[:, :, self._begin : self._end]
+
+    def append(self, k: Array, v: Array) -> None:
+        """Adds the places of k (B, Hkv, T, D) and v (B, Hkv, T, Dv), rounded to the dtype of the cache."""
+        for name, a, own in (("k", k, self._k), ("v", v, self._v)):
+            if a.ndim != 4 or (*a.shape[:2], a.shape[3]) != (*own.shape[:2], own.shape[3]) or a.shape[2] != k.shape[2]:
+                want = (*own.shape[:2], "T", own.shape[3])
+                raise ShapeError(f"KVCache: {name} has shape {a.shape}; want {want}", op="KVCache", argument=name)
+        count, places = k.shape[2], self._k.shape[2]
+        if self.window is not None and count > self.window:
+            k, v, count = k[:, :, -self.window :], v[:, :, -self.window :], self.window
+        if self._end + count > places:
+            if self.window is None:
+                raise ShapeError(
+                    f"KVCache: {count} places more than {self._end} exceed capacity={places}; want a larger one",
+                    op="KVCache",
+                    argument="k",
+                )
+            kept = len(self)
+            for own in (self._k, self._v):
+                own[:, :, :kept] = own[:, :, self._end - kept : self._end].copy()
+            self._begin, self._end = 0, kept
+        for a, own in ((k, self._k), (v, self._v)):
+            ops.cast(a, dtype=own.dtype, out=own[:, :, self._end : self._end + count])
+        self._end += count
+        if self.window is not None:
+            self._begin = max(self._begin, self._end - self.window)
+
+    def attend(self, q: Array, k: Array, v: Array, **attrs: Any) -> Array:
+        """Appends k and v, then attends from q (B, H, T, D) of the same places to all that is kept, causally."""
+        # Of many queries, the first sees places that the last of them has left behind.
+        many = self.window is not None and k.shape[2] > 1
+        if many:
+            rounded = (ops.cast(a, dtype=self._k.dtype) for a in (k, v))
+            seen = [ops.concat([a, b], axis=2) for a, b in zip((self.k, self.v), rounded, strict=True)]
+        self.append(k, v)
+        window = None if self.window is None else (self.window - 1, 0)
+        y: Array = ops.attention(q, *(seen if many else (self.k, self.v)), causal=True, window=window, **attrs)
+        return y

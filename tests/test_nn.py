@@ -1,0 +1,135 @@
+"""Stacks of recurrent layers, their streams, and caches of keys and values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tilework as tw
+from tilework import nn
+
+RANDOM = np.random.default_rng(8)
+
+
+def _normal(*shape: int) -> Any:
+    return RANDOM.standard_normal(shape)
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN"])
+def test_stacks_are_torchs(name: str, bidirectional: bool) -> None:
+    torch = pytest.importorskip("torch")
+    peer = getattr(torch.nn, name)(5, 6, num_layers=2, bidirectional=bidirectional).double()
+    stack = getattr(nn, name)(5, 6, layers=2, bidirectional=bidirectional)
+    parameters = stack.parameters(dtype=np.float64)
+    ends = ("", "_reverse")[: stack.directions]
+    for k in range(2):
+        numbers = {
+            kind: np.stack([getattr(peer, f"{kind}_l{k}{end}").detach().numpy() for end in ends])
+            for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        }
+        biases = numbers["bias_ih"], numbers["bias_hh"]
+        own = dict(zip(stack.biases, biases if name == "GRU" else (sum(biases),), strict=True))
+        own |= {"w": numbers["weight_ih"], "r": numbers["weight_hh"]}
+        for kind, value in own.items():
+            assert parameters[f"{kind}{k}"].shape == value.shape
+            parameters[f"{kind}{k}"] = value
+    x = _normal(4, 3, 5)
+    y, state = stack(parameters, x)
+    want, _ = peer(torch.from_numpy(x))
+    np.testing.assert_allclose(y, want.detach().numpy(), rtol=1e-10, atol=1e-12)
+    again, _ = stack(parameters, x, state)
+    assert not np.allclose(again, y)
+
+
+@pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN"])
+def test_a_stream_gives_what_the_whole_sequence_gives(name: str) -> None:
+    stack = getattr(nn, name)(5, 33, layers=2)
+    parameters = stack.parameters(seed=1)
+    x = _normal(6, 3, 5).astype(np.float32)
+    y, last = stack(parameters, x)
+    stream = stack.stream(parameters, 3)
+    steps = [stream.step(x[t]).copy() for t in range(4)]
+    resumed = stack.stream(parameters, 3)
+    resumed.state = stream.state
+    steps += [resumed.step(x[t]).copy() for t in range(4, 6)]
+    np.testing.assert_allclose(np.stack(steps), y, rtol=1e-5, atol=1e-6)
+    for got, want in zip(resumed.state, last, strict=True):
+        for a, b in zip(got, want, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_directions_merge_as_asked() -> None:
+    x = _normal(4, 2, 3).astype(np.float32)
+    stacks = {m: nn.GRU(3, 5, layers=2, bidirectional=True, merge=m) for m in ("concat", "add", "none")}
+    made = {m: stack(stack.parameters(seed=2), x)[0] for m, stack in stacks.items()}
+    for part, half in zip(made["none"], (made["concat"][..., :5], made["concat"][..., 5:]), strict=True):
+        assert np.array_equal(part, half)
+    assert np.array_equal(made["add"], made["none"][0] + made["none"][1])
+
+
+def test_dropout_lies_between_layers_and_follows_the_seed() -> None:
+    stack = nn.RNN(3, 40, layers=2, dropout=0.5)
+    parameters, x = stack.parameters(), _normal(2, 3, 3).astype(np.float32)
+    runs = [stack(parameters, x, seed=seed)[0] for seed in (1, 1, 2, None)]
+    assert np.array_equal(runs[0], runs[1])
+    assert not np.array_equal(runs[0], runs[2])
+    assert not np.array_equal(runs[0], runs[3])
+
+
+def test_a_stack_is_trained_through() -> None:
+    stack = nn.LSTM(3, 4, layers=2, bidirectional=True, merge="add")
+    x = _normal(3, 2, 3)
+
+    def loss(parameters: Any) -> Any:
+        y, _ = stack(parameters, x)
+        return tw.reduce_sum(tw.mul(y, y))
+
+    parameters = stack.parameters(dtype=np.float64)
+    value, slopes = tw.value_and_grad(loss)(parameters)
+    moved = {n: p - 1e-6 * slopes[n] for n, p in parameters.items()}
+    size = sum(float(np.sum(s * s)) for s in slopes.values())
+    assert float(value) - float(loss(moved)) == pytest.approx(1e-6 * size, rel=1e-4)
+
+
+def test_a_cache_gives_what_all_keys_give() -> None:
+    q, k, v = _normal(2, 4, 12, 8), _normal(2, 2, 12, 8), _normal(2, 2, 12, 5)
+    cache = nn.KVCache(2, 2, 8, width=5, capacity=12, dtype=np.float64)
+    got = [cache.attend(q[:, :, i:j], k[:, :, i:j], v[:, :, i:j]) for i, j in ((0, 7), (7, 8), (8, 12))]
+    np.testing.assert_allclose(np.concatenate(got, axis=2), tw.attention(q, k, v, causal=True), rtol=1e-12)
+    with pytest.raises(tw.ShapeError, match="exceed capacity=12"):
+        cache.append(k[:, :, :1], v[:, :, :1])
+
+
+def test_a_window_slides() -> None:
+    q, k, v = (_normal(1, 2, 40, 4) for _ in range(3))
+    cache = nn.KVCache(1, 2, 4, window=6, dtype=np.float64)
+    want = tw.attention(q, k, v, causal=True, window=(5, 0))
+    begin = 0
+    for count in (1, 3, 9, 1, 1, 6, *(1,) * 19):
+        part = slice(begin, begin + count)
+        got = cache.attend(q[:, :, part], k[:, :, part], v[:, :, part])
+        np.testing.assert_allclose(got, want[:, :, part], rtol=1e-12)
+        begin += count
+    assert begin == 40
+    assert len(cache) == 6
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: nn.LSTM(3, 4, layers=0), "LSTM: layers=0; want 1 or more"),
+        (lambda: nn.GRU(3, -1), "GRU: hidden=-1; want 1 or more"),
+        (lambda: nn.RNN(3, 4, dropout=1.0), "dropout=1.0; want a probability"),
+        (lambda: nn.RNN(3, 4, dropout=float("nan")), "dropout=nan; want a probability"),
+        (lambda: nn.LSTM(3, 4, merge="mean"), "merge='mean'; want concat, add or none"),
+        (lambda: nn.KVCache(1, 1, 4), "want one of them"),
+        (lambda: nn.KVCache(1, 1, 4, window=0), "window=0; want 1 or more"),
+        (lambda: nn.LSTM(3, 4, bidirectional=True).stream({}, 1), "two directions need the whole sequence"),
+    ],
+)
+def test_layers_refuse_what_they_cannot_be(make: Any, text: str) -> None:
+    with pytest.raises(tw.Error, match=text):
+        make()
