@@ -45,7 +45,11 @@ else:
     }
     _MODULES = {name: module for module, names in _LATER.items() for name in names}
 
+    _PARTS = ("nn", "train", "vision")  # type checkers ask for their import
+
     def __getattr__(name: str) -> Any:
+        if name in _PARTS:
+            return importlib.import_module(f"tilework.{name}")
         if name in _MODULES:
             return globals().setdefault(name, getattr(importlib.import_module(_MODULES[name]), name))
         if name not in _ops.FAMILIES:

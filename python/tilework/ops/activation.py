@@ -195,7 +195,7 @@ def _(dy: Any, x: Any, *, function: str, alpha: float, beta: float) -> Any:
 # ------------------------------------------------------------------------------- what all functions share
 
 _OPS = (silu, softplus, mish, elu, leaky_relu, hard_sigmoid, hard_swish, clip, sqrt, rsqrt, abs, neg)
-NAMES = [f.name for f in _OPS]
+NAMES: list[str] = [f.name for f in _OPS]
 _ULP: dict[str, float] = {
     "silu": 4,
     "softplus": 4,

@@ -71,20 +71,20 @@ def _(args: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
 _Function = Callable[..., Any]
 
 
-def _of(rule: Any, **attrs: Any) -> _Function:
-    return functools.partial(rule.rules["reference"], **attrs)
+def _of(name: str, **attrs: Any) -> _Function:
+    return functools.partial(getattr(elementwise, name).rules["reference"], **attrs)
 
 
 _FUNCTIONS: dict[str, _Function] = {
-    name: _of(getattr(elementwise, name))
+    name: _of(name)
     for name in ("add", "sub", "mul", "div", "relu", "sigmoid", "tanh", "gelu", "exp", "log", "erf", "relu_dx")
 }
 _FUNCTIONS |= {
-    "sigmoid_dx": _of(elementwise.sigmoid_dx),
-    "tanh_dx": _of(elementwise.tanh_dx),
-    "gelu_tanh": _of(elementwise.gelu, approximate="tanh"),
-    "gelu_dx": _of(elementwise.gelu_dx),
-    "gelu_tanh_dx": _of(elementwise.gelu_dx, approximate="tanh"),
+    "sigmoid_dx": _of("sigmoid_dx"),
+    "tanh_dx": _of("tanh_dx"),
+    "gelu_tanh": _of("gelu", approximate="tanh"),
+    "gelu_dx": _of("gelu_dx"),
+    "gelu_tanh_dx": _of("gelu_dx", approximate="tanh"),
     "maximum": np.maximum,
     "minimum": np.minimum,
     "where": lambda c, a, b: np.where(c != 0, a, b),
