@@ -44,8 +44,6 @@ from tilework.ops import (
     sobel,
     spatial_gradient,
     threshold,
-    warp_affine,
-    warp_perspective,
 )
 from tilework.trajectories import Trajectory, TrajectoryDetector
 
@@ -101,8 +99,6 @@ __all__ = [
     "spatial_gradient",
     "threshold",
     "threshold_otsu",
-    "warp_affine",
-    "warp_perspective",
 ]
 
 
