@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "core/isa.h"
+#include "core/op_table.h"
 #include "core/parallel.h"
 
 using namespace tw;

@@ -261,7 +261,7 @@ rmsprop_step.rules["scale"] = _rmsprop_scale
 lion_step.rules["scale"] = _lion_scale
 tolerance(sgd_step, ulp=4)
 tolerance(adam_step, ulp=8)
-tolerance(rmsprop_step, ulp=8)
+tolerance(rmsprop_step, ulp=16)  # v - m^2 cancels; without FMA (the base tier) both products are rounded before
 tolerance(lion_step, ulp=4)
 
 
