@@ -197,7 +197,7 @@ def test_instruction_sets_are_named_in_simd_only(path: Path) -> None:
 PACKAGE = [
     ["_core", "errors", "arrays", "nested", "programs", "dtypes", "safetensors"],
     ["backends", "dispatch"],
-    ["registry", "prepared", "devices", "settings"],
+    ["registry", "prepared", "devices", "linking", "settings"],
     ["ops", "operators"],
     ["testing", "graph", "autodiff"],
     ["contours", "hough", "trajectories"],

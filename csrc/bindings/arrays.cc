@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "bindings/raise.h"
+#include "core/check.h"
 #include "core/memory.h"
 
 namespace tw::bindings {
@@ -123,28 +124,6 @@ PyObject* dtype_object(DType dtype) {
 }
 
 bool is_writeable(PyObject* array) { return array_proxy(array)->flags & kWriteable; }
-
-ShapeText shape_text(const View& view) {
-    ShapeText s;
-    int n = std::snprintf(s.text, sizeof s.text, "(");
-    for (int d = 0; d < view.ndim && n < 230; ++d)
-        n += std::snprintf(s.text + n, sizeof s.text - static_cast<size_t>(n), d ? ", %lld" : "%lld",
-                           static_cast<long long>(view.shape[d]));
-    std::snprintf(s.text + n, sizeof s.text - static_cast<size_t>(n), view.ndim == 1 ? ",)" : ")");
-    return s;
-}
-
-Extent extent_of(const View& view) {
-    const int64_t size = item_size(view.dtype);
-    const char* low = static_cast<const char*>(view.data);
-    const char* high = low;
-    for (int d = 0; d < view.ndim; ++d) {
-        if (view.shape[d] == 0) return {low, low};
-        const int64_t reach = (view.shape[d] - 1) * view.stride[d] * size;
-        (reach < 0 ? low : high) += reach;
-    }
-    return {low, high + size};
-}
 
 bool view_of(PyObject* array, View& view, const char* op, const char* argument, PyObject** copy) {
     const auto* a = array_proxy(array);

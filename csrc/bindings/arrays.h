@@ -2,7 +2,7 @@
 #pragma once
 #include <pybind11/numpy.h>
 
-#include "core/types.h"
+#include "core/caller.h"
 
 namespace tw::bindings {
 
@@ -25,18 +25,5 @@ DType dtype_from(PyObject* anything);                       // numpy.dtype(anyth
 PyObject* dtype_object(DType dtype);                        // new reference to a numpy.dtype, null with an error set
 PyObject* allocate(View& view, const char* op);  // a fresh C-ordered array for view.shape; fills data, stride
 PyObject* wrap(const View& view, PyObject* owner, bool writeable);  // an array over borrowed memory; steals owner
-
-// "(2, 3)": the shape as Python writes it, for messages.
-struct ShapeText {
-    char text[256];
-};
-ShapeText shape_text(const View& view);
-
-// The bytes a view spans: [low, high).
-struct Extent {
-    const char* low;
-    const char* high;
-};
-Extent extent_of(const View& view);
 
 }  // namespace tw::bindings

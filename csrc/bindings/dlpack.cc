@@ -5,7 +5,7 @@
 
 #include "bindings/arrays.h"
 #include "bindings/raise.h"
-#include "include/tilework/dlpack_abi.h"
+#include "core/caller.h"
 
 namespace tw::bindings {
 namespace {
@@ -14,99 +14,6 @@ constexpr const char* kName = "dltensor";
 constexpr const char* kUsedName = "used_dltensor";
 constexpr const char* kVersionedName = "dltensor_versioned";
 constexpr const char* kUsedVersionedName = "used_dltensor_versioned";
-
-DType dtype_of(const DLDataType& t) {
-    if (t.lanes != 1) return DType::none;
-    const int key = t.code * 256 + t.bits;
-    switch (key) {
-        case kDLFloat * 256 + 32: return DType::f32;
-        case kDLFloat * 256 + 64: return DType::f64;
-        case kDLFloat * 256 + 16: return DType::f16;
-        case kDLBfloat * 256 + 16: return DType::bf16;
-        case kDLInt * 256 + 8: return DType::i8;
-        case kDLInt * 256 + 16: return DType::i16;
-        case kDLInt * 256 + 32: return DType::i32;
-        case kDLInt * 256 + 64: return DType::i64;
-        case kDLUInt * 256 + 8: return DType::u8;
-        case kDLUInt * 256 + 16: return DType::u16;
-        case kDLBool * 256 + 8: return DType::boolean;
-        default: return DType::none;
-    }
-}
-
-DLDataType data_type_of(DType t) {
-    const auto bits = static_cast<uint8_t>(8 * item_size(t));
-    switch (t) {
-        case DType::bf16: return {kDLBfloat, bits, 1};
-        case DType::boolean: return {kDLBool, bits, 1};
-        case DType::u8:
-        case DType::u16: return {kDLUInt, bits, 1};
-        case DType::i8:
-        case DType::i16:
-        case DType::i32:
-        case DType::i64: return {kDLInt, bits, 1};
-        default: return {kDLFloat, bits, 1};
-    }
-}
-
-bool view_from(const DLTensor& t, View& v, const char* op, const char* a) {
-    if (t.device.device_type != kDLCPU)
-        return raise("DTypeError", op, a,
-                     "%s is on DLPack device type %d; want a CPU array (type 1), or a pyopencl array for a device", a,
-                     t.device.device_type),
-               false;
-    v.dtype = dtype_of(t.dtype);
-    if (v.dtype == DType::none)
-        return raise("DTypeError", op, a,
-                     "%s has DLPack dtype code %d, %d bits, %d lanes; want a float, int or bool of 8 to 64 bits", a,
-                     t.dtype.code, t.dtype.bits, t.dtype.lanes),
-               false;
-    if (t.ndim < 0 || t.ndim > kMaxDims)
-        return raise("ShapeError", op, a, "%s has %d dimensions; want 0 to %d", a, t.ndim, kMaxDims), false;
-    if (t.ndim > 0 && !t.shape)
-        return raise("ShapeError", op, a, "%s has no shape; want one size per dimension", a), false;
-    v.ndim = t.ndim;
-    const int64_t size = item_size(v.dtype);
-    int64_t elements = 1, low = 0, high = 0;
-    bool empty = false;
-    for (int d = 0; d < v.ndim; ++d) {
-        v.shape[d] = t.shape[d];
-        if (v.shape[d] < 0)
-            return raise("ShapeError", op, a, "%s has a dimension of %lld; want sizes of at least 0", a,
-                         static_cast<long long>(v.shape[d])),
-                   false;
-        empty = empty || v.shape[d] == 0;
-        if (__builtin_mul_overflow(elements, v.shape[d] ? v.shape[d] : 1, &elements) || elements > (int64_t{1} << 40))
-            return raise("ShapeError", op, a, "%s has more than 2^40 elements; want fewer", a), false;
-    }
-    set_contiguous(v);
-    for (int d = 0; d < v.ndim && t.strides; ++d) {
-        v.stride[d] = t.strides[d];
-        int64_t reach;
-        if (v.shape[d] > 1 && (__builtin_mul_overflow(v.shape[d] - 1, v.stride[d], &reach) ||
-                               __builtin_mul_overflow(reach, size, &reach) ||
-                               __builtin_add_overflow(reach < 0 ? low : high, reach, reach < 0 ? &low : &high)))
-            return raise("ShapeError", op, a, "%s has a stride of %lld, which leaves the address space", a,
-                         static_cast<long long>(v.stride[d])),
-                   false;
-        if (v.shape[d] <= 1) v.stride[d] = 0;
-    }
-    const auto base = reinterpret_cast<uintptr_t>(t.data);
-    uintptr_t first;
-    if (__builtin_add_overflow(base, static_cast<uintptr_t>(t.byte_offset), &first) ||
-        (high > 0 && first + static_cast<uintptr_t>(high) < first) || (low < 0 && first < static_cast<uintptr_t>(-low)))
-        return raise("ShapeError", op, a, "%s spans more than the address space", a), false;
-    if (!t.data && !empty)
-        return raise("ShapeError", op, a, "%s has a null data pointer and %lld elements", a,
-                     static_cast<long long>(elements)),
-               false;
-    if (!empty && first % static_cast<uintptr_t>(size))
-        return raise("ShapeError", op, a, "%s is not aligned to its %lld-byte elements; want an aligned array", a,
-                     static_cast<long long>(size)),
-               false;
-    v.data = reinterpret_cast<void*>(first);
-    return true;
-}
 
 template <class Managed>
 void release_managed(PyObject* owner) {
@@ -151,7 +58,8 @@ template <class Managed>
 PyObject* adopt(PyObject* capsule, const char* name, const char* used, const char* op, const char* a, bool writeable) {
     auto* managed = static_cast<Managed*>(PyCapsule_GetPointer(capsule, name));
     View view;
-    if (!managed || !view_from(managed->dl_tensor, view, op, a)) return nullptr;
+    if (!managed) return nullptr;
+    if (const Status s = view_from(managed->dl_tensor, view, a); s != Status::ok) return raise_status(s, op), nullptr;
     PyObject* owner = PyCapsule_New(managed, nullptr, release_managed<Managed>);
     if (!owner) return nullptr;
     PyCapsule_SetName(capsule, used);

@@ -5,7 +5,6 @@
 #include "bindings/raise.h"
 #include "core/number.h"
 #include "core/parallel.h"
-#include "core/profile.h"
 
 namespace tw::bindings {
 namespace {
@@ -166,91 +165,16 @@ bool read_attrs(const OpDef& def, const Arguments& a, Attr* attrs) {
     return true;
 }
 
-bool same_view(const View& a, const View& b) {
-    if (a.data != b.data || a.dtype != b.dtype || a.ndim != b.ndim) return false;
-    for (int d = 0; d < a.ndim; ++d)
-        if (a.shape[d] != b.shape[d] || (a.shape[d] > 1 && a.stride[d] != b.stride[d])) return false;
-    return true;
-}
-
-bool overlap(const View& a, const View& b) {
-    const Extent x = extent_of(a), y = extent_of(b);
-    return x.low < y.high && y.low < x.high;
-}
-
-// Whether two elements of one view share memory: some stride is 0 or walks into another axis.
-bool overlaps_itself(const View& v) {
-    int order[kMaxDims], n = 0;
-    for (int d = 0; d < v.ndim; ++d) {
-        if (v.shape[d] == 0) return false;
-        if (v.shape[d] > 1) order[n++] = d;
-    }
-    auto step = [&](int d) { return v.stride[d] < 0 ? -v.stride[d] : v.stride[d]; };
-    for (int i = 1; i < n; ++i)
-        for (int j = i; j > 0 && step(order[j]) < step(order[j - 1]); --j) {
-            const int t = order[j];
-            order[j] = order[j - 1];
-            order[j - 1] = t;
-        }
-    int64_t reach = 0;
-    for (int i = 0; i < n; ++i) {
-        if (step(order[i]) <= reach) return true;
-        reach += (v.shape[order[i]] - 1) * step(order[i]);
-    }
-    return false;
-}
-
-bool check_disjoint(const OpDef& def, const View& written, const char* name, const Operands& o, int skip) {
-    for (int i = 0; i < o.n; ++i) {
-        if (i == skip || !given(o.view[i]) || !overlap(written, o.view[i])) continue;
-        const bool may_be_same = skip < 0 && ((def.flags & kElementwise) || ((def.flags & kOutIsLast) && i == o.n - 1));
-        if (may_be_same && same_view(written, o.view[i])) continue;
-        const int named = i - (o.n - def.n_operands);  // all but a variadic operand, which is the first, stand for one
-        const char* other = def.operands[named > 0 ? named : 0].name;
-        return raise("ShapeError", def.name, name, "%s shares memory with %s; want separate arrays%s", name, other,
-                     may_be_same ? ", or exactly the same one" : ""),
-               false;
-    }
-    return true;
-}
-
 // A given `out` array as the result's View, checked before anything is written.
-bool read_out(const OpDef& def, PyObject* object, View& want, const Operands& o) {
+bool read_out(const Call& call, PyObject* object, View& want) {
+    const char* op = call.op->name;
     if (!is_numpy(object))
-        return raise("DTypeError", def.name, "out", "out is a %s; want a numpy.ndarray", Py_TYPE(object)->tp_name),
-               false;
+        return raise("DTypeError", op, "out", "out is a %s; want a numpy.ndarray", Py_TYPE(object)->tp_name), false;
     View view;
-    if (!view_of(object, view, def.name, "out", nullptr)) return false;
-    bool fits = view.ndim == want.ndim;
-    for (int d = 0; fits && d < view.ndim; ++d) fits = view.shape[d] == want.shape[d];
-    if (!fits)
-        return raise("ShapeError", def.name, "out", "out has shape %s; want %s", shape_text(view).text,
-                     shape_text(want).text),
-               false;
-    if (view.dtype != want.dtype)
-        return raise("DTypeError", def.name, "out", "out has dtype %s; want %s", name_of(view.dtype),
-                     name_of(want.dtype)),
-               false;
-    if (!is_writeable(object))
-        return raise("ShapeError", def.name, "out", "out is read-only; want a writeable array"), false;
-    if (overlaps_itself(view))
-        return raise("ShapeError", def.name, "out",
-                     "elements of out share memory (strides overlap); want one address per element"),
-               false;
-    if (!check_disjoint(def, view, "out", o, -1)) return false;
+    if (!view_of(object, view, op, "out", nullptr)) return false;
+    if (!is_writeable(object)) return raise("ShapeError", op, "out", "out is read-only; want a writeable array"), false;
+    if (const Status s = check_out(call, view, want, "out"); s != Status::ok) return raise_status(s, op), false;
     want = view;
-    return true;
-}
-
-bool check_inout(const OpDef& def, const Operands& o) {
-    for (int i = 0; i < def.n_operands; ++i) {
-        if (!is_updated(def.operands[i].role) || !given(o.view[i])) continue;
-        if (overlaps_itself(o.view[i]))
-            return raise("ShapeError", def.name, def.operands[i].name,
-                         "elements of %s share memory; want one address per element", def.operands[i].name),
-                   false;
-        if (!check_disjoint(def, o.view[i], def.operands[i].name, o, i)) return false;
-    }
     return true;
 }
 
@@ -262,25 +186,17 @@ double work_of(const Call& call, const Inferred& inferred) {
     return work;
 }
 
-Status run_recorded(const OpDef& def, const Call& call) {
-    if (!profile_on()) return def.run(call);
-    const int64_t begin = monotonic_ns();
-    const Status status = def.run(call);
-    profile_add(def.name, tier_name(active_tier()), monotonic_ns() - begin);
-    return status;
-}
-
 bool run(const OpDef& def, const Call& call, const Inferred& inferred) {
     Status status;
     if (work_of(call, inferred) > kReleaseWork) {
         clear_interrupted();
         PyThreadState* state = PyEval_SaveThread();
-        status = run_recorded(def, call);
+        status = run_recorded(call);
         const bool stopped = interrupted();
         PyEval_RestoreThread(state);
         if (stopped) status = Status::interrupted;
     } else {
-        status = run_recorded(def, call);
+        status = run_recorded(call);
     }
     return status == Status::ok ? true : (raise_status(status, def.name), false);
 }
@@ -482,19 +398,15 @@ PyObject* invoke(const Face& face, const OpDef& def, const Arguments& a, const v
     inferred.flops = 0;
     Call call{&def, o.view, o.n, nullptr, 0, attrs, packed};
     if (const Status s = def.infer(call, inferred); s != Status::ok) return raise_status(s, def.name), nullptr;
-    if (!check_inout(def, o)) return nullptr;
+    if (const Status s = check_inout(call); s != Status::ok) return raise_status(s, def.name), nullptr;
     PyObject* outs[kMaxOutputs];
     const int n = inferred.n_out;
     if (a.out) {
         if (!collect_outs(def, a.out, n, outs)) return nullptr;
-        for (int i = 0; i < n; ++i) {
-            if (!read_out(def, outs[i], inferred.out[i], o)) return nullptr;
-            for (int j = 0; j < i; ++j)
-                if (overlap(inferred.out[i], inferred.out[j]))
-                    return raise("ShapeError", def.name, "out",
-                                 "out[%d] shares memory with out[%d]; want separate arrays", i, j),
-                           nullptr;
-        }
+        for (int i = 0; i < n; ++i)
+            if (!read_out(call, outs[i], inferred.out[i])) return nullptr;
+        if (const Status s = check_outs_apart(inferred.out, n); s != Status::ok)
+            return raise_status(s, def.name), nullptr;
         for (int i = 0; i < n; ++i) held.keep(Py_NewRef(outs[i]));
     } else {
         for (int i = 0; i < n; ++i) {

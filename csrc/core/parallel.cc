@@ -18,6 +18,7 @@
 #include <unistd.h>
 #endif
 #include "core/cpus.h"
+#include "core/host_pool.h"
 #include "core/profile.h"
 
 namespace tw {
@@ -123,6 +124,9 @@ struct ThreadState {
 constinit thread_local ThreadState t_state;
 
 constinit std::atomic<bool (*)()> g_poll{nullptr};
+
+constinit std::atomic<HostRun> g_host_run{nullptr};
+constinit std::atomic<void*> g_host_pool{nullptr};
 
 // ---- how many threads ----------------------------------------------------------------------------------------------
 
@@ -384,6 +388,34 @@ bool run_with_workers(int64_t chunks, Body body, void* context, int wanted) {
     return !t_state.interrupted;
 }
 
+// ---- a host's threads ----------------------------------------------------------------------------------------------
+
+struct HostRegion {
+    Body body;
+    void* context;
+    uint64_t float_mode;
+    std::atomic<int64_t> done;
+};
+
+void run_host_chunk(void* region_pointer, int64_t i) {
+    auto& region = *static_cast<HostRegion*>(region_pointer);
+    const uint64_t mode = float_mode();
+    if (mode != region.float_mode) set_float_mode(region.float_mode);
+    ++t_state.depth;
+    region.body(region.context, i);
+    --t_state.depth;
+    if (mode != region.float_mode) set_float_mode(mode);
+    region.done.fetch_add(1, std::memory_order_acq_rel);
+}
+
+bool run_on_host(HostRun run, int64_t chunks, Body body, void* context, int threads) {
+    HostRegion region{body, context, float_mode(), {0}};
+    t_state.used = std::max(t_state.used, threads);
+    run(g_host_pool.load(), chunks, run_host_chunk, &region);
+    if (region.done.load(std::memory_order_acquire) != chunks) t_state.interrupted = true;
+    return !t_state.interrupted;
+}
+
 }  // namespace
 
 bool parallel_chunks(int64_t chunks, void (*body)(void* context, int64_t i), void* context) {
@@ -391,6 +423,8 @@ bool parallel_chunks(int64_t chunks, void (*body)(void* context, int64_t i), voi
     ThreadState& state = t_state;
     if (state.depth == 0) state.interrupted = false;
     const auto threads = static_cast<int>(std::min<int64_t>(num_threads(), chunks));
+    if (const HostRun run = g_host_run.load(std::memory_order_acquire); run && threads > 1)
+        return run_on_host(run, chunks, body, context, threads);
     const bool owner = threads > 1 && !g_pool.busy.load(std::memory_order_relaxed) &&
                        !g_pool.busy.exchange(true, std::memory_order_acquire);
     ++state.depth;
@@ -412,6 +446,12 @@ void set_num_threads(int n) {
     g_reason.store("set_num_threads");
     g_refused.store(false);
     g_threads.store(std::clamp(n, 1, kMaxThreads));
+}
+
+void set_host_pool(HostRun run, void* pool, int threads) {
+    if (run) set_num_threads(threads);
+    g_host_pool.store(pool);
+    g_host_run.store(run, std::memory_order_release);
 }
 
 int set_thread_limit(int n) {

@@ -18,6 +18,7 @@ from tilework.errors import (
     SingularError,
     UnsupportedError,
 )
+from tilework.linking import cmake_dir, include_dir, library_path, pkgconfig_dir
 from tilework.settings import (
     Ran,
     from_dlpack,
@@ -80,15 +81,19 @@ __all__ = [
     "UnsupportedError",
     "Variable",
     "__version__",
+    "cmake_dir",
     "cond",
     "devices",
     "differentiable_ops",
     "from_dlpack",
     "grad",
+    "include_dir",
     "isa",
     "kernel",
+    "library_path",
     "load",
     "num_threads",
+    "pkgconfig_dir",
     "profile",
     "scan",
     "set_isa",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import sys
-from pathlib import Path
 
 from tilework import _core
 
@@ -20,7 +19,7 @@ def register() -> None:
     class TileworkController(threadpoolctl.LibController):  # type: ignore[misc]
         user_api = "tilework"
         internal_api = "tilework"
-        filename_prefixes = ("_core",)
+        filename_prefixes = ("libtilework",)
 
         def get_num_threads(self) -> int:
             return _core.num_threads()
@@ -29,9 +28,6 @@ def register() -> None:
             _core.set_num_threads(max(1, num_threads))
 
         def get_version(self) -> str:
-            # Other packages have a _core too; threadpoolctl passes over a library whose controller gives an OSError.
-            if not Path(self.filepath).samefile(str(_core.__file__)):
-                raise OSError("not tilework's")
             from tilework import __version__
 
             return __version__

@@ -1,5 +1,7 @@
-// The DLPack structs (specification 1.0, https://dmlc.github.io/dlpack), declared here so that nothing is vendored.
-#pragma once
+/* The DLPack structs (specification 1.0, https://dmlc.github.io/dlpack), declared here so that nothing is vendored. A
+ * program that has a dlpack.h of its own includes it first. */
+#ifndef DLPACK_DLPACK_H_
+#define DLPACK_DLPACK_H_
 #include <stdint.h>
 
 #ifdef __cplusplus
@@ -52,4 +54,5 @@ typedef struct DLManagedTensorVersioned {
 
 #ifdef __cplusplus
 }
+#endif
 #endif

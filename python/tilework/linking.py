@@ -1,0 +1,29 @@
+"""Where C and C++ programs find the header, the library and the files that describe them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tilework import _core
+
+_ROOT = Path(str(_core.__file__)).parent
+
+
+def include_dir() -> str:
+    """The folder to compile with, ``-I``: ``tilework/tilework.h`` is in it."""
+    return str(_ROOT / "include")
+
+
+def library_path() -> str:
+    """The shared library itself, for ctypes and other foreign-function interfaces."""
+    return str(_ROOT / "lib" / "libtilework.so")
+
+
+def cmake_dir() -> str:
+    """The folder for ``-Dtilework_DIR=``, so that ``find_package(tilework)`` gives ``tilework::tilework``."""
+    return str(_ROOT / "lib" / "cmake" / "tilework")
+
+
+def pkgconfig_dir() -> str:
+    """The folder for ``PKG_CONFIG_PATH``, so that ``pkg-config tilework`` works."""
+    return str(_ROOT / "lib" / "pkgconfig")
