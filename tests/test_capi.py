@@ -281,6 +281,61 @@ def test_a_bad_job_is_refused(
         _refused(library, status, want, argument, text)
 
 
+def _described(**fields: Any) -> _Tensor:
+    """A descriptor of X with some fields another way."""
+    given = {"data": X.ctypes.data, "type": 1, "id": 0, "ndim": 2, "dtype": (2, 32, 1), "offset": 0}
+    given |= {"shape": (2, 3), "strides": (3, 1)} | fields
+    sizes, steps = ((ctypes.c_int64 * len(v))(*v) if v else None for v in (given["shape"], given["strides"]))
+    return _Tensor(
+        given["data"], given["type"], given["id"], given["ndim"], *given["dtype"], sizes, steps, given["offset"]
+    )
+
+
+DESCRIPTORS: list[tuple[dict[str, Any], int, str]] = [
+    ({"ndim": -1}, SHAPE, "-1 dimensions"),
+    ({"ndim": 200}, SHAPE, "200 dimensions"),
+    ({"ndim": 0}, SHAPE, "out has shape (2, 3)"),
+    ({"shape": None}, SHAPE, "no shape"),
+    ({"shape": (2, -3)}, SHAPE, "dimension of -3"),
+    ({"shape": (2**62, 1)}, SHAPE, "2^40 elements"),
+    ({"shape": (2**33, 2**33)}, SHAPE, "2^40 elements"),
+    ({"strides": None}, OK, ""),
+    ({"strides": (-3, 1), "offset": 12}, OK, ""),
+    ({"strides": (0, 0)}, OK, ""),
+    ({"strides": (2**61, 1)}, SHAPE, "address space"),
+    ({"strides": (2**40, 2**60)}, SHAPE, "address space"),
+    ({"data": None}, SHAPE, "null data"),
+    ({"data": None, "shape": (0, 3)}, SHAPE, "out has shape (2, 3)"),
+    ({"offset": 1}, SHAPE, "aligned"),
+    ({"offset": 2**63}, SHAPE, "address space"),
+    ({"strides": (2**58, 1)}, SHAPE, "address space"),
+    ({"dtype": (77, 32, 1)}, DTYPE, "code 77"),
+    ({"dtype": (2, 0, 1)}, DTYPE, "0 bits"),
+    ({"dtype": (2, 24, 1)}, DTYPE, "24 bits"),
+    ({"dtype": (2, 32, 0)}, DTYPE, "0 lanes"),
+    ({"dtype": (2, 32, 4)}, DTYPE, "4 lanes"),
+    ({"type": 99}, DTYPE, "device type 99"),
+    ({"type": 2}, DTYPE, "device type 2"),
+]
+
+
+@pytest.mark.parametrize(("fields", "want", "text"), DESCRIPTORS, ids=lambda v: str(v) if isinstance(v, dict) else "")
+def test_every_field_of_a_descriptor_is_checked(
+    library: ctypes.CDLL, fields: dict[str, Any], want: int, text: str
+) -> None:
+    y = np.full((2, 3), 5, np.float32)
+    status = _Call("relu", [_described(**fields)]).into(library, y)
+    assert status == want, library.tw_last_error().contents.text
+    if want == OK:
+        assert (y == 1).all()
+    else:
+        assert text in library.tw_last_error().contents.text.decode()
+        assert (y == 5).all(), "written to"
+    out = _described(**{"data": y.ctypes.data} | fields)
+    if _Call("relu", [X]).into(library, out) != OK:
+        assert (y == (1 if want == OK else 5)).all(), "written to"
+
+
 def test_null_pointers_and_wrong_sizes_are_refused(library: ctypes.CDLL) -> None:
     call = _Call("relu", [X])
     assert library.tw_call(None, None, 0) == ARGUMENT

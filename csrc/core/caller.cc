@@ -8,6 +8,8 @@ namespace tw {
 namespace {
 
 constexpr int64_t kMaxElements = int64_t{1} << 40;
+constexpr int64_t kMaxSpan = int64_t{1} << 56;        // bytes; no processor maps as many for one program
+constexpr uintptr_t kLastAddress = UINTPTR_MAX >> 1;  // the upper half is the system's
 
 bool same_view(const View& a, const View& b) {
     if (a.data != b.data || a.dtype != b.dtype || a.ndim != b.ndim) return false;
@@ -108,7 +110,8 @@ Status view_from(const DLTensor& t, View& v, const char* name, bool shape_only) 
         int64_t reach;
         if (v.shape[d] > 1 && (__builtin_mul_overflow(v.shape[d] - 1, v.stride[d], &reach) ||
                                __builtin_mul_overflow(reach, size, &reach) ||
-                               __builtin_add_overflow(reach < 0 ? low : high, reach, reach < 0 ? &low : &high)))
+                               __builtin_add_overflow(reach < 0 ? low : high, reach, reach < 0 ? &low : &high) ||
+                               high > kMaxSpan || low < -kMaxSpan))
             return fail(Status::shape, name, "%s has a stride of %lld, which leaves the address space", name,
                         static_cast<long long>(v.stride[d]));
         if (v.shape[d] <= 1) v.stride[d] = 0;
@@ -118,7 +121,7 @@ Status view_from(const DLTensor& t, View& v, const char* name, bool shape_only) 
     if (!t.data && !empty) return fail(Status::shape, name, "%s has a null data pointer and is not empty", name);
     uintptr_t first;
     if (__builtin_add_overflow(reinterpret_cast<uintptr_t>(t.data), static_cast<uintptr_t>(t.byte_offset), &first) ||
-        (high > 0 && first + static_cast<uintptr_t>(high) < first) || (low < 0 && first < static_cast<uintptr_t>(-low)))
+        (!empty && (first > kLastAddress - static_cast<uintptr_t>(high) || first < static_cast<uintptr_t>(-low))))
         return fail(Status::shape, name, "%s spans more than the address space", name);
     if (!empty && first % static_cast<uintptr_t>(size))
         return fail(Status::shape, name, "%s is not aligned to its %lld-byte elements; want an aligned array", name,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from tilework import _core
 
 _ROOT = Path(str(_core.__file__)).parent
+_NAMES = {"darwin": "libtilework.dylib", "win32": "tilework.dll"}
 
 
 def include_dir() -> str:
@@ -16,7 +18,7 @@ def include_dir() -> str:
 
 def library_path() -> str:
     """The shared library itself, for ctypes and other foreign-function interfaces."""
-    return str(_ROOT / "lib" / "libtilework.so")
+    return str(_ROOT / "lib" / _NAMES.get(sys.platform, "libtilework.so"))
 
 
 def cmake_dir() -> str:
