@@ -205,13 +205,20 @@ TW_INLINE void each_column(int64_t width, const Body& body) {
     for (int64_t j = 0; j < width; j += kLanes<W>) body(j);
 }
 
-// kept[j] += the sum over `rows` of term(offset in the tile).
+constexpr int64_t kSummedRows = 16;
+
+// kept[j] += the sum over `rows` of term(offset in the tile), by blocks, so that roundings are few.
 template <class W, class F>
 TW_INLINE void add_rows(W* kept, int64_t rows, int64_t width, const F& term) {
     each_column<W>(width, [&](int64_t j) __attribute__((always_inline)) {
-        Vec<W> part{};
-        for (int64_t r = 0; r < rows; ++r) part += term(r * width + j);
-        store(kept + j, load(kept + j) + part);
+        Vec<W> all{};
+        for (int64_t first = 0; first < rows; first += kSummedRows) {
+            const int64_t end = min_of(first + kSummedRows, rows);
+            Vec<W> block{};
+            for (int64_t r = first; r < end; ++r) block += term(r * width + j);
+            all += block;
+        }
+        store(kept + j, load(kept + j) + all);
     });
 }
 

@@ -2,7 +2,7 @@
 //   dx = (dy - sign(x) |x / N|^(p - 1) sum(dy x) / N) / N where ||x|| > eps, else dy / eps
 //
 // Method    along.h: the norm and, for the gradient, sum(dy x) in one pass over a line, then the results.
-// Numerics  row sums are joined in double, column sums in blocks of 256 rows. Powers other than 1 and 2 are exp(p log),
+// Numerics  row sums are joined in double, column sums in blocks of 16 rows. Powers other than 1 and 2 are exp(p log),
 //           a few ULP times the size of p log|x|. sum |x|^p must be a number of the type that sums.
 // Threads   by rows or column tiles; each line is computed by itself, so bits never depend on the split.
 #include "ops/along.h"

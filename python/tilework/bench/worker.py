@@ -219,7 +219,8 @@ class Worker:
 
     def _checked_network(self, problem: NetworkProblem, contestant: peers.Contestant, answers: str) -> str:
         want = networks.expected(problem) if self.library == "tilework" else check.load(answers)
-        wrong = networks.mismatch(contestant.results(), want)
+        kinked = problem.direction == "step" and problem.network.kinked
+        wrong = networks.mismatch(contestant.results(), want, kinked=kinked)
         if self.library == "tilework" and not wrong:
             check.save(answers, want)
         return wrong

@@ -43,15 +43,17 @@ def distance_transform(mask: Array, *, out: Array | None = None) -> Array:
 def _(mask: Any) -> Any:
     if mask.size == 0:
         return np.zeros(mask.shape)
-    height, width = mask.shape
-    far = np.full(mask.shape, np.inf)
-    for shift in range(height):
-        zero = np.zeros(mask.shape, bool)
-        zero[shift:] |= mask[: height - shift] == 0
-        zero[: height - shift] |= mask[shift:] == 0
-        far[zero & np.isinf(far)] = shift
-    apart = (np.arange(width)[:, None] - np.arange(width)) ** 2
-    return np.sqrt(np.min(far[:, None, :] ** 2 + apart, 2))
+    rows = np.arange(len(mask))[:, None]
+    above = np.maximum.accumulate(np.where(mask, -np.inf, rows), 0)
+    below = np.minimum.accumulate(np.where(mask, np.inf, rows)[::-1], 0)[::-1]
+    column = np.minimum(rows - above, below - rows) ** 2
+    nearest = column.copy()
+    for apart in range(1, mask.shape[1]):
+        if apart**2 >= nearest.max():
+            break
+        nearest[:, apart:] = np.minimum(nearest[:, apart:], column[:, :-apart] + apart**2)
+        nearest[:, :-apart] = np.minimum(nearest[:, :-apart], column[:, apart:] + apart**2)
+    return np.sqrt(nearest)
 
 
 dtypes(distance_transform, "uint8")

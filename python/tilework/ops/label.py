@@ -44,12 +44,12 @@ def _(mask: Any, *, connectivity: int) -> Any:
     open_ = np.pad(mask != 0, 1)
     labels = np.where(open_, np.arange(1, open_.size + 1).reshape(open_.shape), 0)
     steps = [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1) if connectivity == 8 or i * j == 0]
-    while True:  # each pixel takes the least label around it
+    while True:  # each pixel takes the least label around it, and the label of the pixel that this one numbers
         around = [np.where(labels, np.roll(labels, step, (0, 1)), 0) for step in steps]
         least = np.min([np.where(a, a, open_.size + 1) for a in around], 0) * open_
         if np.array_equal(least, labels):
             break
-        labels = least
+        labels = np.where(least, least.ravel()[least - 1], 0)
     found, numbers = np.unique(labels[1:-1, 1:-1], return_inverse=True)
     zero = 0 if found.size and found[0] == 0 else 1
     return numbers.reshape(mask.shape) + zero, np.array(found.size - 1 + zero)

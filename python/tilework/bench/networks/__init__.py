@@ -20,6 +20,9 @@ from tilework.bench.problems import BenchError, Facts, Problem
 NETWORKS: dict[str, Network] = {n.name: n for n in (*resnet.NETWORKS, gpt2.NETWORK)}
 PEERS = ("torch", "onnxruntime", "openvino")
 TOLERANCE = 1e-4  # relative, in the norm of an array
+# Of gradients where rounding moves some elements across a kink, each with its whole term: PyTorch's of ResNet-18 on 8
+# images are as far as 0.004 from those in float64.
+KINKED_TOLERANCE = 0.02
 
 
 class NetworkProblem(Problem):
@@ -102,14 +105,19 @@ def expected(problem: NetworkProblem) -> list[Any]:
     return in_order(*network.loss_and_gradients(weights, x, goal))
 
 
-def mismatch(got: list[Any], want: list[Any]) -> str:
-    """``""`` if every array is as near as 1e-4 of its norm, else one line on the worst."""
+def mismatch(got: list[Any], want: list[Any], *, kinked: bool = False) -> str:
+    """``""`` if every array is as near as 1e-4 of its norm, else one line on the worst.
+
+    Of a step through functions with kinks the loss is, and gradients are as near as 0.02.
+    """
     if len(got) != len(want) or any(g.shape != w.shape for g, w in zip(got, want, strict=True)):
         return f"results have shapes {[g.shape for g in got]}; want {[w.shape for w in want]}"
-    norms = [float(np.linalg.norm(w)) for w in want]
-    errors = [float(np.linalg.norm(g - w)) / (n or 1.0) for g, w, n in zip(got, want, norms, strict=True)]
-    worst = int(np.argmax(errors))  # the first NaN, where there is one
-    return "" if errors[worst] <= TOLERANCE else f"result {worst} differs by {errors[worst]:.2g} of its norm"
+    norms = [float(np.linalg.norm(w)) or 1.0 for w in want]
+    errors = np.array([float(np.linalg.norm(g - w)) / n for g, w, n in zip(got, want, norms, strict=True)])
+    allowed = np.array([TOLERANCE] + [KINKED_TOLERANCE if kinked else TOLERANCE] * (len(want) - 1))
+    worst = int(np.argmax(errors / allowed))  # the first NaN, where there is one
+    near = errors[worst] <= allowed[worst]
+    return "" if near else f"result {worst} differs by {errors[worst]:.2g} of its norm"
 
 
 def workloads() -> list[Problem]:

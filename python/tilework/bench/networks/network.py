@@ -32,6 +32,7 @@ class Network(ABC):
     differentiable = ("x",)
     is_view = False
     is_variadic = False
+    kinked = False  # its activations or pools have kinks
     name: str
 
     @abstractmethod

@@ -49,6 +49,7 @@ class Block:
 class ResNet(Network):
     """A stem, blocks of one of two kinds, and classes read from what is left of a picture (N, 3, H, W)."""
 
+    kinked = True
     name: str
     counts: tuple[int, ...]
     bottleneck: bool
