@@ -162,8 +162,12 @@ const char* wanted(const AttrSpec& spec) {
 }
 
 bool attribute_from(PyObject* value, const AttrSpec& spec, Attr& attr, const char* op) {
-    attr.is_none = value == Py_None;
-    if (attr.is_none) return spec.none_ok ? true : wrong_type(value, spec, op);
+    if (value == Py_None) {
+        if (!spec.none_ok) return wrong_type(value, spec, op);
+        attr = {};  // infer may put numbers in place of None, and every field is read afterwards
+        return attr.is_none = true;
+    }
+    attr.is_none = false;
     switch (spec.kind) {
         case AttrKind::integer: return integer_from(value, spec, attr.i, op);
         case AttrKind::real: return real_from(value, spec, attr.f, op);
