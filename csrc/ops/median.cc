@@ -2,17 +2,19 @@
 //
 //     y[i, j] = the ((k^2 + 1) / 2)-th least of image[i + u - k/2, j + v - k/2],  u, v < k
 //
-// Method    3 and 5: exchanges of pairs, whole vectors of pixels at once; what columns share is sorted once. From 7 on a
-//           tile counts, level by level, how many pixels of each window do not exceed the level: column counts slide
-//           down, sums along the row double. The median is the number of levels at which that is less than half. Levels
-//           that no window of the tile can part are left out, so the time grows with the range of the tile, not with k.
+// Method    3 and 5: exchanges of pairs, whole vectors of pixels at once; what columns share is sorted once. From 7 on
+//           every column has a histogram of the window's rows, as running sums, which slides down: one of 16 sixteens of
+//           values, and one of each sixteen. The coarse one of a window slides along the row; in it lies the sixteen of the
+//           median, whose fine sums alone are added up over k columns, a vector each. Up to 15 nothing branches on pixels.
 // Numerics  exact. Outside the picture the edge pixels repeat; the bits are those of OpenCV 5.
 // Threads   bands of rows, whose windows overlap. Same bits always.
-// Source    the median of 3 rows of 3: J. L. Smith, "Implementing median filters in XC4000E FPGAs", 1996.
+// Source    the median of 3 rows of 3: J. L. Smith, "Implementing median filters in XC4000E FPGAs", 1996; histograms of
+//           columns: S. Perreault and P. Hebert, "Median filtering in constant time", 2007.
 #include "image/check.h"
 #include "image/window.h"
 #include "ops/ops.h"
-#include "simd/bits.h"
+#include "simd/pixels.h"
+#include "simd/ranks.h"
 
 namespace tw::TW_ISA {
 namespace {
@@ -143,144 +145,133 @@ Status by_rows(const Call& c, int spare, const Work& work) {
 
 // ---- larger windows -------------------------------------------------------------------------------------------------
 
-constexpr int64_t kTile = 128;  // elements along a row
-constexpr int kDoublings = 8;  // sums of 1, 2, 4 ... 128 columns
+constexpr int64_t kStripe = 256;  // elements of a row at once, so that the histograms of their columns stay in L2
 
-// What a tile works on. Behind a row of pixels there are zeros, which every level covers.
-template <class Count>
-struct Tile {
-    const uint8_t* pixels;  // rows + k - 1 rows of the tile and its surroundings
-    int64_t pitch, rows, width, step, k;
-    Count* counts;  // kDoublings rows of them
-    int64_t counts_pitch;
-    Count* levels;  // per pixel of the tile, how many levels are below its median
+constexpr int64_t kSlack = 16, kBins = 16, kValues = 256;
+
+// How many pixels of the columns of the window's rows do not exceed a value: by sixteens of values, the last of each, and
+// of each sixteen those that are in it.
+struct Columns {
+    int64_t n;
+    uint8_t* coarse;  // n + kSlack columns of 16 sums
+    uint8_t* fine;  // n columns of 16 times 16 sums
 };
 
-// What mask lanes are added to: 8-bit lanes up to 255 pixels, else 16-bit ones.
-TW_INLINE u8v pixels_at(const uint8_t* p, uint8_t) { return load(p); }
-TW_INLINE i16v pixels_at(const uint8_t* p, int16_t) { return load_pixels(p); }
+TW_INLINE int64_t columns_bytes(int64_t n) { return (n + kSlack) * kBins + n * kValues; }
 
-template <class Count>
-TW_INLINE Vec<Count> covered_by(const uint8_t* p, Vec<Count> level) {
-    return bitcast<Vec<Count>>(pixels_at(p, Count{}) <= level);
+// One from lane i on, and none before it.
+TW_INLINE Bins<uint8_t> ones_from(int i) {
+    alignas(32) static constexpr uint8_t steps[2 * kBins] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+                                                             1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
+    return load_bins<uint8_t>(steps + kBins - i);
 }
 
-// Counts a row that comes into the window and, where there is one, takes back a row that leaves it.
-template <class Count>
-TW_INLINE void slide(const uint8_t* comes, const uint8_t* leaves, Vec<Count> level, Count* counts, int64_t n) {
-    for (int64_t x = 0; x < n; x += kLanes<Count>) {
-        Vec<Count> total = load(counts + x) - covered_by<Count>(comes + x, level);
-        if (leaves) total += covered_by<Count>(leaves + x, level);
-        store(counts + x, total);
+// A row comes into the window; one leaves it, if there is one.
+void slide(const Columns& c, const uint8_t* comes, const uint8_t* leaves) {
+    uint8_t *coarse = c.coarse, *fine = c.fine;
+    const auto add = [](uint8_t* to, Bins<uint8_t> v)
+                         __attribute__((always_inline)) { store_bins(to, load_bins<uint8_t>(to) + v); };
+    for (int64_t j = 0; j < c.n; ++j, coarse += kBins, fine += kValues) {
+        const int in = comes[j];
+        Bins<uint8_t> change = ones_from(in / kBins);
+        add(fine + in / kBins * kBins, ones_from(in % kBins));
+        if (leaves) {
+            const int out = leaves[j];
+            change -= ones_from(out / kBins);
+            add(fine + out / kBins * kBins, -ones_from(out % kBins));
+        }
+        add(coarse, change);
     }
 }
 
-// Adds one level to every pixel whose window has less than `half` pixels that do not exceed the level; was there any?
+// Sixteen sums of n columns, `step` bytes apart.
 template <class Count>
-bool count_level(const Tile<Count>& t, int number, Count half) {
-    typedef Vec<Count> V;
-    constexpr int64_t lanes = kLanes<Count>;
-    const int64_t wide = t.width + (t.k - 1) * t.step;
-    const V level = splat(static_cast<Count>(number)), need = splat(half);
-    Count* const columns = t.counts;
-    __builtin_memset(columns, 0, static_cast<size_t>(t.counts_pitch) * sizeof(Count));
-    for (int64_t r = 0; r < t.k - 1; ++r) slide<Count>(t.pixels + r * t.pitch, nullptr, level, columns, wide);
-    V some{};
-    for (int64_t r = 0; r < t.rows; ++r) {
-        const uint8_t* const last = t.pixels + (r + t.k - 1) * t.pitch;
-        slide<Count>(last, r ? t.pixels + (r - 1) * t.pitch : nullptr, level, columns, wide);
-        // The window is made of the sums of as many columns as k has bits.
-        const Count* parts[kDoublings];
-        int n = 0;
-        int64_t reached = 0, left = wide;
-        const Count* sums = columns;
-        for (int64_t covered = 1;; covered *= 2) {
-            if (t.k & covered) {
-                parts[n++] = sums + reached * t.step;
-                reached += covered;
-            }
-            if (2 * covered > t.k) break;
-            left -= covered * t.step;
-            Count* const twice = const_cast<Count*>(sums) + t.counts_pitch;
-            for (int64_t x = 0; x < left; x += lanes)
-                store(twice + x, load(sums + x) + load(sums + x + covered * t.step));
-            sums = twice;
+TW_INLINE Bins<Count> add_columns(const uint8_t* bins, int64_t step, int64_t n) {
+    Bins<Count> one{}, two{};
+    int64_t i = 0;
+    for (; i + 4 <= n; i += 4, bins += 4 * step) {
+        one += load_bins<Count>(bins) + load_bins<Count>(bins + step);
+        two += load_bins<Count>(bins + 2 * step) + load_bins<Count>(bins + 3 * step);
+    }
+    for (; i < n; ++i, bins += step) one += load_bins<Count>(bins);
+    return one + two;
+}
+
+// The fine sums of each sixteen, in the window where they were last asked for.
+template <class Count>
+class Fine {
+public:
+    Fine(const uint8_t* columns, int64_t k, int64_t step) : columns_(columns), step_(step * kValues), k_(k) {
+        for (int64_t& at : at_) at = -k;
+    }
+
+    // Those of the window that starts at column x.
+    Bins<Count> of(int bin, int64_t x) {
+        const uint8_t* const bins = columns_ + bin * kBins;
+        // Few pixels: anew is faster than to see whether it must be.
+        if constexpr (sizeof(Count) == 1) return add_columns<Count>(bins + x * step_, step_, k_);
+        if (x - at_[bin] > k_ / 2) {
+            counts_[bin] = add_columns<Count>(bins + x * step_, step_, k_);
+        } else {
+            for (int64_t i = at_[bin]; i < x; ++i)
+                counts_[bin] += load_bins<Count>(bins + (i + k_) * step_) - load_bins<Count>(bins + i * step_);
         }
-        Count* const levels = t.levels + r * kTile;
-        for (int64_t x = 0; x < t.width; x += lanes) {
-            V total = load(parts[0] + x);
-            for (int i = 1; i < n; ++i) total += load(parts[i] + x);
-            const V less = bitcast<V>(total < need);
-            some |= less;
-            store(levels + x, load(levels + x) - less);
+        at_[bin] = x;
+        return counts_[bin];
+    }
+
+private:
+    const uint8_t* columns_;
+    const int64_t step_, k_;
+    Bins<Count> counts_[kBins];
+    int64_t at_[kBins];
+};
+
+// Medians of a row of windows. Count holds the pixels of a window.
+template <class Count>
+void find_medians(const Columns& c, int64_t k, int64_t step, uint8_t* to, int64_t n) {
+    const int need = static_cast<int>((k * k + 1) / 2);
+    Count below[kBins + 1] = {};  // how many pixels are in the sixteens before each
+    for (int64_t channel = 0; channel < step; ++channel) {
+        const uint8_t* coarse = c.coarse + channel * kBins;
+        Fine<Count> fine(c.fine + channel * kValues, k, step);
+        Bins<Count> window = add_columns<Count>(coarse, step * kBins, k);
+        for (int64_t x = 0; x < n / step; ++x, coarse += step * kBins) {
+            __builtin_memcpy(below + 1, &window, sizeof window);
+            const int bin = bins_below(window, need);
+            const int rank = bins_below(fine.of(bin, x), need - below[bin]);
+            to[x * step + channel] = static_cast<uint8_t>(bin * kBins + rank);
+            window += load_bins<Count>(coarse + k * step * kBins) - load_bins<Count>(coarse);
         }
     }
-    return any(some);
-}
-
-// Pixels of the tile and its surroundings that do not exceed a level.
-template <class Count>
-int64_t covered_pixels(const Tile<Count>& t, int level) {
-    const u8v limit = splat(static_cast<uint8_t>(level));
-    int64_t sum = 0;
-    for (int64_t r = 0; r < t.rows + t.k - 1; ++r)
-        for (int64_t x = 0; x < t.width + (t.k - 1) * t.step; x += kLanes<uint8_t>)
-            sum += __builtin_popcountll(lane_bits(bitcast<u8v>(load(t.pixels + r * t.pitch + x) <= limit)));
-    return sum;
 }
 
 template <class Count>
-void median_tile(const Tile<Count>& t) {
-    const int64_t half = (t.k * t.k + 1) / 2;
-    // Below this level no window can have half of its pixels, as the whole tile has not as many.
-    int level = 0;
-    for (int step = 128; step; step /= 2)
-        if (covered_pixels(t, level + step - 1) < half) level += step;
-    for (int64_t i = 0; i < t.rows * kTile; ++i) t.levels[i] = static_cast<Count>(level);
-    while (level < 255 && count_level(t, level, static_cast<Count>(half))) ++level;
-}
-
-template <class Count>
-Status by_tiles(const Call& c) {
+Status by_columns(const Call& c) {
     const View &image = c.in[0], &y = c.out[0];
     const int64_t k = c.attr[0].i, half = k / 2, step = row_channels(image);
-    const int64_t height = image.shape[0], n = row_elements(image);
-    const int64_t band_rows = min_of(max_of(kBandRows, k), height), rows = band_rows + k - 1;
-    const int64_t filled = n + (k - 1) * step, pitch = row_pitch(filled + kTile);
-    const int64_t counts_pitch = row_pitch(kTile + (k - 1) * step);
+    const int64_t height = image.shape[0], n = row_elements(image), stripe = kStripe / step * step;
+    const int64_t band_rows = min_of(max_of(2 * kBandRows, 2 * k), height), rows = band_rows + k - 1;
+    const int64_t pitch = row_pitch(n + (k - 1) * step), most = min_of(stripe, n) + (k - 1) * step;
     bool enough = true;
     parallel(ceil_div(height, band_rows), [&](int64_t band) {
         const int64_t first = band * band_rows, here = min_of(band_rows, height - first);
-        const int64_t counts = kDoublings * counts_pitch + band_rows * kTile;
-        Scratch scratch(static_cast<size_t>(pitch * (rows + 1) + counts * static_cast<int64_t>(sizeof(Count))));
+        Scratch scratch(static_cast<size_t>(pitch * rows + stripe + columns_bytes(most)));
         uint8_t* const pixels = scratch.as<uint8_t>();
         if (!pixels) return __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
-        for (int64_t r = 0; r < here + k - 1; ++r) {
-            take_row(image, first + r - half, half, pixels + r * pitch);
-            __builtin_memset(pixels + r * pitch + filled, 0, static_cast<size_t>(pitch - filled));
-        }
-        uint8_t* const row = pixels + rows * pitch;
-        Count* const memory = reinterpret_cast<Count*>(row + pitch);
-        for (int64_t x = 0; x < n; x += kTile) {
-            const Tile<Count> t = {pixels + x,
-                                   pitch,
-                                   here,
-                                   min_of(kTile, n - x),
-                                   step,
-                                   k,
-                                   memory,
-                                   counts_pitch,
-                                   memory + kDoublings * counts_pitch};
-            median_tile(t);
+        uint8_t *const medians = pixels + pitch * rows, *const counts = medians + stripe;
+        for (int64_t r = 0; r < here + k - 1; ++r) take_row(image, first + r - half, half, pixels + r * pitch);
+        for (int64_t x = 0; x < n; x += stripe) {
+            const int64_t width = min_of(stripe, n - x), columns = width + (k - 1) * step;
+            const Columns all = {columns, counts, counts + (columns + kSlack) * kBins};
+            __builtin_memset(counts, 0, static_cast<size_t>(columns_bytes(columns)));
+            for (int64_t r = 0; r < k - 1; ++r) slide(all, pixels + r * pitch + x, nullptr);
             for (int64_t r = 0; r < here; ++r) {
-                const Count* const levels = t.levels + r * kTile;
-                if (has_whole_rows(y)) {
-                    uint8_t* const to = y.as<uint8_t>() + (first + r) * y.stride[0] + x;
-                    for (int64_t j = 0; j < t.width; ++j) to[j] = static_cast<uint8_t>(levels[j]);
-                } else {
-                    for (int64_t j = x; j < x + t.width; ++j)
-                        element(y, first + r, j) = static_cast<uint8_t>(levels[j - x]);
-                }
+                slide(all, pixels + (r + k - 1) * pitch + x, r ? pixels + (r - 1) * pitch + x : nullptr);
+                uint8_t* const to = has_whole_rows(y) ? y.as<uint8_t>() + (first + r) * y.stride[0] + x : medians;
+                find_medians<Count>(all, k, step, to, width);
+                if (to == medians)
+                    for (int64_t j = 0; j < width; ++j) element(y, first + r, x + j) = medians[j];
             }
         }
     });
@@ -301,7 +292,7 @@ Status run(const Call& c) {
         return by_rows<5>(c, 0, [&](const uint8_t* const* rows, uint8_t*, int64_t, uint8_t* to, int64_t n) {
             median_of_25(rows, step, to, n);
         });
-    return k <= 15 ? by_tiles<uint8_t>(c) : by_tiles<int16_t>(c);
+    return k <= 15 ? by_columns<uint8_t>(c) : by_columns<uint16_t>(c);
 }
 
 Status infer(Call& c, Inferred& r) {
