@@ -4,31 +4,34 @@
 //     y = table[x]
 //     y = map[x],  map[v] = round(255 / (total - counts[v0]) * sum of counts over v0 < u <= v),  v0 the least that occurs
 //
-// Method    each chunk counts into four tables in turn, so that equal neighbours do not wait for each other; any strides.
+// Method    each chunk counts into eight tables in turn, so that equal neighbours do not wait for each other. Whole vectors
+//           are looked up in tables of 16 by shuffles; any strides.
 // Numerics  counts are exact. The map is one float32 product and one rounding, halves to even, as in OpenCV 5; a picture
 //           of one value stays as it is.
 // Threads   chunks are rows in pieces of kChunkElements, counted by themselves; sums of integers have no order.
 #include "core/check.h"
 #include "core/walk.h"
 #include "ops/ops.h"
+#include "simd/pixels.h"
 
 namespace tw::TW_ISA {
 namespace {
 
 constexpr int kValues = 256;
 
+constexpr int kTables = 8;
+constexpr int64_t kCountedAtOnce = 4 * kChunkElements;  // so that adding up the tables costs little
+
 void count_row(const uint8_t* x, int64_t step, int64_t n, uint32_t* counts) {
-    uint32_t tables[4][kValues] = {};
+    uint32_t tables[kTables][kValues] = {};
     int64_t i = 0;
-    for (; step == 1 && i + 8 <= n; i += 8) {
-        uint64_t eight;
-        __builtin_memcpy(&eight, x + i, 8);
+    for (; step == 1 && i + kTables <= n; i += kTables)
 #pragma GCC unroll 8
-        for (int k = 0; k < 8; ++k) ++tables[k % 4][eight >> 8 * k & 255];
-    }
+        for (int k = 0; k < kTables; ++k) ++tables[k][x[i + k]];
     for (; i < n; ++i) ++tables[0][x[i * step]];
     for (int v = 0; v < kValues; ++v) {
-        const uint32_t sum = tables[0][v] + tables[1][v] + tables[2][v] + tables[3][v];
+        uint32_t sum = 0;
+        for (int k = 0; k < kTables; ++k) sum += tables[k][v];
         if (sum) __atomic_fetch_add(counts + v, sum, __ATOMIC_RELAXED);
     }
 }
@@ -37,7 +40,7 @@ void count(const View& image, uint32_t* counts) {
     __builtin_memset(counts, 0, kValues * sizeof(uint32_t));
     const View* views[] = {&image};
     const Walk w = walk_over(views, 1, image.ndim, image.shape);
-    for_each_row(w, kChunkElements, [&](char* const* at, int64_t n) {
+    for_each_row(w, kCountedAtOnce, [&](char* const* at, int64_t n) {
         count_row(reinterpret_cast<const uint8_t*>(at[0]), w.stride[0], n, counts);
     });
 }
@@ -50,20 +53,56 @@ Status run_histogram(const Call& c) {
     return Status::ok;
 }
 
+// A table of 256 as 16 of 16, of which a value looks into at most 8 and joins what it finds by exclusive or.
+struct Sixteens {
+    u8v part[16];
+};
+
+Sixteens sixteens_of(const uint8_t* map) {
+    Sixteens s;
+    for (int k = 0; k < 16; ++k) {
+        alignas(kVecBytes) uint8_t lanes[kVecBytes];
+        for (int i = 0; i < kVecBytes; ++i)
+            lanes[i] = static_cast<uint8_t>(map[16 * k + i % 16] ^ (k % 8 ? map[16 * k - 16 + i % 16] : 0));
+        s.part[k] = load_aligned(lanes);
+    }
+    return s;
+}
+
+// map[x] for N vectors: half by half, each part adds its change to what lies at or above it. Lanes of 128 and more give 0.
+template <int N>
+TW_INLINE void look_up_vectors(const Sixteens& s, const uint8_t* from, uint8_t* to) {
+    typedef Vec<int8_t> Signed;
+    u8v found[N] = {};
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; ++half) {
+        u8v left[N];
+        for (int v = 0; v < N; ++v) {
+            left[v] = load(from + v * kVecBytes) ^ splat(static_cast<uint8_t>(half ? 128 : 0));
+            left[v] |= bitcast<u8v>(bitcast<Signed>(left[v]) < 0);  // stays negative
+        }
+#pragma GCC unroll 8
+        for (int k = 0; k < 8; ++k) {
+            const u8v part = s.part[8 * half + k];
+            for (int v = 0; v < N; ++v) {
+                found[v] ^= look_up16(part, left[v]);
+                left[v] -= 16;
+            }
+        }
+    }
+    for (int v = 0; v < N; ++v) store(to + v * kVecBytes, found[v]);
+}
+
 void look_up(const View& image, const uint8_t* map, const View& y) {
     const View* views[] = {&y, &image};
     const Walk w = walk_over(views, 2, y.ndim, y.shape);
+    const Sixteens sixteens = sixteens_of(map);
     for_each_row(w, kChunkElements, [&](char* const* at, int64_t n) {
         uint8_t* const to = reinterpret_cast<uint8_t*>(at[0]);
         const uint8_t* const from = reinterpret_cast<const uint8_t*>(at[1]);
         int64_t i = 0;
-        for (; w.stride[0] == 1 && w.stride[1] == 1 && i + 8 <= n; i += 8) {
-            uint64_t eight, mapped = 0;
-            __builtin_memcpy(&eight, from + i, 8);
-#pragma GCC unroll 8
-            for (int k = 0; k < 8; ++k) mapped |= uint64_t{map[eight >> 8 * k & 255]} << 8 * k;
-            __builtin_memcpy(to + i, &mapped, 8);
-        }
+        if (w.stride[0] == 1 && w.stride[1] == 1)
+            for (; i + 2 * kVecBytes <= n; i += 2 * kVecBytes) look_up_vectors<2>(sixteens, from + i, to + i);
         for (; i < n; ++i) to[i * w.stride[0]] = map[from[i * w.stride[1]]];
     });
 }

@@ -63,12 +63,12 @@ TW_INLINE i32v dot_pairs(i16v a, i16v b) {
 #endif
 }
 
-// In each 16-byte unit entries of a table of 16: lane i is table[index[i]], or 0 where the index is 128 or more.
+// In each 16-byte unit entries of a table of 16: lane i is table[index[i] % 16], or 0 where the index is 128 or more.
 TW_INLINE u8v look_up16(u8v table, u8v index) {
 #if defined(__SSE4_2__)
     return (u8v)TW_MM(shuffle_epi8)((Bits)table, (Bits)index);
 #elif defined(__aarch64__)
-    return vqtbl1q_u8(table, index);
+    return vqtbl1q_u8(table, index & 0x8f);
 #endif
 }
 
