@@ -125,6 +125,31 @@ def test_labels_count_what_opencv_counts() -> None:
             assert pairs.shape[1] == len(np.unique(labels)), "components differ"
 
 
+def test_warps_are_near_opencv() -> None:
+    cv2 = opencv()
+    for seed in range(8):
+        random = np.random.default_rng(seed)
+        image = vision.gaussian_blur(random.integers(0, 256, (60, 80), np.uint8), sigma=2.0)
+        turn = float(random.uniform(-1, 1))
+        matrix = np.array([[np.cos(turn), -np.sin(turn), 30], [np.sin(turn), np.cos(turn), -9], [1e-3, -1e-3, 1]])
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        pairs = [
+            (vision.warp_affine(image, matrix[:2]), cv2.warpAffine(image, matrix[:2], (80, 60), flags=flags)),
+            (vision.warp_perspective(image, matrix), cv2.warpPerspective(image, matrix, (80, 60), flags=flags)),
+        ]
+        for got, want in pairs:
+            inside = vision.erode(((got > 0) & (want > 0)).astype(np.uint8), kernel=5) > 0
+            assert np.max(np.abs(got.astype(int) - want)[inside], initial=0) <= 2
+
+
+def test_a_turn_by_a_right_angle_moves_pixels_whole() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (7, 9, 3), np.uint8)
+    quarter = np.array([[0.0, -1.0, 8.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    want = np.rot90(image)[::1]
+    np.testing.assert_array_equal(vision.warp_affine(image, quarter[:2], size=(9, 7)), want)
+    np.testing.assert_array_equal(vision.warp_perspective(image, quarter * -0.1, size=(9, 7)), want)
+
+
 def test_bilateral_is_near_opencv() -> None:
     cv2 = opencv()
     for random, image in pictures(8):

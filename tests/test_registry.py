@@ -66,6 +66,8 @@ NO_GRADIENT = {
     "resize",
     "rgb_to_gray",
     "trace_contours",
+    "warp_affine",
+    "warp_perspective",
     "equalize_hist",
     "erode",
     "gaussian_blur",

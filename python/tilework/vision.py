@@ -44,6 +44,8 @@ from tilework.ops import (
     sobel,
     spatial_gradient,
     threshold,
+    warp_affine,
+    warp_perspective,
 )
 from tilework.trajectories import Trajectory, TrajectoryDetector
 
@@ -99,6 +101,8 @@ __all__ = [
     "spatial_gradient",
     "threshold",
     "threshold_otsu",
+    "warp_affine",
+    "warp_perspective",
 ]
 
 

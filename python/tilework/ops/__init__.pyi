@@ -264,3 +264,7 @@ from tilework.ops.unpool import (
     max_unpool as max_unpool,
     max_unpool_dx as max_unpool_dx,
 )
+from tilework.ops.warp import (
+    warp_affine as warp_affine,
+    warp_perspective as warp_perspective,
+)
