@@ -146,10 +146,13 @@ PyObject* to_dlpack(PyObject* array) {
     e->managed.manager_ctx = e;
     e->managed.deleter = delete_export;
     e->managed.flags = is_writeable(array) ? 0 : kDLFlagReadOnly;
-    e->managed.dl_tensor = {view.data, {kDLCPU, 0}, view.ndim, data_type_of(view.dtype), e->shape, e->stride, 0};
+    e->managed.dl_tensor = tensor_of(view);
+    e->managed.dl_tensor.shape = e->shape, e->managed.dl_tensor.strides = e->stride;
     PyObject* capsule = PyCapsule_New(&e->managed, kVersionedName, drop_capsule);
     if (!capsule) delete_export(&e->managed);
     return capsule;
 }
+
+DLTensor tensor_of(View& v) { return {v.data, {kDLCPU, 0}, v.ndim, data_type_of(v.dtype), v.shape, v.stride, 0}; }
 
 }  // namespace tw::bindings

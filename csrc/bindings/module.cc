@@ -5,6 +5,7 @@
 #include "bindings/attributes.h"
 #include "bindings/callables.h"
 #include "bindings/dlpack.h"
+#include "bindings/foreign.h"
 #include "bindings/invoke.h"
 #include "bindings/lines.h"
 #include "bindings/peak.h"
@@ -166,6 +167,7 @@ PYBIND11_MODULE(_core, m) {
     m.doc() = "tilework's compiled core: op tables, the call path, threads, tiers and memory.";
     if (!init_arrays() || !init_callables(m.ptr())) throw py::error_already_set();
     set_interrupt_poll(poll_signals);
+    init_foreign(m);
     init_program(m);
 
     m.def("call", &call, "Runs an op by name: operands in order (None where not given), attributes and out by name.");

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "bindings/arrays.h"
+#include "bindings/foreign.h"
 #include "bindings/invoke.h"
 #include "bindings/raise.h"
 #include "core/isa.h"
@@ -31,21 +32,31 @@ struct Place {
 };
 
 struct Step {
-    const OpDef* def = nullptr;  // null: `function` computes it, a Python callable on arrays
+    const OpDef* def = nullptr;  // null: `foreign` or else `function` computes it, a Python callable on arrays
+    const Foreign* foreign = nullptr;
     py::object function;
     py::object attributes;     // what texts among the attributes point into
     std::deque<std::string> texts;  // resolved ones
     std::vector<int64_t> in;   // places; -1: not given; -2 - k: number k of the program
     std::vector<int64_t> out;
     std::vector<Attr> attr;
+    std::vector<Attr> unresolved;  // of a step some of whose attributes are given to each run
     void* packed = nullptr;
     size_t packed_bytes = 0;
+};
+
+// An attribute that each run is given.
+struct Setting {
+    size_t step;
+    int attr;
+    size_t number;
 };
 
 // What one run writes to: the calls with the addresses of its arena in them. A second run at the same time has another.
 struct Frame {
     std::vector<View> in, out;
     std::vector<Call> calls;
+    std::deque<std::vector<Attr>> attr;  // of steps with settings
     struct Patch {
         View* view;
         const Place* place;
@@ -81,7 +92,8 @@ class Program {
 public:
     // values: (shape, dtype, strides in elements, kind, index, byte offset); constants: arrays by index;
     // inputs, outputs: the values that are fed and given back;
-    // steps: (op name or callable, operands, attributes, results), an operand being a value's number, a float or None.
+    // steps: (op name or callable, operands, attributes, results, settings), an operand being a value's number, a float
+    // or None, and settings the attributes that each run is given: {attribute: its place among the run's numbers}.
     Program(const py::list& values, const py::list& constants, const py::list& inputs, const py::list& outputs,
             const py::list& steps, int64_t arena_bytes)
         : tier_(active_tier()), constants_(constants), arena_bytes_(static_cast<size_t>(arena_bytes)) {
@@ -101,7 +113,8 @@ public:
     Program& operator=(const Program&) = delete;
 
     // The results as a tuple, or None if an array is not laid out as the program needs it; then nothing was written.
-    py::object run(const py::tuple& arrays, const py::object& outs, std::vector<Timing>* times) {
+    py::object run(const py::tuple& arrays, const py::object& outs, const std::vector<double>& numbers,
+                   std::vector<Timing>* times) {
         if (arrays.size() != inputs_.size()) return py::none();
         std::vector<View> fed(inputs_.size()), given(outputs_.size());
         for (size_t i = 0; i < inputs_.size(); ++i)
@@ -116,7 +129,8 @@ public:
         size_t failed = 0;
         Status status;
         try {
-            status = run_steps(*frame, arrays, failed, times);
+            status = set_attributes(*frame, numbers, failed);
+            if (status == Status::ok) status = run_steps(*frame, arrays, failed, times);
         } catch (...) {
             frames_.push_back(std::move(frame));
             throw;
@@ -126,7 +140,7 @@ public:
         return results;
     }
 
-    py::list timed(const py::tuple& arrays) {
+    py::list timed(const py::tuple& arrays, const std::vector<double>& numbers) {
         std::vector<Timing> times;
         struct Recording {
             Recording() { profile_begin(); }
@@ -135,7 +149,7 @@ public:
         py::object results;
         {
             const Recording recording;
-            results = run(arrays, py::none(), &times);
+            results = run(arrays, py::none(), numbers, &times);
         }
         py::list rows;
         if (results.is_none()) return rows;
@@ -193,6 +207,7 @@ private:
         s.attributes = row[2];
         if (!py::isinstance<py::str>(row[0])) {
             s.function = row[0];
+            if (py::isinstance<Foreign>(s.function)) s.foreign = s.function.cast<const Foreign*>();
             work_ += 1e9;  // of unknown length
             return;
         }
@@ -201,7 +216,42 @@ private:
         if (!face) rethrow();
         s.def = op_table(tier_, face->id);
         read_attributes(*face, s);
+        add_settings(s, py::cast<py::dict>(row[4]));
         resolve(s);
+    }
+
+    void add_settings(Step& s, const py::dict& settings) {
+        for (const auto& item : settings) {
+            const auto name = item.first.cast<std::string>();
+            int at = s.def->n_attrs - 1;
+            while (at >= 0 && name != s.def->attrs[at].name) --at;
+            const AttrKind kind = at < 0 ? AttrKind::text : s.def->attrs[at].kind;
+            if (kind != AttrKind::integer && kind != AttrKind::real)
+                throw py::value_error("program: " + name + " of " + s.def->name + " is no number");
+            settings_.push_back({steps_.size() - 1, at, item.second.cast<size_t>()});
+            s.unresolved = s.attr;
+        }
+    }
+
+    // Puts the numbers of a run into its own attributes, and checks these by the shape rule.
+    Status set_attributes(Frame& frame, const std::vector<double>& numbers, size_t& failed) {
+        for (size_t at = 0; at < settings_.size();) {
+            const Step& s = steps_[failed = settings_[at].step];
+            Call& call = frame.calls[failed];
+            std::copy(s.unresolved.begin(), s.unresolved.end(), call.attr);
+            for (; at < settings_.size() && settings_[at].step == failed; ++at) {
+                Attr& attr = call.attr[settings_[at].attr];
+                const double number = numbers.at(settings_[at].number);
+                attr.is_none = false;
+                attr.f = number;
+                if (s.def->attrs[settings_[at].attr].kind == AttrKind::integer) attr.i = static_cast<int64_t>(number);
+            }
+            Inferred inferred;
+            if (const Status status = s.def->infer(call, inferred); status != Status::ok) return status;
+            for (int i = 0; i < s.def->n_attrs; ++i)
+                if (s.def->attrs[i].kind == AttrKind::text) call.attr[i] = s.attr[static_cast<size_t>(i)];
+        }
+        return Status::ok;
     }
 
     // Numbers take the dtype of the first array among the operands.
@@ -302,7 +352,8 @@ private:
             for (const int64_t i : s.in) locate(*frame, in++, i);
             for (const int64_t i : s.out) locate(*frame, out++, i);
             const auto n_in = static_cast<int>(s.in.size()), n_out = static_cast<int>(s.out.size());
-            frame->calls.push_back({s.def, in - n_in, n_in, out - n_out, n_out, s.attr.data(), s.packed});
+            Attr* const attr = s.unresolved.empty() ? s.attr.data() : frame->attr.emplace_back(s.attr).data();
+            frame->calls.push_back({s.def, in - n_in, n_in, out - n_out, n_out, attr, s.packed});
         }
         return frame;
     }
@@ -348,13 +399,17 @@ private:
         const bool recorded = profile_on();
         Status status = Status::ok;
         bool raised = false;
-        for (size_t i = 0; i < steps_.size() && status == Status::ok && !raised; ++i) {
+        int32_t code = 0;  // of a C function
+        for (size_t i = 0; i < steps_.size() && status == Status::ok && !raised && code == 0; ++i) {
             const Step& s = steps_[i];
             failed = i;
             const int64_t begin = recorded ? monotonic_ns() : 0;
             if (s.def) {
                 status = s.def->run(frame.calls[i]);
                 if (release && interrupted()) status = Status::interrupted;
+            } else if (s.foreign) {
+                const Call& call = frame.calls[i];
+                code = s.foreign->run(call.in, call.n_in, call.out, call.n_out);
             } else {
                 raised = !call_python(s, frame.calls[i], arrays);
             }
@@ -366,7 +421,8 @@ private:
             if (s.def) profile_get(profile_count() - 1, times->back().record);
         }
         if (release) PyEval_RestoreThread(state);
-        if (raised) rethrow();
+        if (code != 0) steps_[failed].foreign->raise_failed(code);
+        if (raised || code != 0) rethrow();
         return status;
     }
 
@@ -409,6 +465,7 @@ private:
     std::vector<int64_t> inputs_, outputs_;
     std::deque<Number> numbers_;
     std::deque<Step> steps_;
+    std::vector<Setting> settings_;  // by step
     std::vector<std::unique_ptr<Frame>> frames_;  // of runs that are over, under the GIL
     size_t arena_bytes_;
     double work_ = 0;
@@ -422,10 +479,12 @@ void init_program(py::module_& module) {
              py::arg("values"), py::arg("constants"), py::arg("inputs"), py::arg("outputs"), py::arg("steps"),
              py::arg("arena_bytes"))
         .def("run",
-             [](Program& p, const py::tuple& arrays, const py::object& outs) { return p.run(arrays, outs, nullptr); },
-             py::arg("arrays"), py::arg("outs") = py::none(),
+             [](Program& p, const py::tuple& arrays, const py::object& outs, const std::vector<double>& numbers) {
+        return p.run(arrays, outs, numbers, nullptr);
+    }, py::arg("arrays"), py::arg("outs") = py::none(), py::arg("numbers") = std::vector<double>(),
              "Runs once: the results as a tuple, or None if an array is not contiguous or does not fit.")
-        .def("timed", &Program::timed, py::arg("arrays"), "Runs once: (seconds, kernel, threads) of every step.")
+        .def("timed", &Program::timed, py::arg("arrays"), py::arg("numbers") = std::vector<double>(),
+             "Runs once: (seconds, kernel, threads) of every step.")
         .def_property_readonly("packed_bytes", &Program::packed_bytes)
         .def_property_readonly("arena_bytes", &Program::arena_bytes)
         .def_property_readonly("tier", &Program::tier);

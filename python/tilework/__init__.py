@@ -35,13 +35,26 @@ from tilework.settings import (
 
 if TYPE_CHECKING:
     from tilework.autodiff import differentiable_ops, grad, stop_gradient, value_and_grad, vjp
-    from tilework.graph import Executable, Graph, Variable, cond, kernel, load, scan, spec, trace, while_loop
+    from tilework.graph import (
+        Executable,
+        Graph,
+        Kernel,
+        Variable,
+        cond,
+        kernel,
+        load,
+        number,
+        scan,
+        spec,
+        trace,
+        while_loop,
+    )
     from tilework.ops import *  # noqa: F403
 else:
     # Imported at first use, like the ops.
     _LATER = {
         "tilework.autodiff": ("differentiable_ops", "grad", "stop_gradient", "value_and_grad", "vjp"),
-        "tilework.graph": ("Executable", "Graph", "Variable", "kernel", "load", "spec", "trace"),
+        "tilework.graph": ("Executable", "Graph", "Kernel", "Variable", "kernel", "load", "number", "spec", "trace"),
         "tilework.graph.control": ("cond", "scan", "while_loop"),
     }
     _MODULES = {name: module for module, names in _LATER.items() for name in names}
@@ -75,6 +88,7 @@ __all__ = [
     "FormatError",
     "Graph",
     "IndexContentError",
+    "Kernel",
     "Ran",
     "ShapeError",
     "SingularError",
@@ -93,6 +107,7 @@ __all__ = [
     "library_path",
     "load",
     "num_threads",
+    "number",
     "pkgconfig_dir",
     "profile",
     "scan",

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,8 +19,6 @@ from tilework.arrays import Array, Sizes
 from tilework.dtypes import is_floating
 from tilework.errors import AttrError, AttrTypeError, DTypeError, ShapeError, UnsupportedError
 from tilework.operators import Operators
-
-_levels = itertools.count(1)
 
 
 class Tracked(Operators):
@@ -54,6 +51,11 @@ class Tracked(Operators):
         return self.value.flags
 
     def record(self, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        from tilework.graph.build import tracing
+
+        inner = tracing()
+        if inner is not None and inner.level > self.level:  # a body within what is followed takes it from outside
+            return inner.call(op, *args, **kwargs)
         return self.tape.record(op, args, kwargs)
 
     def collect(self, gradient: Array | None) -> None:
@@ -87,7 +89,7 @@ class Tape:
     """The calls of one function, in order."""
 
     def __init__(self) -> None:
-        self.level = next(_levels)
+        self.level = next(dispatch.levels)
         self.entries: list[Entry] = []
 
     def follow(self, value: Array) -> Tracked:
@@ -119,8 +121,8 @@ class Tape:
             result = op(*plain, **attrs)
         else:
             attrs = registry.resolve(op, tuple(plain), attrs) if "backward" in op.rules else attrs
-            rule = op.rules.get("forward")
-            result, saved = rule(*plain, **attrs) if rule and "backward" in op.rules else (op(*plain, **attrs), None)
+            rule = op.rules.get("forward") if op.rules.keys() & {"backward", "pullback"} else None
+            result, saved = rule(*plain, **attrs) if rule else (op(*plain, **attrs), None)
         made = result if isinstance(result, tuple) else (result,)
         if not any(a is not None and is_floating(a.dtype) for a in made):
             return result
@@ -137,17 +139,7 @@ class Tape:
             dys = [None if r is None else r.gradient for r in entry.results]
             if all(dy is None for dy in dys):
                 continue
-            if any(dy is not None for dy in dys[1:]):
-                raise UnsupportedError(
-                    f"{entry.op.name}: has a gradient of its first result alone, and another was used; "
-                    "want tilework.stop_gradient of the others",
-                    op=entry.op.name,
-                )
-            wanted = frozenset(entry.tracked)
-            found = entry.op.rules["backward"](dys[0], *entry.operands, saved=entry.saved, wanted=wanted, **entry.attrs)
-            by_name = {entry.op.operands[0]: found}
-            if len(entry.op.operands) > 1:
-                by_name = dict(zip(entry.op.differentiable, found, strict=True))
+            by_name = _carried(entry, dys)
             for name, operand in entry.tracked.items():
                 if isinstance(operand, Tracked):
                     operand.collect(by_name[name])
@@ -158,6 +150,25 @@ class Tape:
             for result in entry.results:
                 if result is not None:
                     result.gradient = None
+
+
+def _carried(entry: Entry, dys: list[Any]) -> dict[str, Any]:
+    """The gradients of a call's operands by name, from those of its results."""
+    op, wanted = entry.op, frozenset(entry.tracked)
+    of_all = op.rules.get("pullback")
+    if of_all is not None:
+        by_name: dict[str, Any] = of_all(dys, entry.operands, saved=entry.saved, wanted=wanted, **entry.attrs)
+        return by_name
+    if any(dy is not None for dy in dys[1:]):
+        raise UnsupportedError(
+            f"{op.name}: has a gradient of its first result alone, and another was used; "
+            "want tilework.stop_gradient of the others",
+            op=op.name,
+        )
+    found = op.rules["backward"](dys[0], *entry.operands, saved=entry.saved, wanted=wanted, **entry.attrs)
+    if len(op.operands) == 1:
+        return {op.operands[0]: found}
+    return dict(zip(op.differentiable, found, strict=True))
 
 
 def _is_tracked(value: Any, tape: Tape) -> bool:
@@ -180,6 +191,9 @@ def _check_differentiable(op: Any, tracked: dict[str, Any]) -> None:
     for name in tracked:
         if name not in op.differentiable:
             what = f"no gradient in {name}" if op.differentiable else "no gradient"
+            reason = op.rules.get("no_gradient")
+            if reason:
+                raise UnsupportedError(f"{op.name}: has no gradient, {reason}", op=op.name, argument=name)
             raise UnsupportedError(
                 f"{op.name}: has {what}; want tilework.stop_gradient({name}), or an op of "
                 "tilework.differentiable_ops()",

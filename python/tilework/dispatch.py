@@ -8,6 +8,7 @@ Nothing is moved between devices here, ever.
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,10 @@ from tilework.errors import AttrTypeError, DTypeError
 
 if TYPE_CHECKING:
     from tilework.registry import Op
+
+
+# Of tapes and of bodies within graphs: what begins later has the higher level, and records first.
+levels = itertools.count(1)
 
 
 class Traced:
@@ -36,6 +41,35 @@ class Traced:
     def record(self, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What the call ``op(*args, **kwargs)`` gives."""
         raise NotImplementedError
+
+
+class Number:
+    """Stands for a number that every run of a graph is given anew: the value of an attribute, 3 or 0.5."""
+
+    __slots__ = ("label", "value")
+
+    def __init__(self, value: float, label: str = "") -> None:
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise DTypeError(f"number: value is a {type(value).__name__}; want an int or a float", op="number")
+        self.value, self.label = value, label
+
+    def checked(self, given: Any) -> float:
+        """What a run gives for it: an int where the traced one is an int."""
+        if isinstance(given, Number):
+            given = given.value
+        wanted = int if isinstance(self.value, int) else (int, float)
+        if isinstance(given, bool) or not isinstance(given, wanted):
+            kind = "an int" if isinstance(self.value, int) else "a number"
+            raise DTypeError(f"{self.label}: is {given!r:.80}; want {kind} as traced", argument=self.label)
+        return given  # type: ignore[no-any-return]
+
+    def __repr__(self) -> str:
+        return self.label or f"number({self.value!r})"
+
+
+def settled(attrs: dict[str, Any]) -> dict[str, Any]:
+    """Attributes with the traced value of each :class:`Number`."""
+    return {k: v.value if isinstance(v, Number) else v for k, v in attrs.items()}
 
 
 def recorder(values: Iterable[Any]) -> Traced | None:

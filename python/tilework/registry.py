@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast
 
@@ -236,7 +236,15 @@ def resolve(target: Op[..., Any], args: tuple[Any, ...], attrs: dict[str, Any]) 
         bound = inspect.signature(target).bind(*args, **attrs)
         bound.apply_defaults()
         return {k: v for k, v in bound.arguments.items() if k not in target.operands}
-    return _core.infer(target.name, list(args), attrs)[1] if isinstance(target, Op) else attrs
+    return infer(target, args, attrs)[1] if isinstance(target, Op) else attrs
+
+
+def infer(
+    target: Op[..., Any], args: Sequence[Any], attrs: dict[str, Any]
+) -> tuple[list[tuple[Any, Any]], dict[str, Any]]:
+    """Shapes and dtypes of the results, and the attributes resolved; numbers that runs are given stay open."""
+    specs, resolved = _core.infer(target.name, list(args), dispatch.settled(attrs))
+    return specs, resolved | {k: v for k, v in attrs.items() if isinstance(v, dispatch.Number)}
 
 
 def updated_operands(target: Op[..., Any], attrs: dict[str, Any]) -> tuple[int, ...]:

@@ -18,7 +18,8 @@ from tilework.backends.opencl_device import (
     queue_of,
     select,
 )
-from tilework.backends.opencl_queue import Queue
+from tilework.backends.opencl_programs import Written
+from tilework.backends.opencl_queue import GROUP_SIZE, Queue
 from tilework.dispatch import borrow, is_device_array
 from tilework.errors import AttrTypeError, DTypeError, Error, UnsupportedError
 
@@ -56,6 +57,24 @@ def run(op: Op[..., Any], operands: tuple[Any, ...], attrs: dict[str, Any], out:
             other.wait_for(queue)
     finished = list(outs) or results
     return finished[0] if len(finished) == 1 else tuple(finished) or None
+
+
+def run_source(
+    name: str, source: str, operands: Sequence[Any], specs: Any, numbers: Sequence[float], items: int | None
+) -> list[Any]:
+    """Enqueues the kernel ``name`` of a user's source on device arrays: (operands, results, numbers, items)."""
+    queue, others = _queues(name, operands)
+    _check_float64(name, queue.device, operands)
+    with _Named(name):
+        results = [queue.empty(shape, dtype) for shape, dtype in specs]
+        for other in others:
+            queue.wait_for(other)
+        count = results[0].size if items is None else items
+        args = (*operands, *results, *numbers, count)
+        queue.launch(Written("types.clh", source), name, count, GROUP_SIZE, args, DTYPE=operands[0].dtype)
+        for other in others:
+            other.wait_for(queue)
+    return results
 
 
 class _Named:

@@ -1,6 +1,6 @@
 """Graphs of ops: traced from a function or built by hand, then compiled and run."""
 
-from tilework.graph.build import Graph, Spec, spec, trace
+from tilework.graph.build import Graph, Spec, number, spec, trace
 from tilework.graph.control import cond, scan, while_loop
 from tilework.graph.execute import Executable
 from tilework.graph.ir import Constant, Node, Placeholder, Value, Variable
@@ -29,6 +29,7 @@ __all__ = [
     "cond",
     "kernel",
     "load",
+    "number",
     "scan",
     "spec",
     "trace",

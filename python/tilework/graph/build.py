@@ -16,6 +16,7 @@ import numpy as np
 
 from tilework import dispatch, nested, registry
 from tilework.arrays import Array, Sizes
+from tilework.dispatch import Number
 from tilework.errors import AttrError, AttrTypeError, DTypeError, Error, ShapeError
 from tilework.graph import ir
 from tilework.graph.ir import Constant, Node, Operand, Placeholder, Value, Variable
@@ -45,6 +46,11 @@ def spec(shape: Sequence[int], dtype: Any = "float32") -> Spec:
     return Spec(tuple(shape), np.dtype(dtype))
 
 
+def number(value: float) -> Number:
+    """Stands for a number in the arguments of :func:`trace`: attributes of ops take it, and each run is given it."""
+    return Number(value)
+
+
 class Graph:
     """Nodes in an order in which they can run, what is fed to them, and what they give.
 
@@ -60,9 +66,11 @@ class Graph:
         self.updates: dict[Variable, Value] = {}  # the last state of each variable that changes
         self.arguments: nested.Structure | None = None  # of a traced function, None: arrays in order
         self.statics: dict[int, Any] = {}  # arguments of a traced function that are not arrays, by place
+        self.numbers: dict[int, Number] = {}  # those that are numbers given to each run
         self.result: nested.Structure | None = None  # of what a traced function returns, None: arrays in order
         self.outer: Graph | None = None  # of a body or a branch: the graph it is part of
-        self.captured: list[Symbol] = []  # what it takes of that, fed behind its own inputs
+        self.level = 0  # above those of the tapes and graphs around it
+        self.captured: list[Array] = []  # what it takes from around it, fed behind its own inputs
         self._labels: set[str] = set()
         self._constants: dict[int, Symbol] = {}
         self._variables: dict[Variable, Symbol] = {}
@@ -102,6 +110,7 @@ class Graph:
         if kwargs.pop("out", None) is not None:
             raise AttrTypeError(f"{target.name}: out has no meaning in a graph; want the result", op=target.name)
         operands, attrs = _bound(target, args, kwargs)
+        self._check_numbers(target, attrs)
         where = _users_line()
         try:
             values = [self._operand(target, i, o) for i, o in enumerate(operands)]
@@ -170,6 +179,7 @@ class Graph:
         made.outputs = [swap.get(v, v) for v in self.outputs]
         made.updates = {v: swap.get(s, s) for v, s in self.states().items()}
         made.arguments, made.statics, made.result = self.arguments, self.statics, self.result
+        made.numbers = self.numbers
         return made
 
     def compile(self, **options: Any) -> Executable:
@@ -220,30 +230,42 @@ class Graph:
         self.nodes.append(node)
         return node.results
 
-    def _capture(self, op: Any, i: int, given: Symbol) -> Value:
-        """The input by which a body or a branch takes a value of the graph that it is part of."""
+    def _capture(self, op: Any, i: int, given: Any) -> Value:
+        """The input by which a body or a branch takes an array of what is around it."""
         assert self.outer is not None
-        value = self.outer._operand(op, i, given)
-        assert isinstance(value, Value)
+        if isinstance(given, Symbol) or self.outer.level > given.level:
+            value = self.outer._operand(op, i, given)
+            assert isinstance(value, Value)
+            given = Symbol(self.outer, value)
         for known, inside in zip(self.captured, self.inputs[-len(self.captured) :], strict=False):
-            if known.value is value:
+            if known is given or (isinstance(known, Symbol) and known.value is getattr(given, "value", None)):
                 return inside
-        self.captured.append(Symbol(self.outer, value))
-        return self._input(f"outer{len(self.captured) - 1}", value.shape, value.dtype)
+        self.captured.append(given)
+        return self._input(f"outer{len(self.captured) - 1}", tuple(given.shape), given.dtype)
+
+    def _check_numbers(self, op: Any, attrs: dict[str, Any]) -> None:
+        for name, value in attrs.items():
+            if isinstance(value, Number) and not (isinstance(op, registry.Op) and value in self.numbers.values()):
+                raise AttrError(
+                    f"{op.name}: {name} is the number {value!r}, which is given to another graph or to a kernel or a "
+                    "view; want one of this graph, in an op",
+                    op=op.name,
+                    argument=name,
+                )
 
     def _operand(self, op: Any, i: int, given: Any) -> Operand:
         """What a node holds for an operand of a call."""
-        if isinstance(given, Symbol):
-            if given.graph is not self and self.outer is not None:
-                return self._capture(op, i, given)
-            if given.graph is not self:
-                name = op.operands[i] if op else "value"
-                raise DTypeError(f"{op.name if op else 'graph'}: {name} belongs to another graph; want one of this one")
-            return given.value
         if given is None or isinstance(given, (bool, int, float)):
             return given
         if isinstance(given, Variable):
             return self.variable(given).value  # type: ignore[no-any-return]
+        if isinstance(given, Symbol) and given.graph is self:
+            return given.value
+        if isinstance(given, dispatch.Traced) and self.outer is not None and given.level < self.level:
+            return self._capture(op, i, given)
+        if isinstance(given, Symbol):
+            name = op.operands[i] if op else "value"
+            raise DTypeError(f"{op.name if op else 'graph'}: {name} belongs to another graph; want one of this one")
         if isinstance(given, (list, tuple)) and op is not None and op.is_variadic:
             return tuple(v for g in given if isinstance(v := self._operand(op, i, g), Value))
         if isinstance(given, dispatch.Traced):
@@ -316,12 +338,14 @@ def _into(graph: Graph) -> Iterator[None]:
 def trace(function: Callable[..., Any], *examples: Any) -> Graph:
     """Records what ``function`` does to arrays like ``examples`` as a graph; nothing is computed.
 
-    Examples are arrays, ``tw.spec(shape, dtype)`` or nested tuples, lists and dicts of them; anything else is handed to
-    the function as it is and must be given again, the same, when the graph runs. Arrays that the function takes from
+    Examples are arrays, ``tw.spec(shape, dtype)`` or nested tuples, lists and dicts of them. ``tw.number(0.1)`` is a
+    number that attributes of ops take, ``lr`` for one, and that every run is given anew. Anything else is handed to the
+    function as it is and must be given again, the same, when the graph runs. Arrays that the function takes from
     elsewhere become constants, a ``tw.Variable`` stays one.
     """
     graph = Graph(getattr(function, "__name__", "graph").strip("<>"))
     graph.outer = tracing()
+    graph.level = next(dispatch.levels) if graph.outer is not None else 0
     leaves, structure = nested.flatten(_specs_as_leaves(examples))
     names = _argument_names(function, structure)
     graph.arguments = structure
@@ -331,6 +355,9 @@ def trace(function: Callable[..., Any], *examples: Any) -> Graph:
             given.append(Symbol(graph, graph._input(name, leaf.spec.shape, leaf.spec.dtype)))
         elif hasattr(leaf, "shape") and hasattr(leaf, "dtype") and not isinstance(leaf, np.generic):
             given.append(Symbol(graph, graph._input(name, tuple(leaf.shape), leaf.dtype)))
+        elif isinstance(leaf, Number):
+            graph.numbers[i] = Number(leaf.value, name)
+            given.append(graph.numbers[i])
         else:
             graph.statics[i] = leaf
             given.append(leaf)

@@ -96,8 +96,8 @@ class Executable:
 
         if self._native is None:
             raise UnsupportedError("profile: the graph is on a device; want it compiled for the CPU")
-        feeds = tuple(self._feeds(args, named))
-        return measured(self._native, feeds, runs, self._threads)
+        feeds, numbers = self._feeds(args, named)
+        return measured(self._native, feeds, numbers, runs, self._threads)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the graph as it was traced, and its weights, to one file that ``tilework.load`` reads."""
@@ -113,21 +113,22 @@ class Executable:
                 return quick
         if outs is not None:
             self._check_out(outs)
-        feeds = tuple(self._feeds(args, named))
+        feeds, numbers = self._feeds(args, named)
         if self._native:
-            results: Sequence[Array] | None = self._native.run(feeds, outs)
+            results: Sequence[Array] | None = self._native.run(feeds, outs, numbers)
             if results is None:  # an array to fill that is strided, or shares memory with what is fed
-                results = self._native.run(feeds, None)
+                results = self._native.run(feeds, None, numbers)
             assert results is not None
         else:
             assert self._device is not None
-            results = self._device.run(feeds)
+            results = self._device.run(feeds, numbers)
         for given, made in zip(outs or (), results, strict=bool(outs)):
             if given is not made:
                 given[...] = made
         return results
 
-    def _feeds(self, args: tuple[Any, ...], named: dict[str, Any]) -> list[Array]:
+    def _feeds(self, args: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Array, ...], list[float]]:
+        """The arrays and the numbers of a call."""
         inputs, structure = self.graph.inputs, self.graph.arguments
         labels = [v.node.op.label for v in inputs]
         if structure is not None and not named:
@@ -142,8 +143,10 @@ class Executable:
                     raise AttrError(
                         f"{self.graph.name}: argument {i} is {leaves[i]!r:.80}; want {want!r:.80} as traced"
                     )
-            leaves = [leaf for i, leaf in enumerate(leaves) if i not in self.graph.statics]
+            numbers = [n.checked(leaves[i]) for i, n in self.graph.numbers.items()]
+            leaves = [a for i, a in enumerate(leaves) if i not in self.graph.statics and i not in self.graph.numbers]
         else:
+            numbers = [n.checked(named.pop(n.label, n.value)) for n in self.graph.numbers.values()]
             if len(args) > len(labels):
                 raise AttrTypeError(f"{self.graph.name}: {len(args)} arrays; want {len(labels)}: {', '.join(labels)}")
             by_name = dict(zip(labels, args, strict=False))
@@ -153,7 +156,7 @@ class Executable:
                 what = f"{surplus[0]!r} is surplus" if surplus else f"{missing[0]!r} is missing"
                 raise AttrTypeError(f"{self.graph.name}: {what}; want the arrays {', '.join(labels)}")
             leaves = [(by_name | named)[n] for n in labels]
-        return [self._checked(v, leaf) for v, leaf in zip(inputs, leaves, strict=True)]
+        return tuple(self._checked(v, leaf) for v, leaf in zip(inputs, leaves, strict=True)), numbers
 
     def _checked(self, value: Value, given: Any) -> Array:
         label, name = value.node.op.label, self.graph.name
@@ -192,4 +195,4 @@ def _is_plain(graph: Graph) -> bool:
     """Whether the arguments are arrays alone, none of them in a container."""
     if not isinstance(graph.arguments, nested.Branch):
         return True
-    return not graph.statics and all(isinstance(i, nested.Leaf) for i in graph.arguments.items)
+    return not graph.statics and not graph.numbers and all(isinstance(i, nested.Leaf) for i in graph.arguments.items)

@@ -95,7 +95,7 @@ STEPS |= {"reduce_sum": _fold("sum"), "reduce_mean": _fold("mean"), "reduce_max"
 def step_of(node: Node) -> Step | None:
     """The instruction that a node is, None where it has to stay a node."""
     rule = STEPS.get(node.op.name)
-    if rule is None or node.op is not getattr(ops, node.op.name):
+    if rule is None or node.numbers or node.op is not getattr(ops, node.op.name):
         return None
     if any(not is_floating(v.dtype) for v in node.values()) or not is_floating(node.results[0].dtype):
         return None

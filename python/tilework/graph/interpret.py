@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from tilework.arrays import Array
 from tilework.devices import to_device
+from tilework.dispatch import Number
 from tilework.graph.build import Graph
 from tilework.graph.ir import Constant, Node, Placeholder, Value, Variable
 from tilework.graph.passes import needs_copy
@@ -23,16 +25,18 @@ class Interpreter:
             elif isinstance(node.op, Variable):
                 node.op.value = to_device(node.op.value, device)
         self._last_use = _last_uses(graph)
+        self._free = _free_to_change(graph)
 
-    def run(self, feeds: tuple[Array, ...]) -> list[Array]:
+    def run(self, feeds: tuple[Array, ...], numbers: Sequence[float] = ()) -> list[Array]:
         """The results, which may still be computing."""
+        settings = dict(zip(self.graph.numbers.values(), numbers, strict=True))
         arrays: dict[Value, Array] = dict(self._constants)
         arrays.update(zip(self.graph.inputs, feeds, strict=True))
         for i, node in enumerate(self.graph.nodes):
             if isinstance(node.op, Variable):
                 arrays[node.results[0]] = node.op.value
             elif not isinstance(node.op, (Placeholder, Constant)):
-                self._step(i, node, arrays)
+                self._step(i, node, arrays, settings)
                 for value in self._last_use.get(i, ()):
                     del arrays[value]
         outputs = [arrays[v].copy() if needs_copy(v) else arrays[v] for v in self.graph.outputs]
@@ -43,27 +47,35 @@ class Interpreter:
                 variable.value[...] = array
         return outputs
 
-    def _step(self, i: int, node: Node, arrays: dict[Value, Array]) -> None:
+    def _step(self, i: int, node: Node, arrays: dict[Value, Array], settings: dict[Number, float]) -> None:
         operands: list[Any] = []
         for k, operand in enumerate(node.operands):
             if isinstance(operand, Value):
                 array = arrays[operand]
-                if k in node.updates and not self._may_change(operand, i):
+                if k in node.updates and (i, k) not in self._free:
                     array = array.copy()
                 operands.append(array)
             else:
                 operands.append([arrays[v] for v in operand] if isinstance(operand, tuple) else operand)
-        made = node.op(*operands, **node.attrs)
+        attrs = node.attrs | {name: settings[n] for name, n in node.numbers.items()} if settings else node.attrs
+        made = node.op(*operands, **attrs)
         results = () if made is None else made if isinstance(made, tuple) else (made,)
         arrays.update(zip(node.results, (*results, *(operands[k] for k in node.updates)), strict=True))
 
-    def _may_change(self, value: Value, i: int) -> bool:
-        """Whether node ``i`` may write to an operand: nothing reads it afterwards, and it is not the user's."""
-        if isinstance(value.base.node.op, (Placeholder, Constant)):
-            return False
-        if any(v.base is value.base for v in (*self.graph.outputs, *self.graph.states().values())):
-            return False
-        return not any(v.base is value.base for node in self.graph.nodes[i + 1 :] for v in node.values())
+
+def _free_to_change(graph: Graph) -> set[tuple[int, int]]:
+    """(node, operand) of the updates that may write where the operand lies: nobody reads it later, and it is ours."""
+    kept = {v.base for v in (*graph.outputs, *graph.states().values())}
+    last = {v.base: i for i, node in enumerate(graph.nodes) for v in node.values()}
+    found = set()
+    for i, node in enumerate(graph.nodes):
+        for k in node.updates:
+            operand = node.operands[k]
+            assert isinstance(operand, Value)
+            ours = not isinstance(operand.base.node.op, (Placeholder, Constant)) and operand.base not in kept
+            if ours and last[operand.base] <= i:
+                found.add((i, k))
+    return found
 
 
 def _last_uses(graph: Graph) -> dict[int, list[Value]]:

@@ -12,8 +12,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from tilework import _core, dispatch, registry
+from tilework import dispatch, registry
 from tilework.arrays import Array, Sizes
+from tilework.dispatch import Number
 from tilework.errors import DTypeError, ShapeError
 from tilework.operators import Operators
 
@@ -126,6 +127,11 @@ class Node:
         """Whether it makes something out of nothing: a placeholder, a constant or a variable."""
         return not self.operands and isinstance(self.op, (Placeholder, Constant, Variable))
 
+    @property
+    def numbers(self) -> dict[str, Number]:
+        """The attributes that every run is given."""
+        return {k: v for k, v in self.attrs.items() if isinstance(v, Number)}
+
     def values(self) -> Iterator[Value]:
         """The operands that are values, one by one."""
         for operand in self.operands:
@@ -144,7 +150,7 @@ def make_node(op: Any, operands: Sequence[Operand], attrs: dict[str, Any], *, wh
         return _view_node(op, operands, attrs, where)
     operands = (*operands, *[None] * (len(op.operands) - len(operands)))
     rule = getattr(op, "infer", None)  # of a kernel of the user's
-    specs, resolved = (rule or functools.partial(_core.infer, op.name))(list(map(_spec, operands)), attrs)
+    specs, resolved = (rule or functools.partial(registry.infer, op))(list(map(_spec, operands)), attrs)
     updates = tuple(i for i in registry.updated_operands(op, attrs) if operands[i] is not None)
     node = Node(op, operands, attrs, where=where, updates=updates)
     node.resolved = resolved

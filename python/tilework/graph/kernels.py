@@ -2,39 +2,108 @@
 
 from __future__ import annotations
 
+import ctypes
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from tilework import dispatch
-from tilework.arrays import Array
+from tilework import _core, dispatch
 from tilework.errors import AttrError, AttrTypeError, DTypeError, ShapeError, UnsupportedError
-from tilework.graph.build import Spec
+from tilework.graph.build import Spec, tracing
 from tilework.graph.ir import Node
 
 _kernels: dict[str, Kernel] = {}
 
 
 class Kernel:
-    """An op computed by a Python function of numpy arrays: see :func:`kernel`."""
+    """An op of the user's: a shape rule, and what computes it on the CPU and on OpenCL devices.
+
+        scaled = tw.Kernel("scaled", ("x",), lambda x, *, by: x.shape, numbers=("by",))
+        scaled.c(library.scaled).opencl(source)
+        y = scaled(x, by=2.0)
+
+    ``infer`` takes the operands, of which only shapes and dtypes are there, and the attributes by keyword; it returns
+    the shape of the result, a ``tw.spec(shape, dtype)`` or a list of those. ``numbers`` names the attributes, in the
+    order in which C and OpenCL take them. :func:`kernel` makes one of a Python function. Kernels are found by their
+    names when a file is loaded, so a program that loads one makes its kernels first.
+    """
 
     is_view = False
     is_variadic = False
 
-    def __init__(self, function: Callable[..., Any], infer: Callable[..., Any], name: str) -> None:
-        parameters = inspect.signature(function).parameters.values()
-        self.name = name
-        self.operands = tuple(p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD)
+    def __init__(
+        self,
+        name: str,
+        operands: Sequence[str],
+        infer: Callable[..., Any],
+        *,
+        numbers: Sequence[str] = (),
+        function: Callable[..., Any] | None = None,
+    ) -> None:
+        for word in (name, *operands, *numbers):
+            if not isinstance(word, str) or not word.isidentifier():
+                raise AttrError(f"kernel: name={word!r:.80}; want an identifier", argument="name")
+        self.name, self.operands, self.numbers = name, tuple(operands), tuple(numbers)
         self.differentiable: tuple[str, ...] = ()
         self.rules: dict[str, Any] = {}
-        self.__doc__ = function.__doc__
-        self.__wrapped__ = function
         self._function, self._infer = function, infer
+        self._address = 0
+        self._source: tuple[str, Callable[..., int] | None] | None = None
+        _kernels[name] = self
 
     def __repr__(self) -> str:
         return f"<kernel {self.name}>"
+
+    # ---------------------------------------------------------------------------------------- what computes it
+
+    def c(self, function: Any) -> Kernel:
+        """Computes it on the CPU by a C function: its address, or one that ctypes found; returns the kernel.
+
+        The type is ``tw_kernel`` of ``tilework/kernel.h``: the function reads compact DLPack tensors, fills others,
+        takes the numbers as doubles, and returns 0. It is called without Python, possibly by several threads at once.
+        """
+        address = function if isinstance(function, int) else ctypes.cast(function, ctypes.c_void_p).value
+        if not address:
+            raise AttrError(f"{self.name}: the address of the C function is 0; want a function", op=self.name)
+        self._address, self._owner = address, function
+        return self
+
+    def opencl(self, source: str, *, items: Callable[..., int] | None = None) -> Kernel:
+        """Computes it on OpenCL devices by the kernel of its name in ``source``; returns the kernel.
+
+        The arguments are a pointer and the long number of its first element for every operand and every result,
+        compact arrays; then the numbers, in the floating type of the first operand or as long where an int is given;
+        and last the long count of work items: the elements of the first result, or what ``items`` returns for operands
+        and attributes. Work items from the count on have nothing to do. ``kernels_cl/types.clh`` comes before the
+        source.
+        """
+        self._source = source, items
+        return self
+
+    def backward(self, rule: Callable[..., Any]) -> Callable[..., Any]:
+        """Registers the gradient, in ops: ``rule(dy, *operands, **attrs)`` returns one per operand, or None.
+
+        ``dy`` is a tuple where there are several results, None in it for those without a gradient.
+        """
+        self.differentiable = self.operands
+
+        def run(dys: list[Any], operands: list[Any], *, saved: None, wanted: frozenset[str], **attrs: Any) -> Any:
+            grads = rule(dys[0] if len(dys) == 1 else tuple(dys), *operands, **attrs)
+            found = grads if isinstance(grads, tuple) or len(self.operands) > 1 else (grads,)
+            if not isinstance(found, tuple) or len(found) != len(self.operands):
+                raise ShapeError(
+                    f"{self.name}: its backward returned {type(grads).__name__}; want a tuple of "
+                    f"{len(self.operands)} gradients",
+                    op=self.name,
+                )
+            return dict(zip(self.operands, found, strict=True))
+
+        self.rules["pullback"] = run
+        return rule
+
+    # -------------------------------------------------------------------------------------------------- calls
 
     def __call__(self, *args: Any, **attrs: Any) -> Any:
         traced = dispatch.recorder((*args, *attrs.values()))
@@ -42,13 +111,16 @@ class Kernel:
             return traced.record(self, args, attrs)
         operands = dispatch.bind_operands(self, args, attrs)  # type: ignore[arg-type]
         where = {dispatch.backend_of(self.name, n, a) for n, a in zip(self.operands, operands, strict=True)} - {""}
-        if where == {"opencl"} and "opencl" in self.rules:
-            return self.rules["opencl"](*operands, **attrs)
-        if "opencl" in where:
-            raise UnsupportedError(f"{self.name}: has no OpenCL kernel; want its operands on the CPU", op=self.name)
+        around = tracing()
+        if "opencl" not in where and not (self._address or self._function) and around is not None:
+            return around.call(self, *operands, **attrs)  # constants, which the graph will have on its device
         specs, _ = self.infer(list(operands), attrs)
-        results = [np.empty(shape, dtype) for shape, dtype in specs]
-        self._compute([dispatch.borrow(self.name, "x", a) for a in operands], attrs, results)
+        if "opencl" in where:
+            results = self._on_device(operands, attrs, specs, mixed=len(where) > 1)
+        else:
+            results = [np.empty(shape, dtype) for shape, dtype in specs]
+            arrays = [dispatch.borrow(self.name, n, a) for n, a in zip(self.operands, operands, strict=True)]
+            self._filler(attrs)(arrays, results)
         return results[0] if len(results) == 1 else tuple(results)
 
     def infer(self, operands: list[Any], attrs: dict[str, Any]) -> tuple[list[tuple[Any, Any]], dict[str, Any]]:
@@ -66,8 +138,26 @@ class Kernel:
             specs.append((tuple(made.shape), np.dtype(made.dtype)))
         return specs, attrs
 
+    def step(self, node: Node) -> Any:
+        """What a program calls for a node, with arrays to read and arrays to fill."""
+        return self._filler(node.attrs, compact=all(v.ghost.flags.c_contiguous for v in node.values()))
+
+    def _filler(self, attrs: dict[str, Any], *, compact: bool = False) -> Callable[[list[Any], list[Any]], None]:
+        """Fills results from operands, which C wants compact."""
+        if self._address:
+            call = _core.Foreign(self.name, self._address, [float(n) for n in self._given(attrs)])
+            if compact:
+                return call
+            return lambda operands, results: call(
+                [np.require(a, requirements=["C", "A"]) for a in operands], list(results)
+            )
+        if self._function is None:
+            raise UnsupportedError(f"{self.name}: has nothing for the CPU; want operands on a device", op=self.name)
+        return lambda operands, results: self._compute(operands, attrs, results)
+
     def _compute(self, operands: Sequence[Any], attrs: dict[str, Any], results: Sequence[Any]) -> None:
-        """Runs the function and checks what it returns against what the shape rule said."""
+        """Runs the Python function and checks what it returns against what the shape rule said."""
+        assert self._function is not None
         made = self._function(*operands, **attrs)
         arrays = made if isinstance(made, tuple) else (made,)
         if len(arrays) != len(results):
@@ -80,43 +170,42 @@ class Kernel:
                 raise ShapeError(f"{self.name}: returned shape {array.shape}; want {result.shape}", op=self.name)
             result[...] = array
 
-    def step(self, node: Node) -> Callable[[list[Any], list[Any]], None]:
-        """What a program calls for a node, with arrays to read and arrays to fill."""
-        return lambda operands, results: self._compute(operands, node.attrs, results)
+    def _on_device(self, operands: Sequence[Any], attrs: dict[str, Any], specs: Any, *, mixed: bool) -> list[Any]:
+        from tilework.backends import opencl
 
-    def backward(self, rule: Callable[..., Any]) -> Callable[..., Any]:
-        """Registers the gradient, in ops: ``rule(dy, *operands, **attrs)`` returns one per operand, or None."""
-        self.differentiable = self.operands
+        if self._source is None or mixed:
+            what = "has operands on the CPU too" if self._source else "has no OpenCL kernel"
+            raise UnsupportedError(f"{self.name}: {what}; want its operands on one of the two", op=self.name)
+        source, items = self._source
+        count = None if items is None else items(*operands, **attrs)
+        return opencl.run_source(self.name, source, operands, specs, self._given(attrs), count)
 
-        def run(dy: Array, *operands: Any, saved: None, wanted: frozenset[str], **attrs: Any) -> Any:
-            grads = rule(dy, *operands, **attrs)
-            if len(self.operands) > 1 and (not isinstance(grads, tuple) or len(grads) != len(self.operands)):
-                raise ShapeError(
-                    f"{self.name}: its backward returned {type(grads).__name__}; want a tuple of "
-                    f"{len(self.operands)} gradients",
-                    op=self.name,
-                )
-            return grads
-
-        self.rules["backward"] = run
-        return rule
+    def _given(self, attrs: dict[str, Any]) -> list[float]:
+        """The numbers, in order."""
+        values = [attrs[n] for n in self.numbers if n in attrs]
+        if len(values) != len(self.numbers) or len(attrs) != len(values):
+            odd = sorted(set(attrs) ^ set(self.numbers))[0]
+            what = "is missing" if odd in self.numbers else "is not among its numbers"
+            raise AttrTypeError(f"{self.name}: {odd} {what}; want {', '.join(self.numbers) or 'none'}", op=self.name)
+        for name, value in zip(self.numbers, values, strict=True):
+            if not isinstance(value, (bool, int, float)):
+                raise AttrTypeError(f"{self.name}: {name} is a {type(value).__name__}; want a number", op=self.name)
+        return values
 
 
 def kernel(infer: Callable[..., Any], *, name: str | None = None) -> Callable[[Callable[..., Any]], Kernel]:
-    """Makes an op of a function of numpy arrays: a decorator.
+    """Makes a :class:`Kernel` of a function of numpy arrays: a decorator.
 
     The function takes its arrays by position and attributes by keyword, and returns an array or a tuple of them.
-    ``infer`` takes the same, of which only shapes and dtypes are there, and returns the shape of the result, a
-    ``tw.spec(shape, dtype)`` or a list of those. ``.backward`` of what is returned registers a gradient. Kernels are
-    found by their names when a file is loaded, so a program that loads one makes its kernels first.
     """
 
     def make(function: Callable[..., Any]) -> Kernel:
-        chosen = name or function.__name__
-        if not chosen.isidentifier():
-            raise AttrError(f"kernel: name={chosen!r:.80}; want an identifier", argument="name")
-        made = Kernel(function, infer, chosen)
-        _kernels[chosen] = made
+        parameters = inspect.signature(function).parameters.values()
+        operands = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+        numbers = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+        made = Kernel(name or function.__name__, operands, infer, numbers=numbers, function=function)
+        made.__doc__ = function.__doc__
+        made.__wrapped__ = function  # type: ignore[attr-defined]
         return made
 
     return make

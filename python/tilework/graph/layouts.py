@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tilework import registry
 from tilework.graph import ir
 from tilework.graph.build import Graph
 from tilework.graph.ir import Node, Value
@@ -18,7 +19,8 @@ def layout_propagation(graph: Graph) -> Graph:
             continue
         (made,) = source.node.operands
         assert isinstance(made, Value)
-        if made in once and not made.is_view and not made.node.is_source and not made.node.updates:
+        node = made.node
+        if made in once and not made.is_view and isinstance(node.op, registry.Op) and not node.updates:
             axes = source.node.attrs.get("axes") or tuple(range(len(made.shape)))[::-1]
             dense = ir.contiguous_strides(source.shape, source.dtype.itemsize)
             order = [a % len(made.shape) for a in axes]

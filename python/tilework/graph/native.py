@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from tilework import _core
 from tilework.arrays import Array
+from tilework.dispatch import settled
 from tilework.graph.ir import Node, Value
 from tilework.graph.plan import Kind, Plan
 
@@ -46,11 +48,13 @@ class Native:
                     given.append(None if operand is None else float(operand))
             return given
 
+        places = {n: k for k, n in enumerate(plan.numbers)}
         steps = []
         for node in plan.steps:
             fresh = node.results[: len(node.results) - len(node.updates)]
             step = node.op.name if isinstance(node.op, _core.Op) else node.op.step(node)
-            steps.append((step, operands(node), node.attrs, list(map(number, fresh))))
+            settings = {name: places[n] for name, n in node.numbers.items()}
+            steps.append((step, operands(node), settled(node.attrs), list(map(number, fresh)), settings))
         inputs, outputs = list(map(number, plan.inputs)), list(map(number, plan.outputs))
         return _core.Program(rows, self._constants, inputs, outputs, steps, plan.arena_bytes)
 
@@ -60,13 +64,15 @@ class Native:
             self._program = self._made()
         return self._program
 
-    def run(self, feeds: tuple[Array, ...], outs: tuple[Array, ...] | None) -> tuple[Array, ...] | None:
+    def run(
+        self, feeds: tuple[Array, ...], outs: tuple[Array, ...] | None, numbers: Sequence[float] = ()
+    ) -> tuple[Array, ...] | None:
         """The results, or None where an array is not contiguous or does not fit."""
         states = tuple(v.value for v in self.plan.variables)
-        return self.program.run((*feeds, *states), outs)
+        return self.program.run((*feeds, *states), outs, numbers)
 
-    def timed(self, feeds: tuple[Array, ...]) -> list[tuple[Node, float, str, int]]:
+    def timed(self, feeds: tuple[Array, ...], numbers: Sequence[float] = ()) -> list[tuple[Node, float, str, int]]:
         """(node, seconds, kernel, threads) of every step of one run."""
         states = tuple(v.value for v in self.plan.variables)
-        rows = self.program.timed((*feeds, *states))
+        rows = self.program.timed((*feeds, *states), numbers)
         return [(n, *row) for n, row in zip(self.plan.steps, rows, strict=True)]

@@ -132,7 +132,7 @@ def constant_folding(graph: Graph) -> Graph:
 
     def rule(node: Node, add: Add) -> tuple[Value, ...] | None:
         values = list(node.values())
-        if node.updates or not values or not all(constant_value(v) is not None for v in values):
+        if node.updates or node.numbers or not values or not all(constant_value(v) is not None for v in values):
             return None
         given = sum(v.nbytes for v in values)
         if sum(v.nbytes for v in node.results) > _GROWTH * given + _SMALL:

@@ -8,6 +8,7 @@ from enum import IntEnum
 from typing import Any
 
 from tilework import _core, registry
+from tilework.dispatch import Number
 from tilework.graph import ir
 from tilework.graph.build import Graph
 from tilework.graph.ir import Constant, Node, Placeholder, Value, Variable
@@ -45,6 +46,7 @@ class Plan:
     inputs: list[Value] = field(default_factory=list)  # what is fed, then the variables
     outputs: list[Value] = field(default_factory=list)
     variables: list[Variable] = field(default_factory=list)
+    numbers: list[Number] = field(default_factory=list)  # that each run is given
     constants: list[Any] = field(default_factory=list)
     arena_bytes: int = 0
 
@@ -54,7 +56,7 @@ class Plan:
 
 def planned(graph: Graph) -> Plan:
     """The plan of a graph whose passes are done."""
-    plan = Plan(steps=_steps(graph))
+    plan = Plan(steps=_steps(graph), numbers=list(graph.numbers.values()))
     _fixed_homes(plan, graph)
     last = {value.base: i for i, node in enumerate(plan.steps) for value in node.values()}
     end = len(plan.steps)

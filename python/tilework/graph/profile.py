@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -56,12 +57,14 @@ class Profile:
 _HEAD = f"{'us':>10} {'%':>6} {'% bound':>7}  {'op':<16} {'results':<32} kernel"
 
 
-def measured(native: Native, feeds: tuple[Array, ...], runs: int, threads: int | None) -> Profile:
+def measured(
+    native: Native, feeds: tuple[Array, ...], numbers: Sequence[float], runs: int, threads: int | None
+) -> Profile:
     """The least time of every step over ``runs`` runs, beside the roofline of this machine."""
     count = threads or settings.num_threads()
     with settings.threads(count):
-        native.timed(feeds)
-        timed = [native.timed(feeds) for _ in range(runs)]
+        native.timed(feeds, numbers)
+        timed = [native.timed(feeds, numbers) for _ in range(runs)]
     operations, spent = _core.peak("fma_f32", _SECONDS, count)
     moved, took = _core.peak("read", _SECONDS, count, _BYTES)
     rows = []

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tilework import nested, registry, safetensors
+from tilework.dispatch import Number
 from tilework.dtypes import named
 from tilework.errors import Error, FormatError
 from tilework.graph import ir
 from tilework.graph.build import Graph, Spec
-from tilework.graph.control import RUNS, Region
 from tilework.graph.ir import Constant, Node, Operand, Placeholder, Value, Variable
 from tilework.graph.kernels import Kernel, kernel_named
+from tilework.graph.regions import RUNS, Region
 
 if TYPE_CHECKING:
     from tilework.graph.execute import Executable
@@ -83,6 +84,7 @@ def _written_graph(graph: Graph, weights: dict[str, Any]) -> dict[str, Any]:
         "name": graph.name,
         "arguments": _written_structure(graph.arguments),
         "statics": {str(i): _written(v, "an argument") for i, v in graph.statics.items()},
+        "numbers": {str(i): [n.label, n.value] for i, n in graph.numbers.items()},
         "result": _written_structure(graph.result),
         "inputs": [numbers[v] for v in graph.inputs],
         "outputs": [numbers[v] for v in graph.outputs],
@@ -129,6 +131,8 @@ def _written(value: Any, what: str) -> Any:
         return {"ellipsis": True}
     if isinstance(value, float) and not math.isfinite(value):
         return {"float": str(value)}
+    if isinstance(value, Number):
+        return {"given": value.label}
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     try:
@@ -151,9 +155,10 @@ def _written_structure(structure: nested.Structure | None) -> Any:
 
 def _read_graph(row: dict[str, Any], weights: dict[str, Any]) -> Graph:
     graph = Graph(str(row["name"]))
+    graph.numbers = {int(i): Number(value, str(label)) for i, (label, value) in row["numbers"].items()}
     values: list[Value] = []
     for i, item in enumerate(row["nodes"]):
-        node = _read_node(i, item, values, weights)
+        node = _read_node(i, item, values, weights, {n.label: n for n in graph.numbers.values()})
         graph.nodes.append(node)
         values += node.results
         made, said = [[v.dtype.name, list(v.shape)] for v in node.results], item["makes"]
@@ -172,14 +177,16 @@ def _read_graph(row: dict[str, Any], weights: dict[str, Any]) -> Graph:
 
 def _check_counts(graph: Graph) -> None:
     for structure, count, what in (
-        (graph.arguments, len(graph.inputs) + len(graph.statics), "arguments"),
+        (graph.arguments, len(graph.inputs) + len(graph.statics) + len(graph.numbers), "arguments"),
         (graph.result, len(graph.outputs), "results"),
     ):
         if structure is not None and sum(1 for _ in nested.paths(structure)) != count:
             raise FormatError(f"load: the structure of the {what} does not have {count} places")
 
 
-def _read_node(i: int, row: dict[str, Any], values: list[Value], weights: dict[str, Any]) -> Node:
+def _read_node(
+    i: int, row: dict[str, Any], values: list[Value], weights: dict[str, Any], numbers: dict[str, Number]
+) -> Node:
     name = row["op"]
     if name == "placeholder":
         ((dtype, shape),) = row["makes"]
@@ -204,7 +211,10 @@ def _read_node(i: int, row: dict[str, Any], values: list[Value], weights: dict[s
         return values[n]
 
     op = _read_op(i, row, weights)
-    attrs = {str(k): _read(v) for k, v in row["attrs"].items()}
+    attrs = {
+        str(k): numbers[v["given"]] if isinstance(v, dict) and "given" in v else _read(v)
+        for k, v in row["attrs"].items()
+    }
     return ir.make_node(op, [operand(o) for o in row["operands"]], attrs)
 
 

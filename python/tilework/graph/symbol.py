@@ -17,10 +17,13 @@ class Symbol(Operators):
     """Stands for what ``value`` of a graph will hold; an op that updates it in place moves it on to another value."""
 
     __slots__ = ("graph", "value")
-    level = 0
 
     def __init__(self, graph: Graph, value: Value) -> None:
         self.graph, self.value = graph, value
+
+    @property
+    def level(self) -> int:  # type: ignore[override]
+        return self.graph.level
 
     @property
     def shape(self) -> Sizes:  # type: ignore[override]
