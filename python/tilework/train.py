@@ -4,8 +4,9 @@
     for x, labels in batches:
         value = trainer.step(x, labels)
 
-``loss(params, *batch)`` is an ordinary function of arrays. Its value and gradients are traced once per shape of batch
-and run as one graph; the optimizer's ops then update the parameters in place, on the CPU or on an OpenCL device.
+``loss(params, *batch)`` is an ordinary function of arrays. Its value, its gradients and the optimizer's ops, which
+update the parameters in place, are traced once per shape of batch and run as one graph, on the CPU or on an OpenCL
+device.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeAlias
 
@@ -22,7 +23,7 @@ import numpy as np
 from tilework import autodiff, graph, nested, ops, safetensors
 from tilework.arrays import Array
 from tilework.devices import to_device, to_host
-from tilework.dispatch import is_device_array
+from tilework.dispatch import Number, is_device_array
 from tilework.dtypes import is_floating
 from tilework.errors import AttrError, AttrTypeError, DTypeError, FormatError, ShapeError
 
@@ -75,12 +76,16 @@ class Optimizer:
         """The names of the arrays that it keeps for each parameter; they begin as zeros."""
         raise NotImplementedError
 
-    def update(self, w: Array, g: Array, state: Mapping[str, Array], step: int) -> None:
-        """Updates w and its state in place along g; ``step`` counts from 1."""
+    def numbers(self, step: int) -> dict[str, float]:
+        """What may change from step to step, which counts from 1: attributes of the optimizer's op."""
+        return {"lr": self.lr}
+
+    def update(self, w: Array, g: Array, state: Mapping[str, Array], numbers: Mapping[str, Any]) -> None:
+        """Updates w and its state in place along g, with the :meth:`numbers` of a step."""
         raise NotImplementedError
 
     def _shared(self) -> dict[str, Any]:
-        return {"lr": self.lr, "weight_decay": self.weight_decay, "l1": self.l1, "scale": self.scale}
+        return {"weight_decay": self.weight_decay, "l1": self.l1, "scale": self.scale}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,19 +101,13 @@ class SGD(Optimizer):
     def slots(self) -> tuple[str, ...]:
         return ("v",) if self.momentum else ()
 
-    def update(self, w: Array, g: Array, state: Mapping[str, Array], step: int) -> None:
+    def numbers(self, step: int) -> dict[str, float]:
         # torch takes the first gradient whole: dampening begins with the second.
-        dampening = self.dampening if step > 1 else 0.0
-        ops.sgd_step(
-            w,
-            g,
-            state.get("v"),
-            momentum=self.momentum,
-            dampening=dampening,
-            nesterov=self.nesterov,
-            velocity=self.velocity,
-            **self._shared(),
-        )
+        return {"lr": self.lr, "dampening": self.dampening if step > 1 else 0.0}
+
+    def update(self, w: Array, g: Array, state: Mapping[str, Array], numbers: Mapping[str, Any]) -> None:
+        own: dict[str, Any] = {"momentum": self.momentum, "nesterov": self.nesterov, "velocity": self.velocity}
+        ops.sgd_step(w, g, state.get("v"), **own, **numbers, **self._shared())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,10 +123,12 @@ class Adam(Optimizer):
     def slots(self) -> tuple[str, ...]:
         return ("m", "v", "vmax") if self.amsgrad else ("m", "v")
 
-    def update(self, w: Array, g: Array, state: Mapping[str, Array], step: int) -> None:
-        own: dict[str, Any] = {"step": step, "beta1": self.beta1, "beta2": self.beta2, "eps": self.eps}
-        own["decoupled"] = self.decoupled
-        ops.adam_step(w, g, state["m"], state["v"], state.get("vmax"), **own, **self._shared())
+    def numbers(self, step: int) -> dict[str, float]:
+        return {"lr": self.lr, "step": step}
+
+    def update(self, w: Array, g: Array, state: Mapping[str, Array], numbers: Mapping[str, Any]) -> None:
+        own: dict[str, Any] = {"beta1": self.beta1, "beta2": self.beta2, "eps": self.eps, "decoupled": self.decoupled}
+        ops.adam_step(w, g, state["m"], state["v"], state.get("vmax"), **own, **numbers, **self._shared())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,9 +152,9 @@ class RMSProp(Optimizer):
     def slots(self) -> tuple[str, ...]:
         return ("v", *(("mean",) if self.centered else ()), *(("speed",) if self.momentum else ()))
 
-    def update(self, w: Array, g: Array, state: Mapping[str, Array], step: int) -> None:
-        own = {"alpha": self.alpha, "eps": self.eps, "momentum": self.momentum}
-        ops.rmsprop_step(w, g, state["v"], state.get("mean"), state.get("speed"), **own, **self._shared())
+    def update(self, w: Array, g: Array, state: Mapping[str, Array], numbers: Mapping[str, Any]) -> None:
+        own: dict[str, Any] = {"alpha": self.alpha, "eps": self.eps, "momentum": self.momentum}
+        ops.rmsprop_step(w, g, state["v"], state.get("mean"), state.get("speed"), **own, **numbers, **self._shared())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,8 +168,8 @@ class Lion(Optimizer):
     def slots(self) -> tuple[str, ...]:
         return ("m",)
 
-    def update(self, w: Array, g: Array, state: Mapping[str, Array], step: int) -> None:
-        ops.lion_step(w, g, state["m"], beta1=self.beta1, beta2=self.beta2, **self._shared())
+    def update(self, w: Array, g: Array, state: Mapping[str, Array], numbers: Mapping[str, Any]) -> None:
+        ops.lion_step(w, g, state["m"], beta1=self.beta1, beta2=self.beta2, **numbers, **self._shared())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,6 +214,13 @@ def _factor(norm: Array, limit: float) -> Array:
 # ------------------------------------------------------------------------------------------------------ training
 
 
+def _kind(argument: Any) -> Any:
+    """What a compiled function depends on."""
+    if hasattr(argument, "shape"):
+        return tuple(argument.shape), argument.dtype
+    return Number if isinstance(argument, Number) else argument
+
+
 @dataclass(frozen=True)
 class Stepped:
     """What one step gave: the loss before it, what else the loss function returned, the norm of all gradients."""
@@ -230,8 +238,8 @@ class Trainer:
 
     ``loss(params, *batch)`` returns an array of shape (), or a pair of that and anything else if ``has_aux``.
     ``params`` are copied, to ``device`` (see :func:`tilework.to_device`) if given. ``reduce`` takes the list of
-    gradients and returns one like it: the mean over processes or devices, where several train together; gradients are
-    clipped after it.
+    gradients and returns one like it: the mean over processes or devices, where several train together; a step is then
+    two graphs, one before and one behind it.
     """
 
     def __init__(
@@ -251,11 +259,13 @@ class Trainer:
         self.device, self._threads = device, threads
         leaves, self._structure = nested.flatten(params)
         self._names = list(nested.paths(self._structure, "params"))
-        self._weights = [self._copied(n, w) for n, w in zip(self._names, leaves, strict=True)]
-        self._state = [{slot: self._zeros(w) for slot in optimizer.slots()} for w in self._weights]
+        self._weights = [graph.Variable(self._copied(n, w), n) for n, w in zip(self._names, leaves, strict=True)]
+        self._state = [
+            {slot: graph.Variable(self._zeros(w.value), f"{slot}:{w.label}") for slot in optimizer.slots()}
+            for w in self._weights
+        ]
         self.steps = 0
         self._compiled: dict[Any, graph.Executable] = {}
-        self._clipper: graph.Executable | None = None
 
     def _copied(self, name: str, w: Any) -> Array:
         if not hasattr(w, "dtype") or not hasattr(w, "shape") or not is_floating(w.dtype):
@@ -271,46 +281,58 @@ class Trainer:
     @property
     def params(self) -> Params:
         """The parameters as they are now, in their containers; a step changes these arrays in place."""
-        return nested.unflatten(self._structure, self._weights)
+        return nested.unflatten(self._structure, [w.value for w in self._weights])
 
     def step(self, *batch: Any, lr: float | None = None) -> Stepped:
         """One step on a batch of arrays, at the optimizer's rate or at ``lr``."""
         given = batch if self.device is None else nested.mapped(self._placed, batch)
-        returned, gradients, norm = self._executable(given)(self.params, *given)
-        leaves = list(nested.flatten(gradients)[0])
-        if self._reduce is not None:
-            leaves, norm = self._clipped(self._reduced(leaves))
+        numbers = self.optimizer.numbers(self.steps + 1) | ({} if lr is None else {"lr": lr})
+        if self._reduce is None:
+            returned, norm = self._executable(self._stepped, self._open(numbers), *given)(numbers, *given)
+        else:
+            returned, gradients = self._executable(self._differentiated, *given)(*given)
+            reduced = self._reduced(gradients)
+            norm = self._executable(self._updated, self._open(numbers), reduced)(numbers, reduced)
         self.steps += 1
-        optimizer = self.optimizer if lr is None else replace(self.optimizer, lr=lr)
-        for w, g, state in zip(self._weights, leaves, self._state, strict=True):
-            optimizer.update(w, g, state, self.steps)
         loss, aux = returned if self._has_aux else (returned, None)
-        return Stepped(loss, aux, norm)
+        return Stepped(loss, aux, None if isinstance(norm, tuple) else norm)
 
     def evaluate(self, function: Callable[..., Any], *batch: Any) -> Any:
         """``function(params, *batch)``, compiled like the step."""
         given = batch if self.device is None else nested.mapped(self._placed, batch)
-        return self._executable(given, function)(self.params, *given)
+        return self._executable(function, self.params, *given)(self.params, *given)
 
     def _placed(self, a: Any) -> Any:
-        return a if is_device_array(a) or not hasattr(a, "shape") else to_device(a, like=self._weights[0])
+        return a if is_device_array(a) or not hasattr(a, "shape") else to_device(a, like=self._weights[0].value)
 
-    def _executable(self, batch: Sequence[Any], function: Callable[..., Any] | None = None) -> graph.Executable:
-        leaves, structure = nested.flatten(batch)
-        key = (function, structure, tuple((a.shape, a.dtype) if hasattr(a, "shape") else a for a in leaves))
+    def _executable(self, function: Callable[..., Any], *args: Any) -> graph.Executable:
+        leaves, structure = nested.flatten(args)
+        key = (function, structure, tuple(map(_kind, leaves)))
         if key not in self._compiled:
-            traced = graph.trace(function or self._differentiated, self.params, *batch)
-            self._compiled[key] = traced.compile(device=self.device, threads=self._threads)
+            self._compiled[key] = graph.trace(function, *args).compile(device=self.device, threads=self._threads)
         return self._compiled[key]
 
-    def _differentiated(self, params: Params, *batch: Any) -> Any:
-        """What is traced: the loss, its gradients, and the limits of these."""
+    @staticmethod
+    def _open(numbers: Mapping[str, float]) -> dict[str, Any]:
+        """Numbers that a compiled step is given anew each time."""
+        return {name: graph.number(value) for name, value in numbers.items()}
+
+    # What is traced: the loss and its gradients, the update, and both in one.
+
+    def _differentiated(self, *batch: Any) -> tuple[Any, list[Array]]:
+        params = nested.unflatten(self._structure, self._weights)
         returned, gradients = autodiff.value_and_grad(self._loss, has_aux=self._has_aux)(params, *batch)
-        leaves = list(nested.flatten(gradients)[0])
-        if self._reduce is not None:
-            return returned, leaves, ()
-        limited, norm = self.clip(leaves)
-        return returned, limited, () if norm is None else norm
+        return returned, list(nested.flatten(gradients)[0])
+
+    def _updated(self, numbers: Mapping[str, float], gradients: Sequence[Array]) -> Any:
+        limited, norm = self.clip(gradients)
+        for w, g, state in zip(self._weights, limited, self._state, strict=True):
+            self.optimizer.update(w, g, state, numbers)
+        return () if norm is None else norm
+
+    def _stepped(self, numbers: Mapping[str, float], *batch: Any) -> tuple[Any, Any]:
+        returned, gradients = self._differentiated(*batch)
+        return returned, self._updated(numbers, gradients)
 
     def _reduced(self, gradients: list[Array]) -> list[Array]:
         assert self._reduce is not None
@@ -326,21 +348,11 @@ class Trainer:
                 )
         return found
 
-    def _clipped(self, gradients: list[Array]) -> tuple[list[Array], Any]:
-        if self.clip == Clip():
-            return gradients, None
-        if self._clipper is None:
-            traced = graph.trace(lambda g: self.clip(g)[0], gradients)
-            self._clipper = traced.compile(device=self.device, threads=self._threads)
-        return list(self._clipper(gradients)), None
-
     # ------------------------------------------------------------------------------------------------ checkpoints
 
     def save(self, path: str | os.PathLike[str], **more: str) -> None:
         """Writes parameters, the optimizer's state and the number of steps to a safetensors file, with more texts."""
-        arrays = dict(zip(self._names, self._weights, strict=True))
-        for name, state in zip(self._names, self._state, strict=True):
-            arrays |= {f"{slot}:{name}": array for slot, array in state.items()}
+        arrays = self._arrays()
         about = {"format": "tilework.train 1", "steps": str(self.steps), "optimizer": self._described()}
         data = safetensors.dumps({name: to_host(array) for name, array in arrays.items()}, about | more)
         whole = Path(path)
@@ -358,9 +370,7 @@ class Trainer:
             raise FormatError(f"load: {path} is no checkpoint of a trainer; want a file that Trainer.save wrote")
         if about.get("optimizer") != self._described():
             raise FormatError(f"load: {path} is of {about.get('optimizer')}; want {self._described()}")
-        targets = dict(zip(self._names, self._weights, strict=True))
-        for name, state in zip(self._names, self._state, strict=True):
-            targets |= {f"{slot}:{name}": array for slot, array in state.items()}
+        targets = self._arrays()
         if arrays.keys() != targets.keys():
             odd = sorted(arrays.keys() ^ targets.keys())[0]
             raise FormatError(f"load: {odd} is {'not ' if odd in targets else ''}in {path}; want {len(targets)} arrays")
@@ -377,6 +387,10 @@ class Trainer:
                 target.set(arrays[name])
         self.steps = int(about["steps"])
         return about
+
+    def _arrays(self) -> dict[str, Array]:
+        """Parameters and the optimizer's state, by name."""
+        return {v.label: v.value for v in (*self._weights, *(v for state in self._state for v in state.values()))}
 
     def _described(self) -> str:
         kept = {k: v for k, v in asdict(self.optimizer).items() if k != "lr"}
