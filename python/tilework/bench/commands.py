@@ -224,10 +224,14 @@ def _announce(options: Options) -> None:
 
 def _finish(options: Any, document: dict[str, Any]) -> int:
     rows = document["rows"]
-    if getattr(options, "md", False):
-        print(table.markdown(table.COLUMNS, map(table.cells, rows)))
+    columns: tuple[str, ...] = table.COLUMNS
+    lines = list(map(table.cells, rows))
+    if options.contestants:
+        columns, lines = table.CONTESTANT_COLUMNS, [line for row in rows for line in table.contestant_cells(row)]
+    if options.md:
+        print(table.markdown(columns, lines))
     else:
-        table.show(table.COLUMNS, map(table.cells, rows))
+        table.show(columns, lines)
         for row in rows:
             if row["status"] != "ok":
                 print(f"{row['status']}: {row['message']}\n  tilework bench run {shlex.quote(row['problem'])}")

@@ -10,6 +10,7 @@ from typing import Any
 from tilework.bench import measure
 
 COLUMNS = ("op", "problem", "thr", "time", "p10-p90", "kernel", "rate", "of bound", "best peer", "ratio", "verdict")
+CONTESTANT_COLUMNS = ("op", "problem", "thr", "contestant", "time", "rate", "of bound", "ratio", "verdict")
 MINOR = ("p10-p90", "kernel", "rate")  # what a narrow page leaves out
 STYLES = {
     "faster": "green",
@@ -69,9 +70,9 @@ def problem_name(row: dict[str, Any]) -> str:
     return name if plain else f"{name} ({row['dtype']}{'' if row['direction'] == 'fwd' else ' ' + row['direction']})"
 
 
-def rate_text(row: dict[str, Any]) -> str:
+def rate_text(row: dict[str, Any], contestant: str = "tilework") -> str:
     """Arithmetic or bytes per second, whichever bounds the row."""
-    seconds = row["contestants"].get("tilework", {}).get("median")
+    seconds = row["contestants"].get(contestant, {}).get("median")
     if not seconds:
         return ""
     by = (row["bound"] or {}).get("by", "")
@@ -125,6 +126,22 @@ def cells(row: dict[str, Any]) -> list[str]:
         ratio_text(best[1]) if best else "",
         verdict_of(row),
     ]
+
+
+def contestant_cells(row: dict[str, Any]) -> list[list[str]]:
+    """A line of CONTESTANT_COLUMNS for everyone who was timed; a ratio is to ours of the same kind of weights."""
+    first = [row["op"], problem_name(row), place_text(row)]
+    if row["status"] != "ok":
+        return [[*first, "", "", "", "", "", row["status"]]]
+    lines = []
+    for name, entry in row["contestants"].items():
+        if "median" not in entry:
+            continue
+        bound = f"{100 * entry['of_bound']:.0f} % {row['bound']['by']}" if "of_bound" in entry else ""
+        ratio = row["ratios"].get(name)
+        found = [ratio_text(ratio), ratio["verdict"]] if ratio else ["", ""]
+        lines.append([*first, name, seconds_text(entry["median"]), rate_text(row, name), bound, *found])
+    return lines
 
 
 def means(rows: Iterable[dict[str, Any]]) -> list[tuple[str, str, float, int]]:
