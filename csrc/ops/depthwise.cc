@@ -1,4 +1,4 @@
-// Depthwise convolution, one filter per channel, and its gradient in x: what conv and conv_dx run when C/groups = 1.
+// Depthwise convolution, one filter per channel: what conv runs when C/groups = 1.
 //     y[k,p] = act(b[k] + sum_t w[k,t] x[c, p*stride + t*dilation - padding]),  c = k / (K/C)
 //
 // Method    kRows rows of y at once share the rows of x they see. Rows are read in place with strides of 1 and, for 3x3
@@ -9,6 +9,7 @@
 #include "gemm/padded.h"
 #include "ops/conv_problem.h"
 #include "simd/between.h"
+#include "simd/units.h"
 
 namespace tw::TW_ISA {
 namespace {
@@ -87,24 +88,6 @@ void strip_fixed(const Strip<T>& s, int64_t first, int64_t last) {
     for (int64_t x = first; x < last; x += L) at(min_of(x, last - L), L);  // the last vector may repeat columns
 }
 
-// Inside each 16-byte unit, the even or the odd elements of a, then of b. in_order puts them in a row, in_units back.
-template <int OddA, int OddB, class V, int... I>
-TW_INLINE V halves_of_units(V a, V b, Seq<I...>) {
-    constexpr int n = 16 / static_cast<int>(sizeof(Elem<V>)), half = n / 2;
-    return shuffle<(I / n * n + I % half * 2 + (I % n < half ? OddA : kCount<V> + OddB))...>(a, b);
-}
-template <class V, int... I>
-TW_INLINE V in_order(V v, Seq<I...>) {
-    constexpr int n = 16 / static_cast<int>(sizeof(Elem<V>)), half = n / 2, all = kCount<V> / 2;
-    return shuffle<(I % all / half * n + I / all * half + I % half)...>(v, v);
-}
-
-template <class V, int... I>
-TW_INLINE V in_units(V v, Seq<I...>) {
-    constexpr int n = 16 / static_cast<int>(sizeof(Elem<V>)), half = n / 2, all = kCount<V> / 2;
-    return shuffle<(I % n / half * all + I / n * half + I % half)...>(v, v);
-}
-
 // Columns [0, last) of R rows of 3x3 taps with strides of 2, read in place: the even and the odd elements of two loads
 // are what the first two columns of the kernel see. Sums stay in units' order until they are stored.
 template <class T, int R>
@@ -124,7 +107,7 @@ void strip_stride2(const Strip<T>& s, int64_t last) {
         Vec<T> acc[R];
 #pragma GCC unroll 4
         for (int r = 0; r < R; ++r)
-            acc[r] = s.add_to_y ? in_units(load_n(s.y + r * s.y_row + x, lanes), Indices<Vec<T>>{}) : splat(s.bias);
+            acc[r] = s.add_to_y ? in_units(load_n(s.y + r * s.y_row + x, lanes)) : splat(s.bias);
 #pragma GCC unroll 16
         for (int i = 0; i < kSeen; ++i) {
             Vec<T> v[4];
@@ -136,9 +119,8 @@ void strip_stride2(const Strip<T>& s, int64_t last) {
                 else
                     v[k] = load(p);
             }
-            const Vec<T> seen[K] = {halves_of_units<0, 0>(v[0], v[1], Indices<Vec<T>>{}),
-                                    halves_of_units<1, 1>(v[0], v[1], Indices<Vec<T>>{}),
-                                    halves_of_units<0, 1>(v[2], v[3], Indices<Vec<T>>{})};
+            const Vec<T> seen[K] = {halves_of_units<0, 0>(v[0], v[1]), halves_of_units<1, 1>(v[0], v[1]),
+                                    halves_of_units<0, 1>(v[2], v[3])};
 #pragma GCC unroll 3
             for (int j = 0; j < K; ++j)
 #pragma GCC unroll 4
@@ -148,7 +130,7 @@ void strip_stride2(const Strip<T>& s, int64_t last) {
 #pragma GCC unroll 4
         for (int r = 0; r < R; ++r) {
             if (s.relu) acc[r] = activate(acc[r], Activation::relu);
-            store_n(s.y + r * s.y_row + x, in_order(acc[r], Indices<Vec<T>>{}), lanes);
+            store_n(s.y + r * s.y_row + x, from_units(acc[r]), lanes);
         }
     };
     for (int64_t x = 0; x < last; x += L) {
@@ -351,117 +333,8 @@ Status forward(const Depthwise& q) {
     return enough ? Status::ok : no_memory();
 }
 
-// ---- gradient with respect to x ------------------------------------------------------------------------------------------
-
-// A stride leaves each phase of dx its own taps; with stride 1 the gradient is the convolution with w turned around.
-constexpr int64_t kMaxTaps = 64;
-
-// What one phase of a row of dx adds up: rows of the padded dy, and weights.
-template <class T>
-struct Terms {
-    int64_t n;
-    const T* from[kMaxTaps];
-    T w[kMaxTaps];
-};
-
-// For the places r, r + stride, ... along each axis; the pointers are those of the first.
-template <class T>
-Terms<T> terms_of(const ConvAxes& s, const T* w, const int64_t* r, const int64_t* front, const int64_t* size,
-                  const T* dy) {
-    Terms<T> terms;
-    terms.n = 0;
-    for (int64_t t = 0; t < taps_of(s); ++t) {
-        const int64_t tap[] = {t / s.taps[2] / s.taps[1], t / s.taps[2] % s.taps[1], t % s.taps[2]};
-        int64_t at[kMaxRank];
-        bool met = true;
-        for (int a = 0; a < kMaxRank; ++a) {
-            const int64_t far = r[a] + s.before[a] - tap[a] * s.dilation[a];
-            met = met && far % s.stride[a] == 0;
-            at[a] = far / s.stride[a] + front[a];
-        }
-        if (!met) continue;
-        terms.from[terms.n] = dy + (at[0] * size[1] + at[1]) * size[2] + at[2];
-        terms.w[terms.n++] = w[t];
-    }
-    return terms;
-}
-
-template <class T>
-void sum_terms(const Terms<T>& terms, int64_t shift, int64_t n, T* to) {
-    constexpr int64_t L = kLanes<T>;
-    for (int64_t i = 0; i < n; i += L) {
-        const int64_t x = n < L ? 0 : min_of(i, n - L), lanes = min_of(n, L);  // the last vector may repeat columns
-        Vec<T> acc{};
-        for (int64_t t = 0; t < terms.n; ++t) {
-            const T* p = terms.from[t] + shift + x;
-            acc += splat(terms.w[t]) * (lanes == L ? load(p) : load_n(p, lanes));
-        }
-        store_n(to + x, acc, lanes);
-    }
-}
-
-template <class T>
-Status gradient_x(const Depthwise& q) {
-    const ConvAxes& s = q.axes;  // x is dx, y is dy
-    const int64_t channels = q.x.shape[1], wide = ceil_div(s.in[2], s.stride[2]);
-    int64_t front[kMaxRank], size[kMaxRank];
-    for (int a = 0; a < kMaxRank; ++a) {
-        front[a] = max_of(0, ((s.taps[a] - 1) * s.dilation[a] - s.before[a]) / s.stride[a] + 1);
-        size[a] = front[a] + max_of((s.in[a] - 1 + s.before[a]) / s.stride[a] + 1, s.out[a]);
-    }
-    bool enough = true;
-    parallel(q.x.shape[0] * channels, [&](int64_t job) {
-        const int64_t image = job / channels, c = job % channels;
-        Window<T> window{};
-        window.image = q.y.as<T>() + image * q.y.stride[0] + c * q.y.stride[1];
-        for (int a = 0; a < kMaxRank; ++a) window.axis[a] = {s.out[a], size[a], s.y_stride[a], 1, 1, nullptr};
-        constexpr int64_t ones[] = {1, 1, 1};
-        Padded<T> copy = padded_for(window, ones);
-        Scratch floats(static_cast<size_t>(copy.elements(1) + s.in[0] * s.in[1] * s.stride[2] * wide) * sizeof(T));
-        copy.data = floats.as<T>();
-        if (!copy.data) return __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
-        T* const phases = copy.data + copy.elements(1);
-        fill_padded(copy, window, 0, 0, size[0] * size[1], front);
-        const T* w = q.w.as<T>() + c * q.w.stride[0];
-        int64_t r[kMaxRank];
-        for (r[0] = 0; r[0] < min_of(s.stride[0], s.in[0]); ++r[0])
-            for (r[1] = 0; r[1] < min_of(s.stride[1], s.in[1]); ++r[1])
-                for (r[2] = 0; r[2] < min_of(s.stride[2], s.in[2]); ++r[2]) {
-                    const Terms<T> terms = terms_of(s, w, r, front, size, copy.data);
-                    const int64_t n = (s.in[2] - r[2] + s.stride[2] - 1) / s.stride[2];
-                    for (int64_t d = r[0], i = 0; d < s.in[0]; d += s.stride[0], ++i)
-                        for (int64_t h = r[1], j = 0; h < s.in[1]; h += s.stride[1], ++j)
-                            sum_terms(terms, (i * size[1] + j) * size[2], n,
-                                      phases + ((d * s.in[1] + h) * s.stride[2] + r[2]) * wide);
-                }
-        T* const dx = q.x.as<T>() + image * q.x.stride[0] + c * q.x.stride[1];
-        for (int64_t row = 0; row < s.in[0] * s.in[1]; ++row)
-            write_phases(phases + row * s.stride[2] * wide, wide, s.stride[2], s.in[2],
-                         dx + row / s.in[1] * s.x_stride[0] + row % s.in[1] * s.x_stride[1], s.x_stride[2]);
-    });
-    return enough ? Status::ok : no_memory();
-}
-
-// The same sums as a convolution of dy, with the taps in reverse.
-Depthwise turned(const Depthwise& q) {
-    Depthwise t = q;
-    t.x = q.y, t.y = q.x, t.flip = true;
-    for (int a = 0; a < kMaxRank; ++a) {
-        t.axes.in[a] = q.axes.out[a], t.axes.out[a] = q.axes.in[a];
-        t.axes.x_stride[a] = q.axes.y_stride[a], t.axes.y_stride[a] = q.axes.x_stride[a];
-        t.axes.before[a] = (q.axes.taps[a] - 1) * q.axes.dilation[a] - q.axes.before[a];
-    }
-    return t;
-}
-
 }  // namespace
 
 Status depthwise(const Depthwise& q) { return q.x.dtype == DType::f32 ? forward<float>(q) : forward<double>(q); }
-
-Status depthwise_dx(const Depthwise& q) {
-    const ConvAxes& s = q.axes;
-    if (s.stride[0] * s.stride[1] * s.stride[2] == 1) return depthwise(turned(q));
-    return q.x.dtype == DType::f32 ? gradient_x<float>(q) : gradient_x<double>(q);
-}
 
 }  // namespace tw::TW_ISA

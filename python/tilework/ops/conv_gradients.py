@@ -191,6 +191,7 @@ def _(fill: Fill) -> Iterator[Sample]:
     yield sample(fill(0, 4, 3, 3), fill(4, 3, 3, 3), shape=(5, 5))
     yield sample(fill(1, 2, 9, 30), fill(2, 1, 3, 3), shape=(9, 30), padding=1, groups=2)
     yield sample(fill(1, 2, 5, 15), fill(2, 1, 3, 3), shape=(9, 30), padding=1, groups=2, stride=2)
+    yield sample(fill(1, 2, 4, 36), fill(2, 1, 3, 3), shape=(10, 73), groups=2, stride=2)
     yield sample(fill(1, 5, 5, 7), fill(5, 13, 3, 3), fill(1, 13, 5, 7), shape=(5, 7), padding=1)
     for x, w, attrs in NHWC:
         dy = (x[0], *out_sizes(first(x), w, attrs), w[0])
@@ -203,6 +204,7 @@ def _(fill: Fill) -> Iterator[Sample]:
         yield Sample((fill(x[0], w[0], *out_sizes(x, w, attrs)), fill(*x)), {"kernel": w[2:], **attrs})
     yield sample(fill(0, 4, 3, 3), fill(0, 3, 5, 5), kernel=(3, 3))
     yield sample(fill(1, 2, 9, 19), fill(1, 2, 9, 19), kernel=3, padding=1, groups=2)
+    yield sample(fill(1, 2, 5, 36), fill(1, 2, 9, 71), kernel=3, padding=1, groups=2, stride=2)
     yield sample(fill(1, 5, 5, 7), fill(1, 3, 5, 7), fill(5, 3, 3, 3), kernel=3, padding=1)
     for x, w, attrs in NHWC:
         dy = (x[0], *out_sizes(first(x), w, attrs), w[0])
