@@ -76,7 +76,7 @@ void run_dots(int m, const Dots& t, const B* b) {
 
 // ---- packing ------------------------------------------------------------------------------------------------------------
 
-// Words [w0, w0 + words) of one panel, n columns of which exist.
+// All words of one panel, n columns of which exist; what the others hold does not matter.
 void pack_panel(const Bytes& b, int64_t k, int64_t n0, int64_t n, int8_t* to) {
     constexpr int D = kDotDepth;
     const uint8_t flip = b.is_unsigned ? 0x80 : 0;
@@ -84,8 +84,10 @@ void pack_panel(const Bytes& b, int64_t k, int64_t n0, int64_t n, int8_t* to) {
     auto* out = reinterpret_cast<uint8_t*>(to);
     const int64_t whole = k / D;
     int64_t w = 0;
-    if (n == NR && b.col == 1) {
-        for (; w < whole; ++w, out += NR * D) {
+    if (b.col == 1 && (n == NR || b.row > 0)) {
+        // Rows are read whole, also beyond the last column where that leads to rows further down.
+        const int64_t beyond = n == NR ? 0 : ceil_div(NR - n, b.row);
+        for (; w < min_of(whole, (k - beyond) / D); ++w, out += NR * D) {
             const uint8_t* row[D];
             for (int d = 0; d < D; ++d) row[d] = src + (w * D + d) * b.row;
             for (int j = 0; j < NR; ++j)

@@ -56,56 +56,86 @@ void fill_row(const Codes& q, int64_t c, int64_t r, const int64_t* before) {
 TW_INLINE Unit load_unit(const uint8_t* p, uint8_t flip) { return *reinterpret_cast<const LooseUnit*>(p) ^ flip; }
 TW_INLINE void store_unit(int8_t* p, Unit v) { *reinterpret_cast<LooseUnit*>(p) = v; }
 
-// One word of NR columns: rows[d] holds code d of each.
-TW_INLINE void zip_word(const uint8_t* const* rows, uint8_t flip, int8_t* to) {
-#pragma GCC unroll 4
-    for (int j = 0; j < NR; j += kUnit, to += kUnit * kDotDepth) {
-        const Unit a = load_unit(rows[0] + j, flip), b = load_unit(rows[1] + j, flip);
-        if constexpr (kDotDepth == 2) {
-            store_unit(to, zip_low(a, b));
-            store_unit(to + kUnit, zip_high(a, b));
-        } else {
-            const Unit c = load_unit(rows[kDotDepth - 2] + j, flip), d = load_unit(rows[kDotDepth - 1] + j, flip);
-            const UnitPairs ab[] = {bitcast<UnitPairs>(zip_low(a, b)), bitcast<UnitPairs>(zip_high(a, b))};
-            const UnitPairs cd[] = {bitcast<UnitPairs>(zip_low(c, d)), bitcast<UnitPairs>(zip_high(c, d))};
+// A word of kUnit columns: rows[d] holds code d of each.
+TW_INLINE void zip_word(const Unit* rows, int8_t* to) {
+    const Unit low = zip_low(rows[0], rows[1]), high = zip_high(rows[0], rows[1]);
+    if constexpr (kDotDepth == 2) {
+        store_unit(to, low);
+        store_unit(to + kUnit, high);
+    } else {
+        const Unit c = rows[kDotDepth - 2], d = rows[kDotDepth - 1];
+        const UnitPairs ab[] = {bitcast<UnitPairs>(low), bitcast<UnitPairs>(high)};
+        const UnitPairs cd[] = {bitcast<UnitPairs>(zip_low(c, d)), bitcast<UnitPairs>(zip_high(c, d))};
 #pragma GCC unroll 2
-            for (int half = 0; half < 2; ++half) {
-                store_unit(to + 2 * half * kUnit, bitcast<Unit>(zip_low(ab[half], cd[half])));
-                store_unit(to + (2 * half + 1) * kUnit, bitcast<Unit>(zip_high(ab[half], cd[half])));
-            }
+        for (int half = 0; half < 2; ++half) {
+            store_unit(to + 2 * half * kUnit, bitcast<Unit>(zip_low(ab[half], cd[half])));
+            store_unit(to + (2 * half + 1) * kUnit, bitcast<Unit>(zip_high(ab[half], cd[half])));
         }
     }
 }
 
-// Matches IntGemm::pack_b. Whole vectors are read beyond the pixels of a run; the copy ends with room for that.
+// Column c of a unit lies at from + c, if `here` says so and no later source does.
+struct Source {
+    const uint8_t* from;
+    Unit here;
+};
+
+template <int Sources>
+TW_INLINE Unit take_codes(const Source* source, int sources, int64_t offset, uint8_t flip) {
+    Unit v = load_unit(source[0].from + offset, flip);
+#pragma GCC unroll 4
+    for (int i = 1; i < (Sources ? Sources : sources); ++i) {
+        const Unit other = load_unit(source[i].from + offset, flip);
+        v ^= (v ^ other) & source[i].here;
+    }
+    return v;
+}
+
+// All words of kUnit columns.
+template <int Sources>
+void zip_columns(const Codes& q, const Source* source, int sources, int8_t* to) {
+    const int64_t* const offset = q.padded.offset;
+    Unit rows[kDotDepth];
+    int64_t k = 0;
+    for (; k + kDotDepth <= q.k; k += kDotDepth, to += NR * kDotDepth) {
+#pragma GCC unroll 4
+        for (int d = 0; d < kDotDepth; ++d) rows[d] = take_codes<Sources>(source, sources, offset[k + d], q.flip);
+        zip_word(rows, to);
+    }
+    if (k == q.k) return;
+    for (int d = 0; d < kDotDepth; ++d)
+        rows[d] = k + d < q.k ? take_codes<Sources>(source, sources, offset[k + d], q.flip) : Unit{};
+    zip_word(rows, to);
+}
+
+// Matches IntGemm::pack_b. Whole units are read beyond the pixels of a run; the copy ends with room for that.
 void pack_copied(const void* context, int64_t n0, int64_t n, int8_t* panel) {
     static_assert(Padded<uint8_t>::kSlack >= NR);
     const Codes& q = *static_cast<const Codes*>(context);
     const Padded<uint8_t>& p = q.padded;
-    const uint8_t* from[NR];
-    int64_t to[NR];
-    int runs = 0;
-    for (int64_t done = 0; done < n; ++runs) {
+    Source source[NR / kUnit][kUnit];
+    int sources[NR / kUnit] = {};
+    for (int64_t done = 0; done < n;) {
         const int64_t pixel = n0 + done, at = pixel % p.out[2], row = pixel / p.out[2];
-        from[runs] = p.data + (row / p.out[1] * p.move[0] * p.size[1] + row % p.out[1] * p.move[1]) * p.row + at;
-        to[runs] = done;
-        done += min_of(p.out[2] - at, n - done);
-    }
-    uint8_t none[NR], gathered[kDotDepth][2 * NR] = {};
-    __builtin_memset(none, q.flip, sizeof none);
-    const uint8_t* rows[kDotDepth];
-    for (int64_t k = 0; k < q.k; k += kDotDepth, panel += NR * kDotDepth) {
-        for (int d = 0; d < kDotDepth; ++d) {
-            if (k + d >= q.k) {
-                rows[d] = none;
-            } else if (runs == 1) {
-                rows[d] = from[0] + p.offset[k + d];
-            } else {
-                for (int r = 0; r < runs; ++r) __builtin_memcpy(gathered[d] + to[r], from[r] + p.offset[k + d], NR);
-                rows[d] = gathered[d];
-            }
+        const uint8_t* from =
+            p.data + (row / p.out[1] * p.move[0] * p.size[1] + row % p.out[1] * p.move[1]) * p.row + at;
+        const int64_t count = min_of(p.out[2] - at, n - done);
+        for (int64_t u = done / kUnit; u * kUnit < done + count; ++u) {
+            // Rows follow each other at least as far apart in the copy as here: `from` stays inside of it.
+            const int64_t first = u * kUnit - done;
+            Source& one = source[u][sources[u]++];
+            one.from = from + first;
+            for (int64_t c = 0; c < kUnit; ++c) one.here[c] = first + c >= 0 ? 0xff : 0;
         }
-        zip_word(rows, q.flip, panel);
+        done += count;
+    }
+    for (int u = 0; u < NR / kUnit; ++u, panel += kUnit * kDotDepth) {
+        if (!sources[u]) source[u][0] = source[0][0], sources[u] = 1;  // beyond the last column: anything
+        const auto zip = sources[u] == 1   ? zip_columns<1>
+                         : sources[u] == 2 ? zip_columns<2>
+                         : sources[u] == 3 ? zip_columns<3>
+                                           : zip_columns<0>;
+        zip(q, source[u], sources[u], panel);
     }
 }
 
