@@ -209,6 +209,22 @@ TW_INLINE f32v zero_points(const uint8_t* zeros, int64_t g, int64_t groups) {
     return load_aligned(zero);
 }
 
+// Takes the share of the zero points off the sums of one output and leaves y in lane 0.
+template <int R>
+TW_INLINE void close_sums(const Int4& p, const float* const* x, int64_t o, f32v* total) {
+    constexpr int L = kLanes<float>;
+    const int64_t sums = ceil_div(p.in, kStep) * kStep;
+    const float* const scales = p.scales + o * p.groups;
+    for (int64_t g = 0; g < p.groups; g += L) {
+        const f32v z = p.zeros ? zero_points(p.zeros + o * ((p.groups + 1) / 2), g, p.groups) : splat(8.f);
+        const f32v part = (p.groups - g >= L ? load(scales + g) : load_n(scales + g, p.groups - g)) * z;
+#pragma GCC unroll 4
+        for (int r = 0; r < R; ++r) total[r] -= part * load(x[r] + sums + g);
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) total[r] = splat(reduce_add(total[r]) + (p.bias ? p.bias[o] : 0.f));
+}
+
 // y[r][c] of R rows of x and C outputs.
 template <int Group, int R, int C>
 void stream(const Int4& p, const float* const* x, int64_t o, float (*y)[C]) {
@@ -248,19 +264,45 @@ void stream(const Int4& p, const float* const* x, int64_t o, float (*y)[C]) {
             for (int r = 0; r < R; ++r) total[r][c] += sum[r][c] * scale;
         }
     }
-    const int64_t sums = ceil_div(p.in, kStep) * kStep;
 #pragma GCC unroll 4
     for (int c = 0; c < C; ++c) {
-        const float* scales = p.scales + (o + c) * p.groups;
-        for (int64_t g = 0; g < p.groups; g += L) {
-            const f32v z = p.zeros ? zero_points(p.zeros + (o + c) * ((p.groups + 1) / 2), g, p.groups) : splat(8.f);
-            const f32v part = (p.groups - g >= L ? load(scales + g) : load_n(scales + g, p.groups - g)) * z;
+        f32v own[R];
 #pragma GCC unroll 4
-            for (int r = 0; r < R; ++r) total[r][c] -= part * load(x[r] + sums + g);
-        }
+        for (int r = 0; r < R; ++r) own[r] = total[r][c];
+        close_sums<R>(p, x, o + c, own);
 #pragma GCC unroll 4
-        for (int r = 0; r < R; ++r) y[r][c] = reduce_add(total[r][c]) + (p.bias ? p.bias[o + c] : 0.f);
+        for (int r = 0; r < R; ++r) y[r][c] = own[r][0];
     }
+}
+
+// y of one row of x and one output, whose codes are a stream that the hardware sees.
+template <int Group>
+float stream_one(const Int4& p, const float* x, int64_t o) {
+    constexpr int64_t L = kLanes<float>, kAhead = 2048;
+    const auto* const words = reinterpret_cast<const uint32_t*>(p.w + o * p.bytes);
+    const float* const scales = p.scales + o * p.groups;
+    const int64_t steps = ceil_div(p.in, kStep), whole = min_of(steps, p.bytes / 4 / L);
+    const auto sum = [&](int64_t s, u32v code) __attribute__((always_inline)) {
+        f32v even{}, odd{};
+#pragma GCC unroll 8
+        for (int j = 0; j < kCodes; ++j) {
+            const u32v kept = j == kCodes - 1 ? code >> 28 : code & (15u << (4 * j));
+            f32v& to = j % 2 ? odd : even;
+            to += load(x + s * kStep + j * L) * to_f32(bitcast<i32v>(kept));
+        }
+        return (even + odd) * step_scale<Group>(scales, s, p.groups);
+    };
+    f32v first{}, second{};
+    int64_t s = 0;
+    for (; s + 2 <= whole; s += 2) {
+        __builtin_prefetch(reinterpret_cast<const char*>(words + s * L) + kAhead);
+        first += sum(s, load(words + s * L));
+        second += sum(s + 1, load(words + (s + 1) * L));
+    }
+    for (; s < steps; ++s) first += sum(s, load_n(words + s * L, min_of(L, p.bytes / 4 - s * L)));
+    f32v total[] = {first + second};
+    close_sums<1>(p, &x, o, total);
+    return total[0][0];
 }
 
 template <int Group, int R, int C>
@@ -287,12 +329,14 @@ template <int Group>
 void stream_chunk(const Int4& p, const float* spread, int64_t size, int64_t m, int64_t first, int64_t end, float* y) {
     constexpr int C = kVectorRegisters >= 32 ? 4 : 2;
     for (int64_t r = 0; r < m;) {
-        if (m - r >= 4)
+        if (m - r >= 4) {
             stream_rows<Group, 4, C>(p, spread, size, r, first, end, y), r += 4;
-        else if (m - r >= 2)
+        } else if (m - r >= 2) {
             stream_rows<Group, 2, C>(p, spread, size, r, first, end, y), r += 2;
-        else
-            stream_rows<Group, 1, 2 * C>(p, spread, size, r, first, end, y), r += 1;
+        } else {
+            for (int64_t o = first; o < end; ++o) y[r * p.out + o] = stream_one<Group>(p, spread + r * size, o);
+            r += 1;
+        }
     }
 }
 
@@ -318,33 +362,58 @@ bool run_streamed(const Int4& p, const float* x, int64_t m, float* y) {
 
 // ---- W in panels ------------------------------------------------------------------------------------------------------------
 
-// Rows [k0, k0 + kc) of columns [n0, n0 + n) of W^T: lanes are outputs.
-void int4_panel(const void* context, int64_t k0, int64_t kc, int64_t n0, int64_t n, float* panel) {
-    constexpr int L = kLanes<float>, NR = Blocking<float>::NR;
-    const Int4& p = *static_cast<const Int4*>(context);
-    const int64_t zero_bytes = (p.groups + 1) / 2;
-    for (int64_t j = 0; j < NR; j += L) {
-        const int64_t lanes = n - j < L ? max_of(n - j, 0) : L;
-        alignas(kVecBytes) float scale[L] = {}, less[L] = {};
-        alignas(kVecBytes) uint32_t word[L] = {};
-        for (int64_t k = k0, g = -1, at = -1; k < k0 + kc; ++k) {
-            if (k / p.group != g) {
-                g = k / p.group;
-                for (int64_t l = 0; l < lanes; ++l) {
-                    const int64_t o = n0 + j + l;
-                    scale[l] = p.scales[o * p.groups + g];
-                    less[l] = p.zeros ? code_at(p.zeros + o * zero_bytes, g) : 8.f;
-                }
-            }
-            if (k / kCodes != at) {
-                at = k / kCodes;
-                for (int64_t l = 0; l < lanes; ++l)
-                    __builtin_memcpy(word + l, p.w + (n0 + j + l) * p.bytes + at * 4, sizeof word[l]);
-            }
-            const u32v code = load_aligned(word) >> static_cast<uint32_t>(k % kCodes * 4) & 15u;
-            store(panel + (k - k0) * NR + j, (to_f32(bitcast<i32v>(code)) - load_aligned(less)) * load_aligned(scale));
-        }
+// Words [first, first + kLanes) of `lanes` outputs from o on, turned so that outputs are the lanes: [word][output].
+void turn_words(const Int4& p, int64_t first, int64_t o, int64_t lanes, uint32_t* to) {
+    constexpr int64_t L = kLanes<float>;
+    const int64_t count = min_of(L, p.bytes / 4 - first);
+    const uint8_t* const from = p.w + o * p.bytes + 4 * first;
+    if (count == L && lanes == L) {
+        // Rows of codes are whole words, which are floats to transpose_tile.
+        return transpose_tile(reinterpret_cast<const float*>(from), p.bytes / 4, reinterpret_cast<float*>(to), L);
     }
+    for (int64_t i = 0; i < L; ++i)
+        for (int64_t l = 0; l < L; ++l) {
+            to[i * L + l] = 0;
+            if (i < count && l < lanes) __builtin_memcpy(to + i * L + l, from + l * p.bytes + 4 * i, sizeof *to);
+        }
+}
+
+// Rows [k0, k0 + kc) of `lanes` columns from o on of W^T, a vector of outputs each, NR apart.
+void int4_columns(const Int4& p, int64_t k0, int64_t kc, int64_t o, int64_t lanes, float* to) {
+    constexpr int64_t L = kLanes<float>, NR = Blocking<float>::NR;
+    alignas(kVecBytes) uint32_t words[L * L];
+    f32v scale{}, less{};
+    int64_t turned = -1;
+    for (int64_t k = k0; k < k0 + kc;) {
+        const int64_t word = k / kCodes, code = k % kCodes, n = min_of(kCodes - code, k0 + kc - k);
+        if (word / L != turned) turned = word / L, turn_words(p, turned * L, o, lanes, words);
+        if (k == k0 || k % p.group == 0) {
+            const int64_t g = k / p.group;
+            alignas(kVecBytes) float zero[L] = {};
+            for (int64_t l = 0; p.zeros && l < lanes; ++l)
+                zero[l] = code_at(p.zeros + (o + l) * ((p.groups + 1) / 2), g);
+            less = p.zeros ? load_aligned(zero) : splat(8.f);
+            scale = load_strided(p.scales + o * p.groups + g, p.groups, lanes);  // zero beyond the last output
+        }
+        const u32v codes = load_aligned(words + word % L * L) >> static_cast<uint32_t>(4 * code);
+        const auto put = [&](int64_t c) __attribute__((always_inline)) {
+            const u32v own = codes >> static_cast<uint32_t>(4 * c) & 15u;
+            store(to + c * NR, (to_f32(bitcast<i32v>(own)) - less) * scale);
+        };
+        if (n == kCodes)
+#pragma GCC unroll 8
+            for (int c = 0; c < kCodes; ++c) put(c);
+        else
+            for (int64_t c = 0; c < n; ++c) put(c);
+        k += n, to += n * NR;
+    }
+}
+
+// Rows [k0, k0 + kc) of columns [n0, n0 + n) of W^T.
+void int4_panel(const void* context, int64_t k0, int64_t kc, int64_t n0, int64_t n, float* panel) {
+    constexpr int64_t L = kLanes<float>, NR = Blocking<float>::NR;
+    for (int64_t j = 0; j < NR; j += L)
+        int4_columns(*static_cast<const Int4*>(context), k0, kc, n0 + j, min_of(max_of(n - j, 0), L), panel + j);
 }
 
 struct Lut {
