@@ -141,9 +141,12 @@ struct Piece {
 template <class T, int Pieces>
 void copy_pieces(const T* data, const int64_t* offset, int64_t kc, const Piece* piece, int pieces, T* panel) {
     if constexpr (Pieces > 0) pieces = Pieces;
-    for (int64_t k = 0; k < kc; ++k, panel += Blocking<T>::NR)
+    for (int64_t k = 0; k < kc; ++k, panel += Blocking<T>::NR) {
+        // The next panel is next to this one; rows far apart are no stream that the hardware sees.
+        __builtin_prefetch(data + offset[k] + piece[0].from + Blocking<T>::NR);
 #pragma GCC unroll 4
         for (int i = 0; i < pieces; ++i) store(panel + piece[i].to, load(data + offset[k] + piece[i].from));
+    }
 }
 
 // Matches Gemm::pack_b, but may leave anything in columns from n on.
