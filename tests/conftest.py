@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -36,3 +37,20 @@ def opencl_worker() -> Iterator[Worker]:
     worker = Worker()
     yield worker
     worker.stop()
+
+
+@pytest.fixture(scope="session")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small run of the bench with one peer."""
+    pytest.importorskip("scipy")
+    from tilework.bench.commands import main
+
+    path = tmp_path_factory.mktemp("bench") / "run.json"
+    lines = [
+        "relu/float32 x=128x1024",
+        "matmul a=64x64 b=64x64",
+        "add a=1 b=1 out=given",
+        "linear/float64/bwd x=4x8 w=3x8 b=3",
+    ]
+    assert main(["run", *lines, "--peers", "numpy", "--min-time", "0.1", "-o", str(path)]) == 0
+    return path
