@@ -33,8 +33,24 @@ bool read_operand(PyObject* object, View& view, const char* op, const char* name
     return good;
 }
 
+bool read_integer(PyObject* object, DType dtype, double& slot, const char* op, const char* name) {
+    if (!PyLong_Check(object))
+        return raise("DTypeError", op, name, "%s is a float and the other operand is %s; want an int", name,
+                     name_of(dtype)),
+               false;
+    int overflow = 0;
+    const long long value = PyLong_AsLongLongAndOverflow(object, &overflow);
+    if (overflow || !put_integer(value, dtype, &slot))
+        return raise("AttrError", op, name, "%s does not fit %s, the dtype of the other operand; want a smaller number",
+                     name, name_of(dtype)),
+               false;
+    return true;
+}
+
 // Python numbers take the dtype of the first array operand.
 bool read_number(PyObject* object, DType dtype, View& view, double& slot, const char* op, const char* name) {
+    view = {&slot, {}, {}, 0, dtype};
+    if (is_integer(dtype)) return read_integer(object, dtype, slot, op, name);
     const double value = PyFloat_AsDouble(object);
     if (value == -1.0 && PyErr_Occurred()) {
         PyErr_Clear();
@@ -42,10 +58,9 @@ bool read_number(PyObject* object, DType dtype, View& view, double& slot, const 
     }
     if (!is_float(dtype))
         return raise("DTypeError", op, name,
-                     "%s is a Python number and the other operand is %s; want float32, float64, float16 or bfloat16",
+                     "%s is a Python number and the other operand is %s; want a float or an integer of 8 to 64 bits",
                      name, name_of(dtype)),
                false;
-    view = {&slot, {}, {}, 0, dtype};
     put_number(value, dtype, &slot);
     return true;
 }
@@ -269,8 +284,12 @@ bool read_specs(const OpDef& def, const Arguments& a, Operands& o) {
             first = view.dtype;
         }
     }
-    for (int i = 0; (def.flags & kWeakScalars) && i < def.n_operands; ++i)
-        if (!given(o.view[i])) o.view[i].dtype = first;
+    for (int i = 0; (def.flags & kWeakScalars) && i < def.n_operands; ++i) {
+        if (given(o.view[i]) || first == DType::none) continue;
+        double slot = 0;
+        if (!read_number(a.operand[i], first, o.view[i], slot, def.name, def.operands[i].name)) return false;
+        o.view[i].data = nullptr;
+    }
     return true;
 }
 

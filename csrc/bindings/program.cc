@@ -78,7 +78,7 @@ bool same_shape(const View& a, const View& b) {
 bool fits(PyObject* array, const View& want, View& view) {
     if (!is_numpy(array)) return false;
     if (!view_of(array, view, "graph", "", nullptr)) return PyErr_Clear(), false;
-    return same_shape(view, want) && is_contiguous(view);
+    return same_shape(view, want) && (is_contiguous(view) || numel(view) == 0);
 }
 
 bool apart(const View& a, const View& b) {
@@ -260,7 +260,10 @@ private:
         for (const double value : numbers) {
             Number n{};
             n.dtype = first == s.in.end() ? DType::f32 : place(*first).view.dtype;
-            put_number(value, n.dtype, &n.slot);
+            if (is_integer(n.dtype))
+                put_integer(static_cast<int64_t>(value), n.dtype, &n.slot);
+            else
+                put_number(value, n.dtype, &n.slot);
             numbers_.push_back(n);
         }
     }

@@ -12,6 +12,7 @@ uint16_t narrow_bits(double value, int digits, int least) {
     if (std::isnan(value)) return static_cast<uint16_t>(sign | infinity | 1 << (digits - 2));
     const double magnitude = std::fabs(value);
     if (std::isinf(value)) return static_cast<uint16_t>(sign | infinity);
+    if (magnitude == 0) return static_cast<uint16_t>(sign);
     int exponent;
     std::frexp(magnitude, &exponent);
     const int unit = exponent - digits > least ? exponent - digits : least;
@@ -33,6 +34,16 @@ void put_number(double value, DType dtype, void* to) {
         const uint16_t bits = dtype == DType::f16 ? narrow_bits(value, 11, -24) : narrow_bits(value, 8, -133);
         std::memcpy(to, &bits, sizeof bits);
     }
+}
+
+bool put_integer(int64_t value, DType dtype, void* to) {
+    const auto bytes = static_cast<size_t>(item_size(dtype));
+    const bool is_signed = dtype == DType::i8 || dtype == DType::i16 || dtype == DType::i32 || dtype == DType::i64;
+    const int bits = 8 * static_cast<int>(bytes) - is_signed;
+    if (value < 0 ? !is_signed || (bits < 63 && value < -(int64_t{1} << bits)) : bits < 63 && value >> bits != 0)
+        return false;
+    std::memcpy(to, &value, bytes);  // the low bytes come first
+    return true;
 }
 
 }  // namespace tw

@@ -6,10 +6,11 @@
 //
 // Method    one pass over merged axes, whole vectors with an exact tail; any strides.
 // Numerics  exponentials of -|x| alone, so that nothing overflows; NaN stays NaN. At a kink the slope is the left one.
+//           abs and neg of integers wrap.
 // Threads   rows are cut into pieces of kChunkElements; elements are independent, so bits never depend on the split.
 #include "core/check.h"
 #include "core/walk.h"
-#include "ops/ops.h"
+#include "ops/pieces.h"
 #include "simd/functions.h"
 #include "simd/rows.h"
 
@@ -50,6 +51,25 @@ template <class F>
 Status run(const Call& c) {
     const double alpha = c.op->n_attrs > 0 ? c.attr[0].f : 0, beta = c.op->n_attrs > 1 ? c.attr[1].f : 0;
     for_floating(c.in[0].dtype, [&]<class T>() { each<F, T>(c, alpha, beta); });
+    return Status::ok;
+}
+
+struct WrappedAbs {
+    template <class T>
+    TW_INLINE T of(T a) {
+        return a < 0 ? static_cast<T>(uint64_t{0} - static_cast<uint64_t>(a)) : a;
+    }
+};
+struct WrappedNeg {
+    template <class T> TW_INLINE T of(T a) { return static_cast<T>(T{0} - a); }
+};
+constexpr Kernels kAbs = {{TW_NO_FLOATS, TW_INTEGER_KERNELS(each_one, WrappedAbs, nullptr)}},
+                  kNeg = {{TW_NO_FLOATS, TW_WIDTH_KERNELS(each_one, WrappedNeg, nullptr)}};
+
+template <class F, const Kernels& integers>
+Status run_on_any(const Call& c) {
+    if (is_float(c.in[0].dtype)) return run<F>(c);
+    run_pieces(c, kernel_at(integers, c.in[0].dtype));
     return Status::ok;
 }
 
@@ -105,6 +125,13 @@ Status infer(Call& c, Inferred& r) {
     return Status::ok;
 }
 
+Status infer_any(Call& c, Inferred& r) {
+    TW_TRY(want_number(c.in[0], "x"));
+    r.n_out = 1;
+    r.out[0] = result(c.in[0].dtype, c.in[0].ndim, c.in[0].shape);
+    return Status::ok;
+}
+
 Status infer_clip(Call& c, Inferred& r) {
     TW_TRY(infer(c, r));
     if (c.attr[0].f <= c.attr[1].f) return Status::ok;
@@ -155,8 +182,8 @@ extern const OpDef op_hard_swish = {"hard_swish", kX, 1, nullptr, 0, infer, run<
 extern const OpDef op_clip = {"clip", kX, 1, kClip, 2, infer_clip, run<Clip>, kElementwise};
 extern const OpDef op_sqrt = {"sqrt", kX, 1, nullptr, 0, infer, run<Sqrt>, kElementwise};
 extern const OpDef op_rsqrt = {"rsqrt", kX, 1, nullptr, 0, infer, run<Rsqrt>, kElementwise};
-extern const OpDef op_abs = {"abs", kX, 1, nullptr, 0, infer, run<Abs>, kElementwise};
-extern const OpDef op_neg = {"neg", kX, 1, nullptr, 0, infer, run<Neg>, kElementwise};
+extern const OpDef op_abs = {"abs", kX, 1, nullptr, 0, infer_any, run_on_any<Abs, kAbs>, kElementwise};
+extern const OpDef op_neg = {"neg", kX, 1, nullptr, 0, infer_any, run_on_any<Neg, kNeg>, kElementwise};
 extern const OpDef op_activation_dx = {"activation_dx", kDyX, 2, kDx, 3, infer_dx, run_dx, kElementwise};
 
 }  // namespace tw::TW_ISA

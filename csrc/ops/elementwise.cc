@@ -2,11 +2,12 @@
 //
 // Method    one pass over merged axes, whole vectors with an exact tail; strided and broadcast operands in place.
 // Numerics  + - * / and relu are exact to one rounding; the functions are those of simd/math.h with their stated ULP.
-//           16-bit floats are computed in float and rounded once more when stored.
+//           16-bit floats are computed in float and rounded once more when stored. + - * of integers wrap; / truncates,
+//           and is 0 where b is.
 // Threads   rows are cut into pieces of kChunkElements; elements are independent, so bits never depend on the split.
 #include "core/check.h"
 #include "core/walk.h"
-#include "ops/ops.h"
+#include "ops/pieces.h"
 #include "simd/functions.h"
 #include "simd/rows.h"
 
@@ -69,6 +70,40 @@ Status run_unary(const Call& c) {
     return Status::ok;
 }
 
+// ---- integers: sums and products by their size alone, on unsigned numbers that wrap ---------------------------------------
+
+struct WrappedSum {
+    template <class T> TW_INLINE T of(T a, T b) { return static_cast<T>(a + b); }
+};
+struct WrappedDifference {
+    template <class T> TW_INLINE T of(T a, T b) { return static_cast<T>(a - b); }
+};
+struct WrappedProduct {
+    template <class T> TW_INLINE T of(T a, T b) { return static_cast<T>((a + 0u) * b); }
+};
+struct Quotient {
+    template <class T>
+    TW_INLINE T of(T a, T b) {
+        if (b == 0) return 0;
+        return static_cast<T>(-1) < 0 && b == static_cast<T>(-1)
+                   ? static_cast<T>(uint64_t{0} - static_cast<uint64_t>(a))
+                   : static_cast<T>(a / b);
+    }
+};
+constexpr Kernels kSum = {{TW_NO_FLOATS, TW_WIDTH_KERNELS(each_two, WrappedSum, nullptr)}},
+                  kDifference = {{TW_NO_FLOATS, TW_WIDTH_KERNELS(each_two, WrappedDifference, nullptr)}},
+                  kProduct = {{TW_NO_FLOATS, TW_WIDTH_KERNELS(each_two, WrappedProduct, nullptr)}},
+                  kQuotient = {{TW_NO_FLOATS, TW_INTEGER_KERNELS(each_two, Quotient, nullptr)}};
+
+template <class F, const Kernels& integers>
+Status run_arithmetic(const Call& c) {
+    if (is_float(c.in[0].dtype))
+        for_floating(c.in[0].dtype, [&]<class T>() { binary<T, F>(c); });
+    else
+        run_pieces(c, kernel_at(integers, c.in[0].dtype));
+    return Status::ok;
+}
+
 template <class F>
 Status run_binary(const Call& c) {
     for_floating(c.in[0].dtype, [&]<class T>() { binary<T, F>(c); });
@@ -85,24 +120,7 @@ Status infer_unary(Call& c, Inferred& r) {
     return Status::ok;
 }
 
-Status infer_binary(Call& c, Inferred& r) {
-    const View &a = c.in[0], &b = c.in[1];
-    TW_TRY(want_floating(a, "a"));
-    TW_TRY(want_dtype_of(b, "b", a, "a"));
-    View y{};
-    y.dtype = a.dtype;
-    y.ndim = a.ndim > b.ndim ? a.ndim : b.ndim;
-    for (int d = 1; d <= y.ndim; ++d) {
-        const int64_t m = d <= a.ndim ? a.shape[a.ndim - d] : 1, n = d <= b.ndim ? b.shape[b.ndim - d] : 1;
-        if (m != n && m != 1 && n != 1)
-            return fail(Status::shape, "b", "a has shape %s and b has %s; want shapes that broadcast",
-                        shape_text(a).text, shape_text(b).text);
-        y.shape[y.ndim - d] = m == 1 ? n : m;
-    }
-    r.n_out = 1;
-    r.out[0] = y;
-    return Status::ok;
-}
+Status infer_binary(Call& c, Inferred& r) { return infer_two(c, r, want_number); }
 
 Status infer_gradient(Call& c, Inferred& r) {
     TW_TRY(want_floating(c.in[0], "dy"));
@@ -124,10 +142,14 @@ constexpr AttrSpec kApproximate[] = {{.name = "approximate", .kind = AttrKind::c
 
 }  // namespace
 
-extern const OpDef op_add = {"add", kAB, 2, nullptr, 0, infer_binary, run_binary<Add>, kElementwise | kWeakScalars};
-extern const OpDef op_sub = {"sub", kAB, 2, nullptr, 0, infer_binary, run_binary<Sub>, kElementwise | kWeakScalars};
-extern const OpDef op_mul = {"mul", kAB, 2, nullptr, 0, infer_binary, run_binary<Mul>, kElementwise | kWeakScalars};
-extern const OpDef op_div = {"div", kAB, 2, nullptr, 0, infer_binary, run_binary<Div>, kElementwise | kWeakScalars};
+extern const OpDef op_add = {
+    "add", kAB, 2, nullptr, 0, infer_binary, run_arithmetic<Add, kSum>, kElementwise | kWeakScalars};
+extern const OpDef op_sub = {
+    "sub", kAB, 2, nullptr, 0, infer_binary, run_arithmetic<Sub, kDifference>, kElementwise | kWeakScalars};
+extern const OpDef op_mul = {
+    "mul", kAB, 2, nullptr, 0, infer_binary, run_arithmetic<Mul, kProduct>, kElementwise | kWeakScalars};
+extern const OpDef op_div = {
+    "div", kAB, 2, nullptr, 0, infer_binary, run_arithmetic<Div, kQuotient>, kElementwise | kWeakScalars};
 extern const OpDef op_relu = {"relu", kX, 1, nullptr, 0, infer_unary, run_unary<Relu>, kElementwise};
 extern const OpDef op_sigmoid = {"sigmoid", kX, 1, nullptr, 0, infer_unary, run_unary<Sigmoid>, kElementwise};
 extern const OpDef op_tanh = {"tanh", kX, 1, nullptr, 0, infer_unary, run_unary<Tanh>, kElementwise};

@@ -22,6 +22,11 @@ def is_floating(dtype: Any) -> bool:
     return bool(dtype.kind == "f" or dtype.name == "bfloat16")
 
 
+def is_integer(dtype: Any) -> bool:
+    """Whether a dtype is one of numpy's integers, bool excluded."""
+    return np.dtype(dtype).kind in "iu"
+
+
 def is_narrow(dtype: Any) -> bool:
     """Whether a dtype is float16 or bfloat16: stored in 16 bits, computed in float32."""
     return np.dtype(dtype).name in ("float16", "bfloat16")

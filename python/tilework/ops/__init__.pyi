@@ -24,6 +24,23 @@ from tilework.ops.adaptive_pool import (
     global_avg_pool as global_avg_pool,
     global_max_pool as global_max_pool,
 )
+from tilework.ops.arg_reduce import (
+    argmax as argmax,
+    argmin as argmin,
+    top_k as top_k,
+)
+from tilework.ops.arithmetic import (
+    bitwise_and as bitwise_and,
+    bitwise_not as bitwise_not,
+    bitwise_or as bitwise_or,
+    bitwise_xor as bitwise_xor,
+    maximum as maximum,
+    minimum as minimum,
+    mod as mod,
+    pow as pow,
+    shift_left as shift_left,
+    shift_right as shift_right,
+)
 from tilework.ops.attention import (
     attention as attention,
     attention_dx as attention_dx,
@@ -40,6 +57,21 @@ from tilework.ops.blur import (
 from tilework.ops.canny import (
     canny as canny,
     canny_gradients as canny_gradients,
+)
+from tilework.ops.comparison import (
+    equal as equal,
+    greater as greater,
+    greater_equal as greater_equal,
+    isinf as isinf,
+    isnan as isnan,
+    less as less,
+    less_equal as less_equal,
+    logical_and as logical_and,
+    logical_not as logical_not,
+    logical_or as logical_or,
+    logical_xor as logical_xor,
+    not_equal as not_equal,
+    where as where,
 )
 from tilework.ops.contours import trace_contours as trace_contours
 from tilework.ops.conv import conv as conv
@@ -104,6 +136,13 @@ from tilework.ops.factor import (
 )
 from tilework.ops.filter import filter2d as filter2d
 from tilework.ops.fused import fused as fused
+from tilework.ops.gather import (
+    gather as gather,
+    gather_elements as gather_elements,
+    gather_nd as gather_nd,
+    scatter_elements as scatter_elements,
+    scatter_nd as scatter_nd,
+)
 from tilework.ops.getitem import getitem as getitem
 from tilework.ops.gradient import (
     laplacian as laplacian,
@@ -111,6 +150,7 @@ from tilework.ops.gradient import (
     sobel as sobel,
     spatial_gradient as spatial_gradient,
 )
+from tilework.ops.grid_sample import grid_sample as grid_sample
 from tilework.ops.group_norm import (
     group_norm as group_norm,
     group_norm_dx as group_norm_dx,
@@ -225,12 +265,27 @@ from tilework.ops.reduce import (
     reduce_mean as reduce_mean,
     reduce_sum as reduce_sum,
 )
+from tilework.ops.reduce_prod import (
+    reduce_min as reduce_min,
+    reduce_prod as reduce_prod,
+)
 from tilework.ops.resize import resize as resize
 from tilework.ops.roi_align import (
     roi_align as roi_align,
     roi_align_dx as roi_align_dx,
 )
 from tilework.ops.rotary_embedding import rotary_embedding as rotary_embedding
+from tilework.ops.rounding import (
+    ceil as ceil,
+    floor as floor,
+    round as round,
+    sign as sign,
+    trunc as trunc,
+)
+from tilework.ops.scan import (
+    cumprod as cumprod,
+    cumsum as cumsum,
+)
 from tilework.ops.softmax import (
     log_softmax as log_softmax,
     log_softmax_dx as log_softmax_dx,
@@ -254,6 +309,19 @@ from tilework.ops.threshold import threshold as threshold
 from tilework.ops.triangle import (
     tril as tril,
     triu as triu,
+)
+from tilework.ops.trigonometry import (
+    acos as acos,
+    acosh as acosh,
+    asin as asin,
+    asinh as asinh,
+    atan as atan,
+    atanh as atanh,
+    cos as cos,
+    cosh as cosh,
+    sin as sin,
+    sinh as sinh,
+    tan as tan,
 )
 from tilework.ops.unfold import (
     fold as fold,

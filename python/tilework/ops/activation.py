@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 
 from tilework.arrays import Array, Sizes, Wanted
-from tilework.dtypes import FLOATING
+from tilework.dtypes import FLOATING, is_floating
 from tilework.errors import AttrError, DTypeError, ShapeError
 from tilework.registry import (
     ErrorCase,
@@ -110,13 +110,13 @@ def rsqrt(x: Array, *, out: Array | None = None) -> Array:
 
 @op
 def abs(x: Array, *, out: Array | None = None) -> Array:
-    """Takes the absolute value of each element of x, of any shape."""
+    """Takes the absolute value of each element of x, floats or integers of any shape."""
     ...
 
 
 @op
 def neg(x: Array, *, out: Array | None = None) -> Array:
-    """Changes the sign of each element of x, of any shape."""
+    """Changes the sign of each element of x, floats or integers of any shape."""
     ...
 
 
@@ -207,6 +207,7 @@ _ULP: dict[str, float] = {
 }
 _ULP |= {"clip": 0.5, "sqrt": 0.5, "rsqrt": 2, "abs": 0.5, "neg": 0.5}
 _POSITIVE = ("sqrt", "rsqrt")
+_OF_INTEGERS = (abs, neg)  # which may wrap
 
 
 def _numbers(attrs: dict[str, float]) -> dict[str, float]:
@@ -240,7 +241,8 @@ def _samples(target: Any) -> Callable[[Fill], Iterator[Sample]]:
 
 def _errors(target: Any) -> Callable[[Fill], Iterator[ErrorCase]]:
     def run(fill: Fill) -> Iterator[ErrorCase]:
-        yield ErrorCase(sample(np.arange(3)), DTypeError, "x has dtype int64; want float32, float64")
+        odd = np.array([True, False]) if target in _OF_INTEGERS else np.arange(3)
+        yield ErrorCase(sample(odd), DTypeError, f"x has dtype {odd.dtype}; want")
         yield ErrorCase(sample([1.0, 2.0]), DTypeError, "x is a list")
         if target is clip:
             yield ErrorCase(sample(fill(3), low=1.0, high=0.0), AttrError, "low=1 is above high=0")
@@ -258,6 +260,9 @@ def _workloads() -> Iterator[Workload]:
 
 def _on_a_device(target: Any) -> Callable[..., None]:
     def run(queue: Queue, x: Any, y: Any, **attrs: float) -> None:
+        if not is_floating(x.dtype):
+            queue.each("arithmetic.cl", "turned", (x, y), 2 if target is abs else 1, DTYPE=x.dtype)
+            return
         numbers = [float(v) for v in attrs.values()] + [0.0, 0.0]
         which = NAMES.index(target.name)
         queue.each("activation.cl", "activation", (x, y), which, *numbers[:2], DTYPE=x.dtype)
@@ -272,7 +277,7 @@ for _target in _OPS:
     errors(_target)(_errors(_target))
     workloads(_target)(_workloads)
     tolerance(_target, ulp=_ULP[_target.name])
-    dtypes(_target, *FLOATING)
+    dtypes(_target, *FLOATING, *(("int32", "uint8") if _target in _OF_INTEGERS else ()))
     opencl(_target)(_on_a_device(_target))
 
 for _positive in (sqrt, rsqrt):

@@ -10,7 +10,7 @@ import numpy as np
 
 from tilework import ops
 from tilework.arrays import Activation, Array, Sizes, Wanted
-from tilework.dtypes import FLOATING
+from tilework.dtypes import FLOATING, is_floating
 from tilework.errors import AttrError, DTypeError, ShapeError
 from tilework.registry import (
     ErrorCase,
@@ -69,6 +69,7 @@ def div(a: Array | float, b: Array | float, *, out: Array | None = None) -> Arra
     """Divides a by b, arrays of shapes that broadcast as numpy's do, element by element.
 
     Either operand may be a Python number, which is taken in the dtype of the other. x/0 is an infinity and 0/0 is NaN.
+    Integers are divided towards zero, and by 0 they give 0.
     """
     ...
 
@@ -76,7 +77,15 @@ def div(a: Array | float, b: Array | float, *, out: Array | None = None) -> Arra
 reference(add)(np.add)
 reference(sub)(np.subtract)
 reference(mul)(np.multiply)
-reference(div)(np.divide)
+
+
+@reference(div)
+def _(a: Any, b: Any) -> Any:
+    if np.result_type(a, b).kind not in "iu":
+        return np.divide(a, b)
+    by = np.where(np.equal(b, 0), 1, b)
+    whole = a // by + ((a % by != 0) & ((a < 0) != (by < 0)))
+    return np.where(np.equal(b, 0), 0, whole)
 
 
 def sum_to_shape(dy: Array, shape: Sizes) -> Array:
@@ -125,8 +134,9 @@ def _binary_samples(fill: Fill) -> Iterator[Sample]:
     for n in (1, 3, 4, 5, 8, 17, 33):
         yield sample(fill(n), fill.positive(n))
     yield sample(fill(), fill.positive())
-    yield sample(fill(3, 5), 2.5)
-    yield sample(-3, fill.positive(2, 3, 5))
+    whole = fill.dtype.kind in "iu"
+    yield sample(fill(3, 5), 2 if whole else 2.5)
+    yield sample(3 if whole else -3, fill.positive(2, 3, 5))
     yield sample(fill(2, 3, 17), fill.positive(17))
     yield sample(fill(4, 1, 5), fill.positive(3, 1))
     yield sample(fill(1), fill.positive(2, 3, 4))
@@ -141,7 +151,10 @@ def _binary_errors(fill: Fill) -> Iterator[ErrorCase]:
     )
     other = np.float64 if fill.dtype == np.float32 else np.float32
     yield ErrorCase(sample(fill(3), fill(3).astype(other)), DTypeError, f"b has dtype {np.dtype(other)}")
-    yield ErrorCase(sample(np.arange(3), np.arange(3)), DTypeError, "a has dtype int64")
+    flags = np.array([True, False])
+    yield ErrorCase(sample(flags, flags), DTypeError, "a has dtype bool; want a float or an integer of 8 to 64 bits")
+    yield ErrorCase(sample(np.arange(3), 1.5), DTypeError, "b is a float and the other operand is int64; want an int")
+    yield ErrorCase(sample(np.arange(3, dtype=np.int8), 200), AttrError, "b does not fit int8")
     yield ErrorCase(sample(2.0, 3.0), DTypeError, "want at least one array")
 
 
@@ -157,7 +170,7 @@ for _arithmetic in (add, sub, mul, div):
     errors(_arithmetic)(_binary_errors)
     workloads(_arithmetic)(_binary_workloads)
     tolerance(_arithmetic, ulp=0.5)
-    dtypes(_arithmetic, *FLOATING)
+    dtypes(_arithmetic, *FLOATING, "int32", "uint8")
 
 
 @fills(div)
@@ -515,11 +528,18 @@ def activation_dx(dy: Array, saved: Array, activation: Activation) -> Array:
 # ------------------------------------------------------------------------------------------------- OpenCL
 
 
+# Integers have kernels of another room.
+_OF_INTEGERS = {"add": 10, "sub": 11, "mul": 12, "div": 13}
+
+
 def _each(kernel: str) -> Callable[..., None]:
     def run(queue: Queue, *arrays: Any) -> None:
         dtype = arrays[-1].dtype
-        placed = (a if hasattr(a, "shape") else queue.number(a, dtype) for a in arrays)
-        queue.each("elementwise.cl", kernel, tuple(placed), DTYPE=dtype)
+        placed = tuple(a if hasattr(a, "shape") else queue.number(a, dtype) for a in arrays)
+        if is_floating(dtype):
+            queue.each("elementwise.cl", kernel, placed, DTYPE=dtype)
+        else:
+            queue.each("arithmetic.cl", "arithmetic", placed, _OF_INTEGERS[kernel], DTYPE=dtype)
 
     return run
 
