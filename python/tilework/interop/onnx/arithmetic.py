@@ -1,63 +1,89 @@
-"""Elementwise functions, reductions and element types."""
+"""Elementwise functions and element types."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import reduce
 from typing import Any
 
 import numpy as np
 import onnx
 
 import tilework as tw
+from tilework.dtypes import is_floating, is_integer
 from tilework.interop.onnx.rules import NodeView, node
 
-_UNARY = {
-    "Relu": "relu",
-    "Sigmoid": "sigmoid",
-    "Tanh": "tanh",
-    "Exp": "exp",
-    "Log": "log",
-    "Erf": "erf",
-    "Sqrt": "sqrt",
-    "Abs": "abs",
-    "Neg": "neg",
-    "Softplus": "softplus",
-    "Mish": "mish",
-    "HardSwish": "hard_swish",
+_UNARY: dict[str, Callable[..., Any]] = {
+    "Abs": tw.abs,
+    "Acos": tw.acos,
+    "Acosh": tw.acosh,
+    "Asin": tw.asin,
+    "Asinh": tw.asinh,
+    "Atan": tw.atan,
+    "Atanh": tw.atanh,
+    "BitwiseNot": tw.bitwise_not,
+    "Ceil": tw.ceil,
+    "Cos": tw.cos,
+    "Cosh": tw.cosh,
+    "Erf": tw.erf,
+    "Exp": tw.exp,
+    "Floor": tw.floor,
+    "HardSwish": tw.hard_swish,
+    "IsNaN": tw.isnan,
+    "Log": tw.log,
+    "Mish": tw.mish,
+    "Neg": tw.neg,
+    "Not": tw.logical_not,
+    "Relu": tw.relu,
+    "Round": tw.round,
+    "Sigmoid": tw.sigmoid,
+    "Sign": tw.sign,
+    "Sin": tw.sin,
+    "Sinh": tw.sinh,
+    "Softplus": tw.softplus,
+    "Sqrt": tw.sqrt,
+    "Tan": tw.tan,
+    "Tanh": tw.tanh,
 }
-_BINARY = {"Add": "add", "Sub": "sub", "Mul": "mul", "Div": "div"}
-
-# Ops of tilework that came later are taken where they are.
-_UNARY |= {
-    name: op
-    for name, op in {
-        "Ceil": "ceil", "Floor": "floor", "Round": "round", "Sign": "sign", "Sin": "sin", "Cos": "cos", "Tan": "tan",
-        "Asin": "asin", "Acos": "acos", "Atan": "atan", "Sinh": "sinh", "Cosh": "cosh", "Asinh": "asinh",
-        "Acosh": "acosh", "Atanh": "atanh", "Not": "logical_not", "IsNaN": "isnan", "BitwiseNot": "bitwise_not",
-    }.items()
-    if op in tw.__all__
-}  # fmt: skip
-_BINARY |= {
-    name: op
-    for name, op in {
-        "Pow": "pow", "Equal": "equal", "Greater": "greater", "GreaterOrEqual": "greater_equal", "Less": "less",
-        "LessOrEqual": "less_equal", "And": "logical_and", "Or": "logical_or", "Xor": "logical_xor",
-        "BitwiseAnd": "bitwise_and", "BitwiseOr": "bitwise_or", "BitwiseXor": "bitwise_xor",
-    }.items()
-    if op in tw.__all__
-}  # fmt: skip
+_BINARY: dict[str, Callable[..., Any]] = {
+    "Add": tw.add,
+    "And": tw.logical_and,
+    "BitwiseAnd": tw.bitwise_and,
+    "BitwiseOr": tw.bitwise_or,
+    "BitwiseXor": tw.bitwise_xor,
+    "Div": tw.div,
+    "Equal": tw.equal,
+    "Greater": tw.greater,
+    "GreaterOrEqual": tw.greater_equal,
+    "Less": tw.less,
+    "LessOrEqual": tw.less_equal,
+    "Mul": tw.mul,
+    "Or": tw.logical_or,
+    "Sub": tw.sub,
+    "Xor": tw.logical_xor,
+}
 
 
-def _plain(op: str, count: int) -> Any:
-    def rule(n: NodeView, *operands: Any) -> Any:
-        return getattr(tw, op)(*operands[:count])
+def _broadcast_to(n: NodeView, a: Any, b: Any) -> Any:
+    """b as before version 7, when ``axis`` said where its shape lies in that of a."""
+    axis = n.get("axis") if n.get("broadcast", 0) and n.opset < 7 else None
+    if axis is None or not b.shape:
+        return b
+    return tw.reshape(b, (*b.shape, *(1,) * (len(a.shape) - axis % len(a.shape) - len(b.shape))))
 
-    return rule
+
+def _plain_one(op: Callable[..., Any]) -> Any:
+    return lambda n, x: op(x)
+
+
+def _plain_two(op: Callable[..., Any]) -> Any:
+    return lambda n, a, b: op(a, _broadcast_to(n, a, b))
 
 
 for _name, _op in _UNARY.items():
-    node(_name)(_plain(_op, 1))
+    node(_name)(_plain_one(_op))
 for _name, _op in _BINARY.items():
-    node(_name)(_plain(_op, 2))
+    node(_name)(_plain_two(_op))
 
 
 @node("Identity")
@@ -68,6 +94,51 @@ def identity(n: NodeView, x: Any) -> Any:
 @node("Reciprocal")
 def reciprocal(n: NodeView, x: Any) -> Any:
     return tw.div(1.0, x)
+
+
+@node("Pow")
+def power(n: NodeView, a: Any, b: Any) -> Any:
+    b = _broadcast_to(n, a, b)
+    if a.dtype == b.dtype:
+        return tw.pow(a, b)
+    if is_floating(b.dtype) and not is_floating(a.dtype):
+        return tw.cast(tw.pow(tw.cast(a, dtype=b.dtype), b), dtype=a.dtype)
+    return tw.pow(a, tw.cast(b, dtype=a.dtype))
+
+
+@node("Mod")
+def mod(n: NodeView, a: Any, b: Any) -> Any:
+    return tw.mod(a, b, truncated=bool(n.get("fmod", 0)))
+
+
+@node("BitShift")
+def bit_shift(n: NodeView, a: Any, b: Any) -> Any:
+    return (tw.shift_left if n.get("direction") == "LEFT" else tw.shift_right)(a, b)
+
+
+@node("Max", "Min", "Sum")
+def joined(n: NodeView, *operands: Any) -> Any:
+    op: Any = {"Max": tw.maximum, "Min": tw.minimum, "Sum": tw.add}[n.kind]
+    return reduce(op, operands)
+
+
+@node("Mean")
+def mean_of(n: NodeView, *operands: Any) -> Any:
+    return tw.div(reduce(tw.add, operands), float(len(operands)))
+
+
+@node("Where")
+def where(n: NodeView, condition: Any, a: Any, b: Any) -> Any:
+    return tw.where(condition, a, b)
+
+
+@node("IsInf")
+def is_infinite(n: NodeView, x: Any) -> Any:
+    signs = {"positive": bool(n.get("detect_positive", 1)), "negative": bool(n.get("detect_negative", 1))}
+    return tw.isinf(x, **signs)
+
+
+# -------------------------------------------------------------------------------------------------- activations
 
 
 @node("LeakyRelu")
@@ -117,73 +188,33 @@ def prelu(n: NodeView, x: Any, slope: Any) -> Any:
     return tw.sub(tw.relu(x), tw.mul(slope, tw.relu(tw.neg(x))))
 
 
+@node("ThresholdedRelu")
+def thresholded_relu(n: NodeView, x: Any) -> Any:
+    return tw.where(tw.greater(x, n.get("alpha", 1.0)), x, np.zeros((), x.dtype))
+
+
+@node("Shrink")
+def shrink(n: NodeView, x: Any) -> Any:
+    limit, bias, zero = n.get("lambd", 0.5), n.get("bias", 0.0), np.zeros((), x.dtype)
+    lower = tw.where(tw.less(x, -limit), tw.add(x, bias), zero)
+    return tw.where(tw.greater(x, limit), tw.sub(x, bias), lower)
+
+
 @node("Clip")
 def clip(n: NodeView, x: Any, low: Any = None, high: Any = None) -> Any:
-    given = {"low": n.get("min") if low is None else low, "high": n.get("max") if high is None else high}
-    bounds = {name: n.scalar(v, name) for name, v in given.items() if v is not None}
-    if bounds.get("low", -np.inf) > bounds.get("high", np.inf):
-        bounds["low"] = bounds["high"]  # the upper one wins
-    return tw.clip(x, **bounds) if bounds else x
-
-
-@node("Sum")
-def sum_of(n: NodeView, *operands: Any) -> Any:
-    total = operands[0]
-    for each in operands[1:]:
-        total = tw.add(total, each)
-    return total
-
-
-@node("Mean")
-def mean_of(n: NodeView, *operands: Any) -> Any:
-    return tw.div(sum_of(n, *operands), float(len(operands)))
+    for op, bound, name in ((tw.maximum, low, "min"), (tw.minimum, high, "max")):
+        given = n.get(name) if bound is None else bound
+        if given is not None:
+            x = op(x, float(given) if bound is None else tw.reshape(given, ()))
+    return x
 
 
 @node("Dropout")
 def dropout(n: NodeView, x: Any, ratio: Any = None, training: Any = None) -> Any:
-    n.read |= {"ratio", "seed"}  # of training alone
+    n.read |= {"ratio", "seed", "is_test"}  # of training alone
     if training is not None and n.known(training, "training_mode").any():
         n.want(ratio is not None and n.scalar(ratio, "ratio") == 0, "drawing at random")
     return (x, np.ones(tuple(x.shape), bool)) if n.wants(1) else x
-
-
-# ------------------------------------------------------------------------------------------------------ reductions
-
-
-def _axes(n: NodeView, axes: Any, ndim: int) -> tuple[int, ...] | None:
-    """The axes to reduce; None means none, where the node says so."""
-    found = n.ints(axes, "axes") if axes is not None else n.get("axes", ())
-    nothing = n.get("noop_with_empty_axes", 0)
-    if found:
-        return tuple(a % ndim for a in found)
-    return None if nothing else tuple(range(ndim))
-
-
-_BEFORE: dict[str, Any] = {
-    "ReduceL1": tw.abs,
-    "ReduceL2": lambda x: tw.mul(x, x),
-    "ReduceSumSquare": lambda x: tw.mul(x, x),
-}
-_AFTER: dict[str, Any] = {"ReduceL2": tw.sqrt, "ReduceLogSum": tw.log}
-_REDUCED: dict[str, Any] = {
-    "ReduceMean": tw.reduce_mean,
-    "ReduceMax": tw.reduce_max,
-    "ReduceLogSumExp": tw.logsumexp,
-    "ReduceMin": lambda x, **how: tw.neg(tw.reduce_max(tw.neg(x), **how)),
-}
-
-
-def _reduction(n: NodeView, x: Any, axes: Any = None) -> Any:
-    chosen, kept = _axes(n, axes, len(x.shape)), bool(n.get("keepdims", 1))
-    x = _BEFORE[n.kind](x) if n.kind in _BEFORE else x
-    if chosen is not None:
-        op = _REDUCED.get(n.kind, tw.reduce_sum)
-        x = op(x, axes=chosen, keepdims=kept)
-    return _AFTER[n.kind](x) if n.kind in _AFTER else x
-
-
-for _name in ("ReduceSum", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceSumSquare", *_REDUCED):
-    node(_name)(_reduction)
 
 
 # -------------------------------------------------------------------------------------------------- element types
@@ -196,12 +227,25 @@ def _dtype(n: NodeView, code: int) -> Any:
         n.refuse(f"element type {code}")
 
 
+def _cast(n: NodeView, x: Any, dtype: Any) -> Any:
+    n.read |= {"saturate", "round_mode"}  # of float8, which tilework has not
+    if dtype == x.dtype:
+        return x
+    if is_integer(dtype) and not is_floating(x.dtype) and np.dtype(dtype).itemsize < np.dtype(x.dtype).itemsize:
+        # ONNX keeps the low bits, and tilework saturates.
+        bits = 8 * np.dtype(dtype).itemsize
+        low = tw.bitwise_and(x, (1 << bits) - 1)
+        if np.dtype(dtype).kind == "i":
+            low = tw.sub(tw.bitwise_xor(low, 1 << bits - 1), 1 << bits - 1)
+        x = low
+    return tw.cast(x, dtype=dtype)
+
+
 @node("Cast")
 def cast(n: NodeView, x: Any) -> Any:
-    dtype = _dtype(n, n.get("to"))
-    return x if dtype == x.dtype else tw.cast(x, dtype=dtype)
+    return _cast(n, x, _dtype(n, n.get("to")))
 
 
 @node("CastLike")
 def cast_like(n: NodeView, x: Any, like: Any) -> Any:
-    return x if like.dtype == x.dtype else tw.cast(x, dtype=like.dtype)
+    return _cast(n, x, like.dtype)

@@ -1,213 +1,21 @@
-"""From a model to graphs, one per set of input shapes, and the interface of ``onnx.backend``."""
+"""The interface of ``onnx.backend``: a model is prepared once, and a graph is kept per set of input shapes."""
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import onnx
 from onnx.backend.base import Backend as BackendBase, BackendRep
 
 from tilework import dispatch
-from tilework.errors import AttrTypeError, DTypeError, Error, ShapeError, UnsupportedError
-from tilework.graph import Executable, Graph, Symbol
-from tilework.interop.onnx import arithmetic as arithmetic, layers as layers, movement as movement
-from tilework.interop.onnx.rules import RULES, ModelError, NeedsValueError, NodeView
+from tilework.errors import AttrTypeError, DTypeError, Error, ShapeError
+from tilework.graph import Executable
+from tilework.interop.onnx.importer import Importer, computes, load, refusal
+from tilework.interop.onnx.rules import NeedsValueError
 
 _KEPT = 16  # graphs of one model, by shapes of what was fed
-_SMALL = 4096  # elements: constants below this are worked out by onnx's own reference when the model is prepared
-
-
-# ---------------------------------------------------------------------------------------------------------- reading
-
-
-def load(model: Any) -> Any:
-    """The model of a file name, bytes or a ModelProto; data it keeps in other files may only lie in its own folder."""
-    if isinstance(model, onnx.ModelProto):
-        return model
-    folder = None
-    try:
-        if isinstance(model, (str, Path)):
-            folder = Path(model).resolve().parent
-            model = Path(model).read_bytes()
-        proto = onnx.load_model_from_string(bytes(model))
-    except OSError:
-        raise
-    except Exception as error:
-        raise ModelError(f"onnx: this is no model: {error}") from None
-    if not proto.graph.node or not proto.opset_import:
-        raise ModelError("onnx: this is no model: it has no nodes or no operator set")
-    for tensor in _tensors(proto.graph):
-        if onnx.external_data_helper.uses_external_data(tensor):
-            _read_external(tensor, folder)
-    return proto
-
-
-def _tensors(graph: Any) -> Iterator[Any]:
-    yield from graph.initializer
-    for node in graph.node:
-        for attribute in node.attribute:
-            yield from (attribute.t,) if attribute.HasField("t") else attribute.tensors
-
-
-def _read_external(tensor: Any, folder: Path | None) -> None:
-    where = {entry.key: entry.value for entry in tensor.external_data}
-    if folder is None:
-        raise ModelError(f"onnx: {tensor.name} lies in another file, which a model without a folder does not reach")
-    path = (folder / where.get("location", "")).resolve()
-    if not path.is_relative_to(folder) or not path.is_file():
-        raise ModelError(f"onnx: {tensor.name} lies in {where.get('location')!r}; want a file in the model's folder")
-    offset, length = int(where.get("offset", 0)), where.get("length")
-    with path.open("rb") as file:
-        file.seek(offset)
-        tensor.raw_data = file.read() if length is None else file.read(int(length))
-    tensor.data_location = onnx.TensorProto.DEFAULT
-    del tensor.external_data[:]
-
-
-def _array(tensor: Any) -> Any:
-    """An initialiser, its size checked against its shape."""
-    if any(d < 0 for d in tensor.dims) or math.prod(tensor.dims) > 2**40:
-        raise ModelError(f"onnx: {tensor.name} has shape {tuple(tensor.dims)}")
-    try:
-        return np.ascontiguousarray(onnx.numpy_helper.to_array(tensor)).reshape(tuple(tensor.dims))
-    except Exception as error:
-        raise ModelError(f"onnx: {tensor.name} does not hold what its shape says: {error}") from None
-
-
-class Fed(NamedTuple):
-    """An input of a model: None for a size that differs from run to run."""
-
-    name: str
-    shape: tuple[int | None, ...] | None
-    dtype: Any
-
-
-def _fed(info: Any) -> Fed:
-    kind = info.type.tensor_type
-    if not info.type.HasField("tensor_type"):
-        raise UnsupportedError(f"onnx: input {info.name} is no tensor")
-    try:
-        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type))
-    except KeyError:
-        raise UnsupportedError(f"onnx: input {info.name} has element type {kind.elem_type}") from None
-    if not kind.HasField("shape"):
-        return Fed(info.name, None, dtype)
-    return Fed(info.name, tuple(d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim), dtype)
-
-
-# --------------------------------------------------------------------------------------------------------- building
-
-
-class Importer:
-    """Turns a model into a graph for inputs of given shapes, some of them with their values."""
-
-    def __init__(self, model: Any) -> None:
-        self.model = model
-        self.opsets = {_domain(entry): entry.version for entry in model.opset_import}
-        self.constants = {t.name: _array(t) for t in model.graph.initializer}
-        self.fed = [_fed(i) for i in model.graph.input if i.name not in self.constants]
-        self._check_order()
-
-    def _check_order(self) -> None:
-        made = {"", *self.constants, *(f.name for f in self.fed)}
-        for node in self.model.graph.node:
-            for name in node.input:
-                if name not in made:
-                    raise ModelError(f"onnx: {node.op_type} takes {name!r}, which nothing before it makes")
-            made.update(node.output)
-        for output in self.model.graph.output:
-            if output.name not in made:
-                raise ModelError(f"onnx: the result {output.name!r} is made by nothing")
-
-    def unknown(self) -> list[str]:
-        """Why nodes are not computed, of those whose op is not in the table."""
-        found = []
-        for i, node in enumerate(self.model.graph.node):
-            if (_domain(node), node.op_type) not in RULES:
-                found.append(f"{_label(i, node)}: tilework has no {node.op_type}")
-        return found
-
-    def build(self, shapes: dict[str, tuple[int, ...]], values: dict[str, Any]) -> tuple[Graph, dict[str, Any]]:
-        """The graph, and the results that are known beforehand."""
-        graph = Graph(self.model.graph.name or "model")
-        held: dict[str, Any] = {"": None} | self.constants
-        for fed in self.fed:
-            made = graph.placeholder(fed.name, shapes[fed.name], fed.dtype)
-            held[fed.name] = values.get(fed.name, made)
-        refused: list[str] = []
-        for i, node in enumerate(self.model.graph.node):
-            if any(name not in held for name in node.input):
-                continue  # it stands behind a node that was refused
-            inputs = [held[name] for name in node.input]
-            try:
-                held.update(zip(node.output, self._run(node, inputs), strict=False))
-            except (Error, MemoryError) as error:
-                refused.append(f"{_label(i, node)}: {str(error).partition(chr(10))[0]}")
-        if refused:
-            raise _refusal(refused)
-        ready = {}
-        for output in self.model.graph.output:
-            value = held[output.name]
-            if isinstance(value, Symbol):
-                graph.output(value)
-            else:
-                ready[output.name] = value
-        return graph, ready
-
-    def _run(self, node: Any, inputs: list[Any]) -> tuple[Any, ...]:
-        domain = _domain(node)
-        while inputs and inputs[-1] is None:
-            inputs.pop()
-        view = NodeView(node, self.opsets.get(domain, 1))
-        rule = RULES.get((domain, node.op_type))
-        fixed = bool(inputs) and not any(isinstance(v, Symbol) for v in inputs)
-        if fixed and sum(np.size(v) for v in inputs if v is not None) <= _SMALL:
-            return self._known(node, inputs)
-        if rule is None:
-            raise UnsupportedError(f"tilework has no {node.op_type}")
-        try:
-            made = rule(view, *inputs)
-        except TypeError as error:
-            if isinstance(error, Error):
-                raise
-            raise ModelError(f"{node.op_type} with {len(inputs)} inputs: {error}") from None
-        view.check_read()
-        return tuple(made) if isinstance(made, (tuple, list)) else (made,)
-
-    def _known(self, node: Any, inputs: list[Any]) -> tuple[Any, ...]:
-        """Results of constants, by onnx's reference: shapes and the like, once, when the model is prepared."""
-        from onnx.reference import ReferenceEvaluator
-
-        feeds = {n: np.asarray(v) for n, v in zip(node.input, inputs, strict=False) if v is not None}
-        infos = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.UNDEFINED, None) for n in feeds]
-        results = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.UNDEFINED, None) for n in node.output if n]
-        graph = onnx.helper.make_graph([node], "constant", infos, results)
-        model = onnx.helper.make_model(graph, opset_imports=list(self.model.opset_import))
-        try:
-            made = iter(ReferenceEvaluator(model).run(None, feeds))
-        except Exception as error:
-            raise ModelError(f"{node.op_type} of constants: {error}") from None
-        return tuple(np.asarray(next(made)) if name else None for name in node.output)
-
-
-def _domain(of: Any) -> str:
-    return "" if of.domain == "ai.onnx" else of.domain
-
-
-def _label(i: int, node: Any) -> str:
-    return f"node {i}" + (f" ({node.name})" if node.name else "")
-
-
-def _refusal(reasons: list[str]) -> UnsupportedError:
-    return UnsupportedError(f"onnx: {len(reasons)} nodes are not computed:\n  " + "\n  ".join(reasons))
-
-
-# ---------------------------------------------------------------------------------------------------------- running
 
 
 class Prepared(BackendRep):  # type: ignore[misc]
@@ -218,7 +26,7 @@ class Prepared(BackendRep):  # type: ignore[misc]
         self.device, self.threads = device, threads
         unknown = self.importer.unknown()
         if unknown:
-            raise _refusal(unknown)
+            raise refusal(unknown)
         self.inputs = self.importer.fed
         self.outputs = [o.name for o in self.importer.model.graph.output]
         self._by_value: set[str] = set()
@@ -337,4 +145,5 @@ is_compatible = Backend.is_compatible
 def coverage() -> dict[str, bool]:
     """Every op of the newest operator set, and whether tilework computes it."""
     names = sorted({s.name for s in onnx.defs.get_all_schemas() if s.domain == "" and not s.deprecated})
-    return {name: ("", name) in RULES for name in names}
+    newest = onnx.defs.onnx_opset_version()
+    return {name: computes("", name, newest) for name in names}

@@ -1,4 +1,4 @@
-"""Convolution, products, pooling, normalisation, softmax, attention, recurrence and losses."""
+"""Convolution, products, pooling, normalisation, softmax, attention and losses."""
 
 from __future__ import annotations
 
@@ -324,7 +324,7 @@ def cross_entropy(n: NodeView, x: Any, labels: Any, weight: Any = None) -> Any:
     return (loss, tw.log_softmax(x, axis=1)) if n.wants(1) else loss
 
 
-# -------------------------------------------------------------------------------------------- attention, recurrence
+# -------------------------------------------------------------------------------------------- attention
 
 
 @node("RotaryEmbedding")
@@ -378,45 +378,3 @@ def attention(
     if flat:
         y = tw.reshape(tw.transpose(y, (0, 2, 1, 3)), (y.shape[0], t, y.shape[1] * y.shape[3]))
     return y, k, v
-
-
-def _reordered(w: Any, order: tuple[int, ...], axis: int = 1) -> Any:
-    """The gates of w, stacked along ``axis``, in another order."""
-    h = w.shape[axis] // len(order)
-    before = (slice(None),) * axis
-    return tw.concat([w[(*before, slice(g * h, (g + 1) * h))] for g in order], axis=axis)
-
-
-@node("LSTM")
-def lstm(
-    n: NodeView,
-    x: Any,
-    w: Any,
-    r: Any,
-    b: Any = None,
-    lengths: Any = None,
-    h0: Any = None,
-    c0: Any = None,
-    p: Any = None,
-) -> Any:
-    n.want(p is None, "peepholes")
-    n.want(not n.get("input_forget", 0) and not n.get("clip", 0.0), "input_forget or clip")
-    n.want(all(a.decode() in ("Sigmoid", "Tanh") for a in n.get("activations", ())), "other activations")
-    direction, batched = n.get("direction", "forward"), bool(n.get("layout", 0))
-    n.want(direction != "reverse" or lengths is None, "reverse with sequence lengths")
-    order = (0, 2, 3, 1)  # i o f c -> i f g o
-    w, r = _reordered(w, order), _reordered(r, order)
-    if b is not None:
-        half = b.shape[1] // 2
-        b = _reordered(tw.add(b[:, :half], b[:, half:]), order)
-    if batched:
-        x = tw.transpose(x, (1, 0, 2))
-        h0, c0 = (None if s is None else tw.transpose(s, (1, 0, 2)) for s in (h0, c0))
-    x = x[::-1] if direction == "reverse" else x
-    y, h, c = tw.lstm(x, w, r, b, h0, c0, lengths)
-    y = y[::-1] if direction == "reverse" else y
-    t, batch, width = y.shape
-    y = tw.transpose(tw.reshape(y, (t, batch, w.shape[0], width // w.shape[0])), (0, 2, 1, 3))
-    if batched:
-        return tw.transpose(y, (2, 0, 1, 3)), *(tw.transpose(s, (1, 0, 2)) for s in (h, c))
-    return y, h, c

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 
 import tilework as tw
+from tilework.dtypes import is_floating
 from tilework.interop.onnx.rules import ModelError, NodeView, axis_of, node
 
 
@@ -119,10 +120,26 @@ def slice_of(n: NodeView, x: Any, *limits: Any) -> Any:
     return x[tuple(key)]
 
 
+def _along(x: Any, axis: int, places: Any) -> Any:
+    """x at places along one axis, which are known."""
+    return tw.gather(x, np.asarray(places, np.int64), axis=axis)
+
+
+def _border(size: int, before: int, after: int, mode: str) -> Any:
+    """The places that padding repeats."""
+    at = np.arange(-before, size + after)
+    if mode == "edge":
+        return np.clip(at, 0, size - 1)
+    if mode == "wrap":
+        return at % size
+    turn = max(2 * (size - 1), 1)
+    return np.minimum(at % turn, turn - at % turn)
+
+
 @node("Pad")
 def pad(n: NodeView, x: Any, pads: Any = None, value: Any = None, axes: Any = None) -> Any:
-    n.want(n.get("mode", "constant") == "constant", f"mode='{n.get('mode')}'")
-    listed = n.ints(pads, "pads") if pads is not None else n.get("pads")
+    mode = n.get("mode", "constant")
+    listed = n.ints(pads, "pads") if pads is not None else n.get("pads") or n.get("paddings")
     ndim = len(x.shape)
     chosen = range(ndim) if axes is None else [axis_of(a, ndim) for a in n.ints(axes, "axes")]
     pairs = [(0, 0)] * ndim
@@ -133,7 +150,12 @@ def pad(n: NodeView, x: Any, pads: Any = None, value: Any = None, axes: Any = No
         sizes = tuple(x.shape)
         x = x[tuple(slice(max(0, -b), s - max(0, -e)) for (b, e), s in zip(pairs, sizes, strict=True))]
         pairs = [(max(b, 0), max(e, 0)) for b, e in pairs]
-    return tw.pad(x, pads=tuple(pairs), value=fill)
+    if mode == "constant":
+        return tw.pad(x, pads=tuple(pairs), value=fill)
+    for axis, (before, after) in enumerate(pairs):
+        if before or after:
+            x = _along(x, axis, _border(x.shape[axis], before, after, mode))
+    return x
 
 
 @node("Expand")
@@ -173,24 +195,91 @@ def space_to_depth(n: NodeView, x: Any) -> Any:
 
 @node("Gather")
 def gather(n: NodeView, x: Any, indices: Any) -> Any:
-    ndim = len(x.shape)
-    axis = axis_of(n.get("axis", 0), ndim)
-    if not isinstance(indices, np.ndarray) or (indices < 0).any():
-        found = n.known(indices, "indices")
-        indices = np.where(found < 0, found + x.shape[axis], found)
-    order = (axis, *(a for a in range(ndim) if a != axis))
-    rest = tuple(x.shape[a] for a in order[1:])
-    rows = tw.reshape(tw.transpose(x, order), (x.shape[axis], math.prod(rest)))
-    found = tw.reshape(tw.embedding(rows, indices), (*indices.shape, *rest))
-    k = len(indices.shape)
-    back = (*range(k, k + axis), *range(k), *range(k + axis, k + len(rest)))
-    return tw.transpose(found, back)
+    return tw.gather(x, indices, axis=n.get("axis", 0))
+
+
+@node("GatherElements")
+def gather_elements(n: NodeView, x: Any, indices: Any) -> Any:
+    return tw.gather_elements(x, indices, axis=n.get("axis", 0))
+
+
+@node("GatherND")
+def gather_nd(n: NodeView, x: Any, indices: Any) -> Any:
+    shared = n.get("batch_dims", 0)
+    if shared:  # the places of the shared axes are named too
+        lead = tuple(indices.shape[:-1])
+        grid = np.stack(np.meshgrid(*(np.arange(s) for s in lead[:shared]), indexing="ij"), -1)
+        grid = grid.reshape(*lead[:shared], *(1,) * (len(lead) - shared), shared)
+        named = np.ascontiguousarray(np.broadcast_to(grid, (*lead, shared)).astype(indices.dtype))
+        indices = tw.concat([named, indices], axis=len(lead))
+    return tw.gather_nd(x, indices)
+
+
+@node("Scatter", "ScatterElements")
+def scatter_elements(n: NodeView, x: Any, indices: Any, updates: Any) -> Any:
+    how = {"axis": n.get("axis", 0), "reduction": n.get("reduction", "none")}
+    return tw.scatter_elements(x, indices, updates, **how)
+
+
+@node("ScatterND")
+def scatter_nd(n: NodeView, x: Any, indices: Any, updates: Any) -> Any:
+    return tw.scatter_nd(x, indices, updates, reduction=n.get("reduction", "none"))
+
+
+@node("Compress")
+def compress(n: NodeView, x: Any, condition: Any) -> Any:
+    axis = n.get("axis")
+    if axis is None:
+        x, axis = tw.reshape(x, (math.prod(x.shape),)), 0
+    return _along(x, axis_of(axis, len(x.shape)), np.flatnonzero(n.known(condition, "condition")))
+
+
+@node("ReverseSequence")
+def reverse_sequence(n: NodeView, x: Any, lengths: Any) -> Any:
+    batch, time = n.get("batch_axis", 1), n.get("time_axis", 0)
+    lead = tuple(x.shape[:2])
+    place = np.stack(np.meshgrid(*(np.arange(s) for s in lead), indexing="ij"), -1)
+    counts, at = np.asarray(n.ints(lengths, "sequence_lens"))[place[..., batch]], place[..., time]
+    place[..., time] = np.where(at < counts, counts - 1 - at, at)
+    return tw.gather_nd(x, place)
+
+
+@node("OneHot")
+def one_hot(n: NodeView, indices: Any, depth: Any, values: Any) -> Any:
+    count, ndim = int(n.scalar(depth, "depth")), len(indices.shape)
+    axis = axis_of(n.get("axis", -1), ndim + 1)
+    at = indices if indices.dtype == np.int64 else tw.cast(indices, dtype=np.int64)
+    at = tw.where(tw.less(at, 0), tw.add(at, count), at)
+    shape = tuple(at.shape)
+    here = tw.equal(
+        tw.reshape(at, (*shape[:axis], 1, *shape[axis:])), np.arange(count).reshape(-1, *(1,) * (ndim - axis))
+    )
+    return tw.where(here, values[1], values[0])
+
+
+@node("Range")
+def range_of(n: NodeView, start: Any, limit: Any, delta: Any) -> Any:
+    first, last, step = (n.known(v, name) for v, name in ((start, "start"), (limit, "limit"), (delta, "delta")))
+    count = max(0, math.ceil((last.item() - first.item()) / step.item()))
+    return (first.reshape(()) + np.arange(count) * step.reshape(())).astype(first.dtype)
+
+
+@node("EyeLike")
+def eye_like(n: NodeView, x: Any) -> Any:
+    code = n.get("dtype")
+    dtype = x.dtype if code is None else onnx.helper.tensor_dtype_to_np_dtype(code)
+    rows, columns = x.shape
+    return np.eye(rows, columns, k=n.get("k", 0)).astype(dtype)
 
 
 @node("Trilu")
 def trilu(n: NodeView, x: Any, k: Any = None) -> Any:
-    diagonal = 0 if k is None else int(n.scalar(k, "k"))
-    return (tw.triu if n.get("upper", 1) else tw.tril)(x, diagonal=diagonal)
+    diagonal, upper = 0 if k is None else int(n.scalar(k, "k")), n.get("upper", 1)
+    if is_floating(x.dtype):
+        return (tw.triu if upper else tw.tril)(x, diagonal=diagonal)
+    rows, columns = x.shape[-2:]
+    inside = np.tri(rows, columns, k=diagonal - bool(upper), dtype=bool)
+    return tw.where(~inside if upper else inside, x, np.zeros((), x.dtype))
 
 
 @node("CenterCropPad")

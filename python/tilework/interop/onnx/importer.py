@@ -1,0 +1,374 @@
+"""From a model to a graph: reading it, checking it, and turning every node into calls."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import onnx
+
+import tilework as tw
+from tilework.errors import Error, UnsupportedError
+from tilework.graph import Graph, Symbol
+from tilework.interop.onnx import (
+    arithmetic as arithmetic,
+    layers as layers,
+    movement as movement,
+    recurrent as recurrent,
+    reductions as reductions,
+    sampling as sampling,
+)
+from tilework.interop.onnx.rules import RULES, ModelError, NodeView
+
+Turns: TypeAlias = tuple[list[Any], list[list[Any]]]  # of a loop: the last states, and rows of results
+
+_SMALL = 4096  # elements: constants below this are worked out by onnx's own reference when the model is prepared
+_MOST_TURNS = 256  # of a loop, which is unrolled
+
+# ---------------------------------------------------------------------------------------------------------- reading
+
+
+def load(model: Any) -> Any:
+    """The model of a file name, bytes or a ModelProto; data it keeps in other files may only lie in its own folder."""
+    if isinstance(model, onnx.ModelProto):
+        return model
+    folder = None
+    try:
+        if isinstance(model, (str, Path)):
+            folder = Path(model).resolve().parent
+            model = Path(model).read_bytes()
+        proto = onnx.load_model_from_string(bytes(model))
+    except OSError:
+        raise
+    except Exception as error:
+        raise ModelError(f"onnx: this is no model: {error}") from None
+    if not proto.graph.node or not proto.opset_import:
+        raise ModelError("onnx: this is no model: it has no nodes or no operator set")
+    for tensor in _tensors(proto.graph):
+        if onnx.external_data_helper.uses_external_data(tensor):
+            _read_external(tensor, folder)
+    return proto
+
+
+def _tensors(graph: Any) -> Iterator[Any]:
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            yield from (attribute.t,) if attribute.HasField("t") else attribute.tensors
+
+
+def _read_external(tensor: Any, folder: Path | None) -> None:
+    where = {entry.key: entry.value for entry in tensor.external_data}
+    if folder is None:
+        raise ModelError(f"onnx: {tensor.name} lies in another file, which a model without a folder does not reach")
+    path = (folder / where.get("location", "")).resolve()
+    if not path.is_relative_to(folder) or not path.is_file():
+        raise ModelError(f"onnx: {tensor.name} lies in {where.get('location')!r}; want a file in the model's folder")
+    offset, length = int(where.get("offset", 0)), where.get("length")
+    with path.open("rb") as file:
+        file.seek(offset)
+        tensor.raw_data = file.read() if length is None else file.read(int(length))
+    tensor.data_location = onnx.TensorProto.DEFAULT
+    del tensor.external_data[:]
+
+
+def _array(tensor: Any) -> Any:
+    """An initialiser, its size checked against its shape."""
+    if any(d < 0 for d in tensor.dims) or math.prod(tensor.dims) > 2**40:
+        raise ModelError(f"onnx: {tensor.name} has shape {tuple(tensor.dims)}")
+    try:
+        return np.ascontiguousarray(onnx.numpy_helper.to_array(tensor)).reshape(tuple(tensor.dims))
+    except Exception as error:
+        raise ModelError(f"onnx: {tensor.name} does not hold what its shape says: {error}") from None
+
+
+class Fed(NamedTuple):
+    """An input of a model: None for a size that differs from run to run."""
+
+    name: str
+    shape: tuple[int | None, ...] | None
+    dtype: Any
+
+
+def _fed(info: Any) -> Fed:
+    kind = info.type.tensor_type
+    if not info.type.HasField("tensor_type"):
+        raise UnsupportedError(f"onnx: input {info.name} is no tensor")
+    try:
+        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type))
+    except KeyError:
+        raise UnsupportedError(f"onnx: input {info.name} has element type {kind.elem_type}") from None
+    if not kind.HasField("shape"):
+        return Fed(info.name, None, dtype)
+    return Fed(info.name, tuple(d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim), dtype)
+
+
+# --------------------------------------------------------------------------------------------------------- building
+
+
+class Importer:
+    """Turns a model into a graph for inputs of given shapes, some of them with their values."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.opsets = {_domain(entry): entry.version for entry in model.opset_import}
+        self.constants = {t.name: _array(t) for t in model.graph.initializer}
+        self.fed = [_fed(i) for i in model.graph.input if i.name not in self.constants]
+        self._check_order()
+
+    def _check_order(self) -> None:
+        made = {"", *self.constants, *(f.name for f in self.fed)}
+        for node in self.model.graph.node:
+            for name in node.input:
+                if name not in made:
+                    raise ModelError(f"onnx: {node.op_type} takes {name!r}, which nothing before it makes")
+            made.update(node.output)
+        for output in self.model.graph.output:
+            if output.name not in made:
+                raise ModelError(f"onnx: the result {output.name!r} is made by nothing")
+
+    def unknown(self) -> list[str]:
+        """Why nodes are not computed, of those whose op is not in the table and stands for no others."""
+        found = []
+        for i, node in enumerate(self.model.graph.node):
+            if not computes(_domain(node), node.op_type, self.opsets.get(_domain(node), 1)):
+                found.append(f"{_label(i, node)}: tilework has no {node.op_type}")
+        return found
+
+    def build(self, shapes: dict[str, tuple[int, ...]], values: dict[str, Any]) -> tuple[Graph, dict[str, Any]]:
+        """The graph, and the results that are known beforehand."""
+        graph = Graph(self.model.graph.name or "model")
+        held: dict[str, Any] = {"": None} | self.constants
+        for fed in self.fed:
+            made = graph.placeholder(fed.name, shapes[fed.name], fed.dtype)
+            held[fed.name] = values.get(fed.name, made)
+        refused: list[str] = []
+        for i, node in enumerate(self.model.graph.node):
+            if any(name not in held for name in node.input):
+                continue  # it stands behind a node that was refused
+            try:
+                self._take(node, held, self.opsets)
+            except (Error, MemoryError) as error:
+                refused.append(f"{_label(i, node)}: {str(error).partition(chr(10))[0]}")
+        if refused:
+            raise refusal(refused)
+        ready = {}
+        for output in self.model.graph.output:
+            value = held[output.name]
+            if isinstance(value, Symbol):
+                graph.output(value)
+            else:
+                ready[output.name] = value
+        return graph, ready
+
+    def _take(self, node: Any, held: dict[str, Any], opsets: dict[str, int]) -> None:
+        """Adds the results of a node to what is held by name."""
+        made = self._run(node, [held[name] for name in node.input], held, opsets)
+        held.update((name, value) for name, value in zip(node.output, made, strict=False) if name)
+
+    def _run(self, node: Any, inputs: list[Any], held: dict[str, Any], opsets: dict[str, int]) -> tuple[Any, ...]:
+        domain = _domain(node)
+        while inputs and inputs[-1] is None:
+            inputs.pop()
+        if (domain, node.op_type) in _CONTROL:
+            return self._control(node, inputs, held, opsets)
+        fixed = bool(inputs) and not any(isinstance(v, Symbol) for v in inputs)
+        if fixed and sum(np.size(v) for v in inputs if v is not None) <= _SMALL:
+            return self._known(node, inputs, opsets)
+        view = NodeView(node, opsets.get(domain, 1))
+        rule = RULES.get((domain, node.op_type))
+        if rule is None:
+            return self._body(node, inputs, opsets, UnsupportedError(f"tilework has no {node.op_type}"))
+        try:
+            made = rule(view, *inputs)
+            view.check_read()
+        except UnsupportedError as error:
+            return self._body(node, inputs, opsets, error)
+        except TypeError as error:
+            if isinstance(error, Error):
+                raise
+            raise ModelError(f"{node.op_type} with {len(inputs)} inputs: {error}") from None
+        return tuple(made) if isinstance(made, (tuple, list)) else (made,)
+
+    # ---- nodes that stand for others
+
+    def _body(self, node: Any, inputs: list[Any], opsets: dict[str, int], why: Exception) -> tuple[Any, ...]:
+        """The nodes that ONNX says a node stands for, or ``why`` if there are none."""
+        function = _function(node, inputs, opsets.get(_domain(node), 1))
+        if function is None:
+            raise why
+        body, given = function
+        held: dict[str, Any] = {"": None} | dict.fromkeys(body.input)
+        held.update(zip(body.input, inputs, strict=False))
+        newest = {"": onnx.defs.onnx_opset_version()}
+        inner = newest | opsets | {_domain(entry): entry.version for entry in body.opset_import}
+        for each in body.node:
+            self._take(_bound(each, given), held, inner)
+        return tuple(held.get(name) for name in body.output)
+
+    def _control(self, node: Any, inputs: list[Any], held: dict[str, Any], opsets: dict[str, int]) -> tuple[Any, ...]:
+        """Choices and loops that are decided when the model is prepared: the one branch, or the turns one by one."""
+        view = NodeView(node, opsets.get(_domain(node), 1))
+        if node.op_type == "If":
+            branch = "then_branch" if view.known(inputs[0], "cond").any() else "else_branch"
+            return self._inside(view.attributes[branch], [], held, opsets)
+        body = view.attributes["body"]
+        states, rows = (
+            self._loop(view, body, inputs, held, opsets)
+            if node.op_type == "Loop"
+            else self._scan(view, body, inputs, held, opsets)
+        )
+        axes = view.attributes.get("scan_output_axes") or [0] * len(rows)
+        return *states, *(_stacked(each, axis) for each, axis in zip(rows, axes, strict=True))
+
+    def _loop(self, view: NodeView, body: Any, inputs: list[Any], held: Any, opsets: Any) -> Turns:
+        turns = _MOST_TURNS + 1 if inputs[0] is None else int(view.scalar(inputs[0], "M"))
+        going = np.True_ if len(inputs) < 2 or inputs[1] is None else view.known(inputs[1], "cond")
+        states, count = list(inputs[2:]), len(inputs) - 2
+        rows: list[list[Any]] = [[] for _ in body.output[1 + count :]]
+        for turn in range(turns):
+            if not np.any(going):
+                break
+            view.want(turn < _MOST_TURNS, f"more than {_MOST_TURNS} turns")
+            going, *made = self._inside(body, [np.asarray(turn, np.int64), going, *states], held, opsets)
+            going = view.known(going, "cond")
+            states = made[:count]
+            for row, value in zip(rows, made[count:], strict=True):
+                row.append(value)
+        return states, rows
+
+    def _scan(self, view: NodeView, body: Any, inputs: list[Any], held: Any, opsets: Any) -> Turns:
+        count = view.get("num_scan_inputs")
+        states, over = list(inputs[:-count]), inputs[-count:]
+        axes = view.attributes.get("scan_input_axes") or [0] * count
+        back = view.attributes.get("scan_input_directions") or [0] * count
+        turned = [_axis_first(x, a) for x, a in zip(over, axes, strict=True)]
+        turns = turned[0].shape[0]
+        view.want(turns <= _MOST_TURNS, f"more than {_MOST_TURNS} turns")
+        view.want(not any(view.attributes.get("scan_output_directions") or ()), "results from the end")
+        rows: list[list[Any]] = [[] for _ in body.output[len(states) :]]
+        for turn in range(turns):
+            now = [x[turns - 1 - turn if b else turn] for x, b in zip(turned, back, strict=True)]
+            made = self._inside(body, [*states, *now], held, opsets)
+            states = list(made[: len(states)])
+            for row, value in zip(rows, made[len(states) :], strict=True):
+                row.append(value)
+        return states, rows
+
+    def _inside(self, graph: Any, inputs: list[Any], held: dict[str, Any], opsets: dict[str, int]) -> tuple[Any, ...]:
+        """The results of a graph within a node, which sees what is held around it."""
+        own = held | {t.name: _array(t) for t in graph.initializer}
+        own.update(zip((i.name for i in graph.input), inputs, strict=True))
+        for node in graph.node:
+            self._take(node, own, opsets)
+        return tuple(own[output.name] for output in graph.output)
+
+    @staticmethod
+    def _known(node: Any, inputs: list[Any], opsets: dict[str, int]) -> tuple[Any, ...]:
+        """Results of constants, by onnx's reference: shapes and the like, once, when the model is prepared."""
+        from onnx.reference import ReferenceEvaluator
+
+        feeds = {n: np.asarray(v) for n, v in zip(node.input, inputs, strict=False) if v is not None}
+        infos = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.UNDEFINED, None) for n in feeds]
+        results = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.UNDEFINED, None) for n in node.output if n]
+        graph = onnx.helper.make_graph([node], "constant", infos, results)
+        imports = [onnx.helper.make_opsetid(name, version) for name, version in opsets.items()]
+        model = onnx.helper.make_model(graph, opset_imports=imports)
+        try:
+            made = iter(ReferenceEvaluator(model).run(None, feeds))
+        except Exception as error:
+            raise ModelError(f"{node.op_type} of constants: {error}") from None
+        return tuple(np.asarray(next(made)) if name else None for name in node.output)
+
+
+def _domain(of: Any) -> str:
+    return "" if of.domain == "ai.onnx" else of.domain
+
+
+def _axis_first(x: Any, axis: int) -> Any:
+    axis %= len(x.shape)
+    return tw.transpose(x, (axis, *(a for a in range(len(x.shape)) if a != axis)))
+
+
+def _stacked(values: list[Any], axis: int) -> Any:
+    """Results of the turns of a loop, joined along a new axis."""
+    axis %= len(values[0].shape) + 1
+    rows = [tw.reshape(v, (*v.shape[:axis], 1, *v.shape[axis:])) for v in values]
+    return tw.concat(rows, axis=axis)
+
+
+def _bound(node: Any, given: dict[str, Any]) -> Any:
+    """A node of a function, with the attributes that it takes from the node that calls it."""
+    if not any(a.ref_attr_name for a in node.attribute):
+        return node
+    bound = onnx.NodeProto()
+    bound.CopyFrom(node)
+    del bound.attribute[:]
+    for attribute in node.attribute:
+        if not attribute.ref_attr_name:
+            bound.attribute.append(attribute)
+        elif attribute.ref_attr_name in given:
+            bound.attribute.append(given[attribute.ref_attr_name])
+            bound.attribute[-1].name = attribute.name
+    return bound
+
+
+def _schema(domain: str, kind: str, opset: int) -> Any:
+    try:
+        return onnx.defs.get_schema(kind, opset, domain)
+    except (onnx.defs.SchemaError, TypeError):  # a name may be no text at all
+        return None
+
+
+_CONTROL = {("", "If"), ("", "Loop"), ("", "Scan")}
+
+
+def computes(domain: str, kind: str, opset: int) -> bool:
+    """Whether there is a rule for an op, or ONNX says what other ops it stands for."""
+    if (domain, kind) in RULES or (domain, kind) in _CONTROL:
+        return True
+    schema = _schema(domain, kind, opset)
+    return schema is not None and (schema.has_function or schema.has_context_dependent_function)
+
+
+def _function(node: Any, inputs: list[Any], opset: int) -> Any:
+    """The function of ONNX that a node stands for, and its attributes with their defaults; None if there is none."""
+    schema = _schema(_domain(node), node.op_type, opset)
+    if schema is None:
+        return None
+    whole = onnx.NodeProto()
+    whole.CopyFrom(node)
+    named = {a.name for a in node.attribute}
+    for name, attribute in schema.attributes.items():
+        if name not in named and attribute.default_value.name:
+            whole.attribute.append(attribute.default_value)
+    made = onnx.FunctionProto()
+    plain = [v for v in schema.function_opset_versions if v <= opset]
+    if plain:
+        made.ParseFromString(schema.get_function_with_opset_version(max(plain)))
+    else:
+        versions = [v for v in schema.context_dependent_function_opset_versions if v <= opset]
+        if not versions:
+            return None
+        types = [_type_of(v).SerializeToString() for v in inputs]
+        text = schema.get_context_dependent_function_with_opset_version(max(versions), whole.SerializeToString(), types)
+        made.ParseFromString(text)
+    return made, {a.name: a for a in whole.attribute}
+
+
+def _type_of(value: Any) -> Any:
+    if value is None:
+        return onnx.TypeProto()
+    code = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(value.dtype))
+    return onnx.helper.make_tensor_type_proto(code, tuple(value.shape))
+
+
+def _label(i: int, node: Any) -> str:
+    return f"node {i}" + (f" ({node.name})" if node.name else "")
+
+
+def refusal(reasons: list[str]) -> UnsupportedError:
+    return UnsupportedError(f"onnx: {len(reasons)} nodes are not computed:\n  " + "\n  ".join(reasons))
