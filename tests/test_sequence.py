@@ -177,6 +177,43 @@ def test_recurrent_layers_are_torchs(name: str, directions: int, packed: bool, t
             _assert_close(got[d], getattr(layer, f"{kind}_l0{end}").grad)
 
 
+def test_a_projection_is_torchs(torch: Any) -> None:
+    steps, count, inputs, hidden, width = 5, 4, 3, 7, 2
+    layer = torch.nn.LSTM(inputs, hidden, proj_size=width, bidirectional=True).double()
+    ends = ("", "_reverse")
+    w, r, b, rb, proj = (
+        np.stack([getattr(layer, f"{kind}_l0{end}").detach().numpy() for end in ends])
+        for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
+    )
+    x, h0, c0 = _normal(steps, count, inputs), _normal(2, count, width), _normal(2, count, hidden)
+    y, last = layer(torch.from_numpy(x), (torch.from_numpy(h0), torch.from_numpy(c0)))
+    operands = (x, w, r, b + rb, h0, c0, None, None, proj)
+    for got, want in zip(tw.lstm(*operands), (y, *last), strict=True):
+        _assert_close(got, want)
+    dy = _normal(*y.shape)
+    y.backward(torch.from_numpy(dy))
+    grads = tw.lstm.backward(dy, *operands)
+    for got, kind in zip(
+        (grads[1], grads[2], grads[3], grads[-1]), ("weight_ih", "weight_hh", "bias_ih", "weight_hr"), strict=True
+    ):
+        for d, end in enumerate(ends):
+            _assert_close(got[d], getattr(layer, f"{kind}_l0{end}").grad)
+
+
+def test_steps_that_threads_share_have_the_bits_of_one_thread() -> None:
+    x, w, r = (a.astype(np.float32) for a in (_normal(20, 3, 40), _normal(2, 600, 40), _normal(2, 600, 150)))
+    for call, blocks in ((tw.lstm, 4), (tw.gru, 3), (tw.rnn, 1)):
+        layer: Any = call
+        weights = w[:, : blocks * 150] / 12, r[:, : blocks * 150] / 12
+        runs = []
+        for threads in (1, 2, 7):
+            with tw.threads(threads):
+                y, *_ = layer(x, *weights)
+                runs.append((y, *layer.backward(x[..., :1] * np.ones_like(y), x, *weights)))
+        for other in runs[1:]:
+            assert all(a is b is None or np.array_equal(a, b) for a, b in zip(runs[0], other, strict=True))
+
+
 def test_a_gru_may_reset_the_state_before_its_product() -> None:
     x, w, r, h = _normal(1, 2, 3), _normal(1, 12, 3), _normal(1, 12, 4), _normal(1, 2, 4)
     sigmoid = lambda a: 1 / (1 + np.exp(-a))  # noqa: E731

@@ -1,27 +1,47 @@
-// What the recurrent kernels share: a layer, its checks, states, the rows that forward keeps, and r in panels.
+// What the recurrent kernels share: a layer, its checks, sequences in shares, states, and the rows that forward keeps.
 #pragma once
-#include "ops/recurrent.h"
+#include "core/check.h"
+#include "ops/ops.h"
+#include "simd/rows.h"
 
 namespace tw::TW_ISA {
 namespace {
 
-enum class Cell : int { rnn, lstm, gru };
+constexpr int64_t kShareRows = 36;  // sequences that pass through time together
+
+struct Share {
+    int64_t first, rows;
+};
+// Sequences in even shares: by their number alone, so that a row meets the same register tile on any machine.
+TW_INLINE int64_t shares_of(int64_t sequences) { return ceil_div(sequences, kShareRows); }
+TW_INLINE Share share_at(int64_t sequences, int64_t i) {
+    const int64_t count = shares_of(sequences), base = sequences / count, extra = sequences % count;
+    return {i * base + min_of(i, extra), base + (i < extra)};
+}
 
 struct Layer {
-    Cell cell;
-    bool reset_after, relu;  // of a gru; of an rnn, in place of tanh
-    bool coupled;  // an lstm whose f is 1 - i
-    double clip;  // cells of an lstm stay in [-clip, clip]; 0: anywhere
-    View x, w, r, b, rb, h0, c0, peep;  // b, rb, h0, c0, peep: dtype none where not given
+    View x, w, r, b, rb, h0;  // b, rb, h0: dtype none where not given
     const int64_t* lengths;  // steps of each sequence
     int64_t directions, steps, sequences, inputs, hidden;
+    int64_t outputs;  // numbers of a state: H, or fewer behind a projection
     int64_t blocks;  // of H rows in w and r
-    const void* packed;  // panels of r, or null: see pack
-    int64_t kept;  // of H numbers in a row of gates: those of a gru are r, z, n and r h, or the product that r scales
+    int64_t kept;  // of H numbers in a row of gates
+    const void* packed;  // r as pack_units made it, or null
 };
 
-// Blocks of r whose product with h comes first; the last one of a gru goes by itself.
-TW_INLINE int64_t first_blocks(const Layer& p) { return p.cell == Cell::gru ? 2 : p.blocks; }
+// to[n] = lengths[n], or steps where none are given; an IndexError names the first outside [0, steps].
+TW_INLINE Status copy_lengths(const View& lengths, int64_t sequences, int64_t steps, int64_t* to) {
+    for (int64_t n = 0; n < sequences; ++n) {
+        to[n] = steps;
+        if (!given(lengths)) continue;
+        const int64_t at = n * lengths.stride[0];
+        to[n] = lengths.dtype == DType::i32 ? lengths.as<int32_t>()[at] : lengths.as<int64_t>()[at];
+        if (to[n] < 0 || to[n] > steps)
+            return fail(Status::index, "lengths", "lengths has %lld at position %lld; want 0 to T=%lld",
+                        static_cast<long long>(to[n]), static_cast<long long>(n), static_cast<long long>(steps));
+    }
+    return Status::ok;
+}
 
 Status check_lengths_of(const View& lengths, const View& x) {
     if (!given(lengths)) return Status::ok;
@@ -30,8 +50,9 @@ Status check_lengths_of(const View& lengths, const View& x) {
     return want_shape(lengths, "lengths", 1, x.shape + 1);
 }
 
-// x (T, N, I), w (D, blocks H, I), r (D, blocks H, H) and lengths (N,).
-Status check_layer(const View& x, const View& w, const View& r, int64_t blocks, const View& lengths) {
+// x (T, N, I), w (D, blocks H, I), r (D, blocks H, H) or, behind a projection, (D, blocks H, P), and lengths (N,).
+Status check_layer(const View& x, const View& w, const View& r, int64_t blocks, const View& lengths,
+                   bool projected = false) {
     const auto ll = [](int64_t n) { return static_cast<long long>(n); };
     const char* const rows = blocks == 1 ? "H" : blocks == 3 ? "3H" : "4H";
     TW_TRY(want_floating(x, "x"));
@@ -45,9 +66,10 @@ Status check_layer(const View& x, const View& w, const View& r, int64_t blocks, 
     if (w.shape[2] != x.shape[2])
         return fail(Status::shape, "w", "w has shape %s but x has I=%lld; want w (D, %s, %lld)", shape_text(w).text,
                     ll(x.shape[2]), rows, ll(x.shape[2]));
-    if (r.shape[0] != w.shape[0] || r.shape[1] != w.shape[1] || r.shape[1] != blocks * r.shape[2])
-        return fail(Status::shape, "r", "r has shape %s but w has %s; want r (D, %s, H) and w (D, %s, I)",
-                    shape_text(r).text, shape_text(w).text, rows, rows);
+    const bool fits = projected ? r.shape[1] % blocks == 0 : r.shape[1] == blocks * r.shape[2];
+    if (r.shape[0] != w.shape[0] || r.shape[1] != w.shape[1] || !fits)
+        return fail(Status::shape, "r", "r has shape %s but w has %s; want r (D, %s, %s) and w (D, %s, I)",
+                    shape_text(r).text, shape_text(w).text, rows, projected ? "P" : "H", rows);
     return check_lengths_of(lengths, x);
 }
 
@@ -64,30 +86,18 @@ TW_INLINE View absent() {
     return v;
 }
 
-Layer layer_of(Cell cell, const View& x, const View& w, const View& r) {
+Layer layer_of(int64_t blocks, int64_t kept, const View& x, const View& w, const View& r) {
     Layer p{};
-    p.cell = cell, p.x = x, p.w = w, p.r = r;
-    p.b = p.rb = p.h0 = p.c0 = p.peep = absent();
-    p.directions = w.shape[0], p.steps = x.shape[0], p.sequences = x.shape[1];
-    p.inputs = x.shape[2], p.hidden = r.shape[2];
-    p.blocks = cell == Cell::rnn ? 1 : cell == Cell::gru ? 3 : 4;
-    p.kept = cell == Cell::rnn ? 1 : 4;
+    p.x = x, p.w = w, p.r = r, p.b = p.rb = p.h0 = absent();
+    p.directions = w.shape[0], p.steps = x.shape[0], p.sequences = x.shape[1], p.inputs = x.shape[2];
+    p.hidden = r.shape[1] / blocks, p.outputs = r.shape[2], p.blocks = blocks, p.kept = kept;
     return p;
 }
 
-// What an lstm sees of its cells: peepholes (D, 3H) to i, f and o, whether i and f are coupled, and the clip.
-Status check_cells(const View& peep, const View& w, const Attr& clip) {
-    const int64_t shape[] = {w.shape[0], w.shape[1] / 4 * 3};
-    if (!(clip.f >= 0)) return fail(Status::attr, "clip", "clip=%g; want 0 for none, or a largest cell", clip.f);
-    return check_optional(peep, "peep", w, 2, shape);
-}
-
-// Peepholes of direction d in the wide type; null where there are none.
-template <class T>
-const Wide<T>* read_peepholes(const Layer& p, int64_t d, Wide<T>* to) {
-    if (!given(p.peep)) return nullptr;
-    copy_row(to, 1, p.peep.as<const T>() + d * p.peep.stride[0], p.peep.stride[1], 3 * p.hidden);
-    return to;
+// A state (D, N, H), or the gradient of one; that of h behind a projection is (D, N, P).
+Status check_state(const Layer& p, const View& v, const char* name, int64_t width) {
+    const int64_t shape[] = {p.directions, p.sequences, width};
+    return check_optional(v, name, p.x, 3, shape);
 }
 
 // Two operations per weight, input, direction and step.
@@ -109,27 +119,24 @@ TW_INLINE void fill_zero(T* p, int64_t stride, int64_t n) {
     copy_row(p, stride, &none, 0, n);
 }
 
-// Rows of a share of a state (D, N, H), zero where it is not given.
+// Row (d, n) of a state (D, N, H), zero where it is not given.
 template <class T>
-TW_INLINE void read_state(const View& v, int64_t d, Share share, int64_t hidden, Wide<T>* to) {
-    for (int64_t i = 0; i < share.rows; ++i, to += hidden)
-        if (given(v))
-            copy_row(to, 1, v.as<const T>() + d * v.stride[0] + (share.first + i) * v.stride[1], v.stride[2], hidden);
-        else
-            fill_zero(to, 1, hidden);
+TW_INLINE void read_state(const View& v, int64_t d, int64_t n, int64_t width, Wide<T>* to) {
+    if (given(v))
+        copy_row(to, 1, v.as<const T>() + d * v.stride[0] + n * v.stride[1], v.stride[2], width);
+    else
+        fill_zero(to, 1, width);
 }
 // The same back, where the state is asked for.
 template <class T>
-TW_INLINE void write_state(const View& v, int64_t d, Share share, int64_t hidden, const Wide<T>* from) {
-    if (!given(v)) return;
-    for (int64_t i = 0; i < share.rows; ++i, from += hidden)
-        copy_row(v.as<T>() + d * v.stride[0] + (share.first + i) * v.stride[1], v.stride[2], from, 1, hidden);
+TW_INLINE void write_state(const View& v, int64_t d, int64_t n, int64_t width, const Wide<T>* from) {
+    if (given(v)) copy_row(v.as<T>() + d * v.stride[0] + n * v.stride[1], v.stride[2], from, 1, width);
 }
 
 // Row (t, n) of direction d of y or dy (T, N, D H).
 template <class T>
-TW_INLINE T* row_of_y(const View& v, int64_t d, int64_t t, int64_t n, int64_t hidden) {
-    return v.as<T>() + t * v.stride[0] + n * v.stride[1] + d * hidden * v.stride[2];
+TW_INLINE T* row_of_y(const View& v, int64_t d, int64_t t, int64_t n, int64_t width) {
+    return v.as<T>() + t * v.stride[0] + n * v.stride[1] + d * width * v.stride[2];
 }
 // Row (d, t, n) of gates or cells.
 template <class W>
@@ -137,16 +144,53 @@ TW_INLINE W* kept_at(const View& v, int64_t d, int64_t t, int64_t n) {
     return v.as<W>() + d * v.stride[0] + t * v.stride[1] + n * v.stride[2];
 }
 
-// Scratch that is handed out piece by piece.
+// A (A, B, C) tensor as [A * B][C] in the wide type: where it lies, or copied to `room`, of A B C elements.
+template <class T>
+const Wide<T>* wide_rows(const View& v, Wide<T>* room) {
+    if constexpr (!kIsNarrow<T>)
+        if (is_contiguous(v)) return v.as<T>();
+    const int64_t inner = v.shape[2];
+    parallel(v.shape[0], [&](int64_t i) {
+        for (int64_t j = 0; j < v.shape[1]; ++j)
+            copy_row(room + (i * v.shape[1] + j) * inner, 1, v.as<const T>() + i * v.stride[0] + j * v.stride[1],
+                     v.stride[2], inner);
+    });
+    return room;
+}
+TW_INLINE int64_t room_of(const View& v, bool narrow) { return narrow || !is_contiguous(v) ? numel(v) : 0; }
+
+// Scratch that is handed out piece by piece; without memory it only counts.
 template <class W>
 struct Room {
-    W* at;
+    W* start;
+    int64_t used;
     W* next(int64_t n) {
-        W* const here = at;
-        at += n;
+        W* const here = start ? start + used : nullptr;
+        used += n;
         return here;
     }
 };
+
+// ---- the threads of a walk through time ----------------------------------------------------------------------------
+
+constexpr int64_t kChunks = 8;  // of the units of a step, at most
+constexpr double kWorthSharing = 3e4;  // multiplications of a step; below, meeting costs more than it brings
+
+// How many threads share the steps of a direction of one share. Results do not depend on it.
+TW_INLINE int64_t members_of(const Layer& p, int64_t jobs, int64_t chunks) {
+    const double each = static_cast<double>(min_of(p.sequences, kShareRows) * p.blocks) *
+                        static_cast<double>(p.hidden) * static_cast<double>(p.outputs);
+    return each < kWorthSharing ? 1 : max_of(min_of(num_threads() / max_of(jobs, 1), chunks), 1);
+}
+
+// Chunk `chunk` of `units`, in whole panels of `panel` units.
+struct Units {
+    int64_t begin, end;
+};
+TW_INLINE Units units_of(int64_t chunk, int64_t chunks, int64_t units, int64_t panel) {
+    const int64_t panels = ceil_div(units, panel);
+    return {min_of(chunk * panels / chunks * panel, units), min_of((chunk + 1) * panels / chunks * panel, units)};
+}
 
 }  // namespace
 }  // namespace tw::TW_ISA

@@ -13,6 +13,10 @@ Ints: TypeAlias = int | Sequence[int]
 Padding: TypeAlias = int | Sequence[int] | Sequence[tuple[int, int]] | Literal["same", "valid"]
 Axes: TypeAlias = int | Sequence[int] | None
 Activation: TypeAlias = Literal["relu", "sigmoid", "tanh", "gelu"] | None
+# Of the gates and states of recurrent layers, in the order of recurrent_gates.h and recurrent.clh.
+GateActivation: TypeAlias = Literal[
+    "sigmoid", "tanh", "relu", "hard_sigmoid", "leaky_relu", "elu", "softsign", "softplus", "identity"
+]
 
 # As rules receive them: one number, or one (before, after) pair, per axis.
 Sizes: TypeAlias = tuple[int, ...]

@@ -156,6 +156,10 @@ from tilework.ops.group_norm import (
     group_norm_dx as group_norm_dx,
     instance_norm as instance_norm,
 )
+from tilework.ops.gru import (
+    gru as gru,
+    gru_dx as gru_dx,
+)
 from tilework.ops.histogram import (
     equalize_hist as equalize_hist,
     histogram as histogram,
@@ -204,6 +208,10 @@ from tilework.ops.lp_pool import (
     lp_pool as lp_pool,
     lp_pool_dx as lp_pool_dx,
 )
+from tilework.ops.lstm import (
+    lstm as lstm,
+    lstm_dx as lstm_dx,
+)
 from tilework.ops.matmul import (
     linear as linear,
     matmul as matmul,
@@ -251,14 +259,6 @@ from tilework.ops.quantize import (
     dynamic_quantize_linear as dynamic_quantize_linear,
     quantize_linear as quantize_linear,
 )
-from tilework.ops.recurrent import (
-    gru as gru,
-    gru_dx as gru_dx,
-    lstm as lstm,
-    lstm_dx as lstm_dx,
-    rnn as rnn,
-    rnn_dx as rnn_dx,
-)
 from tilework.ops.reduce import (
     reduce_max as reduce_max,
     reduce_max_dx as reduce_max_dx,
@@ -270,6 +270,10 @@ from tilework.ops.reduce_prod import (
     reduce_prod as reduce_prod,
 )
 from tilework.ops.resize import resize as resize
+from tilework.ops.rnn import (
+    rnn as rnn,
+    rnn_dx as rnn_dx,
+)
 from tilework.ops.roi_align import (
     roi_align as roi_align,
     roi_align_dx as roi_align_dx,

@@ -38,11 +38,21 @@ def functions(torch: Any, a: dict[str, Any]) -> dict[str, Callable[[], Callable[
 
         return layer
 
+    usual = {"gate_activation": "sigmoid", "cell_activation": "tanh", "output_activation": "tanh"}
+
+    def as_usual() -> bool:
+        return all(a.get(name, function) == function for name, function in usual.items())
+
     def lstm() -> Callable[..., Any] | None:
-        return None if a["return_saved"] or a["clip"] or a["coupled"] else recurrent(torch.lstm, 2)
+        plain = not (a["return_saved"] or a["clip"] or a["coupled"]) and as_usual()
+        return recurrent(torch.lstm, 2) if plain else None
 
     def gru() -> Callable[..., Any] | None:
-        return recurrent(torch.gru, 1) if a["reset_after"] and not a["return_saved"] else None
+        return recurrent(torch.gru, 1) if a["reset_after"] and not a["return_saved"] and as_usual() else None
+
+    def rnn() -> Callable[..., Any] | None:
+        run = {"relu": torch.rnn_relu, "tanh": torch.rnn_tanh}.get(a["activation"])
+        return None if run is None else recurrent(run, 1)
 
     def rotate(x: Any, cos: Any, sin: Any, positions: Any = None) -> Any:
         if a["inverse"]:
@@ -58,6 +68,6 @@ def functions(torch: Any, a: dict[str, Any]) -> dict[str, Callable[[], Callable[
         "embedding": lambda: lambda w, indices: functional.embedding(indices, w),
         "gru": gru,
         "lstm": lstm,
-        "rnn": lambda: recurrent(torch.rnn_relu if a["activation"] == "relu" else torch.rnn_tanh, 1),
+        "rnn": rnn,
         "rotary_embedding": lambda: rotate,
     }
