@@ -438,7 +438,7 @@ def _(
     first_h, last_h, start = (own.state(s, own.outputs) for s in (h0, dh, None))
     first_c, cell = (own.state(s, own.hidden) for s in (c0, dc))
     da, before = own.per_step(own.wide), own.per_step(own.outputs)
-    weights, slopes, made = None, None, None
+    weights = slopes = made = queue.number(0, np.int32)  # for a kernel that never looks at them
     if proj is not None:
         weights, slopes, made = own.widened(proj), own.per_step(own.outputs), own.per_step(own.hidden)
 
