@@ -8,7 +8,7 @@
 // Numerics  everything in the wide type; 16-bit results rounded once, the state that passes on is not.
 // Threads   panels of the product; shares of sequences, then units of a step, cut by shape alone.
 // Source    Cho et al., "Learning phrase representations using RNN encoder-decoder", 2014.
-#include "ops/gru.h"
+#include "ops/gru_problem.h"
 
 #include "ops/recurrent_forward.h"
 

@@ -6,7 +6,7 @@
 // Method    recurrent_backward.h: one phase, or two where a product waits for dn of all units.
 // Numerics  everything in the wide type; 16-bit gradients rounded once. Sums over steps in order.
 // Threads   shares of sequences, units of a step, then panels of the products.
-#include "ops/gru.h"
+#include "ops/gru_problem.h"
 #include "ops/recurrent_backward.h"
 
 namespace tw::TW_ISA {

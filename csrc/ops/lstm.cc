@@ -9,7 +9,7 @@
 // Source    Hochreiter and Schmidhuber, "Long short-term memory", 1997; Gers et al., "Learning to forget", 2000, and
 //           "Learning precise timing with LSTM recurrent networks", 2002; Sak et al., "Long short-term memory recurrent
 //           neural network architectures for large scale acoustic modeling", 2014 (projection).
-#include "ops/lstm.h"
+#include "ops/lstm_problem.h"
 #include "ops/recurrent_forward.h"
 
 namespace tw::TW_ISA {

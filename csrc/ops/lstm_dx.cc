@@ -7,7 +7,7 @@
 // Method    recurrent_backward.h: one phase, but one for what needs all of dh (projection) or of ao (peephole matrices).
 // Numerics  everything in the wide type; 16-bit gradients rounded once. Sums over steps in order.
 // Threads   shares of sequences, units of a step, then panels of the products.
-#include "ops/lstm.h"
+#include "ops/lstm_problem.h"
 #include "ops/recurrent_backward.h"
 
 namespace tw::TW_ISA {

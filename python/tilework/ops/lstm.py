@@ -200,7 +200,8 @@ def _slopes(
     hidden, width = w.shape[1] // 4, r.shape[2]
     h0, dh, c0, dc = state(h0, x, r), state(dh, x, r), state(c0, x, r, hidden), state(dc, x, r, hidden)
     dx, dw, dr, db = gradients(x, w, r)
-    dpeep, dproj = (None if a is None else np.zeros(a.shape) for a in (peep, proj))
+    dpeep: Any = None if peep is None else np.zeros(peep.shape)
+    dproj: Any = None if proj is None else np.zeros(proj.shape)
 
     def seen(a: Any, d: int, k: int) -> Any:
         """What slopes of gates pass on to the cells that the k-th peephole sees."""
@@ -361,8 +362,8 @@ measured(lstm, lstm_dx, 4, 1, (4, 1))
 
 
 def _layer(queue: Queue, x: Any, w: Any, r: Any, lengths: Any, peep: Any, proj: Any, attrs: dict[str, Any]) -> Layer:
-    gates = {kind: attrs[f"{kind}_activation"] for kind in ("gate", "cell", "output")}
-    form = {"full": peep is not None and peep.ndim == 3, "projected": proj is not None}
+    gates: dict[str, Any] = {kind: attrs[f"{kind}_activation"] for kind in ("gate", "cell", "output")}
+    form: dict[str, Any] = {"full": peep is not None and peep.ndim == 3, "projected": proj is not None}
     return Layer(queue, "lstm.cl", 4, x, w, r, lengths, flag=attrs["coupled"], **gates, **form)
 
 
@@ -444,8 +445,8 @@ def _(
 
     def step_back(d: int, step: int) -> None:
         if proj is not None:
-            arrays = (own.r, dy, y, first_h, last_h, da, before, start, slopes)
-            own.launch("lstm_dh", d, step, *arrays, width=own.outputs)
+            projected = (own.r, dy, y, first_h, last_h, da, before, start, slopes)
+            own.launch("lstm_dh", d, step, *projected, width=own.outputs)
         arrays = (own.r, gates, cells, dy, y, first_h, first_c, last_h, cell, peepholes, da, before, start)
         own.launch("lstm_dx", d, step, *arrays, weights, slopes, made, clip=clip)
         if full and step >= 0:
