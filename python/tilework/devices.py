@@ -25,6 +25,13 @@ def to_device(a: Array, device: Any = None, *, like: Array | None = None, dtype:
     return opencl.to_device(a, device, like=like, dtype=dtype)
 
 
+def queue_on(device: Any) -> Any:
+    """The queue on which arrays of ``device`` are moved and computed."""
+    from tilework.backends import opencl
+
+    return opencl.queue_for(device)
+
+
 def to_host(a: Array) -> Array:
     """Copies a device array to a new numpy array, waiting for the kernels before it."""
     from tilework.backends import opencl

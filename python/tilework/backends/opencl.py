@@ -59,6 +59,31 @@ def run(op: Op[..., Any], operands: tuple[Any, ...], attrs: dict[str, Any], out:
     return finished[0] if len(finished) == 1 else tuple(finished) or None
 
 
+def queue_for(device: Any) -> Queue:
+    """The queue of a device, as ``to_device`` takes it."""
+    return _queue_for(device, None)
+
+
+def hold(queue: Queue, events: Sequence[Any]) -> None:
+    """Lets what is enqueued from now on wait for OpenCL events."""
+    import pyopencl as cl
+
+    for event in events:
+        if not isinstance(event, cl.Event):
+            raise DTypeError(f"start: after has a {type(event).__name__}; want pyopencl events", argument="after")
+    if events:
+        cl.enqueue_barrier(queue.cl, wait_for=list(events))
+
+
+def mark(queue: Queue) -> Any:
+    """The OpenCL event of all that was enqueued so far, which begins now if it had not."""
+    import pyopencl as cl
+
+    event = cl.enqueue_marker(queue.cl)
+    queue.cl.flush()
+    return event
+
+
 def run_source(
     name: str, source: str, operands: Sequence[Any], specs: Any, numbers: Sequence[float], items: int | None
 ) -> list[Any]:

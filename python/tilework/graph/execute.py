@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from tilework.graph.interpret import Interpreter
 from tilework.graph.ir import Constant, Value, Variable
 from tilework.graph.native import Native
 from tilework.graph.passes import Pass
-from tilework.graph.pipeline import CPU_PASSES, PASSES
+from tilework.graph.pipeline import CPU_PASSES, EXACT, PASSES
 from tilework.graph.plan import planned
 from tilework.settings import threads as limited_threads
 
@@ -24,12 +25,31 @@ if TYPE_CHECKING:
     from tilework.graph.profile import Profile
 
 
+@dataclass(frozen=True)
+class Started:
+    """A run on a device: its results, arrays that may still be computing, and the OpenCL event of its end."""
+
+    results: Any
+    event: Any
+
+    @property
+    def done(self) -> bool:
+        """Whether it has ended."""
+        return bool(self.event.command_execution_status == 0)  # CL_COMPLETE
+
+    def wait(self) -> Any:
+        """The results, computed."""
+        self.event.wait()
+        return self.results
+
+
 class Executable:
     """A graph that is ready to run: call it with arrays like those that it was traced with.
 
     ``device`` is None for the CPU or what :func:`tilework.to_device` takes; constants and variables then live there and
     device arrays are fed. ``threads`` limits a run's threads. ``passes`` replaces the list of passes and ``without``
-    names some to leave out. Bits never depend on the number of threads.
+    names some to leave out. Bits are the same in every run and on any number of threads; with ``deterministic`` they
+    are those of the calls one by one, too: passes that move a rounding are left out.
     """
 
     def __init__(
@@ -38,6 +58,7 @@ class Executable:
         *,
         device: Any = None,
         threads: int | None = None,
+        deterministic: bool = False,
         passes: Sequence[Pass] | None = None,
         without: Sequence[str] = (),
     ) -> None:
@@ -49,7 +70,7 @@ class Executable:
                 argument="without",
             )
         self.source = graph
-        self.passes = [p for p in chosen if p.__name__ not in without]
+        self.passes = [p for p in chosen if p.__name__ not in without and (p in EXACT or not deterministic)]
         self.graph = graph.changed(list(graph.nodes))
         for each in self.passes:
             self.graph = each(self.graph)
@@ -89,6 +110,19 @@ class Executable:
         if self.graph.result is not None:
             return nested.unflatten(self.graph.result, results)
         return results[0] if len(results) == 1 else tuple(results)
+
+    def start(self, *args: Any, after: Sequence[Any] = (), **named: Any) -> Started:
+        """Begins a run on the device behind the OpenCL events ``after``, and returns at once.
+
+        Calls do not wait either: what is enqueued later on the same queue comes behind them. Events order other queues.
+        """
+        if self._device is None:
+            raise UnsupportedError("start: the graph is on the CPU; want it compiled for a device")
+        from tilework.backends import opencl
+
+        opencl.hold(self._device.queue, after)
+        results = self(*args, **named)
+        return Started(results, opencl.mark(self._device.queue))
 
     def profile(self, *args: Any, runs: int = 3, **named: Any) -> Profile:
         """Times every step of a run on the CPU with these arguments, the least of ``runs`` each: ``print`` it."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tilework.arrays import Array
-from tilework.devices import to_device
+from tilework.devices import queue_on, to_device
 from tilework.dispatch import Number
 from tilework.graph.build import Graph
 from tilework.graph.ir import Constant, Node, Placeholder, Value, Variable
@@ -18,6 +18,7 @@ class Interpreter:
 
     def __init__(self, graph: Graph, device: Any) -> None:
         self.graph = graph
+        self.queue = queue_on(device)
         self._constants: dict[Value, Array] = {}
         for node in graph.nodes:
             if isinstance(node.op, Constant):

@@ -7,6 +7,7 @@ from tilework.graph.folding import batch_norm_folding, matmul_to_linear
 from tilework.graph.fusion import fusion
 from tilework.graph.layouts import layout_propagation
 from tilework.graph.passes import Pass, common_subexpressions, constant_folding, dead_nodes
+from tilework.graph.schedule import early_updates
 
 PASSES: list[Pass] = [
     dead_nodes,
@@ -19,7 +20,11 @@ PASSES: list[Pass] = [
     norm_residual_fusion,
     dead_nodes,
     fusion,
+    early_updates,
 ]
 
 # Behind those, on the CPU, where an op writes its result in any order.
 CPU_PASSES: list[Pass] = [layout_propagation, dead_nodes]
+
+# Those that change no bit; the others move a rounding or take a sum in another order.
+EXACT: list[Pass] = [dead_nodes, constant_folding, common_subexpressions, early_updates, layout_propagation]

@@ -1,0 +1,75 @@
+"""How compiled graphs run: bits, the order of updates, and runs on a device that nobody waits for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tilework as tw
+from tilework.graph.pipeline import EXACT
+
+RANDOM = np.random.default_rng(8)
+W, V, SCALE = (RANDOM.standard_normal(s).astype(np.float32) for s in ((4, 3, 3, 3), (5, 64), (4,)))
+
+
+def net(x: Any) -> Any:
+    y = tw.relu(tw.batch_norm(tw.conv(x, W, padding=1), SCALE, SCALE + 1, SCALE - 1, SCALE * SCALE + 1))
+    y = tw.tanh(y * 0.5 + 1.0)
+    return tw.softmax(tw.matmul(y.reshape(len(x), -1)[:, :64], V.T) + 1.0)
+
+
+def test_a_deterministic_graph_has_the_bits_of_its_calls() -> None:
+    x = RANDOM.standard_normal((2, 3, 6, 6)).astype(np.float32)
+    exe = tw.trace(net, x).compile(deterministic=True)
+    assert {p.__name__ for p in exe.passes} == {p.__name__ for p in EXACT}
+    for threads in (1, 2):
+        with tw.threads(threads):
+            np.testing.assert_array_equal(exe(x), net(x))
+
+
+def test_updates_come_as_soon_as_they_can() -> None:
+    layers = [tw.Variable(np.ones((64, 64), np.float32), n) for n in "abcdef"]
+
+    def loss(layers: Any, x: Any) -> Any:
+        for w in layers:
+            x = tw.tanh(tw.matmul(x, w))
+        return tw.reduce_sum(x)
+
+    def step(x: Any) -> Any:
+        value, grads = tw.value_and_grad(loss)(layers, x)
+        for w, g in zip(layers, grads, strict=True):
+            tw.sgd_step(w, g, lr=0.125)
+        return value
+
+    x = 0.01 * RANDOM.standard_normal((4, 64)).astype(np.float32)
+    graph = tw.trace(step, x)
+    late, early = graph.compile(without=["early_updates"]), graph.compile()
+    names = [n.op.name for n in early.graph.nodes]
+    assert names.index("sgd_step") < len(names) - 1 - names[::-1].index("matmul")
+    assert 2 * early.arena_bytes < late.arena_bytes
+    kept = []
+    for exe in (late, early):
+        for w in layers:
+            w.value[...] = 0.1
+        kept.append((exe(x), exe(x), *(w.value.copy() for w in layers)))
+    for one, two in zip(*kept, strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.opencl
+def test_a_run_that_was_started_ends_with_its_event() -> None:
+    if not tw.devices():
+        pytest.skip("no OpenCL device")
+    x = tw.to_device(RANDOM.standard_normal(1000).astype(np.float32), "opencl")
+    exe = tw.trace(lambda x: tw.tanh(x) * 2.0, x).compile(device="opencl")
+    first = exe.start(x)
+    second = exe.start(first.results, after=[first.event])
+    want = 2 * np.tanh(2 * np.tanh(tw.to_host(x)))
+    np.testing.assert_allclose(tw.to_host(second.wait()), want, rtol=1e-5, atol=1e-6)
+    assert second.done
+    with pytest.raises(tw.DTypeError, match="after has a int"):
+        exe.start(x, after=[3])
+    with pytest.raises(tw.UnsupportedError, match="start: the graph is on the CPU"):
+        tw.trace(lambda x: tw.tanh(x), np.ones(3)).compile().start(np.ones(3))
