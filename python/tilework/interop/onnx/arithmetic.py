@@ -185,6 +185,8 @@ def softsign(n: NodeView, x: Any) -> Any:
 
 @node("PRelu")
 def prelu(n: NodeView, x: Any, slope: Any) -> Any:
+    if n.opset < 9 and slope.shape[0] > 1:  # one number per channel
+        slope = tw.reshape(slope, (*slope.shape, *(1,) * (len(x.shape) - 2)))
     return tw.sub(tw.relu(x), tw.mul(slope, tw.relu(tw.neg(x))))
 
 

@@ -17,9 +17,13 @@ from tilework.interop.onnx import (
     arithmetic as arithmetic,
     layers as layers,
     movement as movement,
+    pooling as pooling,
+    quantizing as quantizing,
     recurrent as recurrent,
     reductions as reductions,
     sampling as sampling,
+    sequences as sequences,
+    training as training,
 )
 from tilework.interop.onnx.rules import RULES, ModelError, NodeView
 
@@ -158,6 +162,8 @@ class Importer:
         ready = {}
         for output in self.model.graph.output:
             value = held[output.name]
+            if isinstance(value, list):
+                raise UnsupportedError(f"onnx: the result {output.name} is a sequence")
             if isinstance(value, Symbol):
                 graph.output(value)
             else:
@@ -175,7 +181,7 @@ class Importer:
             inputs.pop()
         if (domain, node.op_type) in _CONTROL:
             return self._control(node, inputs, held, opsets)
-        fixed = bool(inputs) and not any(isinstance(v, Symbol) for v in inputs)
+        fixed = bool(inputs) and not any(isinstance(v, (Symbol, list)) for v in inputs)
         if fixed and sum(np.size(v) for v in inputs if v is not None) <= _SMALL:
             return self._known(node, inputs, opsets)
         view = NodeView(node, opsets.get(domain, 1))

@@ -1,4 +1,4 @@
-"""Convolution, products, pooling, normalisation, softmax, attention and losses."""
+"""Convolution, products, normalisation, softmax, attention and losses."""
 
 from __future__ import annotations
 
@@ -8,37 +8,15 @@ from typing import Any
 import numpy as np
 
 import tilework as tw
+from tilework.interop.onnx.pooling import windows_of
 from tilework.interop.onnx.rules import NodeView, axis_of, node, spatial_pads
 
 # ----------------------------------------------------------------------------------------------------- convolution
 
 
-def _windows(n: NodeView, x: Any, kernel: tuple[int, ...]) -> dict[str, Any]:
-    """Stride, dilation and padding as tilework takes them, auto_pad resolved."""
-    rank = len(kernel)
-    stride = n.get("strides") or (1,) * rank
-    dilation = n.get("dilations") or (1,) * rank
-    auto = n.get("auto_pad", "NOTSET")
-    if auto in ("NOTSET", ""):
-        padding = spatial_pads(n.get("pads") or (0,) * (2 * rank))
-    elif auto == "VALID":
-        padding = ((0, 0),) * rank
-    else:
-        padding = tuple(
-            _same(size, k, s, d, auto) for size, k, s, d in zip(x.shape[2:], kernel, stride, dilation, strict=True)
-        )
-    return {"stride": stride, "dilation": dilation, "padding": padding}
-
-
-def _same(size: int, kernel: int, stride: int, dilation: int, auto: str) -> tuple[int, int]:
-    total = max(0, (-(-size // stride) - 1) * stride + dilation * (kernel - 1) + 1 - size)
-    less, more = total // 2, total - total // 2
-    return (less, more) if auto == "SAME_UPPER" else (more, less)
-
-
 @node("Conv")
 def conv(n: NodeView, x: Any, w: Any, b: Any = None) -> Any:
-    return tw.conv(x, w, b, groups=n.get("group", 1), **_windows(n, x, tuple(w.shape[2:])))
+    return tw.conv(x, w, b, groups=n.get("group", 1), **windows_of(n, x, tuple(w.shape[2:])))
 
 
 @node("ConvTranspose")
@@ -74,24 +52,24 @@ def conv_transpose(n: NodeView, x: Any, w: Any, b: Any = None) -> Any:
 @node("DeformConv")
 def deform_conv(n: NodeView, x: Any, w: Any, offset: Any, b: Any = None, mask: Any = None) -> Any:
     groups = {"groups": n.get("group", 1), "offset_groups": n.get("offset_group", 1)}
-    return tw.deform_conv(x, w, offset, b, mask, **groups, **_windows(n, x, tuple(w.shape[2:])))
+    return tw.deform_conv(x, w, offset, b, mask, **groups, **windows_of(n, x, tuple(w.shape[2:])))
 
 
 @node("Col2Im")
 def col2im(n: NodeView, x: Any, shape: Any, block: Any) -> Any:
     sizes, kernel = n.ints(shape, "image_shape"), n.ints(block, "block_shape")
-    windows = _windows(n, x, kernel)
+    windows = windows_of(n, x, kernel)
     return tw.fold(x, shape=sizes, kernel=kernel, **windows)
 
 
 @node("ConvInteger")
 def conv_integer(n: NodeView, x: Any, w: Any, x_zero: Any = None, w_zero: Any = None) -> Any:
-    return tw.conv_integer(x, w, x_zero, w_zero, groups=n.get("group", 1), **_windows(n, x, tuple(w.shape[2:])))
+    return tw.conv_integer(x, w, x_zero, w_zero, groups=n.get("group", 1), **windows_of(n, x, tuple(w.shape[2:])))
 
 
 @node("QLinearConv")
 def qlinear_conv(n: NodeView, x: Any, *rest: Any) -> Any:
-    return tw.qlinear_conv(x, *rest, groups=n.get("group", 1), **_windows(n, x, tuple(rest[2].shape[2:])))
+    return tw.qlinear_conv(x, *rest, groups=n.get("group", 1), **windows_of(n, x, tuple(rest[2].shape[2:])))
 
 
 # -------------------------------------------------------------------------------------------------------- products
@@ -104,6 +82,7 @@ def matmul(n: NodeView, a: Any, b: Any) -> Any:
 
 @node("Gemm")
 def gemm(n: NodeView, a: Any, b: Any, c: Any = None) -> Any:
+    n.get("broadcast")  # before version 7; it always does
     a = tw.transpose(a) if n.get("transA", 0) else a
     b = tw.transpose(b) if n.get("transB", 0) else b
     return tw.matmul(a, b, c, alpha=n.get("alpha", 1.0), beta=n.get("beta", 1.0))
@@ -121,107 +100,12 @@ def matmul_integer(n: NodeView, a: Any, b: Any, a_zero: Any = None, b_zero: Any 
 
 @node("QLinearMatMul")
 def qlinear_matmul(n: NodeView, *operands: Any) -> Any:
-    return tw.qlinear_matmul(*operands)
+    return tw.qlinear_matmul(*(tw.cast(v, dtype="float32") if v.dtype == np.float16 else v for v in operands))
 
 
 @node("Det")
 def det(n: NodeView, x: Any) -> Any:
     return tw.det(x)
-
-
-# ------------------------------------------------------------------------------------------------------ quantising
-
-
-@node("QuantizeLinear")
-def quantize(n: NodeView, x: Any, scale: Any, zero: Any = None) -> Any:
-    n.want(not n.get("output_dtype", 0) or zero is not None, "output_dtype without a zero point")
-    block = n.get("block_size", 0)
-    return tw.quantize_linear(x, scale, zero, axis=axis_of(n.get("axis", 1), max(2, len(x.shape))), block=block)
-
-
-@node("DequantizeLinear")
-def dequantize(n: NodeView, x: Any, scale: Any, zero: Any = None) -> Any:
-    block = n.get("block_size", 0)
-    return tw.dequantize_linear(x, scale, zero, axis=axis_of(n.get("axis", 1), max(2, len(x.shape))), block=block)
-
-
-@node("DynamicQuantizeLinear")
-def dynamic_quantize(n: NodeView, x: Any) -> Any:
-    return tw.dynamic_quantize_linear(x)
-
-
-# --------------------------------------------------------------------------------------------------------- pooling
-
-
-def _padded(x: Any, windows: dict[str, Any], kernel: tuple[int, ...], value: float) -> Any:
-    """x with the padding written out where there is more of it than pooling takes."""
-    pairs = windows["padding"]
-    if all(2 * max(pair) <= k for pair, k in zip(pairs, kernel, strict=True)):
-        return x
-    windows["padding"] = 0
-    return tw.pad(x, pads=((0, 0), (0, 0), *pairs), value=value)
-
-
-@node("MaxPool")
-def max_pool(n: NodeView, x: Any) -> Any:
-    kernel = n.get("kernel_shape")
-    n.want(not n.get("storage_order", 0), "storage_order=1")
-    windows = {"kernel": kernel, "ceil_mode": bool(n.get("ceil_mode", 0)), **_windows(n, x, kernel)}
-    if not n.wants(1):
-        x = _padded(x, windows, kernel, -math.inf)
-    return (
-        tw.max_pool(x, return_indices=True, flat_indices=True, **windows) if n.wants(1) else tw.max_pool(x, **windows)
-    )
-
-
-@node("AveragePool")
-def average_pool(n: NodeView, x: Any) -> Any:
-    kernel = n.get("kernel_shape")
-    windows = _windows(n, x, kernel)
-    n.want(set(windows.pop("dilation")) <= {1}, "dilations")
-    counted = bool(n.get("count_include_pad", 0))
-    if counted and not n.get("ceil_mode", 0):
-        x = _padded(x, windows, kernel, 0.0)
-    return tw.avg_pool(x, kernel=kernel, count_include_pad=counted, ceil_mode=bool(n.get("ceil_mode", 0)), **windows)
-
-
-@node("LpPool")
-def lp_pool(n: NodeView, x: Any) -> Any:
-    kernel = n.get("kernel_shape")
-    windows = _windows(n, x, kernel)
-    n.want(set(windows.pop("dilation")) <= {1}, "dilations")
-    x = x if n.get("ceil_mode", 0) else _padded(x, windows, kernel, 0.0)
-    return tw.lp_pool(x, p=float(n.get("p", 2)), kernel=kernel, ceil_mode=bool(n.get("ceil_mode", 0)), **windows)
-
-
-@node("GlobalAveragePool")
-def global_average(n: NodeView, x: Any) -> Any:
-    return tw.reduce_mean(x, axes=tuple(range(2, len(x.shape))), keepdims=True)
-
-
-@node("GlobalMaxPool")
-def global_max(n: NodeView, x: Any) -> Any:
-    return tw.reduce_max(x, axes=tuple(range(2, len(x.shape))), keepdims=True)
-
-
-@node("GlobalLpPool")
-def global_lp(n: NodeView, x: Any) -> Any:
-    return tw.lp_pool(x, p=float(n.get("p", 2)), kernel=tuple(x.shape[2:]))
-
-
-@node("RoiAlign")
-def roi_align(n: NodeView, x: Any, boxes: Any, images: Any) -> Any:
-    n.want(n.get("mode", "avg") == "avg", "mode='max', which ONNX takes of weighted corners and not of samples")
-    transform = n.get("coordinate_transformation_mode", "half_pixel" if n.opset >= 16 else "output_half_pixel")
-    return tw.roi_align(
-        x,
-        boxes,
-        images,
-        size=(n.get("output_height", 1), n.get("output_width", 1)),
-        scale=n.get("spatial_scale", 1.0),
-        sampling_ratio=n.get("sampling_ratio", 0),
-        aligned=transform == "half_pixel",
-    )
 
 
 # -------------------------------------------------------------------------------------------------- normalisation
@@ -234,7 +118,9 @@ def _per_channel(v: Any, x: Any) -> Any:
 @node("BatchNormalization")
 def batch_norm(n: NodeView, x: Any, scale: Any, bias: Any, mean: Any, var: Any) -> Any:
     eps = n.get("epsilon", 1e-5)
-    if not n.get("training_mode", 0):
+    n.read.add("momentum")  # of training
+    n.want(n.get("spatial", 1) == 1, "spatial=0")
+    if not n.get("training_mode", 0) and (n.opset >= 7 or n.get("is_test", 0)):
         n.want(n.opset >= 14 or not n.wants(1), "training as before version 14")
         return tw.batch_norm(x, scale, bias, mean, var, eps=eps)
     y = tw.batch_norm(x, scale, bias, training=True, eps=eps)

@@ -226,6 +226,17 @@ def scatter_nd(n: NodeView, x: Any, indices: Any, updates: Any) -> Any:
     return tw.scatter_nd(x, indices, updates, reduction=n.get("reduction", "none"))
 
 
+@node("TensorScatter")
+def tensor_scatter(n: NodeView, cache: Any, update: Any, start: Any = None) -> Any:
+    axis, ndim = axis_of(n.get("axis", -2), len(cache.shape)), len(cache.shape)
+    size, count = cache.shape[axis], update.shape[axis]
+    at = np.arange(count).reshape(-1, *(1,) * (ndim - 1 - axis))
+    if start is not None:
+        at = tw.add(tw.reshape(start, (-1, *(1,) * (ndim - 1))), at)
+    at = tw.mod(at, size) if n.get("mode", "linear") == "circular" else at
+    return tw.scatter_elements(cache, tw.expand(at, shape=tuple(update.shape)), update, axis=axis)
+
+
 @node("Compress")
 def compress(n: NodeView, x: Any, condition: Any) -> Any:
     axis = n.get("axis")

@@ -13,6 +13,8 @@ from tilework.graph import Placeholder, Symbol
 
 Rule = Callable[..., Any]
 
+_MOST_FED = 4096  # elements of an input that may decide about shapes
+
 # (domain, op type): the rule that turns a node into calls. It takes the NodeView, then the inputs, None where one is
 # left out; what is known when the model is prepared is a numpy array. It returns the outputs in order.
 RULES: dict[tuple[str, str], Rule] = {}
@@ -66,9 +68,10 @@ class NodeView:
     def known(self, value: Any, what: str) -> Any:
         """The numbers of an input that decides about shapes."""
         if isinstance(value, Symbol):
-            if isinstance(value.value.node.op, Placeholder):
-                raise NeedsValueError(value.value.node.op.label)
-            self.refuse(f"{what} is computed by the model; want it known when the model is prepared")
+            fed = _fed_below(value)
+            if any(v.size > _MOST_FED for v in fed):
+                self.refuse(f"{what} is computed by the model; want it known when the model is prepared")
+            raise NeedsValueError(fed[0].node.op.label)
         return np.asarray(value)
 
     def ints(self, value: Any, what: str) -> tuple[int, ...]:
@@ -90,6 +93,20 @@ class NodeView:
         """Refuses unless ``good``."""
         if not good:
             self.refuse(why)
+
+
+def _fed_below(symbol: Symbol) -> list[Any]:
+    """What is fed to the model and decides about a value."""
+    found, seen, left = [], set(), [symbol.value]
+    while left:
+        value = left.pop()
+        if value in seen:
+            continue
+        seen.add(value)
+        if isinstance(value.node.op, Placeholder):
+            found.append(value)
+        left.extend(value.node.values())
+    return found
 
 
 class ModelError(Error, ValueError):
