@@ -117,6 +117,34 @@ def test_a_window_slides() -> None:
     assert len(cache) == 6
 
 
+def test_packed_sequences_attend_within_themselves() -> None:
+    offsets, key_offsets = np.array([0, 3, 3, 8]), np.array([0, 4, 6, 13])
+    q, k, v = _normal(8, 4, 6), _normal(13, 2, 6), _normal(13, 2, 5)
+
+    def loss(arrays: Any) -> Any:
+        y = nn.packed_attention(*arrays, offsets, key_offsets, causal=True)
+        return tw.reduce_sum(tw.mul(y, y))
+
+    y = nn.packed_attention(q, k, v, offsets, key_offsets, causal=True)
+    want = np.zeros((8, 4, 5))
+    grads = [np.zeros(a.shape) for a in (q, k, v)]
+    for n in (0, 2):
+        t, s = slice(*offsets[n : n + 2]), slice(*key_offsets[n : n + 2])
+        own = [np.swapaxes(a[part], 0, 1)[None] for a, part in ((q, t), (k, s), (v, s))]
+        part = tw.attention(*own, causal=True)
+        want[t] = np.swapaxes(part[0], 0, 1)
+        for to, g, rows in zip(grads, tw.attention.backward(2 * part, *own, causal=True), (t, s, s), strict=False):
+            to[rows] = np.swapaxes(g[0], 0, 1)
+    np.testing.assert_allclose(y, want, rtol=1e-12, atol=1e-13)
+    for got, to in zip(tw.grad(loss)([q, k, v]), grads, strict=True):
+        np.testing.assert_allclose(got, to, rtol=1e-10, atol=1e-12)
+    for bad in ([0, 3, 2, 8], [1, 8], [0, 9], [0.0, 8.0], [0, -1, 8], [8]):
+        with pytest.raises(tw.ShapeError, match="rise from 0 to 8"):
+            nn.packed_attention(q, k, v, bad)
+    with pytest.raises(tw.ShapeError, match="want as many"):
+        nn.packed_attention(q, k, v, offsets)
+
+
 @pytest.mark.parametrize(
     ("make", "text"),
     [

@@ -1,4 +1,5 @@
-"""Layers with more to them than one op: stacks of recurrent layers, their streams, and caches of keys and values.
+"""Layers with more to them than one op: stacks of recurrent layers, their streams, caches of keys and values, and
+attention within packed sequences.
 
 A layer holds no numbers. Its ``parameters`` are a dict that every call takes, so that ``tilework.value_and_grad`` and
 graphs see them as any other operands.
@@ -17,7 +18,7 @@ from tilework import ops
 from tilework.arrays import Array
 from tilework.errors import AttrError, ShapeError, UnsupportedError
 
-__all__ = ["GRU", "LSTM", "RNN", "KVCache", "Stream"]
+__all__ = ["GRU", "LSTM", "RNN", "KVCache", "Stream", "packed_attention"]
 
 State = tuple[Any, ...]  # of one layer: (h, c) of an LSTM, (h,) of the others
 
@@ -240,3 +241,44 @@ class KVCache:
         window = None if self.window is None else (self.window - 1, 0)
         y: Array = ops.attention(q, *(seen if many else (self.k, self.v)), causal=True, window=window, **attrs)
         return y
+
+
+def packed_attention(q: Any, k: Any, v: Any, offsets: Any, key_offsets: Any = None, **attrs: Any) -> Any:
+    """Attends from q (L, H, D) to k (S, Hkv, D) and v (S, Hkv, Dv) within sequences one behind the other: (L, H, Dv).
+
+    Sequence n has the rows of q from offsets[n] to offsets[n + 1] and those of k and v from key_offsets[n], the same
+    unless given: numbers of the host that rise from 0 to L, and to S. ``attrs`` go to ``attention``; dropout draws each
+    sequence at its own offset. Nothing is padded, and what sequences do not share is never computed.
+    """
+    rows = _ends("offsets", offsets, q.shape[0])
+    keys = rows if key_offsets is None else _ends("key_offsets", key_offsets, k.shape[0])
+    if len(keys) != len(rows) or keys[-1] != k.shape[0]:
+        text = (
+            f"{len(keys)} key offsets up to {keys[-1]} beside {len(rows)} offsets and {k.shape[0]} keys; want as many"
+        )
+        raise ShapeError(f"packed_attention: {text}", op="packed_attention", argument="key_offsets")
+    made = []
+    for n in range(len(rows) - 1):
+        own = [_of_heads(a, ends[n], ends[n + 1]) for a, ends in ((q, rows), (k, keys), (v, keys))]
+        moved = {"offset": attrs.get("offset", 0) + n} if attrs.get("dropout") else {}
+        made.append(ops.transpose(ops.attention(*own, **attrs | moved), (0, 2, 1, 3)))
+    joined = ops.concat(made, axis=1)
+    return ops.reshape(joined, joined.shape[1:])
+
+
+def _ends(name: str, offsets: Any, total: int) -> list[int]:
+    """Offsets as numbers, from 0 to the total."""
+    ends = np.asarray(offsets)
+    numbers = ends.dtype.kind in "iu" and ends.ndim == 1 and ends.size > 1
+    if not numbers or ends[0] != 0 or ends[-1] != total or np.any(np.diff(ends.astype(np.int64)) < 0):
+        text = (
+            f"packed_attention: {name}={np.array2string(ends, threshold=8)}; want integers that rise from 0 to {total}"
+        )
+        raise ShapeError(text, op="packed_attention", argument=name)
+    return [int(end) for end in ends]
+
+
+def _of_heads(a: Any, begin: int, end: int) -> Any:
+    """Rows of a (L, H, D) as (1, H, rows, D)."""
+    rows = ops.crop(a, ((begin, a.shape[0] - end), (0, 0), (0, 0)))
+    return ops.transpose(ops.reshape(rows, (1, *rows.shape)), (0, 2, 1, 3))
