@@ -1,0 +1,81 @@
+"""torch.compile(backend="tilework"): the losses of eager training, and what was left to torch."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch is an extra that the tests do not bring")
+bridge = pytest.importorskip("tilework.interop.torch_compile")
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+class Block(torch.nn.Module):
+    """A convolution, a norm and attention written out: what most networks are made of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 8, 3, padding=1, stride=2)
+        self.norm = torch.nn.LayerNorm(8)
+        self.qkv, self.out = torch.nn.Linear(8, 24), torch.nn.Linear(8, 8)
+        self.up, self.down = torch.nn.Linear(8, 32), torch.nn.Linear(32, 5)
+
+    def forward(self, x: Any) -> Any:
+        x = torch.relu(self.conv(x)).flatten(2).transpose(1, 2)
+        q, k, v = self.qkv(self.norm(x)).chunk(3, dim=-1)
+        x = x + self.out(torch.softmax(q @ k.transpose(1, 2) / 8**0.5, dim=-1) @ v)
+        return self.down(torch.nn.functional.gelu(self.up(x))).mean(1)
+
+
+def losses(compiled: bool) -> list[float]:
+    torch.manual_seed(0)
+    net = Block()
+    run = torch.compile(net, backend=bridge.backend, dynamic=False) if compiled else net
+    descent = torch.optim.SGD(net.parameters(), lr=0.1)
+    x, goal = torch.randn(4, 3, 8, 8), torch.randn(4, 5)
+    found = []
+    for _ in range(5):
+        descent.zero_grad()
+        loss = (run(x) - goal).square().mean()
+        loss.backward()
+        descent.step()
+        found.append(float(loss))
+    return found
+
+
+def test_training_has_the_losses_of_eager_torch() -> None:
+    torch._dynamo.reset()
+    assert losses(compiled=True) == pytest.approx(losses(compiled=False), rel=1e-5)
+    report = bridge.last_report()
+    assert report.share > 0.95
+    assert report.tilework["convolution_backward.default"] == 1
+    assert "of the operations in" in str(report)
+
+
+def test_what_tilework_lacks_is_left_and_counted() -> None:
+    torch._dynamo.reset()
+    f = torch.compile(lambda x: torch.cumsum(torch.tanh(x @ x), 0) * 2, backend=bridge.backend, dynamic=False)
+    x = torch.randn(6, 6)
+    torch.testing.assert_close(f(x), torch.cumsum(torch.tanh(x @ x), 0) * 2)
+    assert bridge.last_report().torch == {"cumsum.default": 1}
+    assert "left to torch: cumsum.default 1" in str(bridge.last_report())
+
+
+def test_the_program_of_the_docs_runs_and_the_entry_point_is_the_backend() -> None:
+    root = Path(__file__).parents[1]
+    entry = re.search(r'torch_dynamo_backends]\ntilework = "([\w.]+):(\w+)"', (root / "pyproject.toml").read_text())
+    assert entry is not None
+    assert entry.groups() == (bridge.__name__, bridge.backend.__name__)
+    program = re.findall(r"```python\n(.*?)```", (root / "docs" / "torch.md").read_text(), re.DOTALL)[-1]
+    assert program.count("\n") <= 15
+    torch._dynamo.reset()
+    told = io.StringIO()
+    with contextlib.redirect_stdout(told):
+        exec(program.replace('backend="tilework"', "backend=torch_compile.backend"), {})
+    assert "100.0 % of the operations" in told.getvalue()
