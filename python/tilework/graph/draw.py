@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _WIDTH, _HEIGHT = 150, 34  # of a box
 _ACROSS, _DOWN = 24, 30  # between boxes
+_WIDEST = 24  # letters in a box
 _KINDS = {"placeholder": "#dbeafe", "variable": "#ede9fe", "view": "#f3f4f6", "op": "#fff7ed"}
 
 
@@ -103,10 +104,15 @@ def _layers(shown: list[Node]) -> list[list[Node]]:
 
 
 def _label(node: Node) -> tuple[str, str]:
+    """What a box says: the op, of a fused one the first ops that are in it; and the shape of its result."""
     name = node.op.label or node.op.name if node.is_source else node.op.name
     activation = node.attrs.get("activation")
+    if name == "fused":
+        inside = [line.split()[0] for line in node.attrs["program"].split("; return")[0].split(";")]
+        name = f"{len(inside)}: {' '.join(inside)}"
+        name = name if len(name) <= _WIDEST else f"{name[: _WIDEST - 2]} …"
     shape = "x".join(map(str, node.results[0].shape)) if node.results else ""
-    return f"{name} {activation}"[:24] if activation else name[:24], shape or "()"
+    return f"{name} {activation}"[:_WIDEST] if activation else name[:_WIDEST], shape or "()"
 
 
 def _colours(graph: Graph, profile: Profile | None) -> dict[Node, str]:
