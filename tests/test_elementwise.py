@@ -12,6 +12,7 @@ import pytest
 from scipy import special
 
 import tilework as tw
+from tilework.dtypes import named
 from tilework.testing.compare import spacing
 
 Array = npt.NDArray[Any]
@@ -97,3 +98,34 @@ def test_arithmetic_keeps_the_sign_of_zero() -> None:
             want = truth(a, b)
         number = ~np.isnan(want)
         assert np.array_equal(np.signbit(call(a, b))[number], np.signbit(want)[number])
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_the_number_zero_is_zero_beside_16_bits(dtype: str) -> None:
+    x = np.linspace(-2, 2, 9).astype(named(dtype))
+    assert np.array_equal(tw.mul(x, 0.0), np.zeros(9))
+    assert np.array_equal(tw.add(x, 0.0), x)
+    assert np.array_equal(tw.maximum(x, 0.0), tw.relu(x))
+
+
+def test_integers_of_every_width_wrap_and_compare() -> None:
+    for name in ("int8", "uint8", "int16", "uint16", "int32", "int64"):
+        low, high = np.iinfo(name).min, np.iinfo(name).max
+        x = np.array([low, low + 1, 0, 1, 7, high - 1, high], name)
+        a, b = np.repeat(x, 7), np.tile(x, 7)
+        with np.errstate(all="ignore"):
+            for op, function in (
+                (tw.add, np.add),
+                (tw.sub, np.subtract),
+                (tw.mul, np.multiply),
+                (tw.maximum, np.maximum),
+            ):
+                assert np.array_equal(op(a, b), function(a, b)), (op.name, name)
+            quotient = [
+                int(p) // int(q) + (int(p) % int(q) != 0 and (p < 0) != (q < 0)) if q else 0
+                for p, q in zip(a, b, strict=True)
+            ]
+        assert np.array_equal(tw.div(a, b), np.array(quotient).astype(name)), name
+        assert np.array_equal(tw.less(a, b), a < b)
+        assert np.array_equal(tw.greater_equal(a, b), a >= b)
+        assert np.array_equal(tw.equal(a, b), a == b)

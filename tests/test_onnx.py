@@ -215,7 +215,7 @@ FAMILIES = {
     "rnn": ["RNN", "GRU", "LSTM"],
     "resample": ["Resize", "Upsample", "GridSample", "AffineGrid"],
     "unary": ["Ceil", "Floor", "Round", "Sign", "Sin", "Acosh", "IsNaN", "IsInf", "Not", "BitwiseNot", "Reciprocal"],
-    "binary": ["Max", "Min", "Where", "And", "Xor"],
+    "binary": ["Where", "And", "Or", "Xor"],
     "reduce": ["ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL2", "ArgMax", "CumSum", "CumProd"],
     "norm": ["LayerNormalization", "RMSNormalization", "LpNormalization", "BatchNormalization", "GroupNormalization",
              "InstanceNormalization", "LRN", "MeanVarianceNormalization"],

@@ -277,7 +277,7 @@ for _target in _OPS:
     errors(_target)(_errors(_target))
     workloads(_target)(_workloads)
     tolerance(_target, ulp=_ULP[_target.name])
-    dtypes(_target, *FLOATING, *(("int32", "uint8") if _target in _OF_INTEGERS else ()))
+    dtypes(_target, *FLOATING, *(("int32",) if _target in _OF_INTEGERS else ()))
     opencl(_target)(_on_a_device(_target))
 
 for _positive in (sqrt, rsqrt):

@@ -267,7 +267,7 @@ for _target in (*_NUMBERS, *_BITS, *_SHIFTS):
     errors(_target)(_errors(_target))
     workloads(_target)(_workloads)
     tolerance(_target, ulp=2 if _target is pow else 0.5)
-    dtypes(_target, *(FLOATING if _target in _NUMBERS else ()), "int32", "uint8")
+    dtypes(_target, *(FLOATING if _target in _NUMBERS else ("uint8",)), "int32")
     opencl(_target)(_on_a_device(_target))
 
 tolerance(bitwise_not, ulp=0.5)

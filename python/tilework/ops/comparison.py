@@ -226,7 +226,7 @@ for _target in (*_ORDERS, *_LOGIC):
     opencl(_target)(_on_a_device(_target))
     if _target in _ORDERS:
         workloads(_target)(_workloads)
-        dtypes(_target, "float32", "float64", "float16", "int32", "uint8")
+        dtypes(_target, "float32", "float16", "int32")
     else:
         dtypes(_target, "bool")
 
@@ -272,7 +272,7 @@ for _target in (logical_not, isnan, isinf, where):
 dtypes(logical_not, "bool")
 dtypes(isnan, "float32", "float64", "float16", "bfloat16")
 dtypes(isinf, "float32", "float64", "float16", "bfloat16")
-dtypes(where, "float32", "float64", "float16", "uint8", "int64")
+dtypes(where, "float32", "float64", "float16", "uint8")
 
 
 @samples(where)

@@ -170,7 +170,7 @@ for _arithmetic in (add, sub, mul, div):
     errors(_arithmetic)(_binary_errors)
     workloads(_arithmetic)(_binary_workloads)
     tolerance(_arithmetic, ulp=0.5)
-    dtypes(_arithmetic, *FLOATING, "int32", "uint8")
+    dtypes(_arithmetic, *FLOATING, "int32")
 
 
 @fills(div)

@@ -121,4 +121,4 @@ for _target, _ulp in ((reduce_min, 0.5), (reduce_prod, 16)):
     errors(_target)(_errors)
     workloads(_target)(_workloads)
     tolerance(_target, ulp=_ulp)
-    dtypes(_target, *FLOATING, "int32", "uint8")
+    dtypes(_target, *FLOATING, "int32")

@@ -99,7 +99,7 @@ for _target, _ulp in ((cumsum, 16), (cumprod, 32)):
     errors(_target)(_errors)
     workloads(_target)(_workloads)
     tolerance(_target, ulp=_ulp)
-    dtypes(_target, *FLOATING, "int32", "uint8")
+    dtypes(_target, *FLOATING, "int32")
 
 # A sum is a difference of its terms.
 cumsum.rules["scale"] = lambda x, *, axis, exclusive, reverse: np.cumsum(np.abs(np.asarray(x)), axis=axis).max(

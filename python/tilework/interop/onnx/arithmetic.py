@@ -11,6 +11,7 @@ import onnx
 
 import tilework as tw
 from tilework.dtypes import is_floating, is_integer
+from tilework.graph import Symbol
 from tilework.interop.onnx.rules import NodeView, node
 
 _UNARY: dict[str, Callable[..., Any]] = {
@@ -204,10 +205,12 @@ def shrink(n: NodeView, x: Any) -> Any:
 
 @node("Clip")
 def clip(n: NodeView, x: Any, low: Any = None, high: Any = None) -> Any:
-    for op, bound, name in ((tw.maximum, low, "min"), (tw.minimum, high, "max")):
-        given = n.get(name) if bound is None else bound
-        if given is not None:
-            x = op(x, float(given) if bound is None else tw.reshape(given, ()))
+    bounds = [n.get(name) if bound is None else bound for name, bound in (("min", low), ("max", high))]
+    if is_floating(x.dtype) and not any(isinstance(b, Symbol) for b in bounds):  # which fuses with what is before it
+        least, most = (v if b is None else float(b) for v, b in zip((-np.inf, np.inf), bounds, strict=True))
+        return tw.clip(x, low=min(least, most), high=most)
+    for op, bound in zip((tw.maximum, tw.minimum), bounds, strict=True):
+        x = x if bound is None else op(x, tw.reshape(bound, ()))
     return x
 
 
