@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from tilework.bench.networks import gpt2, resnet
+from tilework.bench.networks import gpt2, lstm, mobilenet, resnet
 from tilework.bench.networks.network import Network, Weights
 from tilework.bench.peers import Contestant
 from tilework.bench.problems import BenchError, Facts, Problem
 
-NETWORKS: dict[str, Network] = {n.name: n for n in (*resnet.NETWORKS, gpt2.NETWORK)}
+NETWORKS: dict[str, Network] = {n.name: n for n in (*resnet.NETWORKS, *gpt2.NETWORKS, mobilenet.NETWORK, lstm.NETWORK)}
 PEERS = ("torch", "onnxruntime", "openvino")
 TOLERANCE = 1e-4  # relative, in the norm of an array
 # Of gradients where rounding moves some elements across a kink, each with its whole term: PyTorch's of ResNet-18 on 8
@@ -51,6 +51,8 @@ class NetworkProblem(Problem):
             raise BenchError(wrong or f"{self.op} takes no attributes; want x alone")
         if self.dtype != "float32" or self.direction == "bwd":
             raise BenchError(f"{self.op} has {self.op}/float32 and {self.op}/float32/step only")
+        if self.direction == "step" and not self.network.trains:
+            raise BenchError(f"{self.op} has {self.op}/float32 only")
 
     @cached_property
     def facts(self) -> Facts:
@@ -82,7 +84,14 @@ class NetworkProblem(Problem):
         def answer() -> list[Any]:
             return in_order(*network.loss_and_gradients(network.weights(self.shapes[0]), x, goal))
 
-        return {"tilework": Contestant(lambda: network.step(weights, x, goal), answer=answer)}
+        def compiled_answer() -> list[Any]:
+            return in_order(*network.compiled_gradients(network.weights(self.shapes[0]), x, goal))
+
+        stepped = network.compiled_step(network.weights(self.shapes[0]), x, goal)
+        return {
+            "tilework": Contestant(lambda: network.step(weights, x, goal), answer=answer),
+            "tilework graph": Contestant(lambda: stepped(x, goal), answer=compiled_answer),
+        }
 
 
 def in_order(loss: Any, gradients: Weights) -> list[Any]:
@@ -125,7 +134,11 @@ def workloads() -> list[Problem]:
     return [
         NetworkProblem("resnet50", ((1, 3, 224, 224),), name="ResNet-50, 1 image"),
         NetworkProblem("resnet18", ((8, 3, 224, 224),), direction="step", name="ResNet-18, a step on 8 images"),
+        NetworkProblem("mobilenet", ((1, 3, 224, 224),), name="MobileNet-v2, 1 image"),
+        NetworkProblem("bert", ((1, 128, 768),), name="BERT-base, 12 blocks on 128 words"),
         NetworkProblem("gpt2", ((1, 512, 768),), name="GPT-2 small, 12 blocks on 512 words"),
+        NetworkProblem("transformer", ((8, 64, 256),), direction="step", name="4 blocks, a step on 8 times 64 words"),
+        NetworkProblem("lstm", ((64, 16, 256),), direction="step", name="2 LSTM layers, a step on 16 times 64 words"),
         NetworkProblem("gpt2", ((4, 128, 768),), direction="step", name="GPT-2 small, a step on 4 times 128 words"),
     ]
 

@@ -6,11 +6,11 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-from tilework.bench.networks.gpt2 import BLOCKS, EPS, HEAD
+from tilework.bench.networks.gpt2 import EPS, HEAD
 from tilework.bench.networks.network import RATE, Weights
 
 
-def _run(torch: Any, w: Weights, x: Any) -> Any:
+def _run(torch: Any, w: Weights, x: Any, *, encoder: bool = False) -> Any:
     functional = torch.nn.functional
     batch, length, width = x.shape
 
@@ -20,23 +20,33 @@ def _run(torch: Any, w: Weights, x: Any) -> Any:
     def layer(name: str, x: Any) -> Any:
         return functional.linear(x, w[f"{name}.w"], w[f"{name}.b"])
 
-    for i in range(BLOCKS):
-        qkv = layer(f"{i}.qkv", norm(f"{i}.before", x)).view(batch, length, 3, width // HEAD, HEAD)
+    def attend(i: int, x: Any) -> Any:
+        qkv = layer(f"{i}.qkv", x).view(batch, length, 3, width // HEAD, HEAD)
         q, k, v = (qkv[:, :, j].transpose(1, 2) for j in range(3))
-        y = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
-        x = x + layer(f"{i}.out", y.transpose(1, 2).reshape(batch, length, width))
-        x = x + layer(f"{i}.down", functional.gelu(layer(f"{i}.up", norm(f"{i}.between", x))))
+        y = functional.scaled_dot_product_attention(q, k, v, is_causal=not encoder)
+        return layer(f"{i}.out", y.transpose(1, 2).reshape(batch, length, width))
+
+    def widen(i: int, x: Any) -> Any:
+        return layer(f"{i}.down", functional.gelu(layer(f"{i}.up", x)))
+
+    for i in range(1 + max(int(name.partition(".")[0]) for name in w)):
+        if encoder:
+            x = norm(f"{i}.before", x + attend(i, x))
+            x = norm(f"{i}.between", x + widen(i, x))
+        else:
+            x = x + attend(i, norm(f"{i}.before", x))
+            x = x + widen(i, norm(f"{i}.between", x))
     return x
 
 
-def inference(weights: Weights, x: Any) -> dict[str, Callable[[], Any]]:
+def inference(weights: Weights, x: Any, *, encoder: bool) -> dict[str, Callable[[], Any]]:
     """The network on a tensor x."""
     torch: Any = importlib.import_module("torch")
     given = {n: torch.from_numpy(w) for n, w in weights.items()}
 
     def run() -> Any:
         with torch.inference_mode():
-            return _run(torch, given, x)
+            return _run(torch, given, x, encoder=encoder)
 
     return {"torch": run}
 

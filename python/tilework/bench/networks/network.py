@@ -33,6 +33,7 @@ class Network(ABC):
     is_view = False
     is_variadic = False
     kinked = False  # its activations or pools have kinks
+    trains = True  # whether it has a training step
     name: str
 
     @abstractmethod
@@ -74,6 +75,18 @@ class Network(ABC):
     @abstractmethod
     def loss_and_gradients(self, weights: Weights, x: Any, goal: Any) -> tuple[Any, Weights]:
         """The loss and its gradient in every weight that learns."""
+
+    def compiled_gradients(self, weights: Weights, x: Any, goal: Any) -> tuple[Any, Weights]:
+        """The loss and its gradients by a compiled graph."""
+        held = {name: tw.Variable(w, name) for name, w in weights.items()}
+        graph = tw.trace(lambda x, goal: self.loss_and_gradients(held, x, goal), x, goal)
+        loss, gradients = graph.compile()(x, goal)
+        return loss, gradients
+
+    def compiled_step(self, weights: Weights, x: Any, goal: Any) -> Callable[[Any, Any], Any]:
+        """A step as a compiled graph, which updates these weights."""
+        held = {name: tw.Variable(w, name) for name, w in weights.items()}
+        return tw.trace(lambda x, goal: self.step(held, x, goal), x, goal).compile()
 
     def step(self, weights: Weights, x: Any, goal: Any) -> Any:
         """One step of gradient descent; the loss before it."""
