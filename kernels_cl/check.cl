@@ -1,4 +1,4 @@
-// The first index outside [0, limit) that is not `allowed`: first[0] = its position, untouched if there is none.
+// The first index outside [least, limit) that is not `allowed`: first[0] = its position, untouched if there is none.
 //
 // Method    one item per index; positions meet in an integer minimum, so the answer does not depend on the order.
 // Numerics  integers only.
@@ -6,7 +6,8 @@
 // Defined by the launch:  ALLOWED  where there is such a value
 #include "types.clh"
 
-__kernel void find_bad(IN(T, indices), OUT(int, first), const long count, const long limit
+__kernel void find_bad(IN(T, indices), OUT(int, first), const long count, const long least,
+                       const long limit
 #ifdef ALLOWED
                        ,
                        const long allowed
@@ -17,7 +18,7 @@ __kernel void find_bad(IN(T, indices), OUT(int, first), const long count, const 
     const INDEX i = get_global_id(0);
     if (i >= (INDEX)count) return;
     const long index = indices[i];
-    bool good = index >= 0 && index < limit;
+    bool good = index >= least && index < limit;
 #ifdef ALLOWED
     good = good || index == allowed;
 #endif

@@ -174,12 +174,12 @@ class Queue:
         self.cast(array, copy)
         return copy
 
-    def check_indices(self, name: str, indices: Any, limit: int, allowed: int | None = None) -> None:
-        """Raises IndexContentError unless every index is in [0, limit) or ``allowed``. Waits for the device."""
+    def check_indices(self, name: str, indices: Any, limit: int, allowed: int | None = None, *, least: int = 0) -> None:
+        """Raises IndexContentError unless every index is in [least, limit) or ``allowed``. Waits for the device."""
         none = np.iinfo(np.int32).max
         first = self.empty((), np.int32)
         self.fill(first, none)
-        args = (indices, first, indices.size, limit, *(() if allowed is None else (allowed,)))
+        args = (indices, first, indices.size, least, limit, *(() if allowed is None else (allowed,)))
         define = {"DTYPE": indices.dtype} | ({} if allowed is None else {"ALLOWED": 1})
         self.launch("check.cl", "find_bad", indices.size, GROUP_SIZE, args, **define)
         where = int(self.read(first))
@@ -187,7 +187,7 @@ class Queue:
             value = self.read(self.contiguous(indices).reshape(-1)[where : where + 1])[0]
             or_allowed = "" if allowed is None else f", or {allowed}"
             raise IndexContentError(
-                f"{name} has {value} at position {where}; want 0 to {limit - 1}{or_allowed}", argument=name
+                f"{name} has {value} at position {where}; want {least} to {limit - 1}{or_allowed}", argument=name
             )
 
     def read(self, array: Any) -> Any:

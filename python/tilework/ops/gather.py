@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from tilework import ops
 from tilework.arrays import Array, Wanted
+from tilework.backends.opencl_queue import GROUP_SIZE, Queue, bits_of, strides_of
 from tilework.errors import AttrError, DTypeError, IndexContentError, ShapeError
 from tilework.registry import (
     ErrorCase,
@@ -19,6 +21,7 @@ from tilework.registry import (
     errors,
     fills,
     op,
+    opencl,
     reference,
     sample,
     samples,
@@ -282,3 +285,67 @@ def _() -> Iterator[Workload]:
 @fills(gather)
 def _(fill: Fill, x: Any, indices: Any) -> Any:
     return fill(*x), fill.integers(*indices, low=0, high=x[0])
+
+
+# ------------------------------------------------------------------------------------------------------- OpenCL
+
+
+@opencl(gather)
+def _(queue: Queue, x: Any, indices: Any, y: Any, *, axis: int) -> None:
+    n, inner = x.shape[axis], math.prod(x.shape[axis + 1 :])
+    queue.check_indices("indices", indices, n, least=-n)
+    args = (x, queue.as_int64(indices), y, y.size, n, max(indices.size, 1), inner)
+    queue.launch("gather.cl", "gather", y.size, GROUP_SIZE, args, BITS=bits_of(x))
+
+
+@opencl(gather_elements)
+def _(queue: Queue, x: Any, indices: Any, y: Any, *, axis: int) -> None:
+    n, stride = x.shape[axis], strides_of(x)[axis]
+    queue.check_indices("indices", indices, n, least=-n)
+    if y.size:
+        first = x[tuple(slice(0, 1 if a == axis else m) for a, m in enumerate(indices.shape))]
+        places = queue.as_int64(indices)
+        queue.each("gather.cl", "gather_elements", (first, places, y), n, stride, BITS=bits_of(x))
+
+
+def _check_tuples(queue: Queue, x: Any, indices: Any) -> Any:
+    """The sizes of the axes that a place names, and their steps."""
+    k = indices.shape[-1]
+    for d in range(k):
+        queue.check_indices("indices", indices[..., d], x.shape[d], least=-x.shape[d])
+    return np.array([*x.shape[:k], *(math.prod(x.shape[d + 1 :]) for d in range(k))], np.int64)
+
+
+@opencl(gather_nd)
+def _(queue: Queue, x: Any, indices: Any, y: Any) -> None:
+    axes = _check_tuples(queue, x, indices)
+    k = indices.shape[-1]
+    args = (x, queue.as_int64(indices), y, y.size, math.prod(x.shape[k:]), axes)
+    queue.launch("gather.cl", "gather_nd", y.size, GROUP_SIZE, args, BITS=bits_of(x), TUPLE=k)
+
+
+_REDUCTIONS = ("none", "add", "mul", "max", "min")
+
+
+@opencl(scatter_elements)
+def _(queue: Queue, x: Any, indices: Any, updates: Any, y: Any, *, axis: int, reduction: str) -> None:
+    n = x.shape[axis]
+    queue.check_indices("indices", indices, n, least=-n)
+    if indices.size == 0:
+        queue.copy(x, y)
+        return
+    frame = np.array([*x.shape, *indices.shape], np.int64)
+    args = (x, queue.as_int64(indices), updates, y, y.size, axis, _REDUCTIONS.index(reduction), frame)
+    queue.launch("gather.cl", "scatter_elements", y.size, GROUP_SIZE, args, DTYPE=x.dtype, AXES=x.ndim)
+
+
+@opencl(scatter_nd)
+def _(queue: Queue, x: Any, indices: Any, updates: Any, y: Any, *, reduction: str) -> None:
+    axes = _check_tuples(queue, x, indices)
+    if indices.size == 0:
+        queue.copy(x, y)
+        return
+    k = indices.shape[-1]
+    sizes = (y.size, math.prod(x.shape[k:]), indices.size // k, _REDUCTIONS.index(reduction))
+    args = (x, queue.as_int64(indices), updates, y, *sizes, axes)
+    queue.launch("gather.cl", "scatter_nd", y.size, GROUP_SIZE, args, DTYPE=x.dtype, TUPLE=k)
