@@ -104,8 +104,7 @@ def test_a_gradient_of_another_result_is_refused() -> None:
 
 def test_tensors_that_cannot_be_borrowed_are_refused() -> None:
     relu = torch.ops.tilework.relu
-    with pytest.raises(tw.DTypeError, match=r"want x\.resolve_neg"):
-        relu(torch._neg_view(_random(3)))
+    assert torch.equal(relu(torch._neg_view(_random(3))), relu(-_random(3))), "torch resolves the bit first"
     with pytest.raises(tw.DTypeError, match="complex64"):
         relu(torch.ones(3, dtype=torch.complex64))
     with pytest.raises(tw.DTypeError, match="sparse"):
@@ -143,6 +142,6 @@ def test_the_page_about_it_runs() -> None:
     assert len(program.splitlines()) <= 15
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=os.environ, timeout=300)
     assert done.returncode == 0, done.stderr
-    first, last = map(float, done.stdout.split())
+    first, *_, last = map(float, done.stdout.split())
     assert last < 0.5 * first
     assert np.isfinite(last)

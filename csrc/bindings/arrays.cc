@@ -169,7 +169,10 @@ bool view_of(PyObject* array, View& view, const char* op, const char* argument, 
     return *copy && view_of(*copy, view, op, argument, nullptr);
 }
 
-PyObject* allocate(View& view, const char* op) {
+namespace {
+
+// Lays out a result of view.shape in C order; false with an error set where it is too large.
+bool lay_out(View& view, const char* op, size_t& bytes) {
     int64_t elements = 1;
     bool empty = false;
     for (int d = 0; d < view.ndim; ++d) {
@@ -177,11 +180,33 @@ PyObject* allocate(View& view, const char* op) {
         if (__builtin_mul_overflow(elements, view.shape[d] ? view.shape[d] : 1, &elements) || elements > kMaxElements) {
             raise("ShapeError", op, "", "the result would have shape %s, more than 2^40 elements; want fewer",
                   shape_text(view).text);
-            return nullptr;
+            return false;
         }
     }
     set_contiguous(view);
-    const size_t bytes = empty ? 0 : static_cast<size_t>(elements * item_size(view.dtype));
+    bytes = empty ? 0 : static_cast<size_t>(elements * item_size(view.dtype));
+    return true;
+}
+
+void* take(const View& view, const char* op, size_t bytes) {
+    void* data = pool_take(bytes);
+    if (!data)
+        raise("AllocationError", op, "",
+              "no memory for a result of shape %s, %zu bytes; want a smaller one, or a larger "
+              "TILEWORK_MAX_ALLOC",
+              shape_text(view).text, bytes);
+    return data;
+}
+
+}  // namespace
+
+void* take_result(View& view, const char* op, size_t& bytes) {
+    return lay_out(view, op, bytes) ? take(view, op, bytes) : nullptr;
+}
+
+PyObject* allocate(View& view, const char* op) {
+    size_t bytes;
+    if (!lay_out(view, op, bytes)) return nullptr;
     if (bytes < kPoolBytes) {
         PyObject* dtype = dtype_object(view.dtype);
         if (!dtype) return nullptr;
@@ -192,14 +217,8 @@ PyObject* allocate(View& view, const char* op) {
         if (array) view.data = array_proxy(array)->data;
         return array;
     }
-    void* data = pool_take(bytes);
-    if (!data) {
-        raise("AllocationError", op, "",
-              "no memory for a result of shape %s, %zu bytes; want a smaller one, or a larger "
-              "TILEWORK_MAX_ALLOC",
-              shape_text(view).text, bytes);
-        return nullptr;
-    }
+    void* data = take(view, op, bytes);
+    if (!data) return nullptr;
     auto* block = PyObject_New(Block, &g_block_type);
     if (!block) return pool_give(data, bytes), nullptr;
     block->data = data;

@@ -24,6 +24,8 @@ DType dtype_of(PyObject* array);                            // DType::none if un
 DType dtype_from(PyObject* anything);                       // numpy.dtype(anything); none with a Python error set
 PyObject* dtype_object(DType dtype);                        // new reference to a numpy.dtype, null with an error set
 PyObject* allocate(View& view, const char* op);  // a fresh C-ordered array for view.shape; fills data, stride
+// Memory of the pool for a C-ordered result of view.shape; fills stride and bytes. Null with an error set.
+void* take_result(View& view, const char* op, size_t& bytes);
 PyObject* wrap(const View& view, PyObject* owner, bool writeable);  // an array over borrowed memory; steals owner
 
 }  // namespace tw::bindings

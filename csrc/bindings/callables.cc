@@ -1,6 +1,7 @@
 #include "bindings/callables.h"
 
 #include <cstddef>
+#include <utility>
 
 #include "bindings/arrays.h"
 #include "bindings/invoke.h"
@@ -269,6 +270,48 @@ PyMethodDef g_prepared_methods[] = {
     {"__reduce__", prepared_reduce, METH_NOARGS, "Pickles the operands; they are packed again."}, {}};
 PyTypeObject g_prepared_type = {};
 
+// ------------------------------------------------------------------------------------------------------ Exchange
+
+struct ExchangeObject {
+    PyObject_HEAD vectorcallfunc vectorcall;
+    const Face* face;
+    Exchange exchange;
+};
+
+PyObject* exchange_call(PyObject* object, PyObject* const* args, size_t n_flags, PyObject* kwnames) {
+    auto* self = reinterpret_cast<ExchangeObject*>(object);
+    Arguments arguments{};
+    if (bind(*self->face, args, PyVectorcall_NARGS(n_flags), kwnames, arguments) == Binding::failed) return nullptr;
+    if (arguments.out)
+        return raise("AttrTypeError", self->face->def->name, "out", "out is given; want it left out"), nullptr;
+    return invoke(*self->face, *op_table(active_tier(), self->face->id), arguments, nullptr, &self->exchange);
+}
+
+PyObject* exchange_new(PyTypeObject* type, PyObject* args, PyObject*) {
+    PyObject *name, *tensors;
+    if (!PyArg_ParseTuple(args, "OO!", &name, &PyType_Type, &tensors)) return nullptr;
+    const Face* face = face_named(name);
+    if (!face) return nullptr;
+    Exchange exchange;
+    if (!exchange_of(reinterpret_cast<PyTypeObject*>(tensors), exchange))
+        return PyErr_Format(PyExc_BufferError, "%s shows no __dlpack_c_exchange_api__ of DLPack 1",
+                            exchange.type->tp_name);
+    auto* self = reinterpret_cast<ExchangeObject*>(type->tp_alloc(type, 0));
+    if (!self) return nullptr;
+    self->vectorcall = exchange_call;
+    self->face = face;
+    self->exchange = exchange;
+    Py_INCREF(tensors);
+    return reinterpret_cast<PyObject*>(self);
+}
+
+void exchange_dealloc(PyObject* object) {
+    Py_DECREF(reinterpret_cast<PyObject*>(reinterpret_cast<ExchangeObject*>(object)->exchange.type));
+    Py_TYPE(object)->tp_free(object);
+}
+
+PyTypeObject g_exchange_type = {};
+
 }  // namespace
 
 bool init_callables(PyObject* module) {
@@ -299,11 +342,22 @@ bool init_callables(PyObject* module) {
     g_prepared_type.tp_getset = g_prepared_getset;
     g_prepared_type.tp_methods = g_prepared_methods;
     g_prepared_type.tp_vectorcall_offset = offsetof(PreparedObject, vectorcall);
-    Py_SET_REFCNT(reinterpret_cast<PyObject*>(&g_op_type), 1);
-    Py_SET_REFCNT(reinterpret_cast<PyObject*>(&g_prepared_type), 1);
-    return PyType_Ready(&g_op_type) == 0 && PyType_Ready(&g_prepared_type) == 0 &&
-           PyModule_AddObjectRef(module, "Op", reinterpret_cast<PyObject*>(&g_op_type)) == 0 &&
-           PyModule_AddObjectRef(module, "Prepared", reinterpret_cast<PyObject*>(&g_prepared_type)) == 0;
+    g_exchange_type.tp_name = "tilework._core.Exchange";
+    g_exchange_type.tp_doc = "An op on the tensors of a type that shows __dlpack_c_exchange_api__: call it on those.";
+    g_exchange_type.tp_basicsize = sizeof(ExchangeObject);
+    g_exchange_type.tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_VECTORCALL;
+    g_exchange_type.tp_new = exchange_new;
+    g_exchange_type.tp_dealloc = exchange_dealloc;
+    g_exchange_type.tp_call = PyVectorcall_Call;
+    g_exchange_type.tp_vectorcall_offset = offsetof(ExchangeObject, vectorcall);
+    const std::pair<const char*, PyTypeObject*> types[] = {
+        {"Op", &g_op_type}, {"Prepared", &g_prepared_type}, {"Exchange", &g_exchange_type}};
+    for (const auto& [name, type] : types) {
+        Py_SET_REFCNT(reinterpret_cast<PyObject*>(type), 1);
+        if (PyType_Ready(type) < 0 || PyModule_AddObjectRef(module, name, reinterpret_cast<PyObject*>(type)) < 0)
+            return false;
+    }
+    return true;
 }
 
 }  // namespace tw::bindings

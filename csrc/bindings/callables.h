@@ -1,9 +1,9 @@
-// The two Python types that are called: an op, and an op with some arguments prepared.
+// The Python types that are called: an op, an op with some arguments prepared, and an op on another library's tensors.
 #pragma once
 #include <Python.h>
 
 namespace tw::bindings {
 
-bool init_callables(PyObject* module);  // adds Op and Prepared; false with an error set
+bool init_callables(PyObject* module);  // adds Op, Prepared and Exchange; false with an error set
 
 }  // namespace tw::bindings

@@ -26,7 +26,15 @@ struct Held {
 
 bool is_number(PyObject* o) { return PyFloat_CheckExact(o) || (PyLong_Check(o) && !PyBool_Check(o)); }
 
-bool read_operand(PyObject* object, View& view, const char* op, const char* name, Held& held) {
+bool is_array(PyObject* object, const Exchange* exchange) {
+    return exchange ? is_tensor(*exchange, object) : is_numpy(object);
+}
+
+const char* array_name(const Exchange* exchange) { return exchange ? exchange->type->tp_name : "numpy.ndarray"; }
+
+bool read_operand(PyObject* object, View& view, const char* op, const char* name, Held& held,
+                  const Exchange* exchange) {
+    if (exchange) return view_of(*exchange, object, view, op, name);
     PyObject* copy = nullptr;
     const bool good = view_of(object, view, op, name, &copy);
     if (copy) held.keep(copy);
@@ -98,25 +106,26 @@ bool items_of(const OpDef& def, const Arguments& a, Items& items) {
     return true;
 }
 
-bool read_variadic(const OpDef& def, const Arguments& a, Operands& o, Held& held) {
+bool read_variadic(const OpDef& def, const Arguments& a, Operands& o, Held& held, const Exchange* exchange) {
     const char *op = def.name, *name = def.operands[0].name;
     Items items;
     if (!items_of(def, a, items)) return false;
     for (Py_ssize_t i = 0; i < items.n; ++i) {
         PyObject* item = items.at[i];
-        if (!is_numpy(item))
-            return raise("DTypeError", op, name, "%s[%zd] is a %s; want a numpy.ndarray", name, i,
-                         Py_TYPE(item)->tp_name),
+        if (!is_array(item, exchange))
+            return raise("DTypeError", op, name, "%s[%zd] is a %s; want a %s", name, i, Py_TYPE(item)->tp_name,
+                         array_name(exchange)),
                    false;
         held.keep(Py_NewRef(item));
-        if (!read_operand(item, o.view[o.n++], op, name, held)) return false;
+        if (!read_operand(item, o.view[o.n++], op, name, held, exchange)) return false;
     }
     return true;
 }
 
-bool read_operands(const Face& face, const OpDef& def, const Arguments& a, Operands& o, Held& held) {
+bool read_operands(const Face& face, const OpDef& def, const Arguments& a, Operands& o, Held& held,
+                   const Exchange* exchange) {
     const int named = def.operands[0].role == Role::variadic;  // operands from here on have a name each
-    if (named && !read_variadic(def, a, o, held)) return false;
+    if (named && !read_variadic(def, a, o, held, exchange)) return false;
     int numbers = 0;
     for (int i = named; i < def.n_operands; ++i) {
         const Operand& operand = def.operands[i];
@@ -134,12 +143,12 @@ bool read_operands(const Face& face, const OpDef& def, const Arguments& a, Opera
             ++numbers;
             continue;
         }
-        if (!is_numpy(object))
-            return raise("DTypeError", def.name, operand.name, "%s is a %s; want a numpy.ndarray", operand.name,
-                         Py_TYPE(object)->tp_name),
+        if (!is_array(object, exchange))
+            return raise("DTypeError", def.name, operand.name, "%s is a %s; want a %s", operand.name,
+                         Py_TYPE(object)->tp_name, array_name(exchange)),
                    false;
-        if (!is_updated(operand.role)) {
-            if (!read_operand(object, view, def.name, operand.name, held)) return false;
+        if (exchange || !is_updated(operand.role)) {
+            if (!read_operand(object, view, def.name, operand.name, held, exchange)) return false;
             continue;
         }
         if (!view_of(object, view, def.name, operand.name, nullptr)) return false;
@@ -407,11 +416,11 @@ bool read_attributes_of(const Face& face, const Arguments& arguments, Attr* attr
     return read_attrs(*face.def, arguments, attrs);
 }
 
-PyObject* invoke(const Face& face, const OpDef& def, const Arguments& a, const void* packed) {
+PyObject* invoke(const Face& face, const OpDef& def, const Arguments& a, const void* packed, const Exchange* exchange) {
     Operands o;
     Held held;
     Attr attrs[kMaxAttrs];
-    if (!read_operands(face, def, a, o, held) || !read_attrs(def, a, attrs)) return nullptr;
+    if (!read_operands(face, def, a, o, held, exchange) || !read_attrs(def, a, attrs)) return nullptr;
     Inferred inferred;
     inferred.n_out = 0;
     inferred.flops = 0;
@@ -429,7 +438,7 @@ PyObject* invoke(const Face& face, const OpDef& def, const Arguments& a, const v
         for (int i = 0; i < n; ++i) held.keep(Py_NewRef(outs[i]));
     } else {
         for (int i = 0; i < n; ++i) {
-            outs[i] = allocate(inferred.out[i], def.name);
+            outs[i] = exchange ? allocate(*exchange, inferred.out[i], def.name) : allocate(inferred.out[i], def.name);
             if (!outs[i]) return nullptr;
             held.keep(outs[i]);
         }

@@ -2,6 +2,7 @@
 #pragma once
 #include <pybind11/pybind11.h>
 
+#include "bindings/exchange.h"
 #include "core/op_table.h"
 
 namespace tw::bindings {
@@ -37,8 +38,10 @@ Binding bind(const Face& face, PyObject* const* args, Py_ssize_t n_args, PyObjec
 // Attributes as given, defaults filled in, not yet resolved by infer; false with an error set.
 bool read_attributes_of(const Face& face, const Arguments& arguments, Attr* attrs);
 
-// Runs the op of `def` on numpy arrays; `packed` as OpDef::pack wrote it, or null. A new reference or null.
-PyObject* invoke(const Face& face, const OpDef& def, const Arguments& arguments, const void* packed);
+// Runs the op of `def` on numpy arrays, or on the tensors of an exchange, without `out`; `packed` as OpDef::pack wrote it,
+// or null. A new reference or null.
+PyObject* invoke(const Face& face, const OpDef& def, const Arguments& arguments, const void* packed,
+                 const Exchange* exchange = nullptr);
 
 // The shape rule alone: ([(shape, dtype), ...], {attribute: resolved value}). Operands need only shape and dtype.
 PyObject* infer_only(const Face& face, const Arguments& arguments);

@@ -1,4 +1,4 @@
-/* The DLPack structs (specification 1.0, https://dmlc.github.io/dlpack), declared here so that nothing is vendored. A
+/* The DLPack structs (specification 1.2, https://dmlc.github.io/dlpack), declared here so that nothing is vendored. A
  * program that has a dlpack.h of its own includes it first. */
 #ifndef DLPACK_DLPACK_H_
 #define DLPACK_DLPACK_H_
@@ -51,6 +51,21 @@ typedef struct DLManagedTensorVersioned {
     uint64_t flags;
     DLTensor dl_tensor;
 } DLManagedTensorVersioned;
+
+/* What a tensor type shows as __dlpack_c_exchange_api__ (DLPack 1.2): its tensors in and out without its Python methods.
+ * Functions return 0, or -1 with a Python exception set. A capsule named "dlpack_exchange_api" holds it. */
+typedef struct DLPackExchangeAPI {
+    struct {
+        DLPackVersion version;
+        void* prev_api;
+    } header;
+    int (*managed_tensor_allocator)(DLTensor*, DLManagedTensorVersioned**, void*,
+                                    void (*)(void*, const char*, const char*));
+    int (*managed_tensor_from_py_object_no_sync)(void*, DLManagedTensorVersioned**);
+    int (*managed_tensor_to_py_object_no_sync)(DLManagedTensorVersioned*, void** object); /* steals the tensor */
+    int (*dltensor_from_py_object_no_sync)(void* object, DLTensor*); /* borrows; NULL if the type cannot */
+    int (*current_work_stream)(int32_t, int32_t, void**);
+} DLPackExchangeAPI;
 
 #ifdef __cplusplus
 }

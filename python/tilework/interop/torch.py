@@ -64,11 +64,22 @@ library = torch.library.Library("tilework", "DEF")
 
 
 def _are_plain(operands: Sequence[Any]) -> bool:
-    """Whether every operand is a tensor of the CPU itself, without a gradient: not a subclass and not a list."""
-    for t in operands:  # noqa: SIM110  (a generator costs half a microsecond)
-        if t is not None and (type(t) is not _Tensor or t.requires_grad or not t.is_cpu):
+    """Whether every operand is a tensor of the CPU itself, no subclass, without a gradient or a negative bit."""
+    for t in operands:
+        if type(t) is _Tensor:
+            if t.requires_grad or not t.is_cpu or t.is_neg():
+                return False
+        elif t is not None and (type(t) is not list or not _are_plain(t)):
             return False
     return True
+
+
+def _exchange(op: str) -> Any:
+    """The op on tensors as torch shows them to C, None where torch is older than 2.10."""
+    try:
+        return _core.Exchange(op, _Tensor)
+    except BufferError:
+        return None
 
 
 def _array(op: str, name: str, tensor: Any) -> Any:
@@ -124,26 +135,30 @@ def _listed(value: Sequence[int]) -> Any:
     return value[0] if len(value) == 1 else tuple(value)
 
 
+def _integers(value: Sequence[int], _: Bridge, __: Sequence[Any]) -> Any:
+    return _listed(value)
+
+
+def _padding(value: Sequence[int], bridge: Bridge, operands: Sequence[Any]) -> Any:
+    axes = operands[0].dim() - (0 if bridge.op.name == "pad" else 2)
+    return tuple(zip(value[::2], value[1::2], strict=True)) if len(value) == 2 * axes > 0 else _listed(value)
+
+
+def _dtype(value: Any, _: Bridge, __: Sequence[Any]) -> Any:
+    return named(_TO_NUMPY.get(value, str(value)[6:]))
+
+
+_SPELLINGS = {"integers": _integers, "padding": _padding, "dtype": _dtype}  # the other kinds are spelt alike
+
+
 def _attributes(bridge: Bridge, operands: Sequence[Any], given: dict[str, Any]) -> dict[str, Any]:
     """Attributes as tilework takes them."""
-    made = dict(given)
-    for name, value in given.items():
-        kind = bridge.kinds[name]
-        if value is None:
-            if name in bridge.implied:
-                del made[name]
-            continue
-        if kind in ("integers", "axes"):
-            made[name] = _listed(value)
-        elif kind == "padding":
-            axes = operands[0].dim() - (0 if bridge.op.name == "pad" else 2)
-            if len(value) == 2 * axes > 0:
-                made[name] = tuple(zip(value[::2], value[1::2], strict=True))
-            else:
-                made[name] = _listed(value)
-        elif kind == "dtype":
-            made[name] = named(_TO_NUMPY.get(value, str(value)[6:]))
-    return made
+    if bridge.implied:
+        given = {name: value for name, value in given.items() if value is not None or name not in bridge.implied}
+    for name in bridge.respelt.intersection(given):
+        if (value := given[name]) is not None:
+            given[name] = _SPELLINGS[bridge.kinds[name]](value, bridge, operands)
+    return given
 
 
 def _is_infinite(value: Any) -> bool:
@@ -179,12 +194,14 @@ class Bridge:
         self.kinds: dict[str, str] = {a["name"]: a["kind"] for a in spec["attrs"]}
         returns = str(inspect.signature(op).return_annotation)
         self.returns = {"Array": "Tensor", "None": "()"}.get(returns, "Tensor[]")
+        self.respelt = {name for name, kind in self.kinds.items() if kind in _SPELLINGS}
         self.implied = {a["name"] for a in spec["attrs"] if _is_infinite(a.get("default"))}
         attrs = [
             f"{_TYPES[a['kind']]}{'?' if a['none_ok'] or a['name'] in self.implied else ''} {a['name']}{_default(a)}"
             for a in spec["attrs"]
         ]
         self.attributes = [*(["*"] if attrs else []), *attrs]
+        self.call = _exchange(op.name) or self.through_numpy
 
     def define(self) -> None:
         """Schema, kernel, shapes and gradient."""
@@ -202,7 +219,7 @@ class Bridge:
         self.backward_overload = getattr(torch.ops.tilework, f"{name}_backward").default
         library.impl(f"{name}_backward", self.run_backward, "CPU")
         torch.library.register_fake(f"tilework::{name}_backward", self.backward_shapes, lib=library)
-        library.impl(name, self.recorded, "Autograd", with_keyset=True)
+        library.impl(name, self.recorded, "Autograd")
 
     # The kernel ----------------------------------------------------------------------------------------------------
 
@@ -221,12 +238,21 @@ class Bridge:
         """On real tensors."""
         if attrs:
             attrs = _attributes(self, operands, attrs)
+        try:
+            result = self.call(*operands, **attrs)
+        except DTypeError:
+            for name, operand in zip(self.roles, operands, strict=False):  # says it in torch's words
+                for tensor in _tensors([operand]):
+                    _array_of_other(self.op.name, name, tensor)
+            raise
+        if self.returns == "Tensor" or result is None:
+            return result
+        return list(result) if isinstance(result, tuple) else [result]
+
+    def through_numpy(self, *operands: Any, **attrs: Any) -> Any:
+        """The op on arrays over the tensors' memory."""
         result = self.op(*self._arrays(operands), **attrs)
-        if self.returns == "Tensor":
-            return _tensor(result)
-        if result is None:
-            return None
-        return [_tensor(r) for r in (result if isinstance(result, tuple) else (result,))]
+        return tuple(map(_tensor, result)) if isinstance(result, tuple) else None if result is None else _tensor(result)
 
     def shapes(self, *operands: Any, **attrs: Any) -> Any:
         """On tensors without data."""
@@ -269,20 +295,20 @@ class Bridge:
         for name in self._wanted(wanted):
             yield from by_name[name] if self.roles[name] == "variadic" else (by_name[name],)
 
-    def recorded(self, keys: Any, *operands: Any, **attrs: Any) -> Any:
+    def recorded(self, *operands: Any, **attrs: Any) -> Any:
         """Above the kernel: records what the gradient needs where one is wanted, else calls on."""
-        if _dispatch_modes() == 0 and _are_plain(operands):
-            return self.run(*operands, **attrs)  # spares a second pass through the dispatcher
+        if _dispatch_modes() == 0 and _are_plain(operands):  # spares a second pass through the dispatcher
+            return self.run(*operands, **attrs)
         if not torch.is_grad_enabled() or not any(t.requires_grad for t in _tensors(operands)):
-            return self.below(keys, operands, attrs)
+            return self.below(operands, attrs)
         sizes = [len(t) if isinstance(t, list) else None for t in operands]
-        made = Recorded.apply(self, keys, attrs, sizes, *_tensors(operands, none=True))
+        made = Recorded.apply(self, attrs, sizes, *_tensors(operands, none=True))
         return list(made) if self.returns == "Tensor[]" else made
 
-    def below(self, keys: Any, operands: Sequence[Any], attrs: dict[str, Any]) -> Any:
+    def below(self, operands: Sequence[Any], attrs: dict[str, Any]) -> Any:
         """The op without the recording of gradients."""
         with torch._C._AutoDispatchBelowAutograd():
-            return self.overload.redispatch(keys & torch._C._after_autograd_keyset, *operands, **attrs)
+            return self.overload(*operands, **attrs)
 
 
 def _tensors(operands: Sequence[Any], *, none: bool = False) -> Iterator[Any]:
@@ -302,14 +328,14 @@ class Recorded(torch.autograd.Function):  # type: ignore[misc]
     """A call whose gradient tilework's backward rule computes."""
 
     @staticmethod
-    def forward(ctx: Any, bridge: Bridge, keys: Any, attrs: dict[str, Any], sizes: list[Any], *flat: Any) -> Any:
+    def forward(ctx: Any, bridge: Bridge, attrs: dict[str, Any], sizes: list[Any], *flat: Any) -> Any:
         updated = [("inout" in role) for role in bridge.roles.values()]
         operands = _nested(flat, sizes)
         kept = [t.clone() if u and t is not None else t for t, u in zip(operands, updated, strict=False)]
         ctx.save_for_backward(*_tensors(kept, none=True))
         ctx.set_materialize_grads(False)
         ctx.call = bridge, attrs, sizes
-        made = bridge.below(keys, operands, attrs)
+        made = bridge.below(operands, attrs)
         if bridge.returns == "Tensor":
             return made
         ctx.mark_non_differentiable(*(t for t in made if not t.is_floating_point()))
@@ -324,16 +350,16 @@ class Recorded(torch.autograd.Function):  # type: ignore[misc]
                 op=bridge.op.name,
             )
         operands = _nested(ctx.saved_tensors, sizes)
-        needs = dict(zip(bridge.roles, _nested(ctx.needs_input_grad[4:], sizes), strict=False))
+        needs = dict(zip(bridge.roles, _nested(ctx.needs_input_grad[3:], sizes), strict=False))
         wanted = [bool(np.any(needs.get(name, False))) for name in bridge.op.differentiable]
         if dy is None or not any(wanted):
-            return (None,) * (4 + len(ctx.saved_tensors))
+            return (None,) * (3 + len(ctx.saved_tensors))
         found = iter(bridge.backward_overload(dy, *operands, wanted=wanted, **attrs))
         gradients: list[Any] = []
         names = set(bridge._wanted(wanted))
         for name, size in zip(bridge.roles, sizes, strict=False):
             gradients += [next(found) if name in names else None for _ in range(1 if size is None else size)]
-        return (None, None, None, None, *gradients)
+        return (None, None, None, *gradients)
 
 
 def _register() -> dict[str, Bridge]:
