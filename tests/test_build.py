@@ -63,7 +63,7 @@ def objects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
     parts: dict[str, list[Path]] = {}
     for path in sorted((folder / "CMakeFiles").rglob("*.o")):
         target = path.relative_to(folder / "CMakeFiles").parts[0].removesuffix(".dir")
-        part = {"tw_core": "core", "tilework": "bindings", "_core": "bindings"}.get(
+        part = {"tw_core": "core", "tilework": "bindings", "_core": "bindings", "tilework_xla": "bindings"}.get(
             target, target.removeprefix("tw_ops_")
         )
         parts.setdefault(part, []).append(path)

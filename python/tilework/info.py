@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import importlib.metadata
 import importlib.util
 import platform
@@ -14,6 +15,7 @@ import numpy as np
 
 import tilework
 from tilework import _core
+from tilework.linking import xla_handler_path
 
 _COMPANIONS = ("ml_dtypes", "pyopencl", "torch", "onnx", "onnxruntime", "jax")
 
@@ -49,8 +51,16 @@ def facts() -> list[tuple[str, str]]:
         ("caches", f"L1 {level_one}, L2 {level_two}, L3 {level_three}"),
         ("threads", f"{_core.num_threads()}, from {_core.thread_count_reason()}"),
         *_opencl(),
+        ("JAX", _jax()),
         ("beside it", ", ".join(companions) or "none of " + ", ".join(_COMPANIONS)),
     ]
+
+
+def _jax() -> str:
+    handler = xla_handler_path()
+    if handler is None:
+        return "no handler: jaxlib's headers were not there when this was built"
+    return "handler for XLA FFI {}.{}".format(*divmod(ctypes.CDLL(handler).tw_xla_version(), 1000))
 
 
 def _cpu() -> str:

@@ -21,6 +21,13 @@ def library_path() -> str:
     return str(_ROOT / "lib" / _NAMES.get(sys.platform, "libtilework.so"))
 
 
+def xla_handler_path() -> str | None:
+    """The library that JAX calls, None where tilework was built without jaxlib's headers."""
+    library = Path(library_path())
+    handler = library.with_name(library.name.replace("tilework", "tilework_xla"))
+    return str(handler) if handler.exists() else None
+
+
 def cmake_dir() -> str:
     """The folder for ``-Dtilework_DIR=``, so that ``find_package(tilework)`` gives ``tilework::tilework``."""
     return str(_ROOT / "lib" / "cmake" / "tilework")

@@ -19,7 +19,7 @@ def register() -> None:
     class TileworkController(threadpoolctl.LibController):  # type: ignore[misc]
         user_api = "tilework"
         internal_api = "tilework"
-        filename_prefixes = ("libtilework",)
+        filename_prefixes = ("libtilework.",)
 
         def get_num_threads(self) -> int:
             return _core.num_threads()
