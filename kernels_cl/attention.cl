@@ -23,6 +23,7 @@
 typedef struct {
     long heads, kv_heads, queries, keys, depth, width, left, right, masked, mask_step[4], some, alibi, sinks;
     long limit, seed, offset;  // words of philox below limit drop a weight
+    long slopes;  // whether attend_dq leaves ds of every score
 } Sizes;
 
 #define OPERANDS IN(T, q), IN(T, k), IN(T, v), IN(MASK_TYPE, mask), IN(long, lengths), IN(T, alibi)
@@ -113,13 +114,15 @@ __kernel void attend(OPERANDS, IN(T, sinks), OUT(T, y), OUT(ACC, lse), SETTINGS)
 
 inline ACC p_of(const ACC s, const ACC lse) { return lse == -(ACC)INFINITY ? 0 : s > lse ? 1 : exp(s - lse); }
 
-__kernel void attend_dq(OPERANDS, IN(T, dy), IN(T, y), IN(ACC, lse), OUT(ACC, delta), OUT(T, dq), SETTINGS) {
+__kernel void attend_dq(OPERANDS, IN(T, dy), IN(T, y), IN(ACC, lse), OUT(ACC, delta), OUT(T, dq), OUT(ACC, ds_of_scores),
+                        SETTINGS) {
     START_OPERANDS
     START(dy);
     START(y);
     START(lse);
     START(delta);
     START(dq);
+    START(ds_of_scores);
     GROUP_MEMORY
     __local ACC slopes[GROUP];
     FOR_A_QUERY
@@ -139,7 +142,9 @@ __kernel void attend_dq(OPERANDS, IN(T, dy), IN(T, y), IN(ACC, lse), OUT(ACC, de
             const INDEX j = first + ITEM;
             const ACC p = p_of(SCORE(h, t, j, place, &slope), lse[ROW]);
             for (INDEX d = 0; d < (INDEX)z.width; ++d) dp = MAC(LOAD(dy, d), LOAD(values, j * (INDEX)z.width + d), dp);
-            ds = p == 0 ? (ACC)0 : p * (dp * factor_of(b, h, t, j, kept, z) - total) * slope;
+            ds = p == 0 ? (ACC)0 : p * (dp * factor_of(b, h, t, j, kept, z) - total);
+            if (z.slopes) ds_of_scores[ROW * (INDEX)z.keys + j] = ds;
+            if (softcap > 0) ds *= slope;
         }
         slopes[ITEM] = ds;
         barrier(CLK_LOCAL_MEM_FENCE);

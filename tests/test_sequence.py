@@ -48,9 +48,11 @@ def test_attention_is_torchs(
     arrays = [_normal(2, heads, queries, 16), _normal(2, kv_heads, keys, 16), _normal(2, kv_heads, keys, 8)]
     mask: Any = {"bool": RANDOM.random((2, 1, queries, keys)) > 0.3, "added": _normal(queries, keys)}.get(masked or "")
     tensors = [torch.from_numpy(a).requires_grad_() for a in arrays]
+    if masked == "added":
+        tensors.append(torch.from_numpy(mask).requires_grad_())
     y = torch.nn.functional.scaled_dot_product_attention(
-        *tensors,
-        attn_mask=None if mask is None else torch.from_numpy(mask),
+        *tensors[:3],
+        attn_mask=None if mask is None else tensors[3] if masked == "added" else torch.from_numpy(mask),
         is_causal=attrs.get("causal", False),
         scale=attrs.get("scale"),
         enable_gqa=True,

@@ -1,5 +1,5 @@
 // The gradients of attention. With p = exp(score - lse), at most 1, from the log of the sum that forward saved:
-//     dv = p^T dy,  ds = p (dy v^T - sum(dy y)),  dq = scale ds k,  dk = scale ds^T q
+//     dv = p^T dy,  ds = p (dy v^T - sum(dy y)),  dq = scale ds k,  dk = scale ds^T q,  and ds of a mask that is added
 //
 // Method    tiles of keys outside, tiles of queries inside: dk and dv of a tile stay in cache, dq of the head is added to
 //           as tiles of keys pass. Five products by the register tile of the GEMM. Where heads are few, shares of the
@@ -15,17 +15,20 @@ namespace {
 constexpr int64_t kTileKeys = kNV == 4 ? 192 : 96;  // a multiple of register tiles either way round
 constexpr int64_t kShortDepth = 96;  // up to which a tile has kLongTile queries
 constexpr int64_t kLongTile = 96, kShortTile = 48;
+constexpr int kReturnSlopes = kReturnLse;  // in the place of the one that forward has there
 constexpr int64_t kShares = 16;  // of work in all, as far as there are keys
 
 struct Gradient {
     View dy, y, lse, dq, dk, dv;
+    View ds;  // slopes of what is added to scores, (B, H, T, S); dtype none if not asked for
 };
 
 // p and ds of one row, in place of its scores and of dy v^T; 0 outside `seen`. Factors, if not null, are those by which
-// forward multiplied the weights.
+// forward multiplied the weights. `ds`, if not null, gets ds as it is before the cap bends it.
 template <class T>
 TW_INLINE void slope_row(const Attention& a, const Added<Wide<T>>& add, const Wide<T>* factors, Wide<T>* scores,
-                         Wide<T>* slopes, Span seen, int64_t n, Wide<T> lse, Wide<T> delta) {
+                         Wide<T>* slopes, Span seen, int64_t n, Wide<T> lse, Wide<T> delta, Wide<T>* ds,
+                         int64_t ds_step) {
     typedef Wide<T> W;
     const bool any_seen = lse != -static_cast<W>(kInf);
     if (!any_seen) seen.end = seen.begin;
@@ -33,7 +36,8 @@ TW_INLINE void slope_row(const Attention& a, const Added<Wide<T>>& add, const Wi
     const W cap = static_cast<W>(a.softcap), inverse = a.softcap > 0 ? static_cast<W>(1 / a.softcap) : W{0};
     each_vector<W>(seen.end - seen.begin, [&](int64_t j, int64_t lanes) __attribute__((always_inline)) {
         const Vec<W> factor = factors ? take(factors + seen.begin, 1, j, lanes) : splat(W{1});
-        Vec<W> v = take(s, 1, j, lanes), part = take(d, 1, j, lanes) * factor - delta;
+        const Vec<W> whole = take(d, 1, j, lanes) * factor - delta;
+        Vec<W> v = take(s, 1, j, lanes), part = whole;
         if (a.softcap > 0) {
             const Vec<W> bent = tanh(v * inverse);
             v = bent * cap;
@@ -43,6 +47,7 @@ TW_INLINE void slope_row(const Attention& a, const Added<Wide<T>>& add, const Wi
         const Vec<W> p = exp(min_any(Vec<W>{}, v - lse));
         put(s, 1, j, lanes, p * factor);
         put(d, 1, j, lanes, select(p == 0, Vec<W>{}, p * part));
+        if (ds) put(ds, ds_step, seen.begin + j, lanes, select(p == 0, Vec<W>{}, p * whole));
     });
     if (seen.end - seen.begin == n) return;
     W* const both[] = {scores, slopes};
@@ -117,8 +122,10 @@ struct Backward {
             W factors[kTileKeys];
             if (a.limit) draw_row(a, b, h, t0 + i, s0, n, factors);
             const W lse = head_at<W>(g.lse, b, h)[(t0 + i) * g.lse.stride[2]];
+            W* const ds =
+                given(g.ds) ? head_at<W>(g.ds, b, h) + (t0 + i) * g.ds.stride[2] + s0 * g.ds.stride[3] : nullptr;
             slope_row<T>(a, added_at<T>(a, b, h, t0 + i, s0), a.limit ? factors : nullptr, room.scores + i * kTileKeys,
-                         room.slopes + i * kTileKeys, seen, n, lse, delta[i]);
+                         room.slopes + i * kTileKeys, seen, n, lse, delta[i], ds, g.ds.stride[3]);
             whole &= seen.end - seen.begin == n;
         }
         const auto by_key = [&](int64_t j, int64_t count) __attribute__((always_inline)) {
@@ -190,6 +197,13 @@ struct Backward {
                 write_rows<T>(g.dq, i / a.kv_heads, i % a.kv_heads * a.group + group, 0, a.queries,
                               sums + group * a.queries * depth, depth, static_cast<W>(a.scale));
         };
+        if (given(g.ds))  // tiles that nobody sees are not visited
+            parallel(a.batch * a.heads, [&](int64_t i) {
+                const W none = 0;
+                for (int64_t t = 0; t < a.queries; ++t)
+                    copy_row(head_at<W>(g.ds, i / a.heads, i % a.heads) + t * g.ds.stride[2], g.ds.stride[3], &none, 0,
+                             a.keys);
+            });
         parallel(heads * shares, [&](int64_t job) {
             const int64_t i = job / shares, begin = job % shares * per_share * kTileKeys;
             Scratch scratch(static_cast<size_t>(Room<W>::elements(depth, width, tall, queries, alone)) * sizeof(W));
@@ -228,6 +242,8 @@ Status infer(Call& c, Inferred& r) {
     r.out[0] = result(q.dtype, 4, q.shape);
     r.out[1] = result(q.dtype, 4, k.shape);
     r.out[2] = result(q.dtype, 4, v.shape);
+    const int64_t scores[] = {q.shape[0], q.shape[1], q.shape[2], k.shape[2]};
+    if (c.attr[kReturnSlopes].i) r.out[r.n_out++] = result(wide, 4, scores);
     r.flops = 2.0 * static_cast<double>(q.shape[0] * q.shape[1] * q.shape[2]) * static_cast<double>(k.shape[2]) *
               static_cast<double>(3 * q.shape[3] + 2 * v.shape[3]) / (c.attr[kCausal].i ? 2 : 1);
     return Status::ok;
@@ -240,7 +256,9 @@ Status run(const Call& c) {
     if (some) TW_TRY(check_lengths(c.in[7], c.in[2].shape[2], lengths.as<int64_t>()));
     const Attention a =
         attention_of(c.in[1], c.in[2], c.in[3], c.in[6], c.in[8], some ? lengths.as<int64_t>() : nullptr, c.attr);
-    const Gradient g{c.in[0], c.in[4], c.in[5], c.out[0], c.out[1], c.out[2]};
+    Gradient g{c.in[0], c.in[4], c.in[5], c.out[0], c.out[1], c.out[2], {}};
+    g.ds.dtype = DType::none;
+    if (c.n_out > 3) g.ds = c.out[3];
     if (a.batch * a.kv_heads == 0) return Status::ok;
     const bool enough = for_floating(a.q.dtype, [&]<class T>() { return Backward<T>{a, g}.run(); });
     return enough ? Status::ok : no_memory();
@@ -255,7 +273,7 @@ constexpr Operand kOperands[] = {{"dy"},
                                  {"mask", Role::optional},
                                  {"lengths", Role::optional},
                                  {"alibi", Role::optional}};
-constexpr AttrSpec kAttrs[] = {TW_ATTENTION_ATTRS};
+constexpr AttrSpec kAttrs[] = {TW_ATTENTION_ATTRS, {.name = "return_slopes", .kind = AttrKind::boolean}};
 
 }  // namespace
 

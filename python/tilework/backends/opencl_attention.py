@@ -32,6 +32,7 @@ class Launch:
         dropout: float,
         seed: int,
         offset: int,
+        return_slopes: bool = False,
     ) -> None:
         self.queue, self.scalars = queue, (scale, softcap, 1 / (1 - dropout))
         self.define = {"DTYPE": q.dtype, "GROUP": GROUP}
@@ -49,7 +50,7 @@ class Launch:
         right = min(right, 0) if causal else right
         given = (lengths is not None, alibi is not None, sinks is not None)
         drawn = (int(dropout * 2.0**32), seed, offset)
-        self.sizes = np.array([*sizes, left, right, mask is not None, *steps, *given, *drawn], np.int64)
+        self.sizes = np.array([*sizes, left, right, mask is not None, *steps, *given, *drawn, return_slopes], np.int64)
         self.operands = (q, k, v, mask, queue.as_int64(lengths), alibi)
 
     def __call__(self, kernel: str, rows: int, columns: int, *arrays: Any) -> None:

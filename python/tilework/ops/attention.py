@@ -97,9 +97,14 @@ def attention_dx(
     dropout: float = 0.0,
     seed: int | None = None,
     offset: int = 0,
+    return_slopes: bool = False,
     out: tuple[Array, ...] | None = None,
 ) -> Any:
-    """Computes the gradients of attention in q, k and v from its results y (B, H, T, Dv) and lse (B, H, T)."""
+    """Computes the gradients of attention in q, k and v from its results y (B, H, T, Dv) and lse (B, H, T).
+
+    With return_slopes also those of what is added to the scores, (B, H, T, S), float32 for 16-bit q: the gradient of a
+    mask is their sum over the axes along which it repeats.
+    """
     ...
 
 
@@ -132,9 +137,8 @@ def _distance(q: Any, k: Any, lengths: Any) -> Any:
     return np.abs(np.arange(k.shape[2]) - place)
 
 
-def _factors(q: Any, k: Any, *, dropout: float, seed: int, offset: int) -> Any:
-    """What weights (B, H, T, S) are multiplied by."""
-    shape = (*q.shape[:3], k.shape[2])
+def factors(shape: Sizes, *, dropout: float, seed: int, offset: int) -> Any:
+    """What weights of a shape (B, H, T, S) are multiplied by."""
     words = philox(math.prod(shape), offset, seed).reshape(shape)
     return np.where(words >= np.uint64(int(dropout * 2.0**32)), 1 / (1 - dropout), 0.0)
 
@@ -174,7 +178,7 @@ def _weighted(p: Any, v: Any) -> Any:
     return np.where(p[..., None] == 0, 0.0, p[..., None] * v[..., None, :, :]).sum(axis=-2)
 
 
-def _powers(s: Any, sinks: Any) -> tuple[Any, Any, Any]:
+def powers_of(s: Any, sinks: Any) -> tuple[Any, Any, Any]:
     """exp(s - top), their sum, and top, the largest of a row; a sink is one score more."""
     top = np.max(s, axis=-1, keepdims=True, initial=-np.inf)
     sink = np.full(top.shape, -np.inf) if sinks is None else np.broadcast_to(sinks[:, None, None], top.shape)
@@ -182,6 +186,11 @@ def _powers(s: Any, sinks: Any) -> tuple[Any, Any, Any]:
     base = np.where(top == -np.inf, 0.0, top)
     powers = np.exp(s - base)
     return powers, powers.sum(axis=-1, keepdims=True) + np.exp(sink - base), top
+
+
+def shares(powers: Any, total: Any) -> Any:
+    """Powers as parts of their sum, zero where there is none."""
+    return powers / np.where(total == 0, 1.0, total)
 
 
 def _probabilities(s: Any, lse: Any) -> Any:
@@ -204,9 +213,9 @@ def _attention(
     offset: int,
     **attrs: Any,
 ) -> Any:
-    powers, total, top = _powers(_scores(q, k, mask, lengths, alibi, **attrs)[0], sinks)
-    factors = _factors(q, k, dropout=dropout, seed=seed, offset=offset)
-    y = _weighted(powers / np.where(total == 0, 1.0, total) * factors, _grouped(v, q.shape[1]))
+    powers, total, top = powers_of(_scores(q, k, mask, lengths, alibi, **attrs)[0], sinks)
+    p = shares(powers, total) * factors(powers.shape, dropout=dropout, seed=seed, offset=offset)
+    y = _weighted(p, _grouped(v, q.shape[1]))
     return (y, (top + np.log(total))[..., 0]) if return_lse else y
 
 
@@ -233,16 +242,19 @@ def _attention_dx(
     dropout: float,
     seed: int,
     offset: int,
+    return_slopes: bool,
     **attrs: Any,
 ) -> Any:
     s, slope, _ = _scores(q, k, mask, lengths, alibi, scale=scale, **attrs)
-    p, factors = _probabilities(s, lse), _factors(q, k, dropout=dropout, seed=seed, offset=offset)
+    p, kept = _probabilities(s, lse), factors(s.shape, dropout=dropout, seed=seed, offset=offset)
     wide_k, wide_v = _grouped(k, q.shape[1]), _grouped(v, q.shape[1])
-    dp = np.matmul(dy, np.swapaxes(wide_v, -1, -2)) * factors - (dy * y).sum(axis=-1, keepdims=True)
-    ds = np.where(p == 0, 0.0, p * dp * slope)
+    dp = np.matmul(dy, np.swapaxes(wide_v, -1, -2)) * kept - (dy * y).sum(axis=-1, keepdims=True)
+    added = np.where(p == 0, 0.0, p * dp)
+    ds = np.where(p == 0, 0.0, added * slope)
     turned = np.swapaxes(ds, -1, -2)
     dq, dk = _weighted(ds, wide_k) * scale, _weighted(turned, q) * scale
-    return dq, _fold(dk, k), _fold(_weighted(np.swapaxes(p * factors, -1, -2), dy), v)
+    grads = dq, _fold(dk, k), _fold(_weighted(np.swapaxes(p * kept, -1, -2), dy), v)
+    return (*grads, added) if return_slopes else grads
 
 
 # A score is off by the roundings of its sum, and a power by as much, relatively; so is what is weighted by it.
@@ -263,8 +275,8 @@ def _(
     **attrs: Any,
 ) -> Any:
     s, _, size = _scores(q, k, mask, lengths, alibi, **attrs)
-    powers, total, top = _powers(s, sinks)
-    p = powers / np.where(total == 0, 1.0, total)
+    powers, total, top = powers_of(s, sinks)
+    p = shares(powers, total)
     off = np.where(p > 0, p * (1 + size + np.abs(s - top)), 0.0)
     wide, kept = np.abs(_grouped(v, q.shape[1])), 1 / (1 - dropout)
     y = kept * (np.matmul(off, wide) + off.sum(axis=-1, keepdims=True) * np.matmul(p, wide))
@@ -289,6 +301,7 @@ def _(
     dropout: float,
     seed: int,
     offset: int,
+    return_slopes: bool,
     **attrs: Any,
 ) -> Any:
     s, _, size = _scores(q, k, mask, lengths, alibi, scale=scale, **attrs)
@@ -298,7 +311,8 @@ def _(
     dp = kept * np.matmul(np.abs(dy), np.swapaxes(wide_v, -1, -2)) + np.abs(dy * y).sum(axis=-1, keepdims=True)
     ds = off * dp * abs(scale)
     dk, dv = np.matmul(np.swapaxes(ds, -1, -2), np.abs(q)), kept * np.matmul(np.swapaxes(off, -1, -2), np.abs(dy))
-    return np.matmul(ds, wide_k), _fold(dk, k), _fold(dv, v)
+    grads = np.matmul(ds, wide_k), _fold(dk, k), _fold(dv, v)
+    return (*grads, off * dp) if return_slopes else grads
 
 
 @depth(attention)
@@ -320,7 +334,7 @@ def _(*operands: Array, return_lse: bool, **attrs: Any) -> tuple[Any, Any]:
     return saved if return_lse else saved[0], saved
 
 
-@backward(attention, of=("q", "k", "v", "sinks"))
+@backward(attention, of=("q", "k", "v", "mask", "sinks"))
 def _(
     dy: Array,
     q: Array,
@@ -337,11 +351,21 @@ def _(
     **attrs: Any,
 ) -> Any:
     y, lse = saved or attention(q, k, v, mask, lengths, alibi, sinks, return_lse=True, **attrs)
+    slopes = "mask" in wanted and mask is not None and mask.dtype != np.bool_
     grads: Any = (None,) * 3
-    if wanted & {"q", "k", "v"}:
-        grads = attention_dx(dy, q, k, v, y, lse, mask, lengths, alibi, **attrs)
-    kept = (g if n in wanted else None for g, n in zip(grads, ("q", "k", "v"), strict=True))
-    return *kept, _slope_of_sinks(dy, y, lse, sinks) if "sinks" in wanted else None
+    if slopes or wanted & {"q", "k", "v"}:
+        grads = attention_dx(dy, q, k, v, y, lse, mask, lengths, alibi, return_slopes=slopes, **attrs)
+    kept = (g if n in wanted else None for g, n in zip(grads, ("q", "k", "v"), strict=False))
+    dmask = _slope_of_mask(grads[3], mask) if slopes else None
+    return *kept, dmask, _slope_of_sinks(dy, y, lse, sinks) if "sinks" in wanted else None
+
+
+def _slope_of_mask(slopes: Array, mask: Array) -> Array:
+    """The sum of slopes (B, H, T, S) over the axes along which the mask repeats."""
+    whole = (1,) * (4 - mask.ndim) + tuple(mask.shape)
+    repeated = tuple(k for k in range(4) if whole[k] == 1 and slopes.shape[k] != 1)
+    summed = ops.reduce_sum(slopes, axes=repeated) if repeated else slopes
+    return ops.cast(ops.reshape(summed, shape=tuple(mask.shape)), dtype=mask.dtype)
 
 
 def _slope_of_sinks(dy: Array, y: Array, lse: Array, sinks: Array) -> Array:
@@ -395,7 +419,8 @@ def _(fill: Fill) -> Iterator[Sample]:
     for made in attention.rules["samples"](fill):
         attrs = {n: a for n, a in made.attrs.items() if n != "return_lse"}
         y, lse = attention.reference(*made.args, return_lse=True, **attrs)
-        yield Sample((fill(*y.shape), *made.args[:3], y, lse, *made.args[3:6]), attrs)
+        slopes = {"return_slopes": True} if len(made.args) > 3 else {}
+        yield Sample((fill(*y.shape), *made.args[:3], y, lse, *made.args[3:6]), attrs | slopes)
 
 
 @errors(attention)
@@ -529,9 +554,12 @@ def _(
     dq: Any,
     dk: Any,
     dv: Any,
+    *slopes: Any,
     **attrs: Any,
 ) -> None:
     launch = Launch(queue, q, k, v, mask, lengths, alibi, **attrs)
     widest, delta = max(q.shape[3], v.shape[3]), _wide(queue, q)
-    launch("attend_dq", math.prod(q.shape[:3]), widest, dy, y, lse, delta, dq)
+    for a in slopes:  # keys that a query does not see are not visited
+        queue.fill(a, 0)
+    launch("attend_dq", math.prod(q.shape[:3]), widest, dy, y, lse, delta, dq, slopes[0] if slopes else None)
     launch("attend_dkv", math.prod(k.shape[:3]), widest, dy, lse, delta, dk, dv)

@@ -11,9 +11,9 @@ import numpy as np
 from tilework import ops
 from tilework.arrays import Array, Sizes, Wanted
 from tilework.backends.opencl_queue import Queue
-from tilework.backends.philox import philox
 from tilework.dtypes import FLOATING, is_narrow
 from tilework.errors import AttrError, DTypeError, ShapeError
+from tilework.ops.attention import factors, powers_of, shares
 from tilework.registry import (
     ErrorCase,
     Sample,
@@ -114,16 +114,9 @@ def _scores(qs: Any, ks: Any, hidden: Any, attrs: Any) -> Any:
     return np.where(hidden == -np.inf, hidden, np.matmul(qs * attrs["scale"], np.swapaxes(ks, -1, -2)) + hidden)
 
 
-def _softmax(s: Any, zero: bool) -> Any:
-    top = np.max(s, axis=-1, keepdims=True, initial=0.0 if zero else -np.inf)
-    powers = np.exp(s - np.where(top == -np.inf, 0.0, top))
-    total = powers.sum(axis=-1, keepdims=True) + (np.exp(-top) if zero else 0.0)
-    return powers / np.where(total == 0, 1.0, total)
-
-
-def _factors(shape: Sizes, attrs: Any) -> Any:
-    words = philox(math.prod(shape), attrs["offset"], attrs["seed"]).reshape(shape)
-    return np.where(words >= np.uint64(int(attrs["dropout"] * 2.0**32)), 1 / (1 - attrs["dropout"]), 0.0)
+def _probabilities(s: Any, attrs: Any) -> Any:
+    """The weights of scores, beside a score of zero with add_zero_attn."""
+    return shares(*powers_of(s, np.zeros(attrs["heads"]) if attrs["add_zero_attn"] else None)[:2])
 
 
 def _joined(o: Any) -> Any:
@@ -134,7 +127,7 @@ def _joined(o: Any) -> Any:
 def _(*operands: Any, **attrs: Any) -> Any:
     qs, ks, vs, hidden = _attend(operands, lambda a: a, attrs)
     s = _scores(qs, ks, hidden, attrs)
-    p = _softmax(s, attrs["add_zero_attn"]) * _factors(s.shape, attrs)
+    p = _probabilities(s, attrs) * factors(s.shape, **{n: attrs[n] for n in ("dropout", "seed", "offset")})
     wo, bo = operands[6], operands[10]
     return _joined(np.matmul(np.where(p == 0, 0.0, p), vs)) @ wo.T + (0.0 if bo is None else bo)
 
@@ -143,7 +136,7 @@ def _(*operands: Any, **attrs: Any) -> Any:
 @terms(multi_head_attention)
 def _(*operands: Any, **attrs: Any) -> Any:
     qs, ks, _, hidden = _attend(operands, lambda a: a, attrs)
-    p = _softmax(_scores(qs, ks, hidden, attrs), attrs["add_zero_attn"])
+    p = _probabilities(_scores(qs, ks, hidden, attrs), attrs)
     qa, ka, va, _ = _attend(operands, np.abs, attrs)
     added = np.where(np.isfinite(hidden), np.abs(hidden), 0.0)
     size = np.matmul(qa * abs(attrs["scale"]), np.swapaxes(ka, -1, -2)) + added
