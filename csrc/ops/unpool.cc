@@ -72,6 +72,26 @@ TW_INLINE void each_row(const Windows& w, const Windows& wi, T* small, const int
             body(small_row(w, small, plane, outer, inner), small_row(wi, indices, plane, outer, inner), first);
 }
 
+template <int64_t N>
+struct Known {
+    static constexpr int64_t value = N;
+};
+struct Step {
+    int64_t value;
+};
+
+// One row of values. A function of its own: among its callers' variables the loop would live on the stack.
+template <bool kSums, class W, class T, class G, class I>
+__attribute__((noinline)) void scatter_row(W* to, int64_t size, const T* g, const int64_t* index, int64_t n, G g_step,
+                                           I index_step) {
+    for (int64_t o = 0; o < n; ++o) {
+        const int64_t at = index[o * index_step.value];
+        if (!inside(at, size)) continue;
+        const W v = widened(g[o * g_step.value]);
+        to[at] = kSums ? to[at] + v : v;
+    }
+}
+
 // Sums, or the last value, of each position. Every index is looked at again, since another thread may write to the
 // array meanwhile.
 template <bool kSums, class T>
@@ -88,14 +108,12 @@ Status scatter(const Windows& w, const Windows& wi, T* dx, const T* dy, const in
         for (int64_t plane = chunk * group; plane < min_of(chunk * group + group, w.planes); ++plane) {
             W* const to = dense ? reinterpret_cast<W*>(dx + wide_plane(w, plane)) : scratch.as<W>();
             __builtin_memset(to, 0, static_cast<size_t>(w.plane_size) * sizeof(W));
-            each_row(w, wi, dy, indices, plane,
-                     [&](const T* g, const int64_t* index, int64_t) __attribute__((always_inline)) {
-                for (int64_t o = 0; o < a.out; ++o) {
-                    const int64_t at = index[o * wi.axis[2].small_step];
-                    if (!inside(at, w.plane_size)) continue;
-                    const W v = widened(g[o * a.small_step]);
-                    to[at] = kSums ? to[at] + v : v;
-                }
+            each_row(w, wi, dy, indices, plane, [&](const T* g, const int64_t* index, int64_t) {
+                if (a.small_step == 1 && wi.axis[2].small_step == 1)
+                    scatter_row<kSums>(to, w.plane_size, g, index, a.out, Known<1>{}, Known<1>{});
+                else
+                    scatter_row<kSums>(to, w.plane_size, g, index, a.out, Step{a.small_step},
+                                       Step{wi.axis[2].small_step});
             });
             for (int64_t r = 0; !dense && r < d.size * h.size; ++r)
                 copy_row(dx + wide_plane(w, plane) + r / h.size * d.wide_step + r % h.size * h.wide_step, a.wide_step,
