@@ -238,7 +238,7 @@ struct Engine {
     // Tile rows [t0, t1) of the packed A by packed panels [p0, p1); A starts at row i0 of C, B at panel j0.
     bool run_chunk(const Rows& rows, int64_t i0, int64_t t0, int64_t t1, int64_t j0, int64_t p0, int64_t p1) const {
         const bool keep = k_blocks > 1;  // the sums of the whole chunk, between blocks
-        const bool widen = kDotDepth == 2 && t1 - t0 > 1;
+        const bool widen = kDotDepth == 2 && t1 - t0 > 2;
         Scratch sums_scratch(static_cast<size_t>((keep ? (p1 - p0) * (t1 - t0) : 1) * kMR * NR) * sizeof(int32_t));
         Scratch wide_scratch(widen ? static_cast<size_t>(block_words * NR) * kWordBytes + 64 : 64);
         int32_t* const sums = sums_scratch.as<int32_t>();
@@ -251,9 +251,14 @@ struct Engine {
                 if (widen) widen_panel(from, w1 - w0, panel);
                 const int64_t n0 = (j0 + p) * NR;
                 const int n = static_cast<int>(min_of(NR, g.n - n0));
+                const int64_t bytes = (w1 - w0) * NR * kDotDepth, share = ceil_div(bytes, 64 * (t1 - t0)) * 64;
                 for (int64_t i = t0; i < t1; ++i) {
                     const int m = rows.count(i);
                     const int64_t row = rows.begin(i);
+                    // The next panel is too far away to be a stream: a share of it is fetched with each tile.
+                    const int64_t last = p + 1 < p1 ? min_of((i - t0 + 1) * share, bytes) : 0;
+                    for (int64_t at = (i - t0) * share; at < last; at += 64)
+                        __builtin_prefetch(from + panel_bytes + at);
                     Dots t = {w1 - w0, a + row * a_stride + w0 * kDotDepth, a_stride, nullptr, NR, block > 0};
                     const bool straight = direct && n == NR;
                     t.c = sums + (keep ? ((p - p0) * (t1 - t0) + i - t0) * kMR * NR : 0);
