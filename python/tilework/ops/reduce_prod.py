@@ -50,7 +50,7 @@ def reduce_prod(x: Array, *, axes: Axes = None, keepdims: bool = False, out: Arr
 @reference(reduce_min)
 def _(x: Any, *, axes: Sizes, keepdims: bool) -> Any:
     most = np.iinfo(x.dtype).max if x.dtype.kind in "iu" else np.inf
-    return np.min(x, axis=axes, keepdims=keepdims, initial=most)
+    return np.min(np.asarray(x), axis=axes, keepdims=keepdims, initial=most)
 
 
 @reference(reduce_prod)
@@ -95,15 +95,7 @@ def _samples(fill: Fill) -> Iterator[Sample]:
 @samples(reduce_prod)
 def _(fill: Fill) -> Iterator[Sample]:
     for s in _samples(fill):
-        yield sample(np.asarray(fill.positive(*s.args[0].shape)).transpose(), **_turned(s))
-
-
-def _turned(s: Sample) -> dict[str, Any]:
-    axes, ndim = s.attrs.get("axes"), s.args[0].ndim
-    if axes is None:
-        return dict(s.attrs)
-    named = axes if isinstance(axes, tuple) else (axes,)
-    return {**s.attrs, "axes": tuple(ndim - 1 - a for a in named)}
+        yield Sample((fill.positive(*s.args[0].shape),), s.attrs)
 
 
 def _errors(fill: Fill) -> Iterator[ErrorCase]:
