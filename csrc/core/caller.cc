@@ -123,7 +123,7 @@ Status view_from(const DLTensor& t, View& v, const char* name, bool shape_only) 
     if (__builtin_add_overflow(reinterpret_cast<uintptr_t>(t.data), static_cast<uintptr_t>(t.byte_offset), &first) ||
         (!empty && (first > kLastAddress - static_cast<uintptr_t>(high) || first < static_cast<uintptr_t>(-low))))
         return fail(Status::shape, name, "%s spans more than the address space", name);
-    if (!empty && first % static_cast<uintptr_t>(size))
+    if (!empty && first & static_cast<uintptr_t>(size - 1))
         return fail(Status::shape, name, "%s is not aligned to its %lld-byte elements; want an aligned array", name,
                     static_cast<long long>(size));
     v.data = reinterpret_cast<void*>(first);
@@ -148,6 +148,7 @@ bool overlap(const View& a, const View& b) {
 }
 
 bool overlaps_itself(const View& v) {
+    if (is_contiguous(v)) return false;
     int order[kMaxDims], n = 0;
     for (int d = 0; d < v.ndim; ++d) {
         if (v.shape[d] == 0) return false;

@@ -8,10 +8,10 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <bit>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <string_view>
 
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -41,19 +41,29 @@ constexpr const PeakLoops* kPeaks[kTiers] = {TW_TIERS(TW_PEAKS)};
 constexpr const char* kTierNames[kTiers] = {TW_TIERS(TW_NAME)};
 #undef TW_NAME
 
-struct OpName {
-    std::string_view name;
-    OpId id;
-};
-
-constexpr auto kSortedOps = [] {
-#define TW_OP(name) OpName{#name, OpId::name},
-    std::array<OpName, kOps> ops{
+// Ops by a hash of their names, in a table at most half full: a C caller names its op in every call.
+constexpr const char* kOpNames[] = {
+#define TW_OP(name) #name,
 #include "ops/ops.def"
-    };
 #undef TW_OP
-    std::sort(ops.begin(), ops.end(), [](const OpName& a, const OpName& b) { return a.name < b.name; });
-    return ops;
+};
+constexpr size_t kHashed = std::bit_ceil(2 * static_cast<size_t>(kOps));
+
+constexpr size_t hash_of(const char* name) {
+    uint32_t hash = 0;
+    for (; *name; ++name) hash = (hash ^ static_cast<unsigned char>(*name)) * 0x01000193u;
+    return (hash ^ hash >> 15) % kHashed;
+}
+
+constexpr auto kHashedOps = [] {
+    std::array<OpId, kHashed> table;
+    table.fill(OpId::count);
+    for (int k = 0; k < kOps; ++k) {
+        size_t at = hash_of(kOpNames[k]);
+        while (table[at] != OpId::count) at = (at + 1) % kHashed;
+        table[at] = static_cast<OpId>(k);
+    }
+    return table;
 }();
 
 struct Machine {
@@ -244,9 +254,10 @@ const PeakLoops& peak_loops(Tier tier) { return *kPeaks[static_cast<int>(tier)];
 
 OpId find_op(const char* name) {
     if (!name) return OpId::count;
-    const auto at = std::lower_bound(kSortedOps.begin(), kSortedOps.end(), std::string_view(name),
-                                     [](const OpName& op, std::string_view key) { return op.name < key; });
-    return at != kSortedOps.end() && at->name == name ? at->id : OpId::count;
+    size_t at = hash_of(name);
+    while (kHashedOps[at] != OpId::count && strcmp(kOpNames[static_cast<int>(kHashedOps[at])], name) != 0)
+        at = (at + 1) % kHashed;
+    return kHashedOps[at];
 }
 
 CacheSizes cache_sizes() { return machine().caches; }
