@@ -196,6 +196,7 @@ class Bridge:
         self.returns = {"Array": "Tensor", "None": "()"}.get(returns, "Tensor[]")
         self.respelt = {name for name, kind in self.kinds.items() if kind in _SPELLINGS}
         self.implied = {a["name"] for a in spec["attrs"] if _is_infinite(a.get("default"))}
+        self.respells = bool(self.respelt or self.implied)
         attrs = [
             f"{_TYPES[a['kind']]}{'?' if a['none_ok'] or a['name'] in self.implied else ''} {a['name']}{_default(a)}"
             for a in spec["attrs"]
@@ -236,7 +237,10 @@ class Bridge:
 
     def run(self, *operands: Any, **attrs: Any) -> Any:
         """On real tensors."""
-        if attrs:
+        return self._run(operands, attrs)
+
+    def _run(self, operands: Sequence[Any], attrs: dict[str, Any]) -> Any:
+        if attrs and self.respells:
             attrs = _attributes(self, operands, attrs)
         try:
             result = self.call(*operands, **attrs)
@@ -298,7 +302,7 @@ class Bridge:
     def recorded(self, *operands: Any, **attrs: Any) -> Any:
         """Above the kernel: records what the gradient needs where one is wanted, else calls on."""
         if _dispatch_modes() == 0 and _are_plain(operands):  # spares a second pass through the dispatcher
-            return self.run(*operands, **attrs)
+            return self._run(operands, attrs)
         if not torch.is_grad_enabled() or not any(t.requires_grad for t in _tensors(operands)):
             return self.below(operands, attrs)
         sizes = [len(t) if isinstance(t, list) else None for t in operands]
