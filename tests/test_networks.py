@@ -12,6 +12,7 @@ import pytest
 from tilework.bench import networks
 from tilework.bench.networks import NETWORKS, NetworkProblem
 from tilework.bench.problems import BenchError, parse
+from tilework.registry import ops
 
 PROBLEMS = (
     "resnet50 x=1x3x64x64",
@@ -20,7 +21,7 @@ PROBLEMS = (
     "gpt2/step x=2x17x128",
     "mobilenet x=1x3x64x64",
     "bert x=2x17x128",
-    "lstm/step x=5x3x32",
+    "lstms/step x=5x3x32",
 )
 
 
@@ -33,6 +34,10 @@ def problem(line: str) -> NetworkProblem:
 @functools.cache
 def expected(line: str) -> list[Any]:
     return networks.expected(problem(line))
+
+
+def test_no_network_hides_an_op() -> None:
+    assert not set(NETWORKS) & set(ops())
 
 
 @pytest.mark.parametrize("line", PROBLEMS)
@@ -94,7 +99,7 @@ def test_products_are_those_of_the_papers_tables() -> None:
         ("gpt2 x=8x128", "(B, T, D)"),
         ("resnet5 x=1x3x64x64", "did you mean resnet50"),
         ("mobilenet/step x=1x3x64x64", "mobilenet/float32 only"),
-        ("lstm x=3x4", "want (T, B, I)"),
+        ("lstms x=3x4", "want (T, B, I)"),
     ],
 )
 def test_what_a_network_refuses(line: str, text: str) -> None:

@@ -19,7 +19,7 @@ _NAMES = ("w", "r", "b")
 class LSTM(Network):
     """Layers of LSTM, one after the other; what they reach is compared with what they were to reach."""
 
-    name = "lstm"
+    name = "lstms"
 
     def fault(self, shape: Shape) -> str:
         return "" if len(shape) == 3 and min(shape) > 0 else f"x has shape {shape}; want (T, B, I)"
