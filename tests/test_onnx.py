@@ -124,6 +124,22 @@ def test_choices_and_loops_are_decided_when_a_model_is_prepared() -> None:
     assert np.array_equal(last, x.sum(0))
 
 
+@pytest.mark.parametrize(
+    ("kind", "gates", "names"),
+    [("RNN", 1, ["Relu"]), ("GRU", 3, ["HardSigmoid", "Softsign"]), ("LSTM", 4, ["Sigmoid", "Relu", "Tanh"])],
+)
+def test_recurrent_layers_of_other_functions(kind: str, gates: int, names: list[str]) -> None:
+    runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is a peer that the tests do not bring")
+    rng = np.random.default_rng(0)
+    w, r, x = (rng.standard_normal(s).astype(np.float32) for s in ((1, gates * 5, 3), (1, gates * 5, 5), (4, 2, 3)))
+    layer = _node(kind, ["x", "w", "r"], ["y"], hidden_size=5, activations=names)
+    model = _model([layer], [_info("x", 4, 2, 3)], ["y"], w=w, r=r)
+    model.ir_version, model.opset_import[0].version = 10, 20
+    model.graph.output[0].CopyFrom(_info("y", 4, 1, 2, 5))
+    want = runtime.InferenceSession(model.SerializeToString()).run(None, {"x": x})[0]
+    np.testing.assert_allclose(backend.prepare(model).run([x])[0], want, rtol=1e-4, atol=1e-5)
+
+
 def test_wrong_feeds_are_refused() -> None:
     model, feeds = _small_network()
     prepared = backend.prepare(model)

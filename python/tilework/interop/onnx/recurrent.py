@@ -55,10 +55,27 @@ def _run(n: NodeView, layer: Callable[..., Any], x: Any, weights: list[Any], sta
     return y, *last
 
 
-def _check(n: NodeView, *usual: str) -> None:
+_NAMES = {
+    "Sigmoid": "sigmoid",
+    "Tanh": "tanh",
+    "Relu": "relu",
+    "HardSigmoid": "hard_sigmoid",
+    "LeakyRelu": "leaky_relu",
+    "Elu": "elu",
+    "Softsign": "softsign",
+    "Softplus": "softplus",
+}
+
+
+def _activations(n: NodeView, *usual: str) -> list[str]:
+    """tilework's names of the functions of a layer, which must be the same in both directions."""
     n.want(not n.get("input_forget", 0), "input_forget")
-    names = [a.decode() if isinstance(a, bytes) else a for a in n.get("activations", ())]
-    n.want(all(name == usual[i % len(usual)] for i, name in enumerate(names)), f"activations {', '.join(names)}")
+    n.want(not n.get("clip", 0.0), "clip, which limits what goes into the functions")
+    given = [a.decode() if isinstance(a, bytes) else a for a in n.get("activations", ())] or list(usual)
+    count = len(usual)
+    same = len(given) % count == 0 and all(name == given[i % count] for i, name in enumerate(given))
+    n.want(same and all(name in _NAMES for name in given), f"activations {', '.join(given)}")
+    return [_NAMES[name] for name in given[:count]]
 
 
 @node("LSTM")
@@ -73,8 +90,7 @@ def lstm(
     c0: Any = None,
     peepholes: Any = None,
 ) -> Any:
-    _check(n, "Sigmoid", "Tanh", "Tanh")
-    n.want(not n.get("clip", 0.0), "clip, which limits what goes into the gates")
+    gates, cell, result = _activations(n, "Sigmoid", "Tanh", "Tanh")
     order = (0, 2, 3, 1)  # i o f c -> i f g o
     bias = None if b is None else _reordered(tw.add(*_halves(b)), order)
     peep = _reordered(peepholes, (0, 2, 1))  # i o f -> i f o
@@ -82,35 +98,34 @@ def lstm(
     def layer(x: Any, weights: list[Any], states: list[Any], lengths: Any) -> Any:
         w, r, bias, peep = weights
         run: Any = tw.lstm
-        return run(x, w, r, bias, *states, lengths, peep)
+        return run(
+            x, w, r, bias, *states, lengths, peep, gate_activation=gates, cell_activation=cell, output_activation=result
+        )
 
     return _run(n, layer, x, [_reordered(w, order), _reordered(r, order), bias, peep], [h0, c0], lengths)
 
 
 @node("GRU")
 def gru(n: NodeView, x: Any, w: Any, r: Any, b: Any = None, lengths: Any = None, h0: Any = None) -> Any:
-    _check(n, "Sigmoid", "Tanh")
-    n.want(not n.get("clip", 0.0), "clip, which limits what goes into the gates")
+    gates, cell = _activations(n, "Sigmoid", "Tanh")
     order = (1, 0, 2)  # z r h -> r z n
     biases = [None, None] if b is None else [_reordered(half, order) for half in _halves(b)]
     after = bool(n.get("linear_before_reset", 0))
 
     def layer(x: Any, weights: list[Any], states: list[Any], lengths: Any) -> Any:
         run: Any = tw.gru
-        return run(x, *weights, *states, lengths, reset_after=after)
+        return run(x, *weights, *states, lengths, reset_after=after, gate_activation=gates, cell_activation=cell)
 
     return _run(n, layer, x, [_reordered(w, order), _reordered(r, order), *biases], [h0], lengths)
 
 
 @node("RNN")
 def rnn(n: NodeView, x: Any, w: Any, r: Any, b: Any = None, lengths: Any = None, h0: Any = None) -> Any:
-    names = [a.decode() if isinstance(a, bytes) else a for a in n.get("activations", ())] or ["Tanh"]
-    n.want(set(names) in ({"Tanh"}, {"Relu"}), f"activations {', '.join(names)}")
-    n.want(not n.get("clip", 0.0), "clip, which limits what goes into the function")
+    (activation,) = _activations(n, "Tanh")
     bias = None if b is None else tw.add(*_halves(b))
 
     def layer(x: Any, weights: list[Any], states: list[Any], lengths: Any) -> Any:
         run: Any = tw.rnn
-        return run(x, *weights, *states, lengths, activation=names[0].lower())
+        return run(x, *weights, *states, lengths, activation=activation)
 
     return _run(n, layer, x, [w, r, bias], [h0], lengths)
