@@ -138,9 +138,7 @@ def workloads() -> list[Problem]:
         NetworkProblem("bert", ((1, 128, 768),), name="BERT-base, 12 blocks on 128 words"),
         NetworkProblem("gpt2", ((1, 512, 768),), name="GPT-2 small, 12 blocks on 512 words"),
         NetworkProblem("transformer", ((8, 64, 256),), direction="step", name="4 blocks, a step on 8 times 64 words"),
-        NetworkProblem(
-            "lstm_layers", ((64, 16, 256),), direction="step", name="2 LSTM layers, a step on 16 times 64 words"
-        ),
+        NetworkProblem("lstms", ((64, 16, 256),), direction="step", name="2 LSTM layers, a step on 16 times 64 words"),
         NetworkProblem("gpt2", ((4, 128, 768),), direction="step", name="GPT-2 small, a step on 4 times 128 words"),
     ]
 
