@@ -10,7 +10,7 @@ inline int pixel(__global const uchar *image, const long y, const long x, const 
     return y >= 0 && y < height && x >= 0 && x < width ? image[(y * width + x) * channels + c] : border;
 }
 
-inline long place(const double p) { return (long)fmin(fmax(rint(p), -(double)(1 << 28)), (double)(1 << 28)); }
+inline long place(const double p) { return (long)fmin(fmax(floor(p + 0.5), -(double)(1 << 28)), (double)(1 << 28)); }
 
 __kernel void warp(IN(uchar, image), IN(double, map), OUT(uchar, y), const long height, const long width,
                    const long rows, const long columns, const long channels, const long border) {

@@ -2,11 +2,12 @@
 //
 //     y[i, j] = image at ((m00 j + m01 i + m02) / w, (m10 j + m11 i + m12) / w),   w = 1 or m20 j + m21 i + m22
 //
-// Method    places are computed in blocks of a row, whole vectors of doubles; the pixels around them are fetched one by
-//           one and mixed whole vectors at once. A block that lies inside the picture is fetched without a check.
-// Numerics  the matrix is rounded to whole numbers of at most 50 bits, scaled by a power of two, so that sums of doubles
-//           are exact on every tier and device; places are rounded to 1/128 pixel, halves to even; mixtures are exact
-//           sums with one rounding half up. Outside the picture all pixels are `border`.
+// Method    places are computed in blocks of a row: of affine maps in steps of 64-bit integers, where these hold them, else
+//           in doubles. The pixels around them are fetched one by one and mixed whole vectors at once. Pieces that lie
+//           inside the picture are fetched without a check, pieces outside it not at all.
+// Numerics  the matrix is rounded to whole numbers of at most 51 bits, scaled by a power of two, so that sums are exact as
+//           doubles and as integers, on every tier and device; places are rounded to 1/128 pixel, and mixtures, exact
+//           sums, once to a pixel, halves up. Outside the picture all pixels are `border`.
 // Threads   bands of rows. Same bits always.
 #include "image/check.h"
 #include "image/window.h"
@@ -16,14 +17,17 @@ namespace tw::TW_ISA {
 namespace {
 
 constexpr int64_t kBlock = 256, kMostPixels = 32767;
-constexpr int kPlaceBits = 7;
+constexpr int64_t kPiece = 32;  // pixels that are fetched alike, at least a vector of any element
+constexpr int kPlaceBits = 7, kBits = 51;
 constexpr double kFarAway = 1 << 28;  // in 1/128 pixel: outside every picture
 constexpr int kDoubles = kLanes<double>;
 
-// The matrix in whole numbers, and what turns results into 1/128 pixel.
+// The matrix in whole numbers, and what turns results into 1/128 pixel: a factor, where it divides by 2^32 or more also
+// a shift of 64-bit integers.
 struct Map {
     double m[3][3], scale;
     bool projective;
+    int shift;  // 0: none
 };
 
 // A matrix that is not finite puts every place where w is 0: outside.
@@ -42,16 +46,44 @@ void make_map(const View& matrix, int64_t height, int64_t width, Map& map) {
     int exponent = 0;
     if (largest > 0 && finite) __builtin_frexp(largest, &exponent);
     for (int i = 0; i < 3; ++i)
-        for (int j = 0; j < 3; ++j) map.m[i][j] = finite ? __builtin_rint(__builtin_ldexp(m[i][j], 50 - exponent)) : 0;
+        for (int j = 0; j < 3; ++j)
+            map.m[i][j] = finite ? __builtin_rint(__builtin_ldexp(m[i][j], kBits - exponent)) : 0;
     map.projective = matrix.shape[0] == 3 || !finite;
-    map.scale = map.projective ? 1 << kPlaceBits : __builtin_ldexp(1, exponent - 50 + kPlaceBits);
+    map.scale = map.projective ? 1 << kPlaceBits : __builtin_ldexp(1, exponent - kBits + kPlaceBits);
+    const int shift = kBits - kPlaceBits - exponent;
+    map.shift = !map.projective && shift >= 32 && shift < 63 ? shift : 0;
 }
 
-// Places of n pixels of row y from column x on, in 1/128 pixel; n is rounded up to whole vectors.
+// Upper halves of 64-bit integers.
+template <int... I>
+TW_INLINE i32v upper_halves(Vec<int64_t> a, Vec<int64_t> b, Seq<I...>) {
+    return shuffle<(2 * I + 1)...>(bitcast<i32v>(a), bitcast<i32v>(b));
+}
+
+// Places (m x + base) / 2^shift, rounded, of whole vectors of pixels from column x on.
+void step_along(double m, double base, int shift, int64_t x, int64_t n, int32_t* to) {
+    constexpr int64_t lanes = kLanes<int64_t>;
+    const int64_t step = static_cast<int64_t>(m);
+    int64_t first[2 * lanes];
+    for (int64_t i = 0; i < 2 * lanes; ++i)
+        first[i] = static_cast<int64_t>(base) + (int64_t{1} << (shift - 1)) + (x + i) * step;
+    Vec<int64_t> a = load(first), b = load(first + lanes);
+    const Vec<int64_t> steps = splat(2 * lanes * step);
+    for (int64_t i = 0; i < n; i += 2 * lanes, a += steps, b += steps)
+        store(to + i, upper_halves(a, b, Indices<i32v>{}) >> (shift - 32));
+}
+
+// Places of n pixels of row y from column x on, in 1/128 pixel; n is rounded up to kPiece.
 void find_places(const Map& map, int64_t x, int64_t y, int64_t n, int32_t* px, int32_t* py) {
     typedef VecOf<int32_t, kDoubles> Ints;
     double base[3];
     for (int i = 0; i < 3; ++i) base[i] = map.m[i][1] * static_cast<double>(y) + map.m[i][2];
+    n = ceil_div(n, kPiece) * kPiece;
+    if (map.shift) {
+        step_along(map.m[0][0], base[0], map.shift, x, n, px);
+        step_along(map.m[1][0], base[1], map.shift, x, n, py);
+        return;
+    }
     const f64v far = splat(kFarAway), scale = splat(map.scale);
     for (int64_t i = 0; i < n; i += kDoubles) {
         const f64v at = iota<double>() + splat(static_cast<double>(x + i));
@@ -63,7 +95,8 @@ void find_places(const Map& map, int64_t x, int64_t y, int64_t n, int32_t* px, i
             v = select(nowhere, far, v / w);
         }
         const auto put = [&](int32_t* to, f64v p) __attribute__((always_inline)) {
-            p = min_any(max_any(round_nearest(p * scale), -far), far);
+            const f64v half = p * scale + 0.5, near = round_nearest(half);
+            p = min_any(max_any(select(near > half, near - 1, near), -far), far);
             *reinterpret_cast<Ints::loose*>(to + i) = __builtin_convertvector(p, Ints::type);
         };
         put(px, u);
@@ -81,44 +114,63 @@ TW_INLINE int pixel(const Source& s, int64_t y, int64_t x) {
     return y >= 0 && y < s.height && x >= 0 && x < s.width ? s.data[y * s.row + x * s.column] : s.border;
 }
 
-// Whether all four pixels around every place are in the picture, at offsets that 32 bits hold.
-TW_INLINE bool all_inside(const Source& s, const int32_t* px, const int32_t* py, int64_t n) {
-    int32_t low = INT32_MAX, high_x = INT32_MIN, high_y = INT32_MIN;
-    for (int64_t i = 0; i < n; ++i) {
-        low = px[i] < low ? px[i] : low, low = py[i] < low ? py[i] : low;
-        high_x = px[i] > high_x ? px[i] : high_x, high_y = py[i] > high_y ? py[i] : high_y;
+enum class Where { inside, outside, across };
+
+// Where the four pixels around kPiece places are.
+Where where(const Source& s, const int32_t* px, const int32_t* py) {
+    i32v low_x = load(px), high_x = low_x, low_y = load(py), high_y = low_y;
+    for (int64_t i = kLanes<int32_t>; i < kPiece; i += kLanes<int32_t>) {
+        const i32v x = load(px + i), y = load(py + i);
+        low_x = min_any(low_x, x), high_x = max_any(high_x, x);
+        low_y = min_any(low_y, y), high_y = max_any(high_y, y);
     }
-    const auto reach = [](int64_t size, int64_t step) { return size * (step < 0 ? -step : step); };
-    return low >= 0 && high_x >> kPlaceBits < s.width - 1 && high_y >> kPlaceBits < s.height - 1 &&
-           reach(s.height, s.row) + reach(s.width, s.column) <= INT32_MAX;
+    const int32_t left = reduce_min(low_x) >> kPlaceBits, right = reduce_max(high_x) >> kPlaceBits;
+    const int32_t top = reduce_min(low_y) >> kPlaceBits, bottom = reduce_max(high_y) >> kPlaceBits;
+    if (right < -1 || bottom < -1 || left >= s.width || top >= s.height) return Where::outside;
+    return left >= 0 && top >= 0 && right < s.width - 1 && bottom < s.height - 1 ? Where::inside : Where::across;
 }
 
-// Pairs of neighbours, the upper and the lower two around each place, the left one in the low byte.
-void fetch(const Source& s, const int32_t* px, const int32_t* py, int64_t n, uint16_t* upper, uint16_t* lower) {
-    for (int64_t i = 0; i < n; ++i) {
+// Pairs of neighbours, the upper and the lower two around each of kPiece places, the left one in the low byte.
+void fetch(const Source& s, const int32_t* px, const int32_t* py, uint16_t* upper, uint16_t* lower) {
+    for (int64_t i = 0; i < kPiece; ++i) {
         const int64_t x = px[i] >> kPlaceBits, y = py[i] >> kPlaceBits;
         upper[i] = static_cast<uint16_t>(pixel(s, y, x) | pixel(s, y, x + 1) << 8);
         lower[i] = static_cast<uint16_t>(pixel(s, y + 1, x) | pixel(s, y + 1, x + 1) << 8);
     }
 }
 
-// The same where all are in the picture.
-void fetch_inside(const Source& s, const int32_t* px, const int32_t* py, int64_t n, uint16_t* upper, uint16_t* lower) {
-    alignas(64) int32_t offset[kBlock];
+// The same where all are in the picture, at offsets that 32 bits hold.
+void fetch_inside(const Source& s, const int32_t* px, const int32_t* py, uint16_t* upper, uint16_t* lower) {
+    alignas(64) int32_t offset[kPiece];
     const i32v row = splat(static_cast<int32_t>(s.row)), column = splat(static_cast<int32_t>(s.column));
-    for (int64_t i = 0; i < n; i += kLanes<int32_t>)
+    for (int64_t i = 0; i < kPiece; i += kLanes<int32_t>)
         store(offset + i, (load(py + i) >> kPlaceBits) * row + (load(px + i) >> kPlaceBits) * column);
     const uint8_t *const above = s.data, *const below = s.data + s.row;
     if (s.column == 1) {
-        for (int64_t i = 0; i < n; ++i) {
+#pragma GCC unroll 8
+        for (int64_t i = 0; i < kPiece; ++i) {
             __builtin_memcpy(upper + i, above + offset[i], 2);
             __builtin_memcpy(lower + i, below + offset[i], 2);
         }
         return;
     }
-    for (int64_t i = 0; i < n; ++i) {
+    for (int64_t i = 0; i < kPiece; ++i) {
         upper[i] = static_cast<uint16_t>(above[offset[i]] | above[offset[i] + s.column] << 8);
         lower[i] = static_cast<uint16_t>(below[offset[i]] | below[offset[i] + s.column] << 8);
+    }
+}
+
+// Of n places.
+void fetch_all(const Source& s, const int32_t* px, const int32_t* py, int64_t n, uint16_t* upper, uint16_t* lower) {
+    const auto reach = [](int64_t size, int64_t step) { return size * (step < 0 ? -step : step); };
+    const bool near = reach(s.height, s.row) + reach(s.width, s.column) <= INT32_MAX;
+    for (int64_t i = 0; i < n; i += kPiece) {
+        const Where at = where(s, px + i, py + i);
+        if (at == Where::outside) {
+            for (int64_t j = i; j < i + kPiece; ++j) upper[j] = lower[j] = static_cast<uint16_t>(s.border * 257);
+        } else {
+            (at == Where::inside && near ? fetch_inside : fetch)(s, px + i, py + i, upper + i, lower + i);
+        }
     }
 }
 
@@ -174,7 +226,7 @@ Status run(const Call& c) {
                             mixed[j] =
                                 static_cast<uint8_t>(pixel(s, (py[j] + 64) >> kPlaceBits, (px[j] + 64) >> kPlaceBits));
                     else {
-                        (all_inside(s, px, py, n) ? fetch_inside : fetch)(s, px, py, n, upper, lower);
+                        fetch_all(s, px, py, n, upper, lower);
                         mix(upper, lower, parts_x, parts_y, mixed, n);
                     }
                     uint8_t* const to =

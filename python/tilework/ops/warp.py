@@ -72,16 +72,19 @@ def warp_perspective(
     ...
 
 
+_BITS = 51
+
+
 def whole_map(matrix: Any, height: int, width: int) -> tuple[Any, float, bool]:
-    """The matrix (3, 3) in whole numbers of at most 50 bits, what makes them 1/128 pixel, and whether w counts."""
+    """The matrix (3, 3) in whole numbers of at most 51 bits, what makes them 1/128 pixel, and whether w counts."""
     m = np.concatenate([matrix, [[0.0, 0.0, 1.0]]])[:3]
     with np.errstate(all="ignore"):
         largest = np.max(np.abs(matrix) * (width, height, 1))
     if not np.isfinite(largest):
         return np.zeros((3, 3)), 128.0, True
     exponent = int(np.frexp(largest)[1]) if largest else 0
-    scale = 128.0 if len(matrix) == 3 else math.ldexp(1, exponent - 50 + 7)
-    return np.rint(np.ldexp(m, 50 - exponent)), scale, len(matrix) == 3
+    scale = 128.0 if len(matrix) == 3 else math.ldexp(1, exponent - _BITS + 7)
+    return np.rint(np.ldexp(m, _BITS - exponent)), scale, len(matrix) == 3
 
 
 def _warped(image: Any, matrix: Any, size: Sizes, interpolation: Interpolation, border: int) -> Any:
@@ -92,7 +95,7 @@ def _warped(image: Any, matrix: Any, size: Sizes, interpolation: Interpolation, 
     if projective:
         with np.errstate(all="ignore"):
             u, v = (np.where(w == 0, far, p / w) for p in (u, v))
-    px, py = (np.clip(np.rint(p * scale), -far, far).astype(np.int64) for p in (u, v))
+    px, py = (np.clip(np.floor(p * scale + 0.5), -far, far).astype(np.int64) for p in (u, v))
 
     def pixel(py: Any, px: Any) -> Any:
         height, width = image.shape[:2]
