@@ -55,6 +55,8 @@ NO_GRADIENT = {
     "edge_gradients",
     "distance_transform",
     "filter2d",
+    "flow_refine",
+    "flow_search",
     "hough_votes",
     "integral",
     "integral_squares",

@@ -47,6 +47,7 @@ from tilework.ops import (
     warp_affine,
     warp_perspective,
 )
+from tilework.optical_flow import draw_flow, optical_flow
 from tilework.trajectories import Trajectory, TrajectoryDetector
 
 __all__ = [
@@ -65,6 +66,7 @@ __all__ = [
     "detect_lines",
     "dilate",
     "distance_transform",
+    "draw_flow",
     "draw_lines",
     "edge_gradients",
     "equalize_hist",
@@ -90,6 +92,7 @@ __all__ = [
     "morphology",
     "mps_canny",
     "mps_edlines",
+    "optical_flow",
     "overlay_edges",
     "pyramid_down",
     "pyramid_up",

@@ -135,6 +135,8 @@ from tilework.ops.factor import (
     lu as lu,
 )
 from tilework.ops.filter import filter2d as filter2d
+from tilework.ops.flow import flow_search as flow_search
+from tilework.ops.flow_refine import flow_refine as flow_refine
 from tilework.ops.fused import fused as fused
 from tilework.ops.gather import (
     gather as gather,
