@@ -31,7 +31,7 @@ bool solve_lower(int64_t n, int64_t m, const Matrix<double>& t, bool unit, doubl
 
 // The same for an upper triangular t.
 template <class T>
-bool solve_upper(int64_t n, int64_t m, const Matrix<T>& t, bool unit, T* x, int64_t x_row) {
+TW_INLINE bool solve_upper(int64_t n, int64_t m, const Matrix<T>& t, bool unit, T* x, int64_t x_row) {
     const Matrix<T> turned = {t.data + (n - 1) * (t.row + t.col), -t.row, -t.col};
     return solve_lower(n, m, turned, unit, x + (n - 1) * x_row, -x_row);
 }
