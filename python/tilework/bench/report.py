@@ -44,10 +44,16 @@ def facts(document: dict[str, Any]) -> list[tuple[str, str]]:
         ("beside it", ", ".join(peers) or "nothing"),
         (
             "measured",
-            f"{document['started']} to {document['finished']}{' (interrupted)' if document['interrupted'] else ''}",
+            f"{document['started']} to {document['finished']}"
+            f"{' (interrupted)' if document['interrupted'] else ''}{_left(document)}",
         ),
         ("command", " ".join(document["command"])),
     ]
+
+
+def _left(document: dict[str, Any]) -> str:
+    """What a run out of time left."""
+    return f"; {document['left']} further rows were left when the time was up" if document.get("left") else ""
 
 
 def peaks_table(document: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
