@@ -174,9 +174,9 @@ def faults() -> Any:
     yield lambda: tw.grad(lambda x: tw.sgd_step(x, x, lr=0.1))(x), tw.UnsupportedError, "w would be updated in place"
     yield lambda: tw.grad(lambda x: total(tw.relu(x, out=np.empty(3))))(x), tw.AttrTypeError, "out cannot be followed"
     yield (
-        lambda: tw.grad(lambda m: total(tw.attention(*[normal(1, 1, 3, 4)] * 3, m)))(normal(3, 3)),
+        lambda: tw.grad(lambda m: total(tw.attention(*[normal(1, 1, 3, 4)] * 3, alibi=m)))(normal(1)),
         tw.UnsupportedError,
-        "attention: has no gradient in mask",
+        "attention: has no gradient in alibi",
     )
     yield lambda: tw.vjp(tw.tanh, x)[1](normal(2)), tw.ShapeError, "a gradient is float64"
     yield lambda: tw.vjp(tw.tanh, x)[1]((x, x)), tw.AttrTypeError, "gradients are"
