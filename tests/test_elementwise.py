@@ -129,3 +129,8 @@ def test_integers_of_every_width_wrap_and_compare() -> None:
         assert np.array_equal(tw.less(a, b), a < b)
         assert np.array_equal(tw.greater_equal(a, b), a >= b)
         assert np.array_equal(tw.equal(a, b), a == b)
+
+
+def test_zeros_have_the_sign_zero() -> None:
+    for name in ("float16", "float32", "float64"):
+        assert np.array_equal(tw.sign(np.array([0.0, -0.0, 1e-7, -1e-7], name)), [0, 0, 1, -1])

@@ -14,8 +14,8 @@
 // Source    T. Kroeger, R. Timofte, D. Dai and L. Van Gool, "Fast optical flow using dense inverse search", 2016; sharing
 //           with neighbours: C. Barnes et al., "PatchMatch", 2009.
 #include "image/check.h"
-#include "image/padded.h"
 #include "ops/ops.h"
+#include "ops/padded.h"
 
 namespace tw::TW_ISA {
 namespace {

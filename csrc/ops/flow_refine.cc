@@ -11,8 +11,8 @@
 // Source    T. Brox, A. Bruhn, N. Papenberg and J. Weickert, "High accuracy optical flow estimation based on a theory for
 //           warping", 2004; the parts of the norm: H. Zimmer et al., "Complementary optic flow", 2009.
 #include "image/check.h"
-#include "image/padded.h"
 #include "ops/ops.h"
+#include "ops/padded.h"
 
 namespace tw::TW_ISA {
 namespace {

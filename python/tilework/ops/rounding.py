@@ -72,7 +72,7 @@ def _samples(fill: Fill) -> Iterator[Sample]:
     yield sample(fill())
     if is_floating(fill.dtype):
         yield sample(fill(2, 3, 5) * np.asarray(50, fill.dtype))
-        yield sample(np.array([0.5, 1.5, 2.5, -0.5, -1.5, 0.0, 4.0, 3e4], fill.dtype))
+        yield sample(np.array([0.5, 1.5, 2.5, -0.5, -1.5, 0.25, 4.0, 3e4], fill.dtype))
     yield sample(fill(5, 3).T)
     yield sample(fill(3, 0, 2))
 
