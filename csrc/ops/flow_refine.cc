@@ -124,16 +124,17 @@ private:
         for (int64_t start = 0; start < width_; start += kBlock) {
             const int64_t n = min_of(kBlock, width_ - start);
             for (int64_t i = 0; i < n; i += lanes) {
-                const auto part = [&](f32v at, int64_t size, int32_t* whole, float* rest)
+                // Parts of the shift alone: beside a place its last bits would be lost.
+                const auto part = [&](f32v place, f32v shift, int64_t size, int32_t* whole, float* rest)
                                       __attribute__((always_inline)) {
-                    at = min_any(max_any(at, f32v{}), splat(static_cast<float>(size - 1)));
-                    const i32v floor = __builtin_convertvector(at, i32v);
-                    store(whole + i, floor);
-                    store(rest + i, at - to_f32(floor));
+                    shift = min_any(max_any(shift, -place), splat(static_cast<float>(size - 1)) - place);
+                    i32v floor = __builtin_convertvector(shift, i32v);
+                    floor += to_f32(floor) > shift;
+                    store(whole + i, floor + __builtin_convertvector(place, i32v));
+                    store(rest + i, shift - to_f32(floor));
                 };
-                const f32v here = iota<float>() + splat(static_cast<float>(start + i));
-                part(here + load(u + start + i), width_, px, fx);
-                part(load(v + start + i) + splat(static_cast<float>(y)), height_, py, fy);
+                part(iota<float>() + splat(static_cast<float>(start + i)), load(u + start + i), width_, px, fx);
+                part(splat(static_cast<float>(y)), load(v + start + i), height_, py, fy);
             }
             for (int64_t i = 0; i < n; ++i) {
                 const uint8_t* const p = second_.at(py[i], px[i]);
