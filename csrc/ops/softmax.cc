@@ -5,8 +5,9 @@
 //
 // Method    along.h: a row stays in cache for its passes (maximum, exponentials and their sum, scaling); columns of a
 //           tile are lanes. x - max x is never rounded before the exponential (simd/exp_under.h).
-// Numerics  row sums are joined in double, column sums in blocks of 256 rows, gradients' of 16. softmax of a
-//           line of -Inf, with +Inf or NaN is NaN (a NaN that the maximum loses comes back in the sum); logsumexp is the infinity, or NaN.
+// Numerics  row sums are joined in double, column sums in blocks of 256 rows, those of gradients in blocks of 16. softmax
+//           of a line of -Inf, with +Inf or NaN is NaN (a NaN that the maximum loses comes back in the sum); logsumexp is
+//           the infinity, or NaN.
 // Threads   by rows or column tiles; each line is computed by itself, so bits never depend on the split.
 #include "ops/along.h"
 #include "simd/exp_under.h"
