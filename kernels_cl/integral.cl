@@ -1,18 +1,19 @@
 // Sums over all pixels above and left of a place, of pixels or of their squares: along the rows, then down the columns.
 //
-// Defined by the launch:  SUM      uint, which wraps, or double
+// Defined by the launch:  DTYPE    u8, u16 or f32
+//                         SUM      uint, which wraps, or double
 //                         SQUARES  or not
 // Method    each item sums a row, then each a column. The first row and column of y are zero.
 #include "types.clh"
 
-__kernel void rows(IN(uchar, image), OUT(SUM, y), const long height, const long width) {
+__kernel void rows(IN(T, image), OUT(SUM, y), const long height, const long width) {
     START(image);
     START(y);
     const long i = get_global_id(0);
     if (i >= height) return;
     SUM run = 0;
     for (long x = 0; x < width; ++x) {
-        const uint v = image[i * width + x];
+        const SUM v = image[i * width + x];
 #ifdef SQUARES
         run += v * v;
 #else

@@ -1,24 +1,37 @@
-// One result per pixel of 8-bit pictures: colours to grey, and how far two pictures are apart.
+// One result per pixel of pictures: colours to grey, and how far two pictures are apart.
 //
+// Defined by the launch:  DTYPE  u8, u16 or f32
 // Method    each item computes one pixel, or ITEMS elements.
-// Numerics  exact integers, grey with one rounding half up.
+// Numerics  exact integers, grey with one rounding half up; grey floats are summed in float64.
 #include "types.clh"
 
 #ifdef ITEMS
 #include "each.clh"
 
-__kernel void apart(ANY(uchar, a), ANY(uchar, b), ANY(uchar, y), const Walk walk) {
+__kernel void apart(ANY(T, a), ANY(T, b), ANY(T, y), const Walk walk) {
     START(a);
     START(b);
     START(y);
-    EACH(k, i) y[AT(2, i)] = abs_diff(a[AT(0, i)], b[AT(1, i)]);
+    EACH(k, i) {
+        const T u = a[AT(0, i)], v = b[AT(1, i)];
+#if FLOATS
+        y[AT(2, i)] = fabs(u - v);
+#else
+        y[AT(2, i)] = abs_diff(u, v);
+#endif
+    }
 }
 #else
-__kernel void grey(IN(uchar, image), OUT(uchar, y), const long n) {
+__kernel void grey(IN(T, image), OUT(T, y), const long n) {
     START(image);
     START(y);
     const long i = get_global_id(0);
     if (i >= n) return;
-    y[i] = (uchar)((9798 * image[3 * i] + 19235 * image[3 * i + 1] + 3735 * image[3 * i + 2] + (1 << 14)) >> 15);
+    const T r = image[3 * i], g = image[3 * i + 1], b = image[3 * i + 2];
+#if FLOATS
+    y[i] = (T)((9798.0 * r + 19235.0 * g + 3735.0 * b) * (1.0 / (1 << 15)));
+#else
+    y[i] = (T)((9798 * r + 19235 * g + 3735 * b + (1 << 14)) >> 15);
+#endif
 }
 #endif

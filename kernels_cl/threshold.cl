@@ -1,15 +1,18 @@
-// Thresholds of 8-bit pictures: (x & keep) | set, one such pair where x exceeds the limit and one elsewhere.
+// Thresholds of pictures: what a pixel becomes where it exceeds the limit, and what elsewhere, itself or a value.
 //
-// Method    each item computes ITEMS elements.
+// Defined by the launch:  DTYPE  u8, u16 or f32
+// Method    each item computes ITEMS elements. Numbers are floats, which hold all values of 16 bits and a limit of -1.
 #include "types.clh"
 #include "each.clh"
 
-__kernel void threshold(ANY(uchar, x), ANY(uchar, y), const long limit, const long above, const long other,
-                        const Walk walk) {
+__kernel void threshold(ANY(T, x), ANY(T, y), const float limit, const float above, const float other,
+                        const long keeps, const Walk walk) {
     START(x);
     START(y);
     EACH(k, i) {
-        const long v = x[AT(0, i)], rule = v > limit ? above : other;
-        y[AT(1, i)] = (uchar)((v & rule) | rule >> 8);
+        const T v = x[AT(0, i)];
+        const bool exceeds = v > limit;
+        const bool kept = exceeds ? keeps & 1 : keeps & 2;
+        y[AT(1, i)] = kept ? v : (T)(exceeds ? above : other);
     }
 }

@@ -81,8 +81,13 @@ def test_statistics_are_those_of_numpy() -> None:
     image = np.random.default_rng(1).integers(20, 200, (33, 47, 3), np.uint8)
     assert vision.minmax(image) == (image.min(), image.max())
     assert vision.mean_variance(image) == pytest.approx((image.mean(), image.var()), rel=1e-12)
-    with pytest.raises(tw.ShapeError, match="minmax: image has shape"):
-        vision.minmax(image[:0])
+    for deep in (image.astype(np.uint16) * 300, image.astype(np.float32) / 7 - 9):
+        assert vision.minmax(deep) == (deep.min(), deep.max())
+        wide = deep.astype(np.float64)
+        assert vision.mean_variance(deep) == pytest.approx((wide.mean(), wide.var()), rel=1e-12)
+    for empty in (image[:0], image[:0].astype(np.float32)):
+        with pytest.raises(tw.ShapeError, match="minmax: image has shape"):
+            vision.minmax(empty)
 
 
 def test_a_matched_histogram_is_that_of_the_other() -> None:

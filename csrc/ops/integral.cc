@@ -4,9 +4,9 @@
 //
 // Method    the sums of a row, one vector after the other, are added to the row above. Bands of rows first add up their
 //           columns; from those come the rows that the bands begin with.
-// Numerics  int32 sums wrap, so that the difference of four corners is right wherever the sum of the window fits; sums of
-//           squares are float64, exact below 2^53. The bits are those of OpenCV 5.
-// Threads   bands of rows, one with one thread. Sums of integers have no order: same bits always.
+// Numerics  int32 sums of 8-bit pixels wrap, so that the difference of four corners is right wherever the sum of the window
+//           fits; other sums are float64, those of integers exact below 2^53. The bits are those of OpenCV 5.
+// Threads   bands of rows, for integers one with one thread: their sums have no order. Same bits always.
 #include "image/check.h"
 #include "image/window.h"
 #include "ops/ops.h"
@@ -50,17 +50,43 @@ void sum_row(const uint8_t* x, const int32_t* above, int32_t* to, int64_t n) {
         to[i + 1] = static_cast<int32_t>(static_cast<uint32_t>(above[i + 1]) + run);
     }
 }
-void sum_row(const uint8_t* x, const double* above, double* to, int64_t n) {
-    uint64_t run = 0;
+
+// What a pixel adds to a sum, and what holds the sums of a row: 64 bits those of 2^31 squares of 16.
+template <class T>
+struct RunOf {
+    typedef uint64_t type;
+};
+template <>
+struct RunOf<float> {
+    typedef double type;
+};
+template <bool Squares, class T>
+TW_INLINE typename RunOf<T>::type term(T x) {
+    const typename RunOf<T>::type v = x;
+    return Squares ? v * v : v;
+}
+template <bool Squares, class T>
+void sum_row(const T* x, const double* above, double* to, int64_t n) {
+    typename RunOf<T>::type run = 0;
     to[0] = 0;
     for (int64_t i = 0; i < n; ++i) {
-        run += uint32_t{x[i]} * x[i];
+        run += term<Squares>(x[i]);
         to[i + 1] = above[i + 1] + static_cast<double>(run);
     }
 }
+template <bool Squares>
+void sum_row(const uint8_t* x, const int32_t* above, int32_t* to, int64_t n) {
+    sum_row(x, above, to, n);
+}
 
-TW_INLINE void add_pixel(int32_t& sum, uint8_t x) { sum = static_cast<int32_t>(static_cast<uint32_t>(sum) + x); }
-TW_INLINE void add_pixel(double& sum, uint8_t x) { sum += uint32_t{x} * x; }
+template <bool Squares>
+TW_INLINE void add_pixel(int32_t& sum, uint8_t x) {
+    sum = static_cast<int32_t>(static_cast<uint32_t>(sum) + x);
+}
+template <bool Squares, class T>
+TW_INLINE void add_pixel(double& sum, T x) {
+    sum += static_cast<double>(term<Squares>(x));
+}
 TW_INLINE void add_sum(int32_t& sum, int32_t x) {
     sum = static_cast<int32_t>(static_cast<uint32_t>(sum) + static_cast<uint32_t>(x));
 }
@@ -68,43 +94,43 @@ TW_INLINE void add_sum(double& sum, double x) { sum += x; }
 
 // Rows first to last - 1 of a picture, after `above`, the sums above row `first`; rows of the result that are not
 // contiguous are made in two rows of `spare`.
-template <class T>
-void sum_band(const View& image, const View& y, int64_t first, int64_t last, const T* above, T* spare,
-              uint8_t* pixels) {
+template <bool Squares, class P, class T>
+void sum_band(const View& image, const View& y, int64_t first, int64_t last, const T* above, T* spare, P* pixels) {
     const int64_t n = image.shape[1];
     for (int64_t i = first; i < last; ++i) {
-        const uint8_t* from = image.as<uint8_t>() + i * image.stride[0];
+        const P* from = image.as<P>() + i * image.stride[0];
         if (image.stride[1] != 1) {
-            copy_row(pixels, from, image.stride[1], n);
+            for (int64_t x = 0; x < n; ++x) pixels[x] = from[x * image.stride[1]];
             from = pixels;
         }
         T* const to = begin_row(y, i + 1, spare + (i & 1) * ((n + 16) / 8 * 8));
-        sum_row(from, above, to, n);
+        sum_row<Squares>(from, above, to, n);
         end_row(y, i + 1, to);
         above = to;
     }
 }
 
 // The sums of whole columns of a band, running along the row: what its last row adds to the first.
-template <class T>
+template <bool Squares, class P, class T>
 void sum_columns(const View& image, int64_t first, int64_t last, T* sums) {
     const int64_t n = image.shape[1], step = image.stride[1];
     for (int64_t x = 0; x <= n; ++x) sums[x] = 0;
     for (int64_t i = first; i < last; ++i) {
-        const uint8_t* const from = image.as<uint8_t>() + i * image.stride[0];
+        const P* const from = image.as<P>() + i * image.stride[0];
         if (step == 1)
-            for (int64_t x = 0; x < n; ++x) add_pixel(sums[x + 1], from[x]);
+            for (int64_t x = 0; x < n; ++x) add_pixel<Squares>(sums[x + 1], from[x]);
         else
-            for (int64_t x = 0; x < n; ++x) add_pixel(sums[x + 1], from[x * step]);
+            for (int64_t x = 0; x < n; ++x) add_pixel<Squares>(sums[x + 1], from[x * step]);
     }
     for (int64_t x = 0; x < n; ++x) add_sum(sums[x + 1], sums[x]);
 }
 
-template <class T>
-Status run(const Call& c) {
+template <class T, bool Squares, class P>
+Status run_as(const Call& c) {
     const View &image = c.in[0], &y = c.out[0];
     const int64_t height = image.shape[0], n = image.shape[1];
-    const int64_t rows = num_threads() > 1 ? kBandRows : max_of(1, height), bands = max_of(1, ceil_div(height, rows));
+    const bool ordered = kIsFloating<P> || num_threads() > 1;
+    const int64_t rows = ordered ? kBandRows : max_of(1, height), bands = max_of(1, ceil_div(height, rows));
     const int64_t pitch = (n + 16) / 8 * 8, bytes = (bands + 2) * pitch * static_cast<int64_t>(sizeof(T));
     Scratch scratch(static_cast<size_t>(bytes));
     T* const starts = scratch.as<T>();
@@ -112,30 +138,47 @@ Status run(const Call& c) {
         return fail(Status::memory, "image", "no memory for rows of %lld; want a smaller picture",
                     static_cast<long long>(n));
     for (int64_t x = 0; x <= n; ++x) starts[x] = 0;
-    parallel(bands - 1,
-             [&](int64_t band) { sum_columns(image, band * rows, (band + 1) * rows, starts + (band + 1) * pitch); });
+    parallel(bands - 1, [&](int64_t band) {
+        sum_columns<Squares, P>(image, band * rows, (band + 1) * rows, starts + (band + 1) * pitch);
+    });
     for (int64_t band = 1; band < bands; ++band)
         for (int64_t x = 0; x <= n; ++x) add_sum(starts[band * pitch + x], starts[(band - 1) * pitch + x]);
     for (int64_t x = 0; x <= n; ++x) y.as<T>()[x * y.stride[1]] = 0;
     bool enough = true;
     parallel(bands, [&](int64_t band) {
-        Scratch own(static_cast<size_t>(2 * pitch * static_cast<int64_t>(sizeof(T)) + n));
+        Scratch own(
+            static_cast<size_t>(2 * pitch * static_cast<int64_t>(sizeof(T)) + n * static_cast<int64_t>(sizeof(P))));
         T* const spare = own.as<T>();
         if (!spare) return __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
-        sum_band(image, y, band * rows, min_of((band + 1) * rows, height), starts + band * pitch, spare,
-                 reinterpret_cast<uint8_t*>(spare + 2 * pitch));
+        sum_band<Squares>(image, y, band * rows, min_of((band + 1) * rows, height), starts + band * pitch, spare,
+                          reinterpret_cast<P*>(spare + 2 * pitch));
     });
     return enough ? Status::ok
                   : fail(Status::memory, "image", "no memory for rows of %lld; want a smaller picture",
                          static_cast<long long>(n));
 }
 
-template <DType D>
+Status run_sums(const Call& c) {
+    return with_pixels(c.in[0].dtype, [&](auto pixel) {
+        typedef decltype(pixel) P;
+        if constexpr (sizeof(P) == 1)
+            return run_as<int32_t, false, P>(c);
+        else
+            return run_as<double, false, P>(c);
+    });
+}
+Status run_squares(const Call& c) {
+    return with_pixels(c.in[0].dtype, [&](auto pixel) { return run_as<double, true, decltype(pixel)>(c); });
+}
+
+template <bool Squares>
 Status infer(Call& c, Inferred& r) {
-    TW_TRY(want_plane(c.in[0], "image"));
+    TW_TRY(want_pixel_type(c.in[0], "image"));
+    if (c.in[0].ndim != 2)
+        return fail(Status::shape, "image", "image has shape %s; want (H, W)", shape_text(c.in[0]).text);
     const int64_t shape[] = {c.in[0].shape[0] + 1, c.in[0].shape[1] + 1};
     r.n_out = 1;
-    r.out[0] = result(D, 2, shape);
+    r.out[0] = result(Squares || c.in[0].dtype != DType::u8 ? DType::f64 : DType::i32, 2, shape);
     r.flops = 2.0 * static_cast<double>(shape[0]) * static_cast<double>(shape[1]);
     return Status::ok;
 }
@@ -144,7 +187,7 @@ constexpr Operand kImage[] = {{"image"}};
 
 }  // namespace
 
-extern const OpDef op_integral = {"integral", kImage, 1, nullptr, 0, infer<DType::i32>, run<int32_t>};
-extern const OpDef op_integral_squares = {"integral_squares", kImage, 1, nullptr, 0, infer<DType::f64>, run<double>};
+extern const OpDef op_integral = {"integral", kImage, 1, nullptr, 0, infer<false>, run_sums};
+extern const OpDef op_integral_squares = {"integral_squares", kImage, 1, nullptr, 0, infer<true>, run_squares};
 
 }  // namespace tw::TW_ISA

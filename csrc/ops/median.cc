@@ -1,4 +1,4 @@
-// The median of a square window of 8-bit pixels.
+// The median of a square window of pixels.
 //
 //     y[i, j] = the ((k^2 + 1) / 2)-th least of image[i + u - k/2, j + v - k/2],  u, v < k
 //
@@ -6,7 +6,8 @@
 //           every column has a histogram of the window's rows, as running sums, which slides down: one of 16 sixteens of
 //           values, and one of each sixteen. The coarse one of a window slides along the row; in it lies the sixteen of the
 //           median, whose fine sums alone are added up over k columns, a vector each. Up to 15 nothing branches on pixels.
-// Numerics  exact. Outside the picture the edge pixels repeat; the bits are those of OpenCV 5.
+// Numerics  exact; a NaN in a window is its median. Outside the picture the edge pixels repeat; the bits are those of
+//           OpenCV 5. Windows of 7 and more are of 8-bit pixels alone.
 // Threads   bands of rows, whose windows overlap. Same bits always.
 // Source    the median of 3 rows of 3: J. L. Smith, "Implementing median filters in XC4000E FPGAs", 1996; histograms of
 //           columns: S. Perreault and P. Hebert, "Median filtering in constant time", 2007.
@@ -25,12 +26,13 @@ constexpr int64_t kLargest = 181;  // so that a window has less than 2^15 pixels
 TW_INLINE int64_t within(int64_t i, int64_t n) { return i < 0 ? 0 : i < n ? i : n - 1; }
 
 // Row y of the endless picture with its edge pixels repeated, `half` of them at either end and more of any value behind.
-void take_row(const View& image, int64_t y, int64_t half, uint8_t* to) {
+template <class T>
+void take_row(const View& image, int64_t y, int64_t half, T* to) {
     const int64_t step = row_channels(image), width = image.shape[1];
-    const uint8_t* const from = image.as<uint8_t>() + within(y, image.shape[0]) * image.stride[0];
-    uint8_t* const row = to + half * step;
+    const T* const from = image.as<T>() + within(y, image.shape[0]) * image.stride[0];
+    T* const row = to + half * step;
     if (has_whole_rows(image))
-        __builtin_memcpy(row, from, static_cast<size_t>(width * step));
+        __builtin_memcpy(row, from, static_cast<size_t>(width * step) * sizeof(T));
     else
         each_in_row(image, [&](int64_t i, int64_t j) { row[i] = from[j]; });
     for (int64_t k = 0; k < half; ++k)
@@ -46,8 +48,9 @@ TW_INLINE uint8_t& element(const View& v, int64_t y, int64_t j) {
     return v.as<uint8_t>()[y * v.stride[0] + j / step * v.stride[1] + (v.ndim == 3 ? j % step * v.stride[2] : 0)];
 }
 
-TW_INLINE void exchange(u8v& a, u8v& b) {
-    const u8v low = min_any(a, b);
+template <class V>
+TW_INLINE void exchange(V& a, V& b) {
+    const V low = min_any(a, b);
     b = max_any(a, b);
     a = low;
 }
@@ -56,35 +59,47 @@ TW_INLINE void exchange(u8v& a, u8v& b) {
 
 // The median of nine is that of the largest of the least, the middle one of the middle ones and the least of the largest
 // of three sorted columns.
-TW_INLINE u8v middle_of(u8v a, u8v b, u8v c) { return max_any(min_any(a, b), min_any(max_any(a, b), c)); }
+template <class V>
+TW_INLINE V middle_of(V a, V b, V c) {
+    return max_any(min_any(a, b), min_any(max_any(a, b), c));
+}
 
-void sort_columns(const uint8_t* const* rows, uint8_t* low, uint8_t* middle, uint8_t* high, int64_t n) {
-    for (int64_t x = 0; x < n; x += kLanes<uint8_t>) {
-        u8v a = load(rows[0] + x), b = load(rows[1] + x), c = load(rows[2] + x);
+// Of a column with a NaN the largest is one.
+template <class T>
+void sort_columns(const T* const* rows, T* low, T* middle, T* high, int64_t n) {
+    for (int64_t x = 0; x < n; x += kLanes<T>) {
+        Vec<T> a = load(rows[0] + x), b = load(rows[1] + x), c = load(rows[2] + x);
+        [[maybe_unused]] const auto known = (a == a) & (b == b) & (c == c);
         exchange(a, b);
         exchange(b, c);
         exchange(a, b);
+        if constexpr (kIsFloating<T>) c = select(known, c, splat<T>(__builtin_nanf("")));
         store(low + x, a);
         store(middle + x, b);
         store(high + x, c);
     }
 }
 
-void median_of_nine(const uint8_t* low, const uint8_t* middle, const uint8_t* high, int64_t step, uint8_t* to,
-                    int64_t n) {
-    for (int64_t x = 0; x < n; x += kLanes<uint8_t>) {
-        const auto three = [&](const uint8_t* p, int k)
-                               __attribute__((always_inline)) { return load(p + x + k * step); };
-        const u8v a = max_any(max_any(three(low, 0), three(low, 1)), three(low, 2));
-        const u8v b = middle_of(three(middle, 0), three(middle, 1), three(middle, 2));
-        const u8v c = min_any(min_any(three(high, 0), three(high, 1)), three(high, 2));
-        store_n(to + x, middle_of(a, b, c), min_of(n - x, kLanes<uint8_t>));
+template <class T>
+void median_of_nine(const T* low, const T* middle, const T* high, int64_t step, T* to, int64_t n) {
+    for (int64_t x = 0; x < n; x += kLanes<T>) {
+        const auto three = [&](const T* p, int k) __attribute__((always_inline)) { return load(p + x + k * step); };
+        const Vec<T> a = max_any(max_any(three(low, 0), three(low, 1)), three(low, 2));
+        const Vec<T> b = middle_of(three(middle, 0), three(middle, 1), three(middle, 2));
+        const Vec<T> c = min_any(min_any(three(high, 0), three(high, 1)), three(high, 2));
+        Vec<T> found = middle_of(a, b, c);
+        if constexpr (kIsFloating<T>) {
+            const auto known = (three(high, 0) == three(high, 0)) & (three(high, 1) == three(high, 1)) &
+                               (three(high, 2) == three(high, 2));
+            found = select(known, found, splat<T>(__builtin_nanf("")));
+        }
+        store_n(to + x, found, min_of(n - x, kLanes<T>));
     }
 }
 
 // The least of v[0..N) comes first and the largest last.
-template <int N>
-TW_INLINE void part_ends(u8v* v) {
+template <int N, class V>
+TW_INLINE void part_ends(V* v) {
 #pragma GCC unroll 16
     for (int i = 0; i < N / 2; ++i) exchange(v[i], v[N - 1 - i]);
 #pragma GCC unroll 16
@@ -94,8 +109,8 @@ TW_INLINE void part_ends(u8v* v) {
 }
 
 // Of 14 of the 25 neither the least nor the largest is the median: both go, the next pixel comes, until three are left.
-template <int N, class Next>
-TW_INLINE u8v forget_ends(u8v* v, const Next& next, int taken) {
+template <int N, class V, class Next>
+TW_INLINE V forget_ends(V* v, const Next& next, int taken) {
     part_ends<N>(v);
     if constexpr (N == 3) {
         return v[1];
@@ -105,35 +120,42 @@ TW_INLINE u8v forget_ends(u8v* v, const Next& next, int taken) {
     }
 }
 
-void median_of_25(const uint8_t* const* rows, int64_t step, uint8_t* to, int64_t n) {
-    for (int64_t x = 0; x < n; x += kLanes<uint8_t>) {
+template <class T>
+void median_of_25(const T* const* rows, int64_t step, T* to, int64_t n) {
+    for (int64_t x = 0; x < n; x += kLanes<T>) {
         const auto pixel = [&](int k) __attribute__((always_inline)) { return load(rows[k / 5] + x + k % 5 * step); };
-        u8v v[14];
+        Vec<T> v[14];
 #pragma GCC unroll 14
         for (int k = 0; k < 14; ++k) v[k] = pixel(k);
-        store_n(to + x, forget_ends<14>(v, pixel, 14), min_of(n - x, kLanes<uint8_t>));
+        Vec<T> found = forget_ends<14>(v, pixel, 14);
+        if constexpr (kIsFloating<T>) {
+            auto known = pixel(0) == pixel(0);
+            for (int k = 1; k < 25; ++k) known &= pixel(k) == pixel(k);
+            found = select(known, found, splat<T>(__builtin_nanf("")));
+        }
+        store_n(to + x, found, min_of(n - x, kLanes<T>));
     }
 }
 
 // Bands of rows of windows of K; work(rows, scratch rows, result, n).
-template <int64_t K, class Work>
+template <class T, int64_t K, class Work>
 Status by_rows(const Call& c, int spare, const Work& work) {
     const View &image = c.in[0], &y = c.out[0];
     const int64_t height = image.shape[0], n = row_elements(image), step = row_channels(image);
     const int64_t pitch = row_pitch(n + (K - 1) * step);
     bool enough = true;
     parallel(ceil_div(height, kBandRows), [&](int64_t band) {
-        Scratch scratch(static_cast<size_t>((K + spare + 1) * pitch));
-        uint8_t* const ring = scratch.as<uint8_t>();
+        Scratch scratch(static_cast<size_t>((K + spare + 1) * pitch) * sizeof(T));
+        T* const ring = scratch.as<T>();
         if (!ring) return __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
         const int64_t first = band * kBandRows;
         for (int64_t i = first - K / 2; i < first + K / 2; ++i) take_row(image, i, K / 2, ring + (i + K) % K * pitch);
         for (int64_t i = first; i < min_of(first + kBandRows, height); ++i) {
             take_row(image, i + K / 2, K / 2, ring + (i + K / 2 + K) % K * pitch);
-            const uint8_t* rows[K];
+            const T* rows[K];
             for (int64_t k = 0; k < K; ++k) rows[k] = ring + (i + k - K / 2 + K) % K * pitch;
-            uint8_t* const row = ring + (K + spare) * pitch;
-            uint8_t* const to = begin_row(y, i, row);
+            T* const row = ring + (K + spare) * pitch;
+            T* const to = begin_row(y, i, row);
             work(rows, ring + K * pitch, pitch, to, n);
             end_row(y, i, row);
         }
@@ -280,29 +302,37 @@ Status by_columns(const Call& c) {
                          static_cast<long long>(k));
 }
 
-Status run(const Call& c) {
-    if (numel(c.out[0]) == 0) return Status::ok;
-    const int64_t k = c.attr[0].i, step = row_channels(c.in[0]);
-    if (k == 3)
-        return by_rows<3>(c, 3, [&](const uint8_t* const* rows, uint8_t* spare, int64_t pitch, uint8_t* to, int64_t n) {
+// Windows of 3 and 5.
+template <class T>
+Status run_small(const Call& c) {
+    const int64_t step = row_channels(c.in[0]);
+    if (c.attr[0].i == 3)
+        return by_rows<T, 3>(c, 3, [&](const T* const* rows, T* spare, int64_t pitch, T* to, int64_t n) {
             sort_columns(rows, spare, spare + pitch, spare + 2 * pitch, n + 2 * step);
             median_of_nine(spare, spare + pitch, spare + 2 * pitch, step, to, n);
         });
-    if (k == 5)
-        return by_rows<5>(c, 0, [&](const uint8_t* const* rows, uint8_t*, int64_t, uint8_t* to, int64_t n) {
-            median_of_25(rows, step, to, n);
-        });
+    return by_rows<T, 5>(c, 0,
+                         [&](const T* const* rows, T*, int64_t, T* to, int64_t n) { median_of_25(rows, step, to, n); });
+}
+
+Status run(const Call& c) {
+    if (numel(c.out[0]) == 0) return Status::ok;
+    const int64_t k = c.attr[0].i;
+    if (k <= 5) return with_pixels(c.in[0].dtype, [&](auto pixel) { return run_small<decltype(pixel)>(c); });
     return k <= 15 ? by_columns<uint8_t>(c) : by_columns<uint16_t>(c);
 }
 
 Status infer(Call& c, Inferred& r) {
-    TW_TRY(want_picture(c.in[0]));
+    TW_TRY(want_any_picture(c.in[0]));
     const int64_t k = c.attr[0].i;
     if (k < 3 || k > kLargest || k % 2 == 0)
         return fail(Status::attr, "ksize", "ksize=%lld; want an odd number of 3 to %lld", static_cast<long long>(k),
                     static_cast<long long>(kLargest));
+    if (k > 5 && c.in[0].dtype != DType::u8)
+        return fail(Status::attr, "ksize", "ksize=%lld; want 3 or 5 for %s", static_cast<long long>(k),
+                    name_of(c.in[0].dtype));
     r.n_out = 1;
-    r.out[0] = result(DType::u8, c.in[0].ndim, c.in[0].shape);
+    r.out[0] = result(c.in[0].dtype, c.in[0].ndim, c.in[0].shape);
     r.flops = static_cast<double>(k * k) * static_cast<double>(numel(c.in[0]));
     return Status::ok;
 }

@@ -1,4 +1,4 @@
-"""Pictures: edges, lines and filters of uint8 images (H, W) or (H, W, 3), on the CPU and on OpenCL devices.
+"""Pictures: edges, lines and filters of images (H, W) or (H, W, 3), on the CPU and on OpenCL devices.
 
 The ops of their names; canny takes its thresholds where a reader of a call expects them.
 """
@@ -166,7 +166,7 @@ Operation = Literal["open", "close", "gradient", "tophat", "blackhat"]
 def morphology(
     image: Array, operation: Operation, *, kernel: int | tuple[int, int] = 3, out: Array | None = None
 ) -> Array:
-    """Joins dilate and erode by a ``kernel`` (kh, kw) of a picture (H, W) or (H, W, 3), uint8: the same shape.
+    """Joins dilate and erode by a ``kernel`` (kh, kw) of a picture (H, W) or (H, W, 3): the same shape and type.
 
     "open" erodes, then dilates; "close" the other way round; "gradient" is what dilate exceeds erode by, "tophat" the
     picture less its open and "blackhat" its close less the picture. Of odd kernels the bits are those of
@@ -243,17 +243,43 @@ def _some_counts(op: str, image: Array) -> list[int]:
     return counts
 
 
-def minmax(image: Array) -> tuple[int, int]:
-    """Finds the least and the largest element of image, uint8 of any shape but empty."""
+def _deep(op: str, image: Array) -> bool:
+    """Whether elements are uint16 or float32, of which there is no histogram."""
+    if image.dtype not in (np.uint16, np.float32):
+        return False
+    if image.size == 0:
+        raise ShapeError(f"{op}: image has shape {tuple(image.shape)}; want at least one element", argument="image")
+    return True
+
+
+def _number(found: Array) -> float:
+    """An array without axes, on the host."""
+    return float(found if isinstance(found, np.ndarray) else to_host(found))
+
+
+def minmax(image: Array) -> tuple[float, float]:
+    """Finds the least and the largest element of image, uint8, uint16 or float32 of any shape but empty.
+
+    Integers of integers; where a NaN is, both are NaN.
+    """
+    if _deep("minmax", image):
+        kind = float if image.dtype == np.float32 else int
+        x = ops.cast(image, dtype="float32")
+        return kind(_number(ops.reduce_min(x))), kind(_number(ops.reduce_max(x)))
     occur = [value for value, n in enumerate(_some_counts("minmax", image)) if n]
     return occur[0], occur[-1]
 
 
 def mean_variance(image: Array) -> tuple[float, float]:
-    """Computes the mean and the variance (the mean squared distance from it) of image, uint8 of any shape but empty.
+    """Computes the mean and the variance (the mean squared distance from it) of image, of any shape but empty.
 
-    From exact sums, each rounded once.
+    Of uint8 from exact sums, each rounded once; of uint16 and float32 in float64, the mean first.
     """
+    if _deep("mean_variance", image):
+        x = ops.cast(image, dtype="float64")
+        mean = _number(ops.reduce_mean(x))
+        apart = ops.sub(x, mean)
+        return mean, _number(ops.reduce_mean(ops.mul(apart, apart)))
     counts = _some_counts("mean_variance", image)
     pixels = sum(counts)
     total = sum(value * n for value, n in enumerate(counts))

@@ -14,6 +14,7 @@ from tilework.registry import (
     ErrorCase,
     Sample,
     Workload,
+    depth,
     dtypes,
     errors,
     op,
@@ -21,7 +22,6 @@ from tilework.registry import (
     reference,
     sample,
     samples,
-    tolerance,
     workloads,
 )
 
@@ -31,19 +31,19 @@ if TYPE_CHECKING:
 
 @op
 def integral(image: Array, *, out: Array | None = None) -> Array:
-    """Sums the pixels above and left of each corner of image (H, W), uint8: int32 (H + 1, W + 1).
+    """Sums the pixels above and left of each corner of image (H, W): (H + 1, W + 1), int32 of uint8, else float64.
 
-    Sums wrap around, so that the difference of four corners is right wherever the sum of that window is below 2^31. The
-    bits are those of ``cv2.integral`` 5.0.
+    int32 sums wrap around, so that the difference of four corners is right wherever the sum of that window is below
+    2^31; of uint16 they are exact, of float32 rounded in float64. The bits are those of ``cv2.integral`` 5.0 of uint8.
     """
     ...
 
 
 @op
 def integral_squares(image: Array, *, out: Array | None = None) -> Array:
-    """Sums the squares of the pixels above and left of each corner of image (H, W), uint8: float64 (H + 1, W + 1).
+    """Sums the squares of the pixels above and left of each corner of image (H, W): float64 (H + 1, W + 1).
 
-    The second result of ``cv2.integral2``; exact.
+    The second result of ``cv2.integral2``; exact of uint8 and uint16 (below 2^53), of float32 rounded in float64.
     """
     ...
 
@@ -54,12 +54,14 @@ def _summed(x: Any) -> Any:
 
 @reference(integral)
 def _(image: Any) -> Any:
-    return _summed(image.astype(np.int64)).astype(np.int32)
+    if image.dtype == np.uint8:
+        return _summed(image.astype(np.int64)).astype(np.int32)
+    return _summed(image.astype(np.float64))
 
 
 @reference(integral_squares)
 def _(image: Any) -> Any:
-    return _summed(image.astype(np.int64) ** 2).astype(np.float64)
+    return _summed(image.astype(np.float64) ** 2)
 
 
 def _samples(fill: Fill) -> Iterator[Sample]:
@@ -73,7 +75,7 @@ def _samples(fill: Fill) -> Iterator[Sample]:
 
 def _refused(fill: Fill) -> Iterator[ErrorCase]:
     x = fill(3, 4)
-    yield ErrorCase(sample(x.astype(np.float32)), DTypeError, "image has dtype float32; want uint8")
+    yield ErrorCase(sample(x.astype(np.int32)), DTypeError, "image has dtype int32; want uint8, uint16 or float32")
     yield ErrorCase(sample(fill(3, 4, 3)), ShapeError, "image has shape (3, 4, 3); want (H, W)")
 
 
@@ -82,8 +84,8 @@ def _hd() -> Iterator[Workload]:
 
 
 for _op in (integral, integral_squares):
-    dtypes(_op, "uint8")
-    tolerance(_op, ulp=0.5)
+    dtypes(_op, "uint8", "uint16", "float32")
+    depth(_op)(lambda image: float(image.size))
     samples(_op)(_samples)
     errors(_op)(_refused)
     workloads(_op)(_hd)
@@ -91,13 +93,14 @@ for _op in (integral, integral_squares):
 
 def _launch(queue: Queue, image: Any, y: Any, **define: Any) -> None:
     queue.fill(y, 0)
+    define["DTYPE"] = image.dtype
     queue.launch("integral.cl", "rows", image.shape[0], 64, (image, y, *image.shape), **define)
     queue.launch("integral.cl", "columns", image.shape[1], 64, (y, *image.shape), **define)
 
 
 @opencl(integral)
 def _(queue: Queue, image: Any, y: Any) -> None:
-    _launch(queue, image, y, SUM="uint")
+    _launch(queue, image, y, SUM="uint" if image.dtype == np.uint8 else "double")
 
 
 @opencl(integral_squares)

@@ -1,4 +1,4 @@
-"""The median of a window of 8-bit pixels."""
+"""The median of a window of pixels."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 
 @op
 def median_blur(image: Array, *, ksize: int = 3, out: Array | None = None) -> Array:
-    """Gives each pixel of (H, W) or (H, W, 3), uint8, the median of ``ksize`` by ``ksize`` around it: the same shape.
+    """Gives each pixel of (H, W) or (H, W, 3) the median of ``ksize`` by ``ksize`` around it: the same shape and type.
 
-    ``ksize`` is odd, 3 to 181. Outside the picture the edge pixels repeat; the bits are those of
-    ``cv2.medianBlur`` 5.0.
+    ``ksize`` is odd, 3 to 181 for uint8, 3 or 5 for uint16 and float32, where a NaN in a window is its median. Outside
+    the picture the edge pixels repeat; the bits are those of ``cv2.medianBlur`` 5.0.
     """
     ...
 
@@ -49,7 +49,7 @@ def _(image: Any, *, ksize: int) -> Any:
     return np.median(windows, (-2, -1))
 
 
-dtypes(median_blur, "uint8")
+dtypes(median_blur, "uint8", "uint16", "float32")
 tolerance(median_blur, ulp=0.5)
 
 
@@ -59,20 +59,22 @@ def _(fill: Fill) -> Iterator[Sample]:
     yield sample(fill(66, 3, 3))
     yield sample(fill(4, 19).T, ksize=5)
     yield sample(fill(7, 12, 3)[:, ::-1], ksize=5)
-    yield sample(fill(20, 133), ksize=7)
-    yield sample(fill(9, 45, 3), ksize=15)
-    yield sample(fill(6, 21).T, ksize=17)
-    yield sample(fill(1, 1), ksize=181)
     yield sample(fill(0, 4))
+    if fill.dtype == np.uint8:
+        yield sample(fill(20, 133), ksize=7)
+        yield sample(fill(9, 45, 3), ksize=15)
+        yield sample(fill(6, 21).T, ksize=17)
+        yield sample(fill(1, 1), ksize=181)
 
 
 @errors(median_blur)
 def _(fill: Fill) -> Iterator[ErrorCase]:
     x = fill(3, 4)
-    yield ErrorCase(sample(x.astype(np.float32)), DTypeError, "image has dtype float32; want uint8")
+    yield ErrorCase(sample(x.astype(np.float64)), DTypeError, "want uint8, uint16 or float32")
     yield ErrorCase(sample(x[0]), ShapeError, "image has shape (4,); want (H, W) or (H, W, 3)")
     for size in (1, 4, -3, 183):
         yield ErrorCase(sample(x, ksize=size), AttrError, f"ksize={size}; want an odd number of 3 to 181")
+    yield ErrorCase(sample(x.astype(np.uint16), ksize=7), AttrError, "ksize=7; want 3 or 5 for uint16")
 
 
 @workloads(median_blur)
@@ -84,4 +86,4 @@ def _() -> Iterator[Workload]:
 @opencl(median_blur)
 def _(queue: Queue, image: Any, y: Any, *, ksize: int) -> None:
     sizes = (ksize, *image.shape[:2], image.shape[2] if image.ndim == 3 else 1)
-    queue.launch("median.cl", "median", y.size, GROUP_SIZE, (image, y, *sizes))
+    queue.launch("median.cl", "median", y.size, GROUP_SIZE, (image, y, *sizes), DTYPE=image.dtype)

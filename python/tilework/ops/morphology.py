@@ -1,4 +1,4 @@
-"""Dilation and erosion of 8-bit pictures."""
+"""Dilation and erosion of pictures."""
 
 from __future__ import annotations
 
@@ -31,25 +31,26 @@ if TYPE_CHECKING:
 
 @op
 def dilate(image: Array, *, kernel: int | Sizes = 3, out: Array | None = None) -> Array:
-    """Gives each pixel the largest of a ``kernel`` of pixels (kh, kw): uint8 (H, W) or (H, W, 3), the same shape.
+    """Gives each pixel of (H, W) or (H, W, 3) the largest of a ``kernel`` of pixels (kh, kw): the same shape and type.
 
-    The window of an even size reaches one further up and left. Outside the picture there are no pixels. The bits are
-    those of ``cv2.dilate`` 5.0 with a kernel of ones.
+    Pixels are uint8, uint16 or float32; a NaN in a window is its result. The window of an even size reaches one further
+    up and left. Outside the picture there are no pixels. The bits are those of ``cv2.dilate`` 5.0 with a kernel of
+    ones.
     """
     ...
 
 
 @op
 def erode(image: Array, *, kernel: int | Sizes = 3, out: Array | None = None) -> Array:
-    """Gives each pixel the smallest of a ``kernel`` of pixels (kh, kw): uint8 (H, W) or (H, W, 3), the same shape.
+    """Gives each pixel of (H, W) or (H, W, 3) the smallest of a ``kernel`` of pixels (kh, kw): the same shape and type.
 
     As dilate, with the smallest.
     """
     ...
 
 
-def _extreme(image: Any, kernel: Sizes, pick: Any, none: int) -> Any:
-    x = image
+def _extreme(image: Any, kernel: Sizes, pick: Any, none: float) -> Any:
+    x = image.astype(np.float64)
     for axis, k in enumerate(kernel):
         k = min(k, 2 * image.shape[axis] + 1)
         pads = [(0, 0)] * x.ndim
@@ -62,12 +63,12 @@ def _extreme(image: Any, kernel: Sizes, pick: Any, none: int) -> Any:
 
 @reference(dilate)
 def _(image: Any, *, kernel: Sizes) -> Any:
-    return _extreme(image, kernel, np.maximum, 0)
+    return _extreme(image, kernel, np.maximum, -np.inf)
 
 
 @reference(erode)
 def _(image: Any, *, kernel: Sizes) -> Any:
-    return _extreme(image, kernel, np.minimum, 255)
+    return _extreme(image, kernel, np.minimum, np.inf)
 
 
 def _samples(fill: Fill) -> Iterator[Sample]:
@@ -79,14 +80,14 @@ def _samples(fill: Fill) -> Iterator[Sample]:
 
 
 def _refused(fill: Fill) -> Iterator[ErrorCase]:
-    yield ErrorCase(sample(fill(3, 4).astype(np.float32)), DTypeError, "image has dtype float32; want uint8")
+    yield ErrorCase(sample(fill(3, 4).astype(bool)), DTypeError, "want uint8, uint16 or float32")
     yield ErrorCase(sample(fill(4)), ShapeError, "image has shape (4,); want (H, W) or (H, W, 3)")
     yield ErrorCase(sample(fill(3, 4), kernel=0), AttrError, "kernel")
     yield ErrorCase(sample(fill(3, 4), kernel=(1, 2, 3)), AttrError, "kernel")
 
 
 for _op in (dilate, erode):
-    dtypes(_op, "uint8")
+    dtypes(_op, "uint8", "uint16", "float32")
     tolerance(_op, ulp=0.5)
     samples(_op)(_samples)
     errors(_op)(_refused)
@@ -98,9 +99,10 @@ def _() -> Iterator[Workload]:
     yield Workload("HD 15x15", ((1080, 1920),), {"kernel": 15}, ("vision",))
 
 
-def _launch(queue: Queue, image: Any, y: Any, kernel: Sizes, **define: int) -> None:
+def _launch(queue: Queue, image: Any, y: Any, kernel: Sizes, **define: Any) -> None:
     step = image.shape[2] if image.ndim == 3 else 1
-    (height, width), rows = image.shape[:2], queue.empty(image.shape, np.uint8)
+    (height, width), rows = image.shape[:2], queue.empty(image.shape, image.dtype)
+    define["DTYPE"] = image.dtype
     sizes = (min(kernel[0], 2 * height + 1), min(kernel[1], 2 * width + 1))
     along, down = (y.size, width, step, sizes[1]), (y.size, height, width * step, sizes[0])
     queue.launch("morphology.cl", "extreme", y.size, GROUP_SIZE, (image, rows, *along), **define)

@@ -31,31 +31,35 @@ if TYPE_CHECKING:
 
 @op
 def rgb_to_gray(image: Array, *, out: Array | None = None) -> Array:
-    """Joins the colours of image (H, W, 3), uint8, red first, to grey (H, W): 0.299 red, 0.587 green, 0.114 blue.
+    """Joins the colours of image (H, W, 3), red first, to grey (H, W) of its type: 0.299 red, 0.587 green, 0.114 blue.
 
-    The bits are those of ``cv2.cvtColor`` 5.0 with ``COLOR_RGB2GRAY``.
+    Weights are in 1/2^15. uint8, with the bits of ``cv2.cvtColor`` 5.0 with ``COLOR_RGB2GRAY``, and uint16 are rounded
+    half up; float32 is summed in float64.
     """
     ...
 
 
 @op
 def absdiff(a: Array, b: Array, *, out: Array | None = None) -> Array:
-    """Computes |a - b| for the elements of two uint8 arrays of one shape."""
+    """Computes |a - b| for the elements of two arrays of one shape and type: uint8, uint16 or float32."""
     ...
 
 
 @reference(rgb_to_gray)
 def _(image: Any) -> Any:
+    if image.dtype == np.float64:
+        r, g, b = (image[..., c] for c in range(3))
+        return (9798 * r + 19235 * g + 3735 * b) / (1 << 15)
     return (image.astype(np.int64) @ np.array((9798, 19235, 3735)) + (1 << 14)) >> 15
 
 
 @reference(absdiff)
 def _(a: Any, b: Any) -> Any:
-    return np.abs(a.astype(np.int64) - b.astype(np.int64))
+    return np.abs(a.astype(np.float64) - b.astype(np.float64))
 
 
 for _op in (rgb_to_gray, absdiff):
-    dtypes(_op, "uint8")
+    dtypes(_op, "uint8", "uint16", "float32")
     tolerance(_op, ulp=0.5)
 
 
@@ -77,15 +81,15 @@ def _(fill: Fill) -> Iterator[Sample]:
 
 @errors(rgb_to_gray)
 def _(fill: Fill) -> Iterator[ErrorCase]:
-    yield ErrorCase(sample(fill(3, 4, 3).astype(np.float32)), DTypeError, "image has dtype float32; want uint8")
+    yield ErrorCase(sample(fill(3, 4, 3).astype(np.int32)), DTypeError, "want uint8, uint16 or float32")
     yield ErrorCase(sample(fill(3, 4)), ShapeError, "image has shape (3, 4); want (H, W, 3)")
 
 
 @errors(absdiff)
 def _(fill: Fill) -> Iterator[ErrorCase]:
     x = fill(3, 4)
-    yield ErrorCase(sample(x.astype(np.float32), x), DTypeError, "a has dtype float32; want uint8")
-    yield ErrorCase(sample(x, x.astype(np.int8)), DTypeError, "b has dtype int8 but a has uint8; want the same")
+    yield ErrorCase(sample(x.astype(np.int8), x), DTypeError, "a has dtype int8; want uint8, uint16 or float32")
+    yield ErrorCase(sample(x, x.astype(np.int8)), DTypeError, "b has dtype int8 but a has")
     yield ErrorCase(sample(x, fill(4)), ShapeError, "b has shape (4,)")
 
 
@@ -96,9 +100,9 @@ def _() -> Iterator[Workload]:
 
 @opencl(rgb_to_gray)
 def _(queue: Queue, image: Any, y: Any) -> None:
-    queue.launch("pixel.cl", "grey", y.size, GROUP_SIZE, (image, y, y.size))
+    queue.launch("pixel.cl", "grey", y.size, GROUP_SIZE, (image, y, y.size), DTYPE=image.dtype)
 
 
 @opencl(absdiff)
 def _(queue: Queue, a: Any, b: Any, y: Any) -> None:
-    queue.each("pixel.cl", "apart", (a, b, y))
+    queue.each("pixel.cl", "apart", (a, b, y), DTYPE=a.dtype)
