@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import tilework as tw
+from tilework import nested
 
 RANDOM = np.random.default_rng(6)
 
@@ -99,6 +100,42 @@ def test_a_gradient_of_a_scan_is_saved(tmp_path: Path) -> None:
     exe = tw.trace(tw.grad(f), *args).compile()
     exe.save(tmp_path / "scan.tw")
     np.testing.assert_array_equal(tw.load(tmp_path / "scan.tw")(*args), exe(*args))
+
+
+def halved(x: Any) -> Any:
+    large = lambda x, n: tw.greater(tw.reduce_max(tw.abs(x)), 1.0)  # noqa: E731
+    return tw.while_loop(large, lambda x, n: (x * 0.5, n + 1.0), x, np.zeros((), np.float32))
+
+
+def either(x: Any, y: Any) -> Any:
+    return tw.cond(tw.less(tw.reduce_sum(x), 0.0), lambda x: {"y": x * y}, lambda x: {"y": x + y}, x)["y"]
+
+
+def summed(s: Any, xs: Any) -> Any:
+    def body(s: Any, x: Any) -> Any:
+        s = tw.tanh(s * 0.5 + x)
+        return s, {"s": s, "any": tw.cond(tw.greater(tw.reduce_sum(s), 0.0), lambda s: s, lambda s: s * 2.0, s)}
+
+    last, ys = tw.scan(body, s, xs)
+    return tw.reduce_sum(last) + tw.reduce_sum(ys["s"] * ys["any"] * xs)
+
+
+@pytest.mark.opencl
+def test_a_device_takes_the_same_turns() -> None:
+    if not tw.devices():
+        pytest.skip("no OpenCL device")
+    x, y, xs = (normal(*shape).astype(np.float32) for shape in ((5,), (5,), (4, 5)))
+    cases: list[tuple[Any, tuple[Any, ...]]] = [
+        (halved, (8 * x,)),
+        (either, (x, y)),
+        (either, (-x, y)),
+        (tw.value_and_grad(summed, argnums=(0, 1)), (x, xs)),
+    ]
+    for f, args in cases:
+        exe = tw.trace(f, *args).compile(device="opencl")
+        want, got = nested.flatten(f(*args))[0], nested.flatten(exe(*(tw.to_device(a, "opencl") for a in args)))[0]
+        for a, b in zip(got, want, strict=True):
+            np.testing.assert_allclose(tw.to_host(a), b, rtol=1e-5, atol=1e-6)
 
 
 def test_a_loop_of_unknown_length_says_why_it_has_no_gradient() -> None:

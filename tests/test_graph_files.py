@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
+import weakref
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -69,6 +71,43 @@ def test_variables_are_saved_as_they_are(tmp_path: Path) -> None:
     np.testing.assert_array_equal(again(np.ones(2, "f")), [-2, -2])
     np.testing.assert_array_equal(again(np.ones(2, "f")), [-3, -3])
     np.testing.assert_array_equal(v.value, [-1, -1])
+
+
+def test_weights_are_read_when_they_are_packed_and_not_kept(tmp_path: Path) -> None:
+    """What is loaded holds packed weights alone, and may be saved over the file that it comes from."""
+    w, m, path, x = normal(64, 64, 3, 3), normal(64, 64), tmp_path / "net.tw", normal(1, 64, 8, 8)
+    f = lambda x: tw.matmul(tw.conv(x, w, padding=1).sum(axis=(2, 3)), m)  # noqa: E731
+    tw.trace(f, x).compile().save(path)
+    exe = tw.load(path)
+    assert exe.peak_bytes < exe.arena_bytes + 1.2 * (w.nbytes + m.nbytes) + 4096
+    want, before = exe(x), tw.isa()
+    exe.save(path)
+    np.testing.assert_array_equal(tw.load(path)(x), want)
+    try:
+        for name in tw.tiers():
+            tw.set_isa(name)
+            np.testing.assert_allclose(exe(x), f(x), rtol=1e-4, atol=1e-3)
+    finally:
+        tw.set_isa(before)
+    other = tw.load(path)
+    with path.open("r+b") as file:
+        file.truncate(1000)
+    np.testing.assert_array_equal(other(x), want)
+    with pytest.raises(tw.FormatError, match="has changed since it was opened"):
+        other.save(tmp_path / "other.tw")
+
+
+def test_what_cannot_be_saved_keeps_no_weights() -> None:
+    p, x = [normal(64, 64)], normal(2, 64)
+    want, seen = tw.linear(x, p[0]), weakref.ref(p[0])
+    exe = tw.trace(lambda x: tw.linear(x, p[0]), x).compile(savable=False)
+    p.clear()
+    gc.collect()
+    assert seen() is None
+    np.testing.assert_array_equal(exe(x), want)
+    for call, what in ((lambda: exe.save("net.tw"), "save"), (lambda: exe.graph.compile(), "was packed by a layer")):
+        with pytest.raises(tw.UnsupportedError, match=what):
+            call()
 
 
 def edited(path: Path, change: Callable[[dict[str, Any]], Any]) -> Path:

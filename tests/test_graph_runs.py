@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 import tilework as tw
+from tilework import nested, registry
 from tilework.graph.pipeline import EXACT
+from tilework.testing import Fill
 
 RANDOM = np.random.default_rng(8)
 W, V, SCALE = (RANDOM.standard_normal(s).astype(np.float32) for s in ((4, 3, 3, 3), (5, 64), (4,)))
@@ -27,6 +29,26 @@ def test_a_deterministic_graph_has_the_bits_of_its_calls() -> None:
     for threads in (1, 2):
         with tw.threads(threads):
             np.testing.assert_array_equal(exe(x), net(x))
+
+
+QUANTIZED = ["conv_int8", "conv_integer", "qlinear_conv"]  # which read weights as they are, too
+PACKING = ["conv", "gru", "linear", "linear_int8", "lstm", "matmul", "multi_head_attention", "rnn", *QUANTIZED]
+
+
+@pytest.mark.parametrize("name", PACKING)
+def test_a_graph_needs_no_more_of_constants_than_what_is_packed(name: str) -> None:
+    op = registry.ops()[name]
+    released = 0
+    for dtype in registry.dtypes_of(op):
+        for made in op.rules["samples"](Fill(dtype)):
+            x, *rest = made.args
+            exe = tw.trace(lambda x, op=op, made=made, rest=rest: op(x, *rest, **made.attrs), x).compile(passes=[])
+            assert exe._native is not None
+            released += len(exe._native.program.released)
+            got, want = nested.flatten(exe(x))[0], nested.flatten(op(*made.args, **made.attrs))[0]
+            for a, b in zip(got, want, strict=True):
+                np.testing.assert_array_equal(a, b)
+    assert (released > 0) == (name not in QUANTIZED)
 
 
 def test_updates_come_as_soon_as_they_can() -> None:

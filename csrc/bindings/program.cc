@@ -25,7 +25,7 @@ namespace {
 enum class Kind : int { arena, input, output, constant };
 
 struct Place {
-    View view;  // data is null, but a constant's
+    View view;  // data is null, but a constant's that steps read
     Kind kind;
     int64_t index;  // which input or output
     int64_t offset;
@@ -39,6 +39,7 @@ struct Step {
     std::deque<std::string> texts;  // resolved ones
     std::vector<int64_t> in;   // places; -1: not given; -2 - k: number k of the program
     std::vector<int64_t> out;
+    std::vector<int64_t> kept;  // operands that run may read though they are packed
     std::vector<Attr> attr;
     std::vector<Attr> unresolved;  // of a step some of whose attributes are given to each run
     void* packed = nullptr;
@@ -70,6 +71,9 @@ struct Timing {
     ProfileRecord record;
 };
 
+// Where constants lie that were let go of: an address that nothing reads.
+alignas(64) char g_gone[64];
+
 bool same_shape(const View& a, const View& b) {
     return a.dtype == b.dtype && a.ndim == b.ndim && std::equal(a.shape, a.shape + a.ndim, b.shape);
 }
@@ -90,17 +94,19 @@ bool apart(const View& a, const View& b) {
 
 class Program {
 public:
-    // values: (shape, dtype, strides in elements, kind, index, byte offset); constants: arrays by index;
-    // inputs, outputs: the values that are fed and given back;
-    // steps: (op name or callable, operands, attributes, results, settings), an operand being a value's number, a float
-    // or None, and settings the attributes that each run is given: {attribute: its place among the run's numbers}.
+    // values: (shape, dtype, strides in elements, kind, index, byte offset); constants: functions that return an array each,
+    // called once; inputs, outputs: the values that are fed and given back;
+    // steps: (op name or callable, operands, attributes, results, settings, kept), an operand being a value's number, a
+    // float or None, settings the attributes that each run is given, {attribute: its place among the run's numbers}, and
+    // kept the operands that a run may read though they are packed.
     Program(const py::list& values, const py::list& constants, const py::list& inputs, const py::list& outputs,
             const py::list& steps, int64_t arena_bytes)
-        : tier_(active_tier()), constants_(constants), arena_bytes_(static_cast<size_t>(arena_bytes)) {
+        : tier_(active_tier()), arena_bytes_(static_cast<size_t>(arena_bytes)) {
         for (const auto& row : values) add_place(py::cast<py::tuple>(row));
         for (const auto& i : inputs) inputs_.push_back(i.cast<int64_t>());
         for (const auto& i : outputs) outputs_.push_back(i.cast<int64_t>());
         for (const auto& row : steps) add_step(py::cast<py::tuple>(row));
+        place_constants(constants);
     }
 
     ~Program() {
@@ -163,6 +169,14 @@ public:
         return sum;
     }
     size_t arena_bytes() const { return arena_bytes_; }
+
+    // The constants, by index, that only packed weights are left of.
+    py::list released() const {
+        py::list found;
+        for (size_t i = 0; i < constants_.size(); ++i)
+            if (constants_[i].is_none()) found.append(i);
+        return found;
+    }
     const char* tier() const { return tier_name(tier_); }
 
 private:
@@ -180,12 +194,6 @@ private:
         p.kind = static_cast<Kind>(row[3].cast<int>());
         p.index = row[4].cast<int64_t>();
         p.offset = row[5].cast<int64_t>();
-        if (p.kind == Kind::constant) {
-            View whole;
-            py::object array = constants_[static_cast<size_t>(p.index)];
-            if (!view_of(array.ptr(), whole, "graph", "constant", nullptr)) rethrow();
-            p.view.data = static_cast<char*>(whole.data) + p.offset;
-        }
         places_.push_back(p);
     }
 
@@ -204,6 +212,7 @@ private:
             }
         }
         s.out = row[3].cast<std::vector<int64_t>>();
+        s.kept = row[5].cast<std::vector<int64_t>>();
         s.attributes = row[2];
         if (!py::isinstance<py::str>(row[0])) {
             s.function = row[0];
@@ -283,12 +292,11 @@ private:
         if (!read_attributes_of(face, arguments, s.attr.data())) rethrow();
     }
 
-    // Checks the step by the op's shape rule, packs what is constant, and resolves the attributes.
+    // Checks the step by the op's shape rule, and resolves the attributes.
     void resolve(Step& s) {
         std::vector<View> in;
         views_of(s, in);
         Call call{s.def, in.data(), static_cast<int>(in.size()), nullptr, 0, s.attr.data(), nullptr};
-        pack(s, call);
         Inferred inferred;
         inferred.n_out = 0;
         inferred.flops = 0;
@@ -308,21 +316,68 @@ private:
             if (given(v)) work_ += static_cast<double>(numel(v));
     }
 
-    void pack(Step& s, const Call& call) {
-        if (!s.def->packed_size) return;
-        std::vector<View> fixed(kMaxOperands);
-        std::vector<Attr> attr = s.attr;
-        for (size_t i = 0; i < fixed.size(); ++i) {
-            fixed[i].dtype = DType::none;
-            if (i < s.in.size() && s.in[i] >= 0 && place(s.in[i]).kind == Kind::constant) fixed[i] = call.in[i];
+    bool is_constant(int64_t i) const { return i >= 0 && place(i).kind == Kind::constant; }
+
+    // Takes the constants, a step at a time, packs what the step packs, and lets go of those that nothing else reads: of
+    // weights one step's alone are there in both forms.
+    void place_constants(const py::list& constants) {
+        std::vector<std::vector<Place*>> places(constants.size());
+        std::vector<int64_t> readers(constants.size());
+        for (Place& p : places_)
+            if (p.kind == Kind::constant) places[static_cast<size_t>(p.index)].push_back(&p);
+        for (const Step& s : steps_)
+            for (const int64_t i : s.in)
+                if (is_constant(i)) ++readers[static_cast<size_t>(place(i).index)];
+        constants_.assign(constants.size(), py::none());
+        const auto read = [&](size_t c) {
+            constants_[c] = constants[c]();
+            View whole;
+            if (!view_of(constants_[c].ptr(), whole, "graph", "constant", nullptr)) rethrow();
+            for (Place* p : places[c]) p->view.data = static_cast<char*>(whole.data) + p->offset;
+        };
+        for (Step& s : steps_) {
+            for (const int64_t i : s.in)
+                if (is_constant(i) && !place(i).view.data) read(static_cast<size_t>(place(i).index));
+            const std::vector<bool> replaced = pack(s);
+            for (size_t i = 0; i < replaced.size(); ++i) {
+                if (!replaced[i]) continue;
+                const auto c = static_cast<size_t>(place(s.in[i]).index);
+                if (--readers[c] > 0) continue;
+                for (Place* p : places[c]) p->view.data = g_gone;
+                constants_[c] = py::none();
+            }
         }
-        const Call job{s.def, fixed.data(), call.n_in, nullptr, 0, attr.data(), nullptr};
+    }
+
+    // Packs the constants of a step, and says which operands it reads no more then: those that packed_size counts.
+    std::vector<bool> pack(Step& s) {
+        if (!s.def || !s.def->packed_size) return {};
+        std::vector<View> fixed(kMaxOperands), out;
+        std::vector<Attr> attr = s.attr;
+        for (View& v : fixed) v.dtype = DType::none;
+        if (s.in[0] >= 0) fixed[0] = place(s.in[0]).view;
+        for (size_t i = 0; i < s.in.size(); ++i)
+            if (is_constant(s.in[i])) fixed[i] = place(s.in[i]).view;
+        for (const int64_t i : s.out) out.push_back(place(i).view);
+        const Call job{
+            s.def,       fixed.data(), static_cast<int>(s.in.size()), out.data(), static_cast<int>(out.size()),
+            attr.data(), nullptr};
         const int64_t bytes = s.def->packed_size(job);
-        if (bytes <= 0) return;
+        if (bytes <= 0) return {};
         s.packed = pool_take(static_cast<size_t>(bytes));
         if (!s.packed) throw std::bad_alloc();
         s.packed_bytes = static_cast<size_t>(bytes);
         s.def->pack(job, s.packed);
+        std::vector<bool> replaced(s.in.size());
+        for (size_t i = 0; i < s.in.size(); ++i) {
+            const bool kept = std::find(s.kept.begin(), s.kept.end(), static_cast<int64_t>(i)) != s.kept.end();
+            if (kept || !is_constant(s.in[i]) || !is_contiguous(fixed[i])) continue;
+            const View whole = fixed[i];
+            fixed[i].dtype = DType::none;
+            replaced[i] = s.def->packed_size(job) != bytes;
+            fixed[i] = whole;
+        }
+        return replaced;
     }
 
     void views_of(const Step& s, std::vector<View>& in) const {
@@ -463,7 +518,7 @@ private:
     static constexpr double kReleaseWork = 40000;  // operations from which dropping the GIL pays (about 10 us)
 
     Tier tier_;
-    py::list constants_;
+    std::vector<py::object> constants_;  // None: let go of
     std::vector<Place> places_;
     std::vector<int64_t> inputs_, outputs_;
     std::deque<Number> numbers_;
@@ -490,6 +545,7 @@ void init_program(py::module_& module) {
              "Runs once: (seconds, kernel, threads) of every step.")
         .def_property_readonly("packed_bytes", &Program::packed_bytes)
         .def_property_readonly("arena_bytes", &Program::arena_bytes)
+        .def_property_readonly("released", &Program::released)
         .def_property_readonly("tier", &Program::tier);
 }
 

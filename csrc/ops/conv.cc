@@ -100,6 +100,13 @@ void pack_weights(const View& w, int64_t groups, T* to) {
                    to + group * tiled_elements(kg, depth));
 }
 
+bool is_depthwise(int64_t filters, int64_t channels, int64_t groups, const ConvAxes& s) {
+    return channels == 1 && filters <= kDepthwiseFilters && groups > 1 && (s.stride[2] == 1 || padded_copy_fits(s));
+}
+
+// Whether weights are laid out in tiles: prepared or not, so that the bits are the same.
+bool is_tiled(int64_t filters, const ConvAxes& s) { return filters > kMR && pixels_of(s) > kFewPixels; }
+
 template <class T>
 Status conv(const Call& c) {
     const View &w_given = c.in[1], &b = c.in[2], &residual = c.in[3], &y_given = c.out[0];
@@ -131,7 +138,7 @@ Status conv(const Call& c) {
         if (y.data != y_given.data) copy<T>(y_given, y);
         return status;
     }
-    if (cg == 1 && kg <= kDepthwiseFilters && groups > 1 && (s.stride[2] == 1 || padded_copy_fits(s))) {
+    if (is_depthwise(kg, cg, groups, s)) {
         View bias_view = result(x.dtype, 1, w.shape);
         bias_view.data = bias, bias_view.stride[0] = 1;
         if (given(residual)) {
@@ -157,7 +164,7 @@ Status conv(const Call& c) {
     g.c_row = y.stride[1], g.c_col = 1;
     g.activation = activation;
     const T* tiles = static_cast<const T*>(c.packed);
-    const bool tiled = kg > kMR && g.n > kFewPixels;  // whether or not prepared: the same bits
+    const bool tiled = is_tiled(kg, s);
     Padded<T> layout = padded_for(window, s.dilation);
     const bool padded = tiled && taps_of(s) > 1 && padded_copy_fits(s) &&
                         layout.elements(cg) * static_cast<int64_t>(sizeof(T)) <= kCopiedBytes;
@@ -230,10 +237,14 @@ bool can_pack(const Call& c) {
 int64_t packed_size(const Call& c) {
     if (!can_pack(c)) return 0;
     const View& w = c.in[1];
-    const int64_t groups = c.attr[kGroups].i, size = item_size(w.dtype);
+    const int64_t groups = c.attr[kGroups].i, filters = w.shape[0] / groups, size = item_size(w.dtype);
     if (c.attr[kLayout].choice == kNhwc) return conv_last_packed_size(w, groups);
     if (const int tile = winograd_tile(c.attr[kAlgo]))
         return w.ndim == 4 && w.shape[2] == 3 && w.shape[3] == 3 ? conv_winograd_packed_size(w, tile) : 0;
+    if (c.n_out > 0 && given(c.in[0])) {
+        const ConvAxes s = conv_axes(c.in[0], w, c.out[0], c.attr[kStride], c.attr[kPadding], c.attr[kDilation]);
+        if (is_depthwise(filters, w.shape[1], groups, s) || !is_tiled(filters, s)) return 0;
+    }
     return groups * tiled_elements(w.shape[0] / groups, numel(w) / w.shape[0]) * size;
 }
 

@@ -25,11 +25,12 @@ class Exchange:
 class Program:
     packed_bytes: int
     arena_bytes: int
+    released: list[int]
     tier: str
     def __init__(
         self,
         values: list[Any],
-        constants: list[Any],
+        constants: Sequence[Callable[[], Any]],
         inputs: list[int],
         outputs: list[int],
         steps: list[Any],

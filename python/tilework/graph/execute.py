@@ -16,9 +16,8 @@ from tilework.graph.build import Graph
 from tilework.graph.interpret import Interpreter
 from tilework.graph.ir import Constant, Value, Variable
 from tilework.graph.native import Native
-from tilework.graph.passes import Pass
+from tilework.graph.passes import Pass, with_own_constants
 from tilework.graph.pipeline import CPU_PASSES, EXACT, PASSES
-from tilework.graph.plan import planned
 from tilework.settings import threads as limited_threads
 
 if TYPE_CHECKING:
@@ -49,7 +48,9 @@ class Executable:
     ``device`` is None for the CPU or what :func:`tilework.to_device` takes; constants and variables then live there and
     device arrays are fed. ``threads`` limits a run's threads. ``passes`` replaces the list of passes and ``without``
     names some to leave out. Bits are the same in every run and on any number of threads; with ``deterministic`` they
-    are those of the calls one by one, too: passes that move a rounding are left out.
+    are those of the calls one by one, too: passes that move a rounding are left out. With ``savable=False`` nothing is
+    kept of the graph as it was traced, whose weights may then go: what is left of them is packed, and the executable
+    can neither be saved nor change its tier.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Executable:
         device: Any = None,
         threads: int | None = None,
         deterministic: bool = False,
+        savable: bool = True,
         passes: Sequence[Pass] | None = None,
         without: Sequence[str] = (),
     ) -> None:
@@ -69,20 +71,30 @@ class Executable:
                 f"compile: there is no pass {sorted(unknown)[0]!r}; want some of {[p.__name__ for p in chosen]}",
                 argument="without",
             )
-        self.source = graph
+        self.source = graph if savable else None
         self.passes = [p for p in chosen if p.__name__ not in without and (p in EXACT or not deterministic)]
-        self.graph = graph.changed(list(graph.nodes))
-        for each in self.passes:
-            self.graph = each(self.graph)
+        self.graph = self._passed(graph if savable else with_own_constants(graph))
         self.device = device
         self._threads = threads
         self._plain = _is_plain(graph)
         self._native: Native | None = None
         self._device: Interpreter | None = None
         if device is None:
-            self._native = Native(planned(self.graph))
+            borrowed = {n.op for n in graph.nodes if isinstance(n.op, Constant)} if savable else set()
+            self._native = Native(self.graph, lambda: self._passed(self._as_traced("set_isa")), borrowed)
         else:
             self._device = Interpreter(self.graph, device)
+
+    def _passed(self, graph: Graph) -> Graph:
+        graph = graph.changed(list(graph.nodes))
+        for each in self.passes:
+            graph = each(graph)
+        return graph
+
+    def _as_traced(self, what: str) -> Graph:
+        if self.source is None:
+            raise UnsupportedError(f"{what}: the graph was compiled with savable=False; want savable=True")
+        return self.source
 
     @property
     def arena_bytes(self) -> int:
@@ -91,10 +103,12 @@ class Executable:
 
     @property
     def peak_bytes(self) -> int:
-        """Bytes that one run on the CPU holds: the arena, results, constants, variables and packed weights."""
-        held = sum(n.results[0].nbytes for n in self.graph.nodes if isinstance(n.op, (Constant, Variable)))
-        packed = self._native.program.packed_bytes if self._native else 0
-        return self.arena_bytes + held + packed + sum(v.nbytes for v in self.graph.outputs)
+        """Bytes that one run on the CPU holds: the arena, results, variables, packed weights and other constants."""
+        sources = (Variable,) if self._native else (Constant, Variable)
+        held = sum(n.results[0].nbytes for n in self.graph.nodes if isinstance(n.op, sources))
+        if self._native:
+            held += self._native.held_bytes + self._native.program.packed_bytes
+        return self.arena_bytes + held + sum(v.nbytes for v in self.graph.outputs)
 
     # -------------------------------------------------------------------------------------------------- calls
 
@@ -137,7 +151,7 @@ class Executable:
         """Writes the graph as it was traced, and its weights, to one file that ``tilework.load`` reads."""
         from tilework.graph.serialise import save
 
-        save(self.source, path)
+        save(self._as_traced("save"), path)
 
     def _results(self, args: tuple[Any, ...], named: dict[str, Any], out: Any) -> Sequence[Array]:
         outs = (out,) if isinstance(out, np.ndarray) else None if out is None else tuple(nested.flatten(out)[0])

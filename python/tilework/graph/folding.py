@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
 
 from tilework import registry
-from tilework.graph.build import Graph
-from tilework.graph.ir import Node, Value
-from tilework.graph.passes import Add, constant_value, new_constant, replaced, rewritten, used_once
+from tilework.graph.build import Graph, Spec
+from tilework.graph.ir import Constant, Node, Value
+from tilework.graph.passes import (
+    Add,
+    constant_value,
+    is_constant,
+    later_constant,
+    new_constant,
+    replaced,
+    rewritten,
+    used_once,
+)
 
 _WIDE = (np.dtype(np.float32), np.dtype(np.float64))  # rounding a folded 16-bit weight once more would show
 
@@ -23,22 +33,28 @@ def batch_norm_folding(graph: Graph) -> Graph:
             return None
         x, *affine = node.operands
         assert isinstance(x, Value)
-        layer, found = x.node, [constant_value(a) for a in affine]
-        given = all(a is None or c is not None for a, c in zip(affine, found, strict=True))
-        if not given or not _foldable(layer, x):
+        layer = x.node
+        if not all(a is None or is_constant(a) for a in affine) or not _foldable(layer, x):
             return None
-        w, b = constant_value(layer.operands[1]), constant_value(layer.operands[2])
-        weight, bias, mean, var = (None if c is None else np.asarray(c, np.float64) for c in found)
+        w, b = layer.operands[1], constant_value(layer.operands[2])
+        assert isinstance(w, Value)
+        weight, bias, mean, var = (None if a is None else np.asarray(constant_value(a), np.float64) for a in affine)
         if mean is None or var is None:
             return None
         scale = (1.0 if weight is None else weight) / np.sqrt(var + node.resolved["eps"])
         start = (0.0 if b is None else np.asarray(b, np.float64)) - mean
         folded_b = start * scale + (0.0 if bias is None else bias)
-        folded_w = w * scale.astype(w.dtype).reshape(-1, *(1 for _ in w.shape[1:]))
-        constants = [new_constant(a, add) for a in (folded_w, folded_b.astype(w.dtype))]
+        folded_w = functools.partial(_scaled, w.node.op, scale)
+        constants = later_constant(folded_w, w, add), new_constant(folded_b.astype(w.dtype), add)
         return add(layer.op, (layer.operands[0], *constants), layer.attrs, node.where)
 
     return replaced(graph, rule)
+
+
+def _scaled(weights: Constant, scale: Any) -> Any:
+    """Weights whose first axis is the filters, each times its scale."""
+    w = weights.data
+    return w * scale.astype(w.dtype).reshape(-1, *(1 for _ in w.shape[1:]))
 
 
 def _foldable(layer: Node, x: Value) -> bool:
@@ -48,7 +64,7 @@ def _foldable(layer: Node, x: Value) -> bool:
     _, w, b, *rest = layer.operands
     channels = 1 if layer.op.name == "linear" or layer.resolved["layout"] == "NCHW" else len(x.shape) - 1
     plain = all(r is None for r in rest) and layer.resolved["activation"] is None
-    constant = constant_value(w) is not None and (b is None or constant_value(b) is not None)
+    constant = is_constant(w) and (b is None or is_constant(b))
     return plain and constant and channels == 1 and (layer.op.name == "conv" or len(x.shape) == 2)
 
 
@@ -60,11 +76,16 @@ def matmul_to_linear(graph: Graph) -> Graph:
         if node.op.name != "matmul" or node.operands[2] is not None or node.resolved["alpha"] != 1:
             return None
         a, b, _ = node.operands
-        data = constant_value(b)
-        if data is None or data.ndim != 2 or not isinstance(a, Value) or len(a.shape) < 2 or a.dtype != data.dtype:
+        if not is_constant(b) or not isinstance(a, Value) or not isinstance(b, Value):
+            return None
+        if len(b.shape) != 2 or len(a.shape) < 2 or a.dtype != b.dtype:
             return None
         if b not in known:
-            known[b] = new_constant(np.ascontiguousarray(data.T), add)
+            known[b] = later_constant(functools.partial(_turned, b.node.op), Spec(b.shape[::-1], b.dtype), add)
         return add(registry.find("linear"), (a, known[b], None, None), {}, node.where)
 
     return rewritten(graph, rule)
+
+
+def _turned(matrix: Constant) -> Any:
+    return np.ascontiguousarray(matrix.data.T)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy as np
 from tilework import dispatch, registry
 from tilework.arrays import Array, Sizes
 from tilework.dispatch import Number
-from tilework.errors import DTypeError, ShapeError
+from tilework.errors import DTypeError, ShapeError, UnsupportedError
 from tilework.operators import Operators
 
 # ----------------------------------------------------------------------------------------------------- values
@@ -87,12 +87,34 @@ class Placeholder:
 
 
 class Constant:
-    """Makes ``data``, an array that is borrowed and must not change."""
+    """Makes ``data``: an array, which is borrowed and must not change, or what a function returns whenever it is asked.
+
+    An executable lets go of arrays of its own once layers have packed them.
+    """
 
     name = "constant"
 
-    def __init__(self, data: Array, label: str = "") -> None:
-        self.data, self.label = data, label
+    def __init__(self, data: Array | Callable[[], Array], label: str = "") -> None:
+        self._data: Any = data
+        self.label = label
+
+    @property
+    def data(self) -> Any:
+        """The array."""
+        if self._data is None:
+            what = repr(self.label) if self.label else "a constant"
+            raise UnsupportedError(
+                f"graph: {what} was packed by a layer and let go of; want the graph as it was traced"
+            )
+        return self._data() if callable(self._data) else self._data
+
+    def again(self) -> Any:
+        """What makes another constant of the same data."""
+        return self._data
+
+    def let_go(self) -> None:
+        """Forgets the data."""
+        self._data = None
 
 
 # What a node is given: values, numbers, None where nothing was, and several values for a variadic operand.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,20 +11,33 @@ import numpy as np
 from tilework import _core
 from tilework.arrays import Array
 from tilework.dispatch import settled
-from tilework.graph.ir import Node, Value
-from tilework.graph.plan import Kind, Plan
+from tilework.graph.build import Graph
+from tilework.graph.ir import Constant, Node, Value
+from tilework.graph.plan import Kind, Plan, planned
 
 
 class Native:
-    """A plan, ready to run on the tier that is active; another tier makes another program."""
+    """A compiled graph, ready to run on the tier that is active; for another tier ``again`` compiles it anew.
 
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
-        self._constants = [np.require(c, requirements=["C", "A"]) for c in plan.constants]
-        self._program = self._made()
+    Constants that are packed, and that nothing else reads, are let go of, but for those in ``borrowed``.
+    """
 
-    def _made(self) -> _core.Program:
-        plan = self.plan
+    def __init__(self, graph: Graph, again: Callable[[], Graph], borrowed: set[Constant]) -> None:
+        self._again, self._borrowed = again, borrowed
+        self._make(graph)
+
+    def _make(self, graph: Graph) -> None:
+        self.plan = planned(graph)
+        self._program = self._made(self.plan)
+        released = [self.plan.constants[i] for i in self._program.released]
+        self.held_bytes = sum(v.nbytes for v in self.plan.homes if isinstance(v.node.op, Constant))
+        self.held_bytes -= sum(v.nbytes for v in self.plan.homes if v.node.op in released)
+        for constant in released:
+            if constant not in self._borrowed:
+                constant.let_go()
+
+    @staticmethod
+    def _made(plan: Plan) -> _core.Program:
         numbers: dict[Value, int] = {}
         rows: list[Any] = []
 
@@ -54,14 +68,16 @@ class Native:
             fresh = node.results[: len(node.results) - len(node.updates)]
             step = node.op.name if isinstance(node.op, _core.Op) else node.op.step(node)
             settings = {name: places[n] for name, n in node.numbers.items()}
-            steps.append((step, operands(node), settled(node.attrs), list(map(number, fresh)), settings))
+            kept = [i for i, name in enumerate(node.op.operands) if name in node.op.rules.get("reads_packed", ())]
+            steps.append((step, operands(node), settled(node.attrs), list(map(number, fresh)), settings, kept))
         inputs, outputs = list(map(number, plan.inputs)), list(map(number, plan.outputs))
-        return _core.Program(rows, self._constants, inputs, outputs, steps, plan.arena_bytes)
+        constants = [functools.partial(_laid_out, c) for c in plan.constants]
+        return _core.Program(rows, constants, inputs, outputs, steps, plan.arena_bytes)
 
     @property
     def program(self) -> _core.Program:
         if self._program.tier != _core.isa():
-            self._program = self._made()
+            self._make(self._again())
         return self._program
 
     def run(
@@ -76,3 +92,7 @@ class Native:
         states = tuple(v.value for v in self.plan.variables)
         rows = self.program.timed((*feeds, *states), numbers)
         return [(n, *row) for n, row in zip(self.plan.steps, rows, strict=True)]
+
+
+def _laid_out(constant: Constant) -> Array:
+    return np.require(constant.data, requirements=["C", "A"])

@@ -100,15 +100,36 @@ def used_once(graph: Graph) -> set[Value]:
     return {v for v, n in counts.items() if n == 1 and v not in kept}
 
 
+def is_constant(value: Operand) -> bool:
+    """Whether an operand is a constant."""
+    return isinstance(value, Value) and isinstance(value.node.op, Constant)
+
+
 def constant_value(value: Operand) -> Any:
     """The array of a constant, None of anything else."""
-    return value.node.op.data if isinstance(value, Value) and isinstance(value.node.op, Constant) else None
+    return value.node.op.data if isinstance(value, Value) and is_constant(value) else None
 
 
-def new_constant(data: Any, add: Add, label: str = "") -> Value:
+def new_constant(data: Any, add: Add) -> Value:
     """A constant in the new graph."""
-    (value,) = add(ir.source_node(Constant(data, label), data.shape, data.dtype))
+    return later_constant(data, data, add)
+
+
+def later_constant(data: Any, like: Any, add: Add, label: str = "") -> Value:
+    """A constant of the shape and dtype of ``like``, whose data a function makes when it is packed."""
+    (value,) = add(ir.source_node(Constant(data, label), like.shape, like.dtype))
     return value
+
+
+def with_own_constants(graph: Graph) -> Graph:
+    """The graph with constants that it shares with no other."""
+
+    def rule(node: Node, add: Add) -> tuple[Value, ...] | None:
+        if not isinstance(node.op, Constant):
+            return None
+        return (later_constant(node.op.again(), node.results[0], add, node.op.label),)
+
+    return rewritten(graph, rule)
 
 
 def dead_nodes(graph: Graph) -> Graph:
@@ -132,7 +153,7 @@ def constant_folding(graph: Graph) -> Graph:
 
     def rule(node: Node, add: Add) -> tuple[Value, ...] | None:
         values = list(node.values())
-        if node.updates or node.numbers or not values or not all(constant_value(v) is not None for v in values):
+        if node.updates or node.numbers or not values or not all(map(is_constant, values)):
             return None
         given = sum(v.nbytes for v in values)
         if sum(v.nbytes for v in node.results) > _GROWTH * given + _SMALL:
@@ -160,8 +181,7 @@ def common_subexpressions(graph: Graph) -> Graph:
 
     def rule(node: Node, add: Add) -> tuple[Value, ...] | None:
         if isinstance(node.op, Constant):
-            data = node.op.data
-            if dispatch.is_device_array(data) or data.nbytes > 64:
+            if node.results[0].nbytes > 64 or dispatch.is_device_array(data := node.op.data):
                 return None
             key: Any = ("constant", data.dtype, data.shape, data.tobytes())
         elif node.is_source or node.updates:

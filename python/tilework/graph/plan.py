@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any
 
 from tilework import _core, registry
 from tilework.dispatch import Number
@@ -47,7 +46,7 @@ class Plan:
     outputs: list[Value] = field(default_factory=list)
     variables: list[Variable] = field(default_factory=list)
     numbers: list[Number] = field(default_factory=list)  # that each run is given
-    constants: list[Any] = field(default_factory=list)
+    constants: list[Constant] = field(default_factory=list)
     arena_bytes: int = 0
 
     def home(self, value: Value) -> Home:
@@ -82,7 +81,7 @@ def _fixed_homes(plan: Plan, graph: Graph) -> None:
     for node in graph.nodes:
         if isinstance(node.op, Constant):
             plan.homes[node.results[0]] = Home(Kind.CONSTANT, len(plan.constants), node.results[0].nbytes)
-            plan.constants.append(node.op.data)
+            plan.constants.append(node.op)
 
 
 def _copy(value: Value) -> Node:

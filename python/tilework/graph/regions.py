@@ -10,6 +10,7 @@ import numpy as np
 
 from tilework import dispatch
 from tilework.arrays import Array
+from tilework.devices import queue_on, to_host
 from tilework.dtypes import is_floating
 from tilework.graph.build import Graph, Spec
 from tilework.graph.ir import Constant, Node, Placeholder, Value, Variable
@@ -33,7 +34,7 @@ class Region:
             self.rules["no_gradient"] = (
                 "since it keeps nothing of its turns; want tilework.scan, which has a length, or stop_gradient"
             )
-        self._compiled: list[Executable] = []
+        self._compiled: dict[Any, list[Executable]] = {}  # by the queue that arrays are on, None for the CPU
 
     def infer(self, operands: list[Any], attrs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
         return [(s.shape, s.dtype) for s in self.specs], attrs
@@ -42,9 +43,10 @@ class Region:
         traced = dispatch.recorder(args)
         if traced is not None:
             return traced.record(self, args, attrs)
-        if not self._compiled:
-            self._compiled = [g.compile() for g in self.graphs]
-        made = tuple(RUNS[self.name](self, self._compiled, self.parts(args), **attrs))
+        queue = next((a.queue for a in args if dispatch.is_device_array(a)), None)
+        if queue not in self._compiled:
+            self._compiled[queue] = [g.compile(device=queue) for g in self.graphs]
+        made = tuple(RUNS[self.name](self, self._compiled[queue], self.parts(args), **attrs))
         return made[0] if len(made) == 1 else made
 
     def parts(self, arrays: Sequence[Any]) -> list[list[Any]]:
@@ -64,15 +66,16 @@ class Region:
         return fill
 
 
+# A choice, and every turn of a loop, waits for the device that computes what it depends on; a scan waits for nothing.
 def _run_cond(region: Region, compiled: list[Executable], parts: list[list[Any]]) -> list[Any]:
     (chosen,), given, *outside = parts
-    branch = 0 if bool(chosen) else 1
+    branch = 0 if bool(to_host(chosen)) else 1
     return flat(compiled[branch](*given, *outside[branch]))
 
 
 def _run_while(region: Region, compiled: list[Executable], parts: list[list[Any]]) -> list[Any]:
     now, first, second = parts
-    while bool(compiled[0](*now, *first)):
+    while bool(to_host(compiled[0](*now, *first))):
         now = flat(compiled[1](*now, *second))
     return now
 
@@ -80,13 +83,15 @@ def _run_while(region: Region, compiled: list[Executable], parts: list[list[Any]
 def _run_scan(region: Region, compiled: list[Executable], parts: list[list[Any]], reverse: bool = False) -> list[Any]:
     now, over, outside = parts
     n = len(now)
-    stacked = [np.empty(s.shape, s.dtype) for s in region.specs[n:]]
+    device = compiled[0].device
+    empty = np.empty if device is None else queue_on(device).empty
+    stacked = [empty(s.shape, s.dtype) for s in region.specs[n:]]
     turns = range(len(over[0]))
     for i in reversed(turns) if reverse else turns:
         got = flat(compiled[0](*now, *(a[i, ...] for a in over), *outside))
         now = got[:n]
         for stack, y in zip(stacked, got[n:], strict=True):
-            stack[i] = y
+            stack[i, ...] = y
     return [*now, *stacked]
 
 

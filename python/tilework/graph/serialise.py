@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import math
 import os
+import struct
 import zipfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tilework import nested, registry, safetensors
+from tilework.devices import to_host
 from tilework.dispatch import Number
 from tilework.dtypes import named
 from tilework.errors import Error, FormatError
@@ -31,15 +34,24 @@ def save(graph: Graph, path: str | os.PathLike[str]) -> None:
     """Writes a graph, its constants and the present values of its variables to a file."""
     weights: dict[str, Any] = {}
     text = json.dumps({"format": FORMAT, "version": VERSION} | _written_graph(graph, weights), indent=1)
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as file:
-        file.writestr(STRUCTURE, text)
-        file.writestr(WEIGHTS, safetensors.dumps(weights))
+    whole = Path(path)
+    partial = whole.with_name(f".{whole.name}.{os.getpid()}")
+    try:
+        with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as file:
+            file.writestr(STRUCTURE, text)
+            with file.open(WEIGHTS, "w", force_zip64=True) as part:
+                for piece in safetensors.pieces(weights):
+                    part.write(piece)
+        partial.replace(whole)  # as a whole or not at all
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def load(path: str | os.PathLike[str], **options: Any) -> Executable:
     """Reads what ``exe.save(path)`` wrote and compiles it, with the options of ``Graph.compile``.
 
-    Kernels of the user's are looked for by name. A file that is damaged, of another version or of something else is a
+    Weights are read from the file one by one, as they are packed; it stays open, and must stay as it is. Kernels
+    of the user's are looked for by name. A file that is damaged, of another version or of something else is a
     FormatError.
     """
     return load_graph(path).compile(**options)
@@ -48,11 +60,7 @@ def load(path: str | os.PathLike[str], **options: Any) -> Executable:
 def load_graph(path: str | os.PathLike[str]) -> Graph:
     """The graph in a file."""
     try:
-        with zipfile.ZipFile(path) as file:
-            names = sorted(file.namelist())
-            if names != sorted((STRUCTURE, WEIGHTS)):
-                raise FormatError(f"load: the file holds {names!r:.80}; want {STRUCTURE} and {WEIGHTS}")
-            structure, weights = json.loads(file.read(STRUCTURE)), safetensors.loads(file.read(WEIGHTS))[0]
+        structure, weights = _read_parts(path)
     except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError) as e:
         if isinstance(e, Error):
             raise
@@ -67,6 +75,23 @@ def load_graph(path: str | os.PathLike[str]) -> Graph:
         if isinstance(e, Error):
             raise
         raise FormatError(f"load: {STRUCTURE} is damaged ({type(e).__name__}: {e})") from None
+
+
+def _read_parts(path: str | os.PathLike[str]) -> tuple[Any, dict[str, Any]]:
+    """The structure, and arrays that are read when asked for, of a file whose checksums are right."""
+    with Path(path).open("rb") as file, zipfile.ZipFile(file) as parts:
+        names = sorted(parts.namelist())
+        if names != sorted((STRUCTURE, WEIGHTS)):
+            raise FormatError(f"load: the file holds {names!r:.80}; want {STRUCTURE} and {WEIGHTS}")
+        structure, about = json.loads(parts.read(STRUCTURE)), parts.getinfo(WEIGHTS)
+        if about.compress_type != zipfile.ZIP_STORED:
+            return structure, safetensors.loads(parts.read(WEIGHTS))[0]
+        with parts.open(WEIGHTS) as part:
+            while part.read(1 << 20):
+                pass
+        names_lengths = os.pread(file.fileno(), 4, about.header_offset + 26)
+        at = about.header_offset + 30 + sum(struct.unpack("<HH", names_lengths))
+        return structure, safetensors.stored(file, at, about.file_size)[0]
 
 
 # ---------------------------------------------------------------------------------------------------- writing
@@ -100,8 +125,8 @@ def _written_node(node: Node, numbers: dict[Value, int], weights: dict[str, Any]
         row["label"] = op.label
         if not isinstance(op, Placeholder):
             row["tensor"] = f"{len(weights)}.{op.label}" if op.label else str(len(weights))
-            held = op.data if isinstance(op, Constant) else op.value
-            weights[row["tensor"]] = held if isinstance(held, np.ndarray) else held.get()
+            held = op.again() if isinstance(op, Constant) else op.value
+            weights[row["tensor"]] = held if isinstance(held, (np.ndarray, safetensors.Stored)) else to_host(held)
         return row
     if isinstance(op, Kernel):
         row["kernel"] = True
@@ -195,6 +220,8 @@ def _read_node(
         if row["tensor"] not in weights:
             raise FormatError(f"load: node {i} wants the tensor {row['tensor']!r:.80}, which the file does not hold")
         data = weights[row["tensor"]]
+        if name == "variable" and isinstance(data, safetensors.Stored):
+            data = data()
         source = Constant(data, row["label"]) if name == "constant" else Variable(data, row["label"])
         return ir.source_node(source, data.shape, data.dtype)
 
