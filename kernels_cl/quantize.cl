@@ -98,6 +98,31 @@ __kernel void range(IN(T, x), OUT(float, ranges), const long n, const long items
     ranges[2 * first + 1] = high;
 }
 
+// One item per row: codes of -127..127 and their scale.
+__kernel void quantize_rows(IN(T, x), OUT(char, q), OUT(float, scale), const long rows, const long k) {
+    START(x);
+    START(q);
+    START(scale);
+    const INDEX row = get_global_id(0);
+    if (row >= (INDEX)rows) return;
+    x += row * (INDEX)k;
+    q += row * (INDEX)k;
+    float largest = 0;
+    bool strange = false;
+    for (INDEX i = 0; i < (INDEX)k; ++i) {
+        const float v = LOAD(x, i);
+        strange = strange || isnan(v);
+        largest = fmax(largest, fabs(v));
+    }
+    const float size = largest * (1.0f / 127.0f), by = strange || isinf(size) ? NAN : fmax(size, 0x1p-126f);
+    const float inverse = 1.0f / by;
+    scale[row] = by;
+    for (INDEX i = 0; i < (INDEX)k; ++i) {
+        const float v = LOAD(x, i) * inverse;
+        q[i] = (char)convert_int(fmin(fmax(isnan(v) ? 0.0f : rint(v), -127.0f), 127.0f));
+    }
+}
+
 __kernel void range_code(IN(float, ranges), OUT(float, scale), OUT(uchar, zero), const long items) {
     START(ranges);
     START(scale);

@@ -33,6 +33,8 @@ NO_GRADIENT = {
     "matmul_integer",
     "qlinear_matmul",
     "quantize_linear",
+    "quantize_rows",
+    "paged_attention",
     "attention_dx",
     "embedding_dw",
     "embedding_bag_dw",

@@ -8,125 +8,16 @@
 // Threads   tiles of queries, or shares of keys: what one does depends on the shapes alone.
 // Source    Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018; Dao et al., "FlashAttention",
 //           2022; Dao et al., "Flash-Decoding for long-context inference", 2023.
-#include "gemm/micro.h"
-#include "ops/attention_problem.h"
+#include "ops/attention_keys.h"
 
 namespace tw::TW_ISA {
 namespace {
 
-constexpr int64_t kTileKeys = 256;
 constexpr int64_t kShortDepth = 96;  // up to which a tile has kLongTile queries
 constexpr int64_t kLongTile = 96, kShortTile = 48;
 constexpr int64_t kFewRows = 8;  // of queries that share a key head: too few for packing to pay
 constexpr int64_t kFewQueries = 2;  // too few rows for a tile of one head
 constexpr int64_t kPackedBytes = 8 << 20;  // of key heads packed at a time
-
-struct Result {
-    View y, lse, sinks;  // lse: dtype none if not asked for; sinks (H,): if not given
-};
-
-// exp(x) for x <= 0. Where a NaN took part x is anything, and so is the result.
-TW_INLINE f32v power(f32v x) {
-    const Exponential e = exp_parts(at_least(x, -87.f));
-    const u32v significand = bitcast<u32v>(fma_once(e.r, e.slope, splat(1.f)));
-    return select(x < -87.f, f32v{}, bitcast<f32v>(significand + (bitcast<u32v>(to_i32(e.n)) << 23)));
-}
-TW_INLINE f64v power(f64v x) { return exp(x); }
-
-// What a row of scores has come to: the sum of exp(score - top).
-template <class W>
-struct Running {
-    W top, sum;
-};
-
-// s[0, n) becomes exp(s - top), 0 outside `seen`. Returns the factor by which the new top shrinks what was there.
-template <class T>
-TW_INLINE Wide<T> soften(const Attention& a, const Added<Wide<T>>& add, Wide<T>* s, Span seen, int64_t n,
-                         Running<Wide<T>>& row) {
-    typedef Wide<T> W;
-    constexpr int64_t L = kLanes<W>;
-    const W lowest = -static_cast<W>(kInf);
-    W* const from = s + seen.begin;
-    const int64_t count = seen.end - seen.begin;
-    if (a.softcap > 0 || add.any()) {
-        const W cap = static_cast<W>(a.softcap), inverse = static_cast<W>(1 / a.softcap);
-        each_vector<W>(count, [&](int64_t j, int64_t lanes) __attribute__((always_inline)) {
-            Vec<W> v = take(from, 1, j, lanes);
-            if (a.softcap > 0) v = tanh(v * inverse) * cap;
-            v = with_added<T>(a, add, seen.begin + j, lanes, v);
-            put(from, 1, j, lanes, v);
-        });
-    }
-    Vec<W> m0 = splat(row.top), m1 = m0, m2 = m0, m3 = m0;
-    int64_t j = 0;
-    for (; j + 4 * L <= count; j += 4 * L) {
-        m0 = max_any(load(from + j), m0), m1 = max_any(load(from + j + L), m1);
-        m2 = max_any(load(from + j + 2 * L), m2), m3 = max_any(load(from + j + 3 * L), m3);
-    }
-    for (; j + L <= count; j += L) m0 = max_any(load(from + j), m0);
-    if (j < count) m1 = max_any(first_lanes<W>(load_n(from + j, count - j), splat(lowest), count - j), m1);
-    const W top = Max::lanes(max_any(max_any(m0, m1), max_any(m2, m3)));
-    // A NaN that the maximum lost comes back in the sum; nothing but -Inf leaves a sum of 0.
-    const Vec<W> base = splat(top == lowest ? W{0} : top);
-    Vec<W> s0{}, s1{};
-    for (j = 0; j + 2 * L <= count; j += 2 * L) {
-        const Vec<W> p0 = power(load(from + j) - base), p1 = power(load(from + j + L) - base);
-        store(from + j, p0), store(from + j + L, p1);
-        s0 += p0, s1 += p1;
-    }
-    for (; j < count; j += L) {
-        const int64_t lanes = min_of(L, count - j);
-        const Vec<W> p = power(take(from, 1, j, lanes) - base);
-        put(from, 1, j, lanes, p);
-        s0 += lanes == L ? p : first_lanes<W>(p, Vec<W>{}, lanes);
-    }
-    if (count < n) {
-        __builtin_memset(s, 0, static_cast<size_t>(seen.begin) * sizeof(W));
-        __builtin_memset(s + seen.end, 0, static_cast<size_t>(n - seen.end) * sizeof(W));
-    }
-    const W factor = row.top == top ? W{1} : power(splat(row.top) - base)[0];
-    row.sum = row.sum * factor + reduce_add(s0 + s1);
-    row.top = top;
-    return factor;
-}
-
-// Weights of a tile of keys that the draws drop become 0, the others grow by as much on average.
-template <class W>
-TW_INLINE void drop(const Attention& a, int64_t b, int64_t h, int64_t t, int64_t s0, int64_t n, W* weights) {
-    W factors[kTileKeys];
-    draw_row(a, b, h, t, s0, n, factors);
-    each_vector<W>(n, [&](int64_t j, int64_t lanes) __attribute__((always_inline)) {
-        put(weights, 1, j, lanes, take(weights, 1, j, lanes) * take(factors, 1, j, lanes));
-    });
-}
-
-// Before any key: nothing, or the sink of the head, whose weight goes nowhere.
-template <class T>
-TW_INLINE Running<Wide<T>> started(const Result& r, int64_t h) {
-    typedef Wide<T> W;
-    const W lowest = -static_cast<W>(kInf),
-            sink = given(r.sinks) ? widened(r.sinks.as<const T>()[h * r.sinks.stride[0]]) : lowest;
-    return {sink, sink == lowest ? W{0} : W{1}};
-}
-
-template <class W>
-TW_INLINE void shrink(W* row, int64_t n, W factor) {
-    for (int64_t i = 0; i < n; i += kLanes<W>) store(row + i, load(row + i) * factor);
-}
-
-// y and lse of one query from its sums.
-template <class T>
-TW_INLINE void finish(const Result& r, int64_t b, int64_t h, int64_t t, int64_t width, const Wide<T>* sums,
-                      Running<Wide<T>> row) {
-    typedef Wide<T> W;
-    const Vec<W> total = splat(row.sum == 0 ? W{1} : row.sum);
-    T* y = r.y.as<T>() + b * r.y.stride[0] + h * r.y.stride[1] + t * r.y.stride[2];
-    each_vector<T>(width, [&](int64_t i, int64_t n)
-                              __attribute__((always_inline)) { put(y, r.y.stride[3], i, n, load(sums + i) / total); });
-    if (given(r.lse))
-        r.lse.as<W>()[b * r.lse.stride[0] + h * r.lse.stride[1] + t * r.lse.stride[2]] =
-            row.top + static_cast<W>(__builtin_log(static_cast<double>(row.sum)));
-}
 
 // ---- many queries -----------------------------------------------------------------------------------------------------------
 
@@ -239,66 +130,12 @@ bool attend_tiles(const Attention& a, const Result& r) {
 
 // Rows [s0, s0 + n) of k or v of one head, n of them one below the other: where they lie, or gathered.
 template <class T>
-TW_INLINE Matrix<T> rows_of(const View& x, int64_t b, int64_t head, int64_t s0, int64_t n, T* buffer) {
+TW_INLINE Rows<T> rows_of(const View& x, int64_t b, int64_t head, int64_t s0, int64_t n, T* buffer) {
     const T* at = x.as<T>() + b * x.stride[0] + head * x.stride[1] + s0 * x.stride[2];
     const int64_t columns = x.shape[3];
-    if (x.stride[3] == 1 || columns <= 1) return {at, x.stride[2], 1};
+    if (x.stride[3] == 1 || columns <= 1) return {at, x.stride[2]};
     gather_block(buffer, at, x.stride[2], x.stride[3], n, columns);
-    return {buffer, columns, 1};
-}
-
-constexpr int64_t kKeysAhead = 16;  // of k and v that are fetched early: they are read once, from memory
-
-template <class T>
-TW_INLINE void fetch_rows(const Matrix<T>& x, int64_t first, int64_t rows, int64_t n, int64_t columns) {
-    for (int64_t r = first; r < min_of(first + rows, n); ++r)
-        for (int64_t i = 0; i < columns; i += 64 / static_cast<int64_t>(sizeof(T)))
-            __builtin_prefetch(x.data + r * x.row + i);
-}
-
-// scores[r][j] = key j times query r, for as many keys as fit a register tile at a time.
-template <class T, int R>
-TW_INLINE void score_rows(const Matrix<T>& k, int64_t n, int64_t depth, const Wide<T>* q, int64_t q_row,
-                          Wide<T>* scores, bool fetch) {
-    typedef Wide<T> W;
-    constexpr int M = R == 1 ? 6 : R == 2 ? 4 : 2;
-    W sums[M * R];
-    int64_t j = 0;
-    for (; j + M <= n; j += M) {
-        if (fetch) fetch_rows(k, j + kKeysAhead, M, n, depth);
-        dots<W, M, R>(k.data + j * k.row, k.row, q, q_row, depth, sums);
-        for (int i = 0; i < M; ++i)
-            for (int r = 0; r < R; ++r) scores[r * kTileKeys + j + i] = sums[i * R + r];
-    }
-    for (; j < n; ++j) {
-        dots<W, 1, R>(k.data + j * k.row, k.row, q, q_row, depth, sums);
-        for (int r = 0; r < R; ++r) scores[r * kTileKeys + j] = sums[r];
-    }
-}
-
-// sums[r] += the n rows of v, weighted; four at a time, so that sums are fetched a quarter as often.
-template <class T>
-TW_INLINE void add_rows(const Matrix<T>& v, int64_t n, int64_t columns, const Wide<T>* weights, int64_t rows,
-                        Wide<T>* sums, int64_t sums_row) {
-    typedef Wide<T> W;
-    for (int64_t j = 0; j < n; j += 4) {
-        const int64_t some = min_of(4, n - j);
-        fetch_rows(v, j + kKeysAhead, 4, n, columns);
-        const T* at[4];
-        for (int64_t i = 0; i < 4; ++i) at[i] = v.data + (j + min_of(i, some - 1)) * v.row;
-        each_vector<T>(columns, [&](int64_t i, int64_t lanes) __attribute__((always_inline)) {
-            const Vec<W> v0 = take(at[0], 1, i, lanes), v1 = take(at[1], 1, i, lanes);
-            const Vec<W> v2 = take(at[2], 1, i, lanes), v3 = take(at[3], 1, i, lanes);
-            for (int64_t r = 0; r < rows; ++r) {
-                const W* w = weights + r * kTileKeys + j;
-                Vec<W> s = load(sums + r * sums_row + i) + w[0] * v0;
-                if (some > 1) s += w[1] * v1;
-                if (some > 2) s += w[2] * v2;
-                if (some > 3) s += w[3] * v3;
-                store(sums + r * sums_row + i, s);
-            }
-        });
-    }
+    return {buffer, columns};
 }
 
 // The queries of all heads of a group against one share of the keys. Row i is query i % T of head i / T.
@@ -324,13 +161,10 @@ bool attend_share(const Attention& a, const Result& r, int64_t b, int64_t head, 
     for (int64_t g = 0; g < a.group; ++g)
         copy_rows(a.q.as<T>() + b * a.q.stride[0] + (head * a.group + g) * a.q.stride[1], a.q.stride[2], a.q.stride[3],
                   a.queries, a.depth, static_cast<W>(a.scale), q + g * a.queries * depth);
-    const Matrix<T> k = rows_of(a.k, b, head, first, n, k_buffer);
-    const Matrix<T> v = rows_of(a.v, b, head, first, n, k_buffer + (gather_k ? n * a.depth : 0));
-    int64_t i = 0;
-    for (; i + 4 <= rows; i += 4) score_rows<T, 4>(k, n, a.depth, q + i * depth, depth, scores + i * kTileKeys, i == 0);
-    for (; i + 2 <= rows; i += 2) score_rows<T, 2>(k, n, a.depth, q + i * depth, depth, scores + i * kTileKeys, i == 0);
-    for (; i < rows; ++i) score_rows<T, 1>(k, n, a.depth, q + i * depth, depth, scores + i * kTileKeys, i == 0);
-    for (i = 0; i < rows; ++i) {
+    const Rows<T> k = rows_of(a.k, b, head, first, n, k_buffer);
+    const Rows<T> v = rows_of(a.v, b, head, first, n, k_buffer + (gather_k ? n * a.depth : 0));
+    score_all(k, n, a.depth, q, depth, rows, scores);
+    for (int64_t i = 0; i < rows; ++i) {
         const int64_t t = i % a.queries, h = head * a.group + i / a.queries;
         W* const own = scores + i * kTileKeys;
         soften<T>(a, added_at<T>(a, b, h, t, first), own, within(keys_seen(a, length, t), first, n), n, running[i]);
@@ -363,18 +197,7 @@ bool attend_few(const Attention& a, const Result& r) {
         for (int64_t row = 0; row < rows; ++row) {
             const int64_t at = i * shares * rows + row;
             W* const sum = sums + at * width;
-            Running<W> all = running[at];
-            for (int64_t s = 1; s < shares; ++s) {
-                const Running<W> one = running[at + s * rows];
-                const W* const other = sum + s * rows * width;
-                if (one.sum == 0) continue;
-                const W top = all.top > one.top ? all.top : one.top;
-                const Vec<W> base = splat(top == -static_cast<W>(kInf) ? W{0} : top);
-                const W mine = power(splat(all.top) - base)[0], its = power(splat(one.top) - base)[0];
-                all = {top, all.sum * mine + one.sum * its};
-                for (int64_t j = 0; j < width; j += kLanes<W>)
-                    store(sum + j, load(sum + j) * mine + load(other + j) * its);
-            }
+            const Running<W> all = join_shares(sum, running + at, shares, rows, width);
             finish<T>(r, i / a.kv_heads, i % a.kv_heads * a.group + row / a.queries, row % a.queries, a.width, sum,
                       all);
         }

@@ -35,6 +35,22 @@ struct Attention {
 
 // ---- shapes -----------------------------------------------------------------------------------------------------------------
 
+// How scores are made: 1 / sqrt(D) for a scale of None, a window as a pair.
+Status check_scores(const View& q, Attr& scale, const Attr& softcap, Attr& window) {
+    constexpr double most = 0x1p64;
+    if (scale.is_none) {
+        scale.is_none = false;
+        scale.f = q.shape[3] ? 1 / __builtin_sqrt(static_cast<double>(q.shape[3])) : 1;
+    }
+    if (!(scale.f > -most && scale.f < most))
+        return fail(Status::attr, "scale", "scale=%g; want a number between -2^64 and 2^64", scale.f);
+    const double cap = softcap.f;
+    if (!(cap == 0 || (cap > 1 / most && cap < most)))
+        return fail(Status::attr, "softcap", "softcap=%g; want 0 for none, or a number between 2^-64 and 2^64", cap);
+    if (!window.is_none) TW_TRY(resolve_integers(window, "window", 2, 0));
+    return Status::ok;
+}
+
 // q (B, H, T, D), k (B, Hkv, S, D), v (B, Hkv, S, Dv), mask and lengths, and the attributes.
 Status check_attention(const View& q, const View& k, const View& v, const View& mask, const View& lengths,
                        const View& alibi, Attr* attr) {
@@ -89,19 +105,7 @@ Status check_attention(const View& q, const View& k, const View& v, const View& 
             const char* name = i == kSeed ? "seed" : "offset";
             return fail(Status::attr, name, "%s=%lld; want 0 or more", name, ll(attr[i].i));
         }
-    constexpr double most = 0x1p64;
-    Attr& scale = attr[kScale];
-    if (scale.is_none) {
-        scale.is_none = false;
-        scale.f = q.shape[3] ? 1 / __builtin_sqrt(static_cast<double>(q.shape[3])) : 1;
-    }
-    if (!(scale.f > -most && scale.f < most))
-        return fail(Status::attr, "scale", "scale=%g; want a number between -2^64 and 2^64", scale.f);
-    const double cap = attr[kSoftcap].f;
-    if (!(cap == 0 || (cap > 1 / most && cap < most)))
-        return fail(Status::attr, "softcap", "softcap=%g; want 0 for none, or a number between 2^-64 and 2^64", cap);
-    if (!attr[kWindow].is_none) TW_TRY(resolve_integers(attr[kWindow], "window", 2, 0));
-    return Status::ok;
+    return check_scores(q, attr[kScale], attr[kSoftcap], attr[kWindow]);
 }
 
 Attention attention_of(const View& q, const View& k, const View& v, const View& mask, const View& alibi,

@@ -1,4 +1,5 @@
-// Linear quantisation: q = clamp(rint(x / scale) + zero), x = (q - zero) scale, and q with the scale and zero of x's range.
+// Linear quantisation: q = clamp(rint(x / scale) + zero), x = (q - zero) scale, and q with the scale and zero of x's range;
+// of rows, q = rint(x / scale) with scale = largest of the row / 127.
 //
 // Method    one pass over merged axes. The scale of a channel or block is an operand whose stride is 0 along the axes it is
 //           shared by, so all granularities are one loop. dynamic_quantize_linear reads x twice.
@@ -314,6 +315,52 @@ Status run_dynamic(const Call& c) {
     return x == DType::f16 ? dynamic<f16>(c) : x == DType::bf16 ? dynamic<bf16>(c) : dynamic<float>(c);
 }
 
+// ---- rows by their own scales ----------------------------------------
+
+Status infer_rows(Call& c, Inferred& r) {
+    const View& x = c.in[0];
+    TW_TRY(want_float(x, "x"));
+    TW_TRY(want_ndim(x, "x", 1, kMaxDims));
+    r.n_out = 2;
+    r.out[0] = result(DType::i8, x.ndim, x.shape);
+    r.out[1] = result(DType::f32, x.ndim - 1, x.shape);
+    return Status::ok;
+}
+
+template <class T>
+void quantize_row(const T* x, int64_t step, int64_t n, int8_t* q, int64_t q_step, float* scale) {
+    const RowScale by = row_scale(range_of_row(x, step, n));
+    *scale = by.scale;
+    each_vector<float>(n, [&](int64_t i, int64_t lanes) __attribute__((always_inline)) {
+        put_part(q, q_step, i, lanes, code_within_127(take_float(x, step, i, lanes), by));
+    });
+}
+
+template <class T>
+Status code_all_rows(const Call& c) {
+    const View &x = c.in[0], &q = c.out[0], &scale = c.out[1];
+    const int64_t n = x.shape[x.ndim - 1], step = x.stride[x.ndim - 1], q_step = q.stride[q.ndim - 1];
+    View lx = x, lq = q;
+    --lx.ndim, --lq.ndim;
+    const View* views[] = {&scale, &lq, &lx};
+    const Walk w = walk_over(views, 3, scale.ndim, scale.shape);
+    for_each_row(w, max_of(1, kRange / max_of(n, 1)), [&](char* const* at, int64_t count) {
+        for (int64_t i = 0; i < count; ++i)
+            quantize_row(reinterpret_cast<const T*>(at[2]) + i * w.stride[2], step, n,
+                         reinterpret_cast<int8_t*>(at[1]) + i * w.stride[1], q_step,
+                         reinterpret_cast<float*>(at[0]) + i * w.stride[0]);
+    });
+    return Status::ok;
+}
+
+Status run_rows_alone(const Call& c) {
+    if (numel(c.out[1]) == 0) return Status::ok;
+    const DType x = c.in[0].dtype;
+    return x == DType::f16    ? code_all_rows<f16>(c)
+           : x == DType::bf16 ? code_all_rows<bf16>(c)
+                              : code_all_rows<float>(c);
+}
+
 constexpr Operand kXScaleZero[] = {{"x"}, {"scale"}, {"zero", Role::optional}};
 constexpr Operand kX[] = {{"x"}};
 constexpr AttrSpec kGranularity[] = {
@@ -330,5 +377,6 @@ extern const OpDef op_dequantize_linear = {"dequantize_linear", kXScaleZero,   3
                                            infer_dequantize,    run_dequantize};
 extern const OpDef op_dynamic_quantize_linear = {
     "dynamic_quantize_linear", kX, 1, nullptr, 0, infer_dynamic, run_dynamic};
+extern const OpDef op_quantize_rows = {"quantize_rows", kX, 1, nullptr, 0, infer_rows, run_rows_alone};
 
 }  // namespace tw::TW_ISA

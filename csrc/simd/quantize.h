@@ -42,6 +42,30 @@ TW_INLINE Range range_of(const float* x, int64_t n) {
     return {reduce_min(min_any(low[0], low[1])), reduce_max(max_any(high[0], high[1]))};
 }
 
+// Scale of -127..127 that covers a row: largest / 127, at least the least normal number, NaN if the row is not finite.
+struct RowScale {
+    float scale, inverse;
+};
+TW_INLINE RowScale row_scale(Range r) {
+    float scale = apart(splat(r.high > -r.low ? r.high : -r.low) * splat(1.f / 127.f))[0];
+    if (!(scale < __builtin_inff())) scale = __builtin_nanf("");
+    if (scale < 0x1p-126f) scale = 0x1p-126f;
+    return {scale, 1.f / scale};
+}
+TW_INLINE Part<int8_t> code_within_127(f32v v, RowScale by) {
+    return narrow8<int8_t>(code_of(apart(v * splat(by.inverse)), f32v{}, -127.f, 127.f));
+}
+TW_INLINE void code_row(const float* x, int64_t n, RowScale by, int8_t* to) {
+    for (int64_t i = 0; i < n; i += kLanes<float>) {
+        const int64_t lanes = n - i < kLanes<float> ? n - i : kLanes<float>;
+        const Part<int8_t> part = code_within_127(lanes == kLanes<float> ? load(x + i) : load_n(x + i, lanes), by);
+        if (lanes == kLanes<float>)
+            __builtin_memcpy(to + i, &part, sizeof part);
+        else
+            store_part_n(to + i, part, lanes);
+    }
+}
+
 // Scale and zero point of 0..255 that cover a row: scale = high / 255 - low / 255, at least the least normal number, NaN if
 // the row is not finite; zero = rint(-low / scale).
 struct RowCode {

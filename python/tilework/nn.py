@@ -16,9 +16,10 @@ import numpy.typing as npt
 
 from tilework import ops
 from tilework.arrays import Array
+from tilework.caches import KVCache, KVPages, KVSequence
 from tilework.errors import AttrError, ShapeError, UnsupportedError
 
-__all__ = ["GRU", "LSTM", "RNN", "KVCache", "Stream", "packed_attention"]
+__all__ = ["GRU", "LSTM", "RNN", "KVCache", "KVPages", "KVSequence", "Stream", "packed_attention"]
 
 State = tuple[Any, ...]  # of one layer: (h, c) of an LSTM, (h,) of the others
 
@@ -107,9 +108,10 @@ class _Stack:
 
 
 class LSTM(_Stack):
-    """Stacked LSTM layers from I inputs to H hidden units: see ``lstm`` for one of them.
+    """Stacked LSTM layers from I inputs to H hidden units: see ``lstm`` for one of them and its ``options``.
 
-    ``bidirectional``, ``merge`` and ``dropout`` as in the call.
+    ``bidirectional``, ``merge`` and ``dropout`` as in the call; ``dtype="int8"`` and others are what weights are stored
+    in, by a stream once.
     """
 
     op, blocks, biases, states = ops.lstm, 4, ("b",), 2
@@ -159,88 +161,6 @@ class Stream:
             y = layer(y, *now[1:], out=then)[0]
         self._turn = 1 - self._turn
         return y[0]
-
-
-class KVCache:
-    """Keys (B, Hkv, n, D) and values (B, Hkv, n, Dv) of what was seen, in memory made once, in any floating dtype.
-
-    It takes ``capacity`` places; one more is an error. With a ``window`` it keeps that many last places for ever: they
-    slide through twice the window, and move to its front when they reach its end.
-    """
-
-    def __init__(
-        self,
-        batch: int,
-        heads: int,
-        depth: int,
-        *,
-        capacity: int | None = None,
-        window: int | None = None,
-        width: int | None = None,
-        dtype: npt.DTypeLike = np.float32,
-    ) -> None:
-        if (capacity is None) == (window is None):
-            text = f"KVCache: capacity={capacity!r} and window={window!r}; want one of them"
-            raise AttrError(text, op="KVCache", argument="capacity")
-        places = 2 * window if window is not None else capacity or 0
-        if places < 1:
-            name, value = ("capacity", capacity) if window is None else ("window", window)
-            raise AttrError(f"KVCache: {name}={value!r}; want 1 or more", op="KVCache", argument=name)
-        self.window = window
-        self._k = np.zeros((batch, heads, places, depth), dtype)
-        self._v = np.zeros((batch, heads, places, depth if width is None else width), dtype)
-        self._begin = self._end = 0
-
-    def __len__(self) -> int:
-        return self._end - self._begin
-
-    @property
-    def k(self) -> Array:
-        """The keys, a view."""
-        return self._k[:, :, self._begin : self._end]
-
-    @property
-    def v(self) -> Array:
-        """The values, a view."""
-        return self._v[:, :, self._begin : self._end]
-
-    def append(self, k: Array, v: Array) -> None:
-        """Adds the places of k (B, Hkv, T, D) and v (B, Hkv, T, Dv), rounded to the dtype of the cache."""
-        for name, a, own in (("k", k, self._k), ("v", v, self._v)):
-            if a.ndim != 4 or (*a.shape[:2], a.shape[3]) != (*own.shape[:2], own.shape[3]) or a.shape[2] != k.shape[2]:
-                want = (*own.shape[:2], "T", own.shape[3])
-                raise ShapeError(f"KVCache: {name} has shape {a.shape}; want {want}", op="KVCache", argument=name)
-        count, places = k.shape[2], self._k.shape[2]
-        if self.window is not None and count > self.window:
-            k, v, count = k[:, :, -self.window :], v[:, :, -self.window :], self.window
-        if self._end + count > places:
-            if self.window is None:
-                raise ShapeError(
-                    f"KVCache: {count} places more than {self._end} exceed capacity={places}; want a larger one",
-                    op="KVCache",
-                    argument="k",
-                )
-            kept = len(self)
-            for own in (self._k, self._v):
-                own[:, :, :kept] = own[:, :, self._end - kept : self._end].copy()
-            self._begin, self._end = 0, kept
-        for a, own in ((k, self._k), (v, self._v)):
-            ops.cast(a, dtype=own.dtype, out=own[:, :, self._end : self._end + count])
-        self._end += count
-        if self.window is not None:
-            self._begin = max(self._begin, self._end - self.window)
-
-    def attend(self, q: Array, k: Array, v: Array, **attrs: Any) -> Array:
-        """Appends k and v, then attends from q (B, H, T, D) of the same places to all that is kept, causally."""
-        # Of many queries, the first sees places that the last of them has left behind.
-        many = self.window is not None and k.shape[2] > 1
-        if many:
-            rounded = (ops.cast(a, dtype=self._k.dtype) for a in (k, v))
-            seen = [ops.concat([a, b], axis=2) for a, b in zip((self.k, self.v), rounded, strict=True)]
-        self.append(k, v)
-        window = None if self.window is None else (self.window - 1, 0)
-        y: Array = ops.attention(q, *(seen if many else (self.k, self.v)), causal=True, window=window, **attrs)
-        return y
 
 
 def packed_attention(q: Any, k: Any, v: Any, offsets: Any, key_offsets: Any = None, **attrs: Any) -> Any:

@@ -243,6 +243,7 @@ from tilework.ops.optimizer import (
     rmsprop_step as rmsprop_step,
     sgd_step as sgd_step,
 )
+from tilework.ops.paged_attention import paged_attention as paged_attention
 from tilework.ops.pixel import (
     absdiff as absdiff,
     rgb_to_gray as rgb_to_gray,
@@ -260,6 +261,7 @@ from tilework.ops.quantize import (
     dequantize_linear as dequantize_linear,
     dynamic_quantize_linear as dynamic_quantize_linear,
     quantize_linear as quantize_linear,
+    quantize_rows as quantize_rows,
 )
 from tilework.ops.reduce import (
     reduce_max as reduce_max,

@@ -81,6 +81,17 @@ def dynamic_quantize_linear(x: Array, *, out: tuple[Array, Array, Array] | None 
     ...
 
 
+@op
+def quantize_rows(x: Array, *, out: tuple[Array, Array] | None = None) -> Any:
+    """Quantises each row of x (..., D) to int8 by its own range: q of that shape and scale (...), float32.
+
+    scale = largest |x| of the row / 127, at least 2^-126, and q = rint(x / scale), multiplying by 1 / scale: q scale is
+    x to half a step. A row with a NaN or an infinity has the scale NaN. It is what ``paged_attention`` reads, and how
+    weights in 8 bits are stored.
+    """
+    ...
+
+
 def _spread(v: Any, shape: tuple[int, ...], axis: int, block: int) -> Any:
     """A scale or zero point broadcast to ``shape``."""
     if block:
@@ -118,7 +129,21 @@ def _(x: Any) -> Any:
     return _codes(x / scale, zero, 0, 255).astype(np.uint8), np.asarray(scale), np.asarray(zero).astype(np.uint8)
 
 
-for _op in (quantize_linear, dequantize_linear, dynamic_quantize_linear):
+def row_scales(x: Any) -> Any:
+    """The scales (..., 1) of the rows of a float32 x."""
+    largest = np.max(np.abs(x), axis=-1, keepdims=True, initial=np.float32(0))
+    scale = largest * np.float32(np.float32(1) / np.float32(127))
+    return np.where(scale < np.inf, np.maximum(scale, np.float32(2.0**-126)), np.float32(np.nan))
+
+
+@reference(quantize_rows)
+def _(x: Any) -> Any:
+    x = x.astype(np.float32)
+    scale = row_scales(x)
+    return np.clip(_codes(x * (np.float32(1) / scale), 0, -128, 127), -127, 127).astype(np.int8), scale[..., 0]
+
+
+for _op in (quantize_linear, dequantize_linear, dynamic_quantize_linear, quantize_rows):
     dtypes(_op, "float32", "float16", "bfloat16")
     tolerance(_op, ulp=0.5)
 
@@ -166,6 +191,23 @@ def _(fill: Fill) -> Iterator[Sample]:
     yield sample(fill(0, 3))
 
 
+@samples(quantize_rows)
+def _(fill: Fill) -> Iterator[Sample]:
+    for n in (1, 7, 8, 17, 35):
+        yield sample(fill(3, n))
+    yield sample(np.swapaxes(fill(2, 9, 5), 0, 2))
+    yield sample(np.zeros((2, 5), fill.dtype))
+    yield sample(fill(19))
+    yield sample(fill(0, 3))
+    yield sample(fill(3, 0))
+
+
+@errors(quantize_rows)
+def _(fill: Fill) -> Iterator[ErrorCase]:
+    yield ErrorCase(sample(np.ones((2, 3), np.int8)), DTypeError, "x has dtype int8; want float32, float16 or bfloat16")
+    yield ErrorCase(sample(fill()), ShapeError, "x has 0 dimensions; want 1 to 8")
+
+
 @errors(quantize_linear)
 def _(fill: Fill) -> Iterator[ErrorCase]:
     x, one = fill(3, 4), np.ones((), np.float32)
@@ -206,6 +248,11 @@ def _() -> Iterator[Workload]:
     yield Workload("4M per row", ((1024, 4096), (1024,), None), {"axis": 0})
 
 
+@workloads(quantize_rows)
+def _() -> Iterator[Workload]:
+    yield Workload("4M", ((1024, 4096),))
+
+
 @workloads(dynamic_quantize_linear)
 def _() -> Iterator[Workload]:
     yield Workload("4M", ((1024, 4096),))
@@ -237,6 +284,16 @@ def _(queue: Queue, x: Any, scale: Any, zero: Any, y: Any, *, axis: int, block: 
     define = {"DTYPE": y.dtype, "CODE": x.dtype} | ({} if zero is None else {"ZERO": 1})
     args = (x, scale, *([] if zero is None else [zero]), y, _shared(x, scale, axis, block))
     queue.launch("quantize.cl", "dequantize", x.size, GROUP_SIZE, args, **define)
+
+
+@opencl(quantize_rows)
+def _(queue: Queue, x: Any, q: Any, scale: Any) -> None:
+    rows, k = math.prod(x.shape[:-1]), x.shape[-1]
+    if not rows:
+        return
+    source = queue.contiguous(x) if k else scale
+    args = (source, q if k else scale, scale, rows, k)
+    queue.launch("quantize.cl", "quantize_rows", rows, GROUP_SIZE, args, DTYPE=x.dtype)
 
 
 @opencl(dynamic_quantize_linear)

@@ -1,0 +1,100 @@
+// A few queries against many keys, which are read once, where they lie: scores, weighted values, and shares of keys joined.
+// W is what is computed in, S what lies in memory.
+#pragma once
+#include "gemm/micro.h"
+#include "ops/attention_softmax.h"
+
+namespace tw::TW_ISA {
+namespace {
+
+// Keys or values one below the other, `row` numbers apart.
+template <class S>
+struct Rows {
+    const S* data;
+    int64_t row;
+};
+
+constexpr int64_t kKeysAhead = 16;  // of k and v that are fetched early: they are read once, from memory
+
+template <class S>
+TW_INLINE void fetch_rows(const Rows<S>& x, int64_t first, int64_t rows, int64_t n, int64_t columns) {
+    for (int64_t r = first; r < min_of(first + rows, n); ++r)
+        for (int64_t i = 0; i < columns; i += 64 / static_cast<int64_t>(sizeof(S)))
+            __builtin_prefetch(x.data + r * x.row + i);
+}
+
+// scores[r][j] = key j times query r, for as many keys as fit a register tile at a time.
+template <int R, class W, class S>
+TW_INLINE void score_rows(const Rows<S>& k, int64_t n, int64_t depth, const W* q, int64_t q_row, W* scores,
+                          bool fetch) {
+    constexpr int M = R == 1 ? 6 : R == 2 ? 4 : 2;
+    W sums[M * R];
+    int64_t j = 0;
+    for (; j + M <= n; j += M) {
+        if (fetch) fetch_rows(k, j + kKeysAhead, M, n, depth);
+        dots<W, M, R>(k.data + j * k.row, k.row, q, q_row, depth, sums);
+        for (int i = 0; i < M; ++i)
+            for (int r = 0; r < R; ++r) scores[r * kTileKeys + j + i] = sums[i * R + r];
+    }
+    for (; j < n; ++j) {
+        dots<W, 1, R>(k.data + j * k.row, k.row, q, q_row, depth, sums);
+        for (int r = 0; r < R; ++r) scores[r * kTileKeys + j] = sums[r];
+    }
+}
+
+// sums[r] += the n rows of v, weighted; four at a time, so that sums are fetched a quarter as often.
+template <class W, class S>
+TW_INLINE void add_rows(const Rows<S>& v, int64_t n, int64_t columns, const W* weights, int64_t rows, W* sums,
+                        int64_t sums_row) {
+    const auto part = [](const S* p, int64_t lanes) __attribute__((always_inline)) {
+        return lanes == kLanes<W> ? load_as<W>(p) : load_as_n<W>(p, lanes);
+    };
+    for (int64_t j = 0; j < n; j += 4) {
+        const int64_t some = min_of(4, n - j);
+        fetch_rows(v, j + kKeysAhead, 4, n, columns);
+        const S* at[4];
+        for (int64_t i = 0; i < 4; ++i) at[i] = v.data + (j + min_of(i, some - 1)) * v.row;
+        each_vector<W>(columns, [&](int64_t i, int64_t lanes) __attribute__((always_inline)) {
+            const Vec<W> v0 = part(at[0] + i, lanes), v1 = part(at[1] + i, lanes);
+            const Vec<W> v2 = part(at[2] + i, lanes), v3 = part(at[3] + i, lanes);
+            for (int64_t r = 0; r < rows; ++r) {
+                const W* w = weights + r * kTileKeys + j;
+                Vec<W> s = load(sums + r * sums_row + i) + w[0] * v0;
+                if (some > 1) s += w[1] * v1;
+                if (some > 2) s += w[2] * v2;
+                if (some > 3) s += w[3] * v3;
+                store(sums + r * sums_row + i, s);
+            }
+        });
+    }
+}
+
+// score_rows for any number of rows of q; of the keys only the first pass fetches.
+template <class W, class S>
+TW_INLINE void score_all(const Rows<S>& k, int64_t n, int64_t depth, const W* q, int64_t q_row, int64_t rows,
+                         W* scores) {
+    int64_t i = 0;
+    for (; i + 4 <= rows; i += 4) score_rows<4>(k, n, depth, q + i * q_row, q_row, scores + i * kTileKeys, i == 0);
+    for (; i + 2 <= rows; i += 2) score_rows<2>(k, n, depth, q + i * q_row, q_row, scores + i * kTileKeys, i == 0);
+    for (; i < rows; ++i) score_rows<1>(k, n, depth, q + i * q_row, q_row, scores + i * kTileKeys, i == 0);
+}
+
+// What `shares` shares of the keys have left of a row, `apart` rows between them, joined in the first, in order.
+template <class W>
+TW_INLINE Running<W> join_shares(W* sum, const Running<W>* running, int64_t shares, int64_t apart, int64_t width) {
+    Running<W> all = running[0];
+    for (int64_t s = 1; s < shares; ++s) {
+        const Running<W> one = running[s * apart];
+        const W* const other = sum + s * apart * width;
+        if (one.sum == 0) continue;
+        const W top = all.top > one.top ? all.top : one.top;
+        const Vec<W> base = splat(top == -static_cast<W>(kInf) ? W{0} : top);
+        const W mine = power(splat(all.top) - base)[0], its = power(splat(one.top) - base)[0];
+        all = {top, all.sum * mine + one.sum * its};
+        for (int64_t j = 0; j < width; j += kLanes<W>) store(sum + j, load(sum + j) * mine + load(other + j) * its);
+    }
+    return all;
+}
+
+}  // namespace
+}  // namespace tw::TW_ISA
