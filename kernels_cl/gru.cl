@@ -11,35 +11,38 @@
 #include "recurrent.clh"
 
 // r, z and the fourth block; sums (D, T, N, 3H), bias (D, H) of the product that r scales.
-__kernel void gru_gates(IN(long, lengths), IN(ACC, r), IN(ACC, h), IN(ACC, sums), IN(ACC, bias), OUT(ACC, gates),
-                        const Sizes z) {
+__kernel void gru_gates(IN(long, lengths), IN(ACC, r), IN(ACC, h), IN(ACC, met), IN(ACC, sums), IN(ACC, bias),
+                        OUT(ACC, gates), OUT(ACC, scaled), const Sizes z) {
     START(r);
     START(h);
+    START(met);
     START(sums);
     START(bias);
     START(gates);
+    START(scaled);
     ENTER(hidden)
     if (over) return;
     const INDEX row = ROW_OF(step), state = place * hidden;
     ACC gate[2];
     for (int k = 0; k < 2; ++k) {
         ACC sum = sums[(row * 3 + k) * hidden + u];
-        PRODUCT(sum, h + state, r, (d * 3 + k) * hidden + u, hidden);
+        PRODUCT(sum, met + state, r, (d * 3 + k) * hidden + u, hidden);
         gates[(row * 4 + k) * hidden + u] = gate[k] = gate_of(z.gate, sum);
     }
-    ACC last = gate[0] * h[state + u];
+    ACC last = scaled[state + u] = gate[0] * h[state + u];
     if (z.flag) {
         last = bias[d * hidden + u];
-        PRODUCT(last, h + state, r, (d * 3 + 2) * hidden + u, hidden);
+        PRODUCT(last, met + state, r, (d * 3 + 2) * hidden + u, hidden);
     }
     gates[(row * 4 + 3) * hidden + u] = last;
 }
 
-__kernel void gru_on(IN(long, lengths), IN(ACC, r), IN(ACC, h), OUT(ACC, h_next), IN(ACC, sums), OUT(ACC, gates),
-                     OUT(T, y), const Sizes z) {
+__kernel void gru_on(IN(long, lengths), IN(ACC, r), IN(ACC, h), OUT(ACC, h_next), IN(ACC, met), IN(ACC, sums),
+                     OUT(ACC, gates), OUT(T, y), const Sizes z) {
     START(r);
     START(h);
     START(h_next);
+    START(met);
     START(sums);
     START(gates);
     START(y);
@@ -54,7 +57,7 @@ __kernel void gru_on(IN(long, lengths), IN(ACC, r), IN(ACC, h), OUT(ACC, h_next)
     if (z.flag)
         sum += gates[first + u] * gates[first + 3 * hidden + u];
     else
-        PRODUCT(sum, gates + first + 3 * hidden, r, (d * 3 + 2) * hidden + u, hidden);
+        PRODUCT(sum, met + state, r, (d * 3 + 2) * hidden + u, hidden);
     const ACC gate = gates[first + hidden + u], fresh = gate_of(z.cell, sum);
     const ACC next = (1 - gate) * fresh + gate * h[state + u];
     gates[first + 2 * hidden + u] = fresh;

@@ -22,11 +22,12 @@ inline ACC seen(__global const ACC *peep, __global const ACC *cells, const INDEX
     return sum;
 }
 
-__kernel void lstm_on(IN(long, lengths), IN(ACC, r), IN(ACC, h), OUT(ACC, h_next), IN(ACC, c), OUT(ACC, c_next),
-                      IN(ACC, peep), OUT(ACC, gates), OUT(ACC, cells), OUT(ACC, made), OUT(T, y), const ACC clip,
+__kernel void lstm_on(IN(long, lengths), IN(ACC, r), IN(ACC, h), IN(ACC, met), OUT(ACC, h_next), IN(ACC, c),
+                      OUT(ACC, c_next), IN(ACC, peep), OUT(ACC, gates), OUT(ACC, cells), OUT(ACC, made), OUT(T, y), const ACC clip,
                       const Sizes z) {
     START(r);
     START(h);
+    START(met);
     START(h_next);
     START(c);
     START(c_next);
@@ -48,7 +49,7 @@ __kernel void lstm_on(IN(long, lengths), IN(ACC, r), IN(ACC, h), OUT(ACC, h_next
     ACC gate[4];
     for (int k = 0; k < 4; ++k) {
         ACC sum = gates[first + k * hidden];
-        PRODUCT(sum, h + place * outputs, r, (d * 4 + k) * hidden + u, outputs);
+        PRODUCT(sum, met + place * outputs, r, (d * 4 + k) * hidden + u, outputs);
         if (k < 2) sum += seen(peep, c + place * hidden, d, k, u, was, z);
         gate[k] = k == 3 ? sum : gate_of(k == 2 ? z.cell : z.gate, sum);
     }

@@ -9,10 +9,11 @@
 // Defined by the launch:  DTYPE   of x and y
 #include "recurrent.clh"
 
-__kernel void rnn_on(IN(long, lengths), IN(ACC, r), IN(ACC, h), OUT(ACC, h_next), IN(ACC, sums), OUT(T, y),
-                     const Sizes z) {
+__kernel void rnn_on(IN(long, lengths), IN(ACC, r), IN(ACC, h), IN(ACC, met), OUT(ACC, h_next), IN(ACC, sums),
+                     OUT(T, y), const Sizes z) {
     START(r);
     START(h);
+    START(met);
     START(h_next);
     START(sums);
     START(y);
@@ -23,7 +24,7 @@ __kernel void rnn_on(IN(long, lengths), IN(ACC, r), IN(ACC, h), OUT(ACC, h_next)
         return;
     }
     ACC sum = sums[ROW_OF(step) * hidden + u];
-    PRODUCT(sum, h + state, r, d * hidden + u, hidden);
+    PRODUCT(sum, met + state, r, d * hidden + u, hidden);
     const ACC next = gate_of(z.cell, sum);
     h_next[state + u] = next;
     STORE(y, Y_AT(step), next);

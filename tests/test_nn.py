@@ -9,6 +9,7 @@ import pytest
 
 import tilework as tw
 from tilework import nn
+from tilework.dtypes import named
 
 RANDOM = np.random.default_rng(8)
 
@@ -117,6 +118,112 @@ def test_a_window_slides() -> None:
     assert len(cache) == 6
 
 
+def _half_steps(x: Any) -> Any:
+    """Half of what a code of 8 bits stands for, row by row."""
+    return np.abs(x).max(axis=-1, keepdims=True) / 254
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "int8"])
+@pytest.mark.parametrize("window", [None, 6])
+def test_a_cache_of_any_dtype_is_read_as_it_lies(dtype: str, window: int | None) -> None:
+    q, k, v = (_normal(2, n, 23, 8).astype(np.float32) for n in (4, 2, 2))
+    cache = nn.KVCache(2, 2, 8, capacity=None if window else 23, window=window, dtype=named(dtype))
+    rounded = [tw.cast(tw.cast(a, dtype=named(dtype)), dtype=np.float32) for a in (k, v)]
+    if dtype == "int8":
+        codes = [tw.quantize_rows(a) for a in (k, v)]
+        rounded = [c * s[..., None] for c, s in codes]
+        assert all(np.all(np.abs(a - b) <= 1.001 * _half_steps(a)) for a, b in zip((k, v), rounded, strict=True))
+    want = tw.attention(q, *rounded, causal=True, window=None if window is None else (window - 1, 0))
+    begin = 0
+    for count in (5, 1, 1, 9, 1, 6):
+        part = slice(begin, begin + count)
+        got = cache.attend(q[:, :, part], k[:, :, part], v[:, :, part])
+        np.testing.assert_allclose(got, want[:, :, part], rtol=2e-5, atol=2e-6)
+        begin += count
+    assert (cache.scales is None) == (dtype != "int8")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_sequences_share_the_pages_of_a_pool(dtype: str) -> None:
+    q, k, v = (_normal(3, n, 30, 8).astype(np.float32) for n in (4, 2, 2))
+    seen = (k, v) if dtype == "float32" else tuple(c * s[..., None] for c, s in map(tw.quantize_rows, (k, v)))
+    pool = nn.KVPages(2, 8, pages=11, page=4, dtype=dtype)
+    sequences = [pool.sequence() for _ in range(3)]
+    starts = (3, 8, 0)  # places that each has before they go on together
+    for b, (s, n) in enumerate(zip(sequences, starts, strict=True)):
+        s.append(k[b, :, :n], v[b, :, :n])
+    at = np.array(starts)
+    for count in (1, 5, 1):
+        parts = [np.stack([a[b, :, n : n + count] for b, n in enumerate(at)]) for a in (q, k, v)]
+        got = pool.attend(sequences, *parts)
+        at += count
+        for b, n in enumerate(at):
+            whole = [a[b : b + 1, :, :n] for a in seen]
+            want = tw.attention(q[b : b + 1, :, n - count : n], *whole, causal=True)
+            np.testing.assert_allclose(got[b : b + 1], want, rtol=2e-5, atol=2e-6)
+    assert [len(s) for s in sequences] == [10, 15, 7]
+    assert pool.free == 11 - 3 - 4 - 2
+    with pytest.raises(tw.ShapeError, match="5 pages are needed but 2 are free"):
+        sequences[0].append(k[0, :, :20], v[0, :, :20])
+    assert len(sequences[0]) == 10
+    for s in sequences:
+        s.release()
+    assert pool.free == 11
+
+
+def test_a_fork_shares_pages_until_it_goes_on() -> None:
+    q, k, v = (_normal(2, 2, 12, 4).astype(np.float32) for _ in range(3))
+    pool = nn.KVPages(2, 4, pages=4, page=4)
+    first = pool.sequence()
+    first.append(k[0, :, :6], v[0, :, :6])
+    second = first.fork()
+    assert pool.free == 2
+    step = [np.stack([a[b, :, 6:7] for b in (0, 1)]) for a in (q, k, v)]
+    got = pool.attend([first, second], *step)
+    assert pool.free == 1
+    for b in (0, 1):
+        own = [np.concatenate([a[0, :, :6], a[b, :, 6:7]], axis=1)[None] for a in (k, v)]
+        np.testing.assert_allclose(got[b : b + 1], tw.attention(step[0][b : b + 1], *own), rtol=1e-5, atol=1e-6)
+    first.release()
+    second.release()
+    assert pool.free == 4
+
+
+def test_a_window_gives_pages_back() -> None:
+    q, k, v = (_normal(1, 2, 40, 4).astype(np.float32) for _ in range(3))
+    want = tw.attention(q, k, v, causal=True, window=(5, 0))
+    pool = nn.KVPages(2, 4, pages=5, page=4)
+    sequence = pool.sequence(window=6)
+    begin = 0
+    for count in (1, 3, 9, 1, 1, 6, *(1,) * 19):
+        part = slice(begin, begin + count)
+        got = pool.attend([sequence], q[:, :, part], k[:, :, part], v[:, :, part])
+        np.testing.assert_allclose(got, want[:, :, part], rtol=1e-5, atol=1e-6)
+        begin += count
+    assert begin == 40
+    assert len(sequence) == 6
+    assert pool.free >= 2
+
+
+@pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN"])
+@pytest.mark.parametrize("dtype", ["int8", "float16", "bfloat16"])
+def test_stored_weights_are_close_and_have_the_bits_of_one_thread(name: str, dtype: str) -> None:
+    x = _normal(20, 4, 48).astype(np.float32)
+    plain, stored = getattr(nn, name)(48, 96, layers=2), getattr(nn, name)(48, 96, layers=2, dtype=dtype)
+    parameters = plain.parameters()
+    want, _ = plain(parameters, x)
+    runs = []
+    for threads in (1, 2, 7):
+        with tw.threads(threads):
+            runs.append(stored(parameters, x)[0])
+    assert all(np.array_equal(runs[0], other) for other in runs[1:])
+    # Halves of steps of 1/127 (2^-9, 2^-12 of 16 bits) of weights and states, summed over 96 of either sign.
+    assert np.sqrt(np.mean((runs[0] - want) ** 2)) < {"int8": 4e-3, "bfloat16": 1e-3, "float16": 1.2e-4}[dtype]
+    stream = stored.stream(parameters, 4)
+    steps = np.stack([stream.step(x[t]).copy() for t in range(20)])
+    np.testing.assert_allclose(steps, runs[0], rtol=0, atol=2e-3 if dtype == "int8" else 1e-5)
+
+
 def test_packed_sequences_attend_within_themselves() -> None:
     offsets, key_offsets = np.array([0, 3, 3, 8]), np.array([0, 4, 6, 13])
     q, k, v = _normal(8, 4, 6), _normal(13, 2, 6), _normal(13, 2, 5)
@@ -155,6 +262,8 @@ def test_packed_sequences_attend_within_themselves() -> None:
         (lambda: nn.LSTM(3, 4, merge="mean"), "merge='mean'; want concat, add or none"),
         (lambda: nn.KVCache(1, 1, 4), "want one of them"),
         (lambda: nn.KVCache(1, 1, 4, window=0), "window=0; want 1 or more"),
+        (lambda: nn.KVPages(1, 4, pages=0), "KVPages: pages=0; want 1 or more"),
+        (lambda: nn.KVPages(1, 4, pages=2).sequence(window=-1), "window=-1; want 1 or more"),
         (lambda: nn.LSTM(3, 4, bidirectional=True).stream({}, 1), "two directions need the whole sequence"),
     ],
 )

@@ -16,12 +16,14 @@ struct alignas(64) Chain {
 void wait_for_chunks(const Chain& chain, int64_t count);
 
 // Runs what is left of link `link` of a chain, the member's own chunks first, and returns when all of it is complete.
-// Every member calls this for every link in order. What a chunk does must depend on link and chunk alone.
+// Every member calls this for every link in order. What a chunk does must depend on link and chunk alone. `backward` takes
+// the member's own chunks from the last to the first: what the link before left in a cache is met before it is gone.
 template <class Body>
-static inline void run_link(Chain& chain, int64_t link, int64_t member, const Body& body) {
+static inline void run_link(Chain& chain, int64_t link, int64_t member, bool backward, const Body& body) {
     const int32_t first = static_cast<int32_t>(member * chain.chunks / chain.members);
+    const int32_t own = static_cast<int32_t>((member + 1) * chain.chunks / chain.members) - first;
     for (int32_t k = 0; k < chain.chunks; ++k) {
-        const int32_t chunk = (first + k) % chain.chunks;
+        const int32_t chunk = (first + (backward && k < own ? own - 1 - k : k)) % chain.chunks;
         const uint32_t bit = 1u << chunk;
         uint32_t* const taken = chain.taken + link;
         if (__atomic_load_n(taken, __ATOMIC_RELAXED) & bit) continue;

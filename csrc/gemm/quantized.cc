@@ -332,12 +332,40 @@ int64_t packed_right_bytes(int64_t k, int64_t n) {
 }
 
 void pack_right(const Bytes& b, int64_t k, int64_t n, int8_t* packed) {
+    const struct {
+        const Bytes& b;
+        int64_t k;
+    } whole = {b, k};
+    typedef decltype(whole) Whole;
+    const auto panel = [](const void* context, int64_t n0, int64_t count, int8_t* to) {
+        const auto& own = *static_cast<Whole*>(context);
+        pack_panel(own.b, own.k, n0, count, to);
+    };
+    pack_right(panel, &whole, k, n, packed);
+}
+
+void pack_right(void (*pack_b)(const void* context, int64_t n0, int64_t n, int8_t* panel), const void* context,
+                int64_t k, int64_t n, int8_t* packed) {
     const int64_t panels = ceil_div(n, NR), panel_bytes = words_of(k) * NR * kDotDepth;
     auto* const sums = reinterpret_cast<int32_t*>(packed + panels * panel_bytes);
     parallel(panels, [&](int64_t p) {
-        pack_panel(b, k, p * NR, min_of(NR, n - p * NR), packed + p * panel_bytes);
+        pack_b(context, p * NR, min_of(NR, n - p * NR), packed + p * panel_bytes);
         sum_panel(packed + p * panel_bytes, words_of(k), sums + p * NR);
     });
+}
+
+void multiply_panel(const DotLeft* a, const RowTerms* rows, int m, const int8_t* packed, int64_t k, int64_t n,
+                    int64_t panel, int32_t* sums) {
+    const int64_t panel_bytes = words_of(k) * NR * kDotDepth;
+    run_dots(m, Dots{words_of(k), a, left_stride(k), sums, NR, false}, packed + panel * panel_bytes);
+    if (kDotDepth != 4) return;
+    const auto* const columns = reinterpret_cast<const int32_t*>(packed + ceil_div(n, NR) * panel_bytes) + panel * NR;
+    for (int i = 0; i < m; ++i)
+        for (int j = 0; j < NR; j += kLanes<int32_t>) {
+            int32_t* const at = sums + i * NR + j;
+            const u32v less = bitcast<u32v>(load(columns + j)) * static_cast<uint32_t>(rows[i].zero);
+            store(at, bitcast<i32v>(bitcast<u32v>(load(at)) - less));
+        }
 }
 
 void pack_left_row(const Bytes& a, int64_t row, int64_t k, int32_t zero, bool sums, DotLeft* to, RowTerms* terms) {

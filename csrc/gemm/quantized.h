@@ -63,6 +63,12 @@ bool int_gemm(const IntGemm& g);  // false: no memory for panels
 // B packed ahead of time: panels of kIntNR columns, words of kDotDepth codes along k; then the sum of each column.
 int64_t packed_right_bytes(int64_t k, int64_t n);
 void pack_right(const Bytes& b, int64_t k, int64_t n, int8_t* packed);
+// The same where `pack_b` of IntGemm writes the panels.
+void pack_right(void (*pack_b)(const void* context, int64_t n0, int64_t n, int8_t* panel), const void* context,
+                int64_t k, int64_t n, int8_t* packed);
+// One panel of it by m rows of codes, at most kMR, left_stride(k) apart: their sums, kIntNR apart, zero points taken off.
+void multiply_panel(const DotLeft* a, const RowTerms* rows, int m, const int8_t* packed, int64_t k, int64_t n,
+                    int64_t panel, int32_t* sums);
 
 // The code of an 8-bit value of B: signed, so 128 less if it was unsigned.
 TW_INLINE int32_t right_zero(bool is_unsigned, int32_t zero) { return zero - (is_unsigned ? 128 : 0); }

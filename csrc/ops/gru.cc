@@ -6,6 +6,7 @@
 // Method    recurrent_forward.h: one phase, or two where a product waits for r of all units. A row of gates is r, z, then
 //           r h or the product that r scales, then n.
 // Numerics  everything in the wide type; 16-bit results rounded once, the state that passes on is not.
+//           Weights in 8 bits meet codes of their rows: exact sums, scaled back; recurrent_weights.h.
 // Threads   panels of the product; shares of sequences, then units of a step, cut by shape alone.
 // Source    Cho et al., "Learning phrase representations using RNN encoder-decoder", 2014.
 #include "ops/gru_problem.h"
@@ -30,17 +31,21 @@ public:
     int64_t phases() const { return 1 + !o_.reset_after; }
     int64_t kept_phase() const { return phases() - 1; }
     int64_t units(int64_t) const { return hidden_; }
+    LeftRows<W> left(int64_t phase, const Step<W>& step) const {
+        if (phase) return {step.gates + 2 * hidden_, 4 * hidden_};
+        return {step.before, hidden_};
+    }
 
     void run(int64_t phase, const Step<W>& step, Units u) const {
         if (phase == 0) {
             add_product(step.before, hidden_, step.active, o_.reset_after ? r_ : some_blocks(r_, 0, 2), u.begin, u.end,
-                        step.gates, 4 * hidden_, hidden_);
+                        step.gates, 4 * hidden_, hidden_, step.codes);
             each_row(step, u, [&](W* a, const W* h, W*, int64_t n) { pass_reset(a, h, n); });
         }
         if (phase != kept_phase()) return;
         if (!o_.reset_after)
             add_product(step.gates + 2 * hidden_, 4 * hidden_, step.active, some_blocks(r_, 2, 1), u.begin, u.end,
-                        step.gates + 3 * hidden_, 4 * hidden_, hidden_);
+                        step.gates + 3 * hidden_, 4 * hidden_, hidden_, step.codes);
         each_row(step, u, [&](W* a, const W* h, W* next, int64_t n) { pass_state(a, h, next, n); });
     }
 
@@ -78,6 +83,8 @@ private:
     Weights<W> r_;
 };
 
+constexpr int kDtype = 4;  // of the attributes
+
 Status infer(Call& c, Inferred& r) {
     const View &x = c.in[0], &w = c.in[1];
     TW_TRY(check_layer(x, w, c.in[2], 3, c.in[6]));
@@ -85,12 +92,14 @@ Status infer(Call& c, Inferred& r) {
     TW_TRY(check_optional(c.in[3], "b", x, 2, w.shape));
     TW_TRY(check_optional(c.in[4], "rb", x, 2, w.shape));
     TW_TRY(check_state(p, c.in[5], "h0", p.hidden));
+    TW_TRY(check_stored(x, w, c.in[2], c.attr[kDtype]));
     add_results(r, p, false, c.attr[3].i != 0);
     return Status::ok;
 }
 Status run(const Call& c) {
     Layer p = layer_of(3, 4, c.in[0], c.in[1], c.in[2]);
-    p.packed = c.packed, p.b = c.in[3], p.rb = c.in[4], p.h0 = c.in[5];
+    p.stored = stored_as(p.r, c.attr[kDtype]), p.packed = c.packed;
+    p.b = c.in[3], p.rb = c.in[4], p.h0 = c.in[5];
     const Results r{c.out[0], c.out[1], absent(), c.n_out > 2 ? c.out[2] : absent(), absent()};
     return run_layer<GruCell>(p, gru_options(c.attr), r, c.in[6]);
 }
@@ -103,11 +112,11 @@ constexpr Operand kOperands[] = {{"x"},
                                  {"h0", Role::optional},
                                  {"lengths", Role::optional}};
 constexpr AttrSpec kAttrs[] = {
-    kResetAfter, kGateActivation, kCellActivation, {.name = "return_saved", .kind = AttrKind::boolean}};
+    kResetAfter, kGateActivation, kCellActivation, {.name = "return_saved", .kind = AttrKind::boolean}, kStoredAs};
 
 }  // namespace
 
-extern const OpDef op_gru = {"gru", kOperands, TW_COUNT(kOperands), kAttrs, TW_COUNT(kAttrs), infer,
-                             run,   0,         packed_size<3>,      pack<3>};
+extern const OpDef op_gru = {"gru", kOperands, TW_COUNT(kOperands),    kAttrs,         TW_COUNT(kAttrs), infer,
+                             run,   0,         packed_size<3, kDtype>, pack<3, kDtype>};
 
 }  // namespace tw::TW_ISA

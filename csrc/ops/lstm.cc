@@ -5,6 +5,7 @@
 //
 // Method    recurrent_forward.h: one phase, but one for what needs all of c (matrices), of c' (P_o) or of h' (projection).
 // Numerics  everything in the wide type; 16-bit results rounded once, the state that passes on is not.
+//           Weights in 8 bits meet codes of their rows: exact sums, scaled back; recurrent_weights.h.
 // Threads   panels of the product; shares of sequences, then units of a step, cut by shape alone.
 // Source    Hochreiter and Schmidhuber, "Long short-term memory", 1997; Gers et al., "Learning to forget", 2000, and
 //           "Learning precise timing with LSTM recurrent networks", 2002; Sak et al., "Long short-term memory recurrent
@@ -50,10 +51,12 @@ public:
     int64_t phases() const { return 1 + 2 * full() + projected(); }
     int64_t kept_phase() const { return 2 * full(); }
     int64_t units(int64_t phase) const { return phase > kept_phase() ? outputs_ : hidden_; }
+    LeftRows<W> left(int64_t phase, const Step<W>& step) const { return {phase ? nullptr : step.before, outputs_}; }
 
     void run(int64_t phase, const Step<W>& step, Units u) const {
         if (phase == 0) {
-            add_product(step.before, outputs_, step.active, r_, u.begin, u.end, step.gates, wide(), hidden_);
+            add_product(step.before, outputs_, step.active, r_, u.begin, u.end, step.gates, wide(), hidden_,
+                        step.codes);
             if (full())
                 add_product(step.cells, hidden_, step.active, some_blocks(seen_, 0, 2), u.begin, u.end, step.gates,
                             wide(), hidden_);
@@ -136,6 +139,8 @@ private:
     const W* diagonal_ = nullptr;  // those that are not
 };
 
+constexpr int kDtype = 6;  // of the attributes
+
 Status infer(Call& c, Inferred& r) {
     const View &x = c.in[0], &w = c.in[1];
     TW_TRY(check_layer(x, w, c.in[2], 4, c.in[6], given(c.in[8])));
@@ -144,12 +149,13 @@ Status infer(Call& c, Inferred& r) {
     TW_TRY(check_state(p, c.in[4], "h0", p.outputs));
     TW_TRY(check_state(p, c.in[5], "c0", p.hidden));
     TW_TRY(check_lstm(p, c.in[7], c.in[8], c.attr[0]));
+    TW_TRY(check_stored(x, w, c.in[2], c.attr[kDtype]));
     add_results(r, p, true, c.attr[5].i != 0);
     return Status::ok;
 }
 Status run(const Call& c) {
     Layer p = layer_of(4, 4, c.in[0], c.in[1], c.in[2]);
-    p.packed = c.packed, p.b = c.in[3], p.h0 = c.in[4];
+    p.stored = stored_as(p.r, c.attr[kDtype]), p.packed = c.packed, p.b = c.in[3], p.h0 = c.in[4];
     Results r{c.out[0], c.out[1], c.out[2], absent(), absent()};
     if (c.n_out > 3) r.gates = c.out[3], r.cells = c.out[4];
     return run_layer<LstmCell>(p, lstm_options(c.in[5], c.in[7], c.in[8], c.attr), r, c.in[6]);
@@ -165,11 +171,12 @@ constexpr Operand kOperands[] = {{"x"},
                                  {"peep", Role::optional},
                                  {"proj", Role::optional}};
 constexpr AttrSpec kAttrs[] = {kClip,           kCoupled,          kGateActivation,
-                               kCellActivation, kOutputActivation, {.name = "return_saved", .kind = AttrKind::boolean}};
+                               kCellActivation, kOutputActivation, {.name = "return_saved", .kind = AttrKind::boolean},
+                               kStoredAs};
 
 }  // namespace
 
-extern const OpDef op_lstm = {"lstm", kOperands, TW_COUNT(kOperands), kAttrs, TW_COUNT(kAttrs), infer,
-                              run,    0,         packed_size<4>,      pack<4>};
+extern const OpDef op_lstm = {"lstm", kOperands, TW_COUNT(kOperands),    kAttrs,         TW_COUNT(kAttrs), infer,
+                              run,    0,         packed_size<4, kDtype>, pack<4, kDtype>};
 
 }  // namespace tw::TW_ISA

@@ -110,7 +110,7 @@ void pass_share(const Layer& p, const Slopes& g, int64_t d, Share share, const C
             if (step.goes_on(i)) step.active = i + 1;
         step.slopes = slopes[step.s & 1], step.after = slopes[~step.s & 1];
         for (int64_t phase = 0; phase < phases; ++phase)
-            run_link(chain, (p.steps - 1 - step.s) * phases + phase, member, [&](int64_t chunk) {
+            run_link(chain, (p.steps - 1 - step.s) * phases + phase, member, step.s % 2 != 0, [&](int64_t chunk) {
                 const Units u = units_of(chunk, chain.chunks, cell.units(phase), NR);
                 if (u.begin >= u.end) return;
                 if (phase == 0) cell.pull(step, u);

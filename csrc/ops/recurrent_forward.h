@@ -7,6 +7,7 @@
 //     room(p, o)                  numbers that it works with beside, and ...
 //     Cell(p, o, d, r, room)      ... the cell of direction d from them; r as pack_units made it
 //     begin(step, n, i)           before the first step of sequence n, in row i
+//     left(phase, step)           the rows that a phase multiplies by r, data null where it does not
 //     phases(), units(phase)      of a step: each needs the one before complete; the first one is of the H units
 //     run(phase, step, units)     units [begin, end) of a phase; the last one leaves h
 //     kept_phase()                behind which gates and cells of its units are complete
@@ -14,12 +15,20 @@
 #include "core/chain.h"
 #include "ops/recurrent_problem.h"
 #include "ops/recurrent_product.h"
+#include "ops/recurrent_weights.h"
 
 namespace tw::TW_ISA {
 namespace {
 
 struct Results {
     View y, h, c, gates, cells;  // c, gates and cells: dtype none where there are none
+};
+
+// Rows of a product, and how far they are apart.
+template <class W>
+struct LeftRows {
+    const W* data;
+    int64_t row;
 };
 
 // A share of the sequences at one step.
@@ -33,6 +42,7 @@ struct Step {
     W* cells;  // rows of H
     W* made;  // rows of H, of `outputs` behind a projection: room for what the cell likes
     W* projected;
+    CodedRows codes;  // the member's own, of the rows that meet weights in 8 bits
     bool goes_on(int64_t i) const { return s < lengths[i]; }
 };
 
@@ -66,8 +76,13 @@ void pass_share(const Layer& p, const Results& r, int64_t d, Share share, const 
             for (int64_t i = 0; i < step.active; ++i)
                 if (step.goes_on(i)) f(i, share.first + i, step_of(p, d, share.first + i, step.s));
         };
-        for (int64_t phase = 0; phase < phases; ++phase)
-            run_link(chain, step.s * phases + phase, member, [&](int64_t chunk) {
+        for (int64_t phase = 0; phase < phases; ++phase) {
+            // Links are complete when the next one begins: what they left is there for all members.
+            if constexpr (__is_same(W, float))
+                if (p.stored == DType::i8)
+                    if (const LeftRows<W> rows = cell.left(phase, step); rows.data)
+                        code_rows(rows.data, rows.row, step.active, outputs, step.codes);
+            run_link(chain, step.s * phases + phase, member, step.s % 2 != 0, [&](int64_t chunk) {
                 const Units u = units_of(chunk, chain.chunks, cell.units(phase), NR);
                 const int64_t count = u.end - u.begin;
                 if (count <= 0) return;
@@ -95,6 +110,7 @@ void pass_share(const Layer& p, const Results& r, int64_t d, Share share, const 
                                  step.after + i * outputs + u.begin, 1, count);
                 });
             });
+        }
     }
     if (member != 0) return;
     for (int64_t i = 0; i < share.rows; ++i) {
@@ -125,32 +141,23 @@ void read_biases(const Layer& p, int64_t d, int64_t joined, Wide<T>* to) {
     if (joined < p.blocks) copy_row(to + n, 1, from + some * step, step, hidden);
 }
 
-// r of all directions, packed.
-template <class W>
-TW_INLINE int64_t packed_r(const Layer& p) {
-    return packed_units<W>(p.outputs, p.hidden, p.blocks);
-}
-template <class T>
-void pack_r(const Layer& p, Wide<T>* to) {
-    for (int64_t d = 0; d < p.directions; ++d, to += packed_r<Wide<T>>(p))
-        pack_units(Matrix<T>{p.r.as<const T>() + d * p.r.stride[0], p.r.stride[2], p.r.stride[1]}, p.outputs, p.hidden,
-                   p.blocks, to);
-}
-
 // Everything that a call works in.
 template <class T, class Cell>
 struct Work {
     typedef Wide<T> W;
-    W *x, *w, *r, *bias, *sums, *cells, *shares;
-    Work(const Layer& p, const typename Cell::Options& o, Room<W>& room) {
-        const int64_t wide = p.blocks * p.hidden;
-        x = room.next(room_of(p.x, kIsNarrow<T>)), w = room.next(room_of(p.w, kIsNarrow<T>));
-        r = room.next(p.packed ? 0 : p.directions * packed_r<W>(p));
+    W *x, *w, *weights, *bias, *sums, *cells, *shares, *codes;
+    Work(const Layer& p, const typename Cell::Options& o, int64_t members, Room<W>& room) {
+        const int64_t wide = p.blocks * p.hidden, packed = p.directions * places_of<W>(p).bytes;
+        weights = room.next(p.packed ? 0 : packed / static_cast<int64_t>(sizeof(W)));
+        x = room.next(room_of(p.x, kIsNarrow<T>));
+        w = room.next(p.stored == DType::none ? room_of(p.w, kIsNarrow<T>) : 0);
         bias = room.next(p.directions * (wide + p.hidden));
         sums = room.next(p.directions * p.steps * p.sequences * wide);
         cells = room.next(p.directions * Cell::room(p, o));
         shares = room.next(p.directions * p.sequences * of_row(p));
+        codes = room.next(members * p.directions * p.sequences * of_codes(p));
     }
+    static int64_t of_codes(const Layer& p) { return p.stored == DType::i8 ? coded_row(p.outputs) : 0; }
     static int64_t of_row(const Layer& p) { return (p.kept + 2) * p.hidden + 3 * p.outputs; }
 };
 
@@ -160,32 +167,38 @@ bool pass(const Layer& p, const typename Cell::Options& o, const Results& result
     constexpr int64_t NR = Blocking<W>::NR;
     const int64_t hidden = p.hidden, wide = p.blocks * hidden, rows = p.steps * p.sequences;
     const int64_t shares = shares_of(p.sequences), jobs = p.directions * shares, links = p.steps * Cell::kMostPhases;
+    const int64_t chunks = max_of(1, min_of(kChunks, ceil_div(hidden, NR)));
+    const int64_t members = members_of(p, jobs, chunks);
     Room<W> counted{};
-    Work<T, Cell>(p, o, counted);
+    Work<T, Cell>(p, o, members, counted);
     Scratch scratch(static_cast<size_t>(counted.used + 1) * sizeof(W));
     Scratch meeting(static_cast<size_t>(jobs) * (sizeof(Chain) + static_cast<size_t>(links) * sizeof(uint32_t)) + 64);
     if (!scratch.as<W>() || !meeting.as<char>()) return false;
     Room<W> room{scratch.as<W>(), 0};
-    const Work<T, Cell> own(p, o, room);
-    const W *const x = wide_rows<T>(p.x, own.x), *const w = wide_rows<T>(p.w, own.w);
-    if (!p.packed) pack_r<T>(p, own.r);
-    const W* const r = p.packed ? static_cast<const W*>(p.packed) : own.r;
+    const Work<T, Cell> own(p, o, members, room);
+    const W* const x = wide_rows<T>(p.x, own.x);
+    const W* const w = p.stored == DType::none ? wide_rows<T>(p.w, own.w) : nullptr;
+    if (!p.packed) pack_weights<T>(p, reinterpret_cast<char*>(own.weights));
+    const char* const weights = static_cast<const char*>(p.packed ? p.packed : own.weights);
     for (int64_t d = 0; d < p.directions; ++d) {
         W* const bias = own.bias + d * (wide + hidden);
         read_biases<T>(p, d, Cell::joined(p, o), bias);
+        W* const sums = own.sums + d * rows * wide;
+        if constexpr (__is_same(W, float))
+            if (p.stored != DType::none) {
+                if (rows && !multiply_inputs(p, rows, x, weights, d, bias, sums)) return false;
+                continue;
+            }
         Gemm<W> g{};
         g.m = rows, g.n = wide, g.k = p.inputs;
         g.a = {x, p.inputs, 1}, g.b = {w + d * wide * p.inputs, 1, p.inputs};
-        g.c = own.sums + d * rows * wide, g.c_row = wide, g.c_col = 1, g.bias_col = bias;
+        g.c = sums, g.c_row = wide, g.c_col = 1, g.bias_col = bias;
         if (rows && !gemm(g)) return false;
     }
     const auto cell_of = [&](int64_t d) {
-        return Cell(p, o, d, Weights<W>{r + d * packed_r<W>(p), p.outputs, hidden, p.blocks, 0, p.blocks},
-                    own.cells + d * Cell::room(p, o));
+        return Cell(p, o, d, weights_of<W>(p, weights, d), own.cells + d * Cell::room(p, o));
     };
     const Cell cells[] = {cell_of(0), cell_of(p.directions - 1)};
-    const int64_t chunks = max_of(1, min_of(kChunks, ceil_div(hidden, NR)));
-    const int64_t members = members_of(p, jobs, chunks);
     Chain* const chains = meeting.as<Chain>();
     uint32_t* const taken = reinterpret_cast<uint32_t*>(chains + jobs);
     __builtin_memset(taken, 0, static_cast<size_t>(jobs * links) * sizeof(uint32_t));
@@ -208,7 +221,11 @@ bool pass(const Layer& p, const typename Cell::Options& o, const Results& result
         const Share share = share_at(p.sequences, job / members % shares);
         Room<W> at{own.shares + (d * p.sequences + share.first) * own.of_row(p), 0};
         W* states[2];
-        const Step<W> step = step_of_share(p, share, at, states);
+        Step<W> step = step_of_share(p, share, at, states);
+        if constexpr (__is_same(W, float)) {
+            const int64_t before = (job % members * p.directions + d) * p.sequences + share.first;
+            step.codes = coded_rows(own.codes + before * own.of_codes(p), share.rows, p.outputs);
+        }
         pass_share<T>(p, results, d, share, cells[d], step, states, own.sums + d * rows * wide,
                       own.bias + d * (wide + hidden) + wide, chains[job / members], job % members);
     });
@@ -233,23 +250,29 @@ void add_results(Inferred& r, const Layer& p, bool cells, bool saved) {
     r.flops = flops_of(p.x, p.w, p.r);
 }
 
-// r alone, as far as it is given and in order: a layer of which only the packed r can be asked.
-bool prepared_layer(const View& r, int64_t blocks, Layer& p) {
+// What of a layer is prepared, as far as it is given and in order: r, and w where both are kept in other types.
+bool prepared_layer(const Call& c, int64_t blocks, const Attr& dtype, Layer& p) {
+    const View &w = c.in[1], &r = c.in[2];
     if (!given(r) || r.ndim != 3 || !is_float(r.dtype) || r.shape[1] % blocks != 0) return false;
     p = layer_of(blocks, blocks, r, r, r);
-    return p.hidden > 0;
+    p.stored = stored_as(r, dtype);
+    if (p.hidden == 0 || p.stored == DType::none) return p.hidden > 0;
+    if (!given(w) || w.ndim != 3 || w.dtype != r.dtype || w.shape[0] != r.shape[0] || w.shape[1] != r.shape[1])
+        return false;
+    p.w = w, p.inputs = w.shape[2];
+    return check_stored(r, w, r, dtype) == Status::ok;
 }
-template <int64_t Blocks>
+template <int64_t Blocks, int Dtype>
 int64_t packed_size(const Call& c) {
     Layer p;
-    if (!prepared_layer(c.in[2], Blocks, p)) return 0;
-    return p.directions * (p.r.dtype == DType::f64 ? 8 * packed_r<double>(p) : 4 * packed_r<float>(p));
+    if (!prepared_layer(c, Blocks, c.attr[Dtype], p)) return 0;
+    return p.directions * (p.r.dtype == DType::f64 ? places_of<double>(p).bytes : places_of<float>(p).bytes);
 }
-template <int64_t Blocks>
+template <int64_t Blocks, int Dtype>
 void pack(const Call& c, void* to) {
     Layer p;
-    if (!prepared_layer(c.in[2], Blocks, p)) return;
-    for_floating(p.r.dtype, [&]<class T>() { pack_r<T>(p, static_cast<Wide<T>*>(to)); });
+    if (!prepared_layer(c, Blocks, c.attr[Dtype], p)) return;
+    for_floating(p.r.dtype, [&]<class T>() { pack_weights<T>(p, static_cast<char*>(to)); });
 }
 
 template <template <class> class Cell, class Options>

@@ -26,8 +26,11 @@ struct Layer {
     int64_t outputs;  // numbers of a state: H, or fewer behind a projection
     int64_t blocks;  // of H rows in w and r
     int64_t kept;  // of H numbers in a row of gates
-    const void* packed;  // r as pack_units made it, or null
+    DType stored;  // how weights lie in memory: none as they are computed with, f16, bf16 or i8
+    const void* packed;  // weights as pack_weights made them, or null
 };
+
+constexpr AttrSpec kStoredAs = {.name = "dtype", .kind = AttrKind::dtype, .none_ok = true};
 
 // to[n] = lengths[n], or steps where none are given; an IndexError names the first outside [0, steps].
 TW_INLINE Status copy_lengths(const View& lengths, int64_t sequences, int64_t steps, int64_t* to) {
@@ -73,6 +76,22 @@ Status check_layer(const View& x, const View& w, const View& r, int64_t blocks, 
     return check_lengths_of(lengths, x);
 }
 
+// The dtype in which w and r are kept, for x of 32 bits or fewer.
+Status check_stored(const View& x, const View& w, const View& r, const Attr& dtype) {
+    constexpr int64_t kMostTerms = 0x7fffffff / (255 * 128);
+    if (dtype.is_none) return Status::ok;
+    const DType stored = static_cast<DType>(dtype.choice);
+    if (stored != DType::f16 && stored != DType::bf16 && stored != DType::i8)
+        return fail(Status::attr, "dtype", "dtype=%s; want None, float16, bfloat16 or int8", name_of(stored));
+    if (x.dtype == DType::f64)
+        return fail(Status::attr, "dtype", "dtype=%s but x has float64; want None", name_of(stored));
+    const int64_t terms = max_of(w.shape[2], r.shape[2]);
+    if (stored == DType::i8 && terms > kMostTerms)
+        return fail(Status::shape, "w", "sums of %lld terms could leave int32; want %lld or fewer",
+                    static_cast<long long>(terms), static_cast<long long>(kMostTerms));
+    return Status::ok;
+}
+
 // An optional operand of the dtype of x.
 Status check_optional(const View& v, const char* name, const View& x, int ndim, const int64_t* shape) {
     if (!given(v)) return Status::ok;
@@ -86,9 +105,15 @@ TW_INLINE View absent() {
     return v;
 }
 
+// Weights of 16 bits are kept in as many unless `dtype` says otherwise.
+TW_INLINE DType stored_as(const View& r, const Attr& dtype) {
+    if (!dtype.is_none) return static_cast<DType>(dtype.choice);
+    return r.dtype == DType::f16 || r.dtype == DType::bf16 ? r.dtype : DType::none;
+}
+
 Layer layer_of(int64_t blocks, int64_t kept, const View& x, const View& w, const View& r) {
     Layer p{};
-    p.x = x, p.w = w, p.r = r, p.b = p.rb = p.h0 = absent();
+    p.stored = DType::none, p.x = x, p.w = w, p.r = r, p.b = p.rb = p.h0 = absent();
     p.directions = w.shape[0], p.steps = x.shape[0], p.sequences = x.shape[1], p.inputs = x.shape[2];
     p.hidden = r.shape[1] / blocks, p.outputs = r.shape[2], p.blocks = blocks, p.kept = kept;
     return p;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, get_args
 
@@ -19,7 +20,7 @@ GATES: tuple[str, ...] = get_args(GateActivation)
 class Layer:
     """A layer of ``blocks`` times H rows of w and r, its kernels in ``program``; operands widened once.
 
-    ``flag``, the functions and the form of its weights go to the kernels.
+    ``flag``, the functions and the form of its weights go to the kernels. Weights are what ``dtype`` makes of them.
     """
 
     def __init__(
@@ -38,13 +39,16 @@ class Layer:
         output: str = "tanh",
         full: bool = False,
         projected: bool = False,
+        dtype: Any = None,
     ) -> None:
         self.queue, self.program = queue, program
         self.dtype = np.dtype(np.float32) if is_narrow(x.dtype) else x.dtype
         (self.steps, self.count, self.inputs), self.directions = x.shape, w.shape[0]
         self.wide, self.hidden, self.outputs = w.shape[1], w.shape[1] // blocks, r.shape[2]
         self.rows = self.steps * self.count
-        self.x, self.w, self.r = (self.widened(a) for a in (x, w, r))
+        self.stored = None if dtype is None else np.dtype(dtype)
+        self.coded = self.stored == np.int8
+        self.x, self.w, self.r = self.met(self.widened(x)), self._stored(w), self._stored(r)
         if lengths is not None:
             queue.check_indices("lengths", lengths, self.steps + 1)
         self.lengths, self.some, self.type = queue.as_int64(lengths), lengths is not None, x.dtype
@@ -58,6 +62,27 @@ class Layer:
         copy = self.queue.empty(a.shape, self.dtype)
         self.queue.cast(a, copy)
         return copy
+
+    def _stored(self, w: Any) -> Any:
+        """Weights as they are stored, widened again."""
+        if self.stored is None or self.coded:
+            return self._codes(self.widened(w), weights=True) if self.coded else self.widened(w)
+        narrow = self.queue.empty(w.shape, self.stored)
+        self.queue.cast(self.queue.contiguous(w), narrow)
+        return self.widened(narrow)
+
+    def _codes(self, a: Any, *, weights: bool) -> Any:
+        """Rows as what their codes stand for."""
+        made = self.empty(*a.shape)
+        rows, k = math.prod(a.shape[:-1]), a.shape[-1]
+        if rows and k:
+            args = (a, made, rows, k, int(weights))
+            self.queue.launch("recurrent.cl", "code_rows", rows, GROUP_SIZE, args, DTYPE=self.dtype)
+        return made
+
+    def met(self, a: Any) -> Any:
+        """Rows that a product with weights takes, (..., terms)."""
+        return self._codes(a, weights=False) if self.coded else a
 
     def empty(self, *shape: int) -> Any:
         return self.queue.empty(shape, self.dtype)

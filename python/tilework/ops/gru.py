@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from tilework.arrays import Array, GateActivation, Wanted
 from tilework.backends.opencl_queue import Queue
@@ -18,6 +19,7 @@ from tilework.ops.recurrent import (
     Size,
     gate,
     gradients,
+    is_staircase,
     largest,
     layer,
     measured,
@@ -26,6 +28,7 @@ from tilework.ops.recurrent import (
     slope,
     slope_scale,
     state,
+    stored_samples,
     visits,
     wanted_of,
 )
@@ -62,14 +65,15 @@ def gru(
     gate_activation: GateActivation = "sigmoid",
     cell_activation: GateActivation = "tanh",
     return_saved: bool = False,
+    dtype: npt.DTypeLike | None = None,
     out: tuple[Array, ...] | None = None,
 ) -> Any:
     """Runs a GRU layer over x (T, N, I) with weights w (D, 3H, I), r (D, 3H, H) and biases b, rb (D, 3H).
 
     Gates are in the order r, z, n: h = (1 - z) n + z h, with n = cell(x wᵀ + b + r (h rᵀ + rb)) as in PyTorch, or with
-    reset_after=False n = cell(x wᵀ + b + (r h) rᵀ + rb) as in the paper; r and z pass through gate. Directions, h0 and
-    lengths as in lstm. The result is y (T, N, D H) and the last state h (D, N, H); with return_saved also what
-    ``gru_dx`` needs, (D, T, N, 4H), float32 for 16-bit x. Cho et al., "Learning phrase representations using RNN
+    reset_after=False n = cell(x wᵀ + b + (r h) rᵀ + rb) as in the paper; r and z pass through gate. Directions, h0,
+    lengths and ``dtype`` as in lstm. The result is y (T, N, D H) and the last state h (D, N, H); with return_saved also
+    what ``gru_dx`` needs, (D, T, N, 4H), float32 for 16-bit x. Cho et al., "Learning phrase representations using RNN
     encoder-decoder", 2014.
     """
     ...
@@ -114,22 +118,24 @@ def _run(
     reset_after: bool,
     gate_activation: str,
     cell_activation: str,
+    dtype: Any = None,
 ) -> tuple[Any, ...]:
     """y, h, gates, and the largest size of a sum."""
-    hidden, size = r.shape[2], Size()
+    hidden, size = r.shape[2], Size(dtype)
+    w, r = size.stored(w), size.stored(r)
     h, y, gates = state(h0, x, r), np.zeros((*x.shape[:2], r.shape[0] * r.shape[2])), per_step(x, r, 4 * hidden)
     two = slice(2 * hidden)
     last = slice(2 * hidden, None)
     for d, rows, t, _ in visits(x, r, lengths):
         own, before = (np.zeros(3 * hidden) if rb is None else rb[d]), h[d, rows]
-        a = size.product(x[t, rows], w[d], 0.0 if b is None else b[d])
-        reset, z = np.split(gate(gate_activation, size.product(before, r[d, two], own[two], a[:, two])), 2, axis=-1)
+        a = size.met(x[t, rows], w[d], 0.0 if b is None else b[d])
+        reset, z = np.split(gate(gate_activation, size.met(before, r[d, two], own[two], a[:, two])), 2, axis=-1)
         if reset_after:
-            m = size.product(before, r[d, last], own[last])
+            m = size.met(before, r[d, last], own[last])
             n = gate(cell_activation, a[:, last] + reset * m)
         else:
             m = reset * before
-            n = gate(cell_activation, size.product(m, r[d, last], own[last], a[:, last]))
+            n = gate(cell_activation, size.met(m, r[d, last], own[last], a[:, last]))
         h[d, rows] = (1 - z) * n + z * before
         y[t, rows, d * hidden : (d + 1) * hidden] = h[d, rows]
         gates[d, t, rows] = np.concatenate([reset, z, n, m], axis=-1)
@@ -193,6 +199,7 @@ def _scale(*operands: Any, return_saved: bool, **attrs: Any) -> Any:
 
 
 gru.rules["scale"] = _scale
+gru.rules["staircase"] = is_staircase
 gru_dx.rules["scale"] = partial(slope_scale, partial(_slopes, minus=np.add))
 # A weight that is no number may spread to the states of sequences that have ended.
 gru_dx.rules["spreading"] = ("r",)
@@ -213,11 +220,17 @@ def _(*operands: Array, return_saved: bool, **attrs: Any) -> tuple[Any, Any]:
 
 @backward(gru, of=("x", "w", "r", "b", "rb", "h0"))
 def _(
-    dy: Array, *operands: Array, saved: tuple[Array, Array] | None, wanted: Wanted, return_saved: bool, **attrs: Any
+    dy: Array,
+    *operands: Array,
+    saved: tuple[Array, Array] | None,
+    wanted: Wanted,
+    return_saved: bool,
+    dtype: Any,
+    **attrs: Any,
 ) -> Any:
     x, w, r, _, _, *others = operands
     if saved is None:
-        results = gru(*operands, return_saved=True, **attrs)
+        results = gru(*operands, return_saved=True, dtype=dtype, **attrs)
         saved = results[0], results[2]
     return wanted_of(gru, gru_dx(dy, x, w, r, *saved, *others, **attrs), wanted)
 
@@ -237,6 +250,9 @@ def _(fill: Fill) -> Iterator[Sample]:
     yield sample(*made(1, 1, 1, 1)[:3])
     chosen: dict[str, Any] = {"gate_activation": "hard_sigmoid", "cell_activation": "leaky_relu"}
     yield sample(*made(2, 2, 2, 3), fill(1, 9), reset_after=False, **chosen)
+    yield from stored_samples(fill, 3)
+    if fill.dtype != np.float64:
+        yield sample(*made(3, 2, 5, 19), reset_after=False, dtype="int8")
     yield sample(*made(0, 2, 3, 2), fill(1, 6), fill(1, 2, 2))
     yield sample(*made(2, 0, 3, 2))
     yield sample(*made(2, 3, 0, 2), reset_after=False)
@@ -246,6 +262,8 @@ def _(fill: Fill) -> Iterator[Sample]:
 def _(fill: Fill) -> Iterator[Sample]:
     for k, made in enumerate(gru.rules["samples"](fill)):
         operands: list[Any] = [*made.args, *[None] * (7 - len(made.args))]
+        if "dtype" in made.attrs:
+            continue
         attrs = {n: a for n, a in made.attrs.items() if n != "return_saved"}
         y, h, gates = gru.reference(*operands, return_saved=True, **attrs)
         end = fill(*h.shape) if k % 2 else None
@@ -280,8 +298,8 @@ measured(gru, gru_dx, 3, 2, (4,))
 
 
 def _layer(queue: Queue, x: Any, w: Any, r: Any, lengths: Any, attrs: dict[str, Any]) -> Layer:
-    gates = {"gate": attrs["gate_activation"], "cell": attrs["cell_activation"]}
-    return Layer(queue, "gru.cl", 3, x, w, r, lengths, flag=attrs["reset_after"], **gates)
+    dtype, gates = attrs.get("dtype"), {"gate": attrs["gate_activation"], "cell": attrs["cell_activation"]}
+    return Layer(queue, "gru.cl", 3, x, w, r, lengths, flag=attrs["reset_after"], dtype=dtype, **gates)
 
 
 @opencl(gru)
@@ -316,9 +334,12 @@ def _(
             queue.copy(wide[:, joined:], apart)
     sums = own.sums(bias, own.per_step(own.wide))
 
+    scaled = own.empty(own.directions, own.count, hidden)  # r h, where the reset comes first
+    queue.fill(scaled, 0)
+
     def step_on(d: int, step: int, now: Any, then: Any) -> None:
-        own.launch("gru_gates", d, step, own.r, now, sums, apart, gates)
-        own.launch("gru_on", d, step, own.r, now, then, sums, gates, y)
+        own.launch("gru_gates", d, step, own.r, now, own.met(now), sums, apart, gates, scaled)
+        own.launch("gru_on", d, step, own.r, now, then, own.met(scaled), sums, gates, y)
 
     own.forward(h0, y, h, step_on)
 

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from tilework.arrays import Array, GateActivation, Wanted
 from tilework.backends.opencl_queue import Queue
@@ -18,6 +19,7 @@ from tilework.ops.recurrent import (
     Size,
     gate,
     gradients,
+    is_staircase,
     largest,
     layer,
     measured,
@@ -26,6 +28,7 @@ from tilework.ops.recurrent import (
     slope,
     slope_scale,
     state,
+    stored_samples,
     visits,
     wanted_of,
 )
@@ -66,6 +69,7 @@ def lstm(
     cell_activation: GateActivation = "tanh",
     output_activation: GateActivation = "tanh",
     return_saved: bool = False,
+    dtype: npt.DTypeLike | None = None,
     out: tuple[Array, ...] | None = None,
 ) -> Any:
     """Runs an LSTM layer over x (T, N, I) with weights w (D, 4H, I), r (D, 4H, H), b (D, 4H), D directions of 1 or 2.
@@ -76,6 +80,10 @@ def lstm(
     it did. Behind a projection proj (D, P, H) the state is proj h, of P numbers, and r is (D, 4H, P). The second
     direction runs backward in time. h0 and c0 (D, N, H), of P numbers the former, are zero unless given. Sequence n has
     lengths[n] of the T steps; behind them y is zero, states stay, and x is never used.
+
+    ``dtype`` is what w and r are rounded to and stored in, float16, bfloat16 or int8, by ``prepare`` once for all; x is
+    of 32 bits or fewer. In 8 bits a row of weights is code * largest / 127, and rows of x and of states are quantised
+    on the way as in ``linear_int8``; sums of codes are exact. Gradients pass straight through the rounding.
 
     The result is y (T, N, D H) and the last states h and c (D, N, H), H of y and h the P of a projection; with
     return_saved also what ``lstm_dx`` needs: the gates (D, T, N, 4H) and the cells (D, T, N, H), float32 for 16-bit x.
@@ -140,9 +148,11 @@ def _run(
     gate_activation: str,
     cell_activation: str,
     output_activation: str,
+    dtype: Any = None,
 ) -> tuple[Any, ...]:
     """y, h, c, gates, cells, and the largest size of a sum."""
-    hidden, width, size = w.shape[1] // 4, r.shape[2], Size()
+    hidden, width, size = w.shape[1] // 4, r.shape[2], Size(dtype)
+    w, r = size.stored(w), size.stored(r)
     h, c, y = state(h0, x, r), state(c0, x, r, hidden), np.zeros((*x.shape[:2], r.shape[0] * width))
     gates, cells = per_step(x, r, 4 * hidden), per_step(x, r, hidden)
 
@@ -154,7 +164,7 @@ def _run(
         return size.product(cell, own, beside=a) if own.ndim == 2 else size.sum(a, own * cell)
 
     for d, rows, t, _ in visits(x, r, lengths):
-        a = size.product(h[d, rows], r[d], 0.0 if b is None else b[d], size.product(x[t, rows], w[d]))
+        a = size.met(h[d, rows], r[d], 0.0 if b is None else b[d], size.met(x[t, rows], w[d]))
         i, f, g, o = np.split(a, 4, axis=-1)
         i, g = gate(gate_activation, seen(i, d, 0, c[d, rows])), gate(cell_activation, g)
         f = 1 - i if coupled else gate(gate_activation, seen(f, d, 1, c[d, rows]))
@@ -243,6 +253,7 @@ def _scale(*operands: Any, return_saved: bool, **attrs: Any) -> Any:
 
 
 lstm.rules["scale"] = _scale
+lstm.rules["staircase"] = is_staircase
 lstm_dx.rules["scale"] = partial(slope_scale, partial(_slopes, minus=np.add))
 # A weight that is no number may spread to the states of sequences that have ended.
 lstm_dx.rules["spreading"] = ("r", "peep", "proj")
@@ -268,11 +279,12 @@ def _(
     saved: tuple[Array, Array, Array] | None,
     wanted: Wanted,
     return_saved: bool,
+    dtype: Any,
     **attrs: Any,
 ) -> Any:
     x, w, r, _, *states, peep, proj = operands
     if saved is None:
-        results = lstm(*operands, return_saved=True, **attrs)
+        results = lstm(*operands, return_saved=True, dtype=dtype, **attrs)
         saved = (results[0], *results[3:])
     h0, c0, lengths = states
     grads = list(lstm_dx(dy, x, w, r, *saved, h0, c0, lengths, None, None, peep, proj, **attrs))
@@ -308,6 +320,7 @@ def _(fill: Fill) -> Iterator[Sample]:
     x, w, r, b = made(2, 2, 2, 3)
     chosen: dict[str, Any] = {"gate_activation": "hard_sigmoid", "cell_activation": "softsign"}
     yield sample(x, w, r, b, None, None, None, fill(1, 9, 3) * half, clip=0.7, output_activation="elu", **chosen)
+    yield from stored_samples(fill, 4)
     yield sample(*made(0, 2, 3, 2), *(s[:1, :2] for s in states))
     yield sample(*made(2, 0, 3, 2))
     yield sample(*made(2, 3, 0, 2))
@@ -317,6 +330,8 @@ def _(fill: Fill) -> Iterator[Sample]:
 def _(fill: Fill) -> Iterator[Sample]:
     for k, made in enumerate(lstm.rules["samples"](fill)):
         operands: list[Any] = [*made.args, *[None] * (9 - len(made.args))]
+        if "dtype" in made.attrs:
+            continue
         attrs = {n: a for n, a in made.attrs.items() if n != "return_saved"}
         y, h, c, gates, cells = lstm.reference(*operands, return_saved=True, **attrs)
         ends = (fill(*h.shape), fill(*c.shape)) if k % 2 else (None, None)
@@ -364,7 +379,8 @@ measured(lstm, lstm_dx, 4, 1, (4, 1))
 def _layer(queue: Queue, x: Any, w: Any, r: Any, lengths: Any, peep: Any, proj: Any, attrs: dict[str, Any]) -> Layer:
     gates: dict[str, Any] = {kind: attrs[f"{kind}_activation"] for kind in ("gate", "cell", "output")}
     form: dict[str, Any] = {"full": peep is not None and peep.ndim == 3, "projected": proj is not None}
-    return Layer(queue, "lstm.cl", 4, x, w, r, lengths, flag=attrs["coupled"], **gates, **form)
+    dtype = attrs.get("dtype")
+    return Layer(queue, "lstm.cl", 4, x, w, r, lengths, flag=attrs["coupled"], dtype=dtype, **gates, **form)
 
 
 def _peepholes(own: Layer, peep: Any) -> Any:
@@ -403,7 +419,8 @@ def _(
 
     def step_on(d: int, step: int, now: Any, then: Any) -> None:
         was, new = cell[step % 2], cell[1 - step % 2]
-        own.launch("lstm_on", d, step, own.r, now, then, was, new, peepholes, gates, cells, made, y, clip=clip)
+        states = now, own.met(now), then, was, new
+        own.launch("lstm_on", d, step, own.r, *states, peepholes, gates, cells, made, y, clip=clip)
         if peep is not None and peep.ndim == 3:
             own.launch("lstm_out", d, step, new, peepholes, gates, then, made, y)
         if proj is not None:

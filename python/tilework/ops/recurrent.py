@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tilework.arrays import Sizes, Wanted
-from tilework.errors import DTypeError, IndexContentError, ShapeError
+from tilework.dtypes import rounded
+from tilework.errors import AttrError, DTypeError, IndexContentError, ShapeError
+from tilework.ops.linear_int8 import row_codes
+from tilework.ops.quantize import row_scales
 from tilework.registry import ErrorCase, Sample, Workload, fills, flops, sample, workloads
 
 if TYPE_CHECKING:
@@ -71,10 +74,26 @@ def visits(x: Any, r: Any, lengths: Any, *, back: bool = False) -> Iterator[tupl
 
 
 class Size:
-    """The largest sum of sizes that a sum of products has had."""
+    """The largest sum of sizes that a sum of products has had; products with weights that are stored as ``dtype``."""
 
-    def __init__(self) -> None:
-        self.top = 1.0
+    def __init__(self, dtype: Any = None) -> None:
+        self.top, self.dtype = 1.0, dtype
+        self.coded = dtype is not None and np.dtype(dtype) == np.int8
+
+    def stored(self, w: Any) -> Any:
+        """Weights (D, rows, terms) rounded to ``dtype``; in 8 bits to multiples of the largest of a row / 127."""
+        if self.dtype is None or not self.coded:
+            return w if self.dtype is None else rounded(w, self.dtype).astype(np.float64)
+        scale = row_scales(w.astype(np.float32))
+        codes = np.clip(np.rint(np.nan_to_num(w.astype(np.float32) * (np.float32(1) / scale), nan=0.0)), -127, 127)
+        return codes.astype(np.float64) * scale.astype(np.float64)
+
+    def met(self, x: Any, w: Any, bias: Any = 0.0, beside: Any = 0.0) -> Any:
+        """The product with stored weights; rows that meet 8 bits are what their codes stand for."""
+        if self.coded:
+            codes, zero, scale = row_codes(x.astype(np.float32))
+            x = (codes - zero) * scale.astype(np.float64)
+        return self.product(x, w, bias, beside)
 
     def product(self, x: Any, w: Any, bias: Any = 0.0, beside: Any = 0.0) -> Any:
         """X wᵀ + bias + beside, where the size of beside is already counted."""
@@ -124,6 +143,17 @@ def layer(fill: Fill, blocks: int, steps: int, count: int, inputs: int, hidden: 
     return [*(fill(*s) * half for s in shapes), fill(directions, blocks * hidden) * half]
 
 
+def is_staircase(*, dtype: Any = None, **attrs: Any) -> bool:
+    """Whether results step with the weights."""
+    return dtype is not None
+
+
+def stored_samples(fill: Fill, blocks: int) -> Iterator[Sample]:
+    """Calls with weights that are stored narrower than float32."""
+    for n, dtype in enumerate(("int8", "float16", "bfloat16")) if fill.dtype != np.float64 else ():
+        yield sample(*layer(fill, blocks, 3, (1, 4, 9)[n], (20, 5, 3)[n], 19, 1 + n % 2), dtype=dtype)
+
+
 def refusals(fill: Fill, blocks: int, rows: str, h0: int, lengths: int) -> Iterator[ErrorCase]:
     """Calls of a layer that must fail; h0 and lengths are the places of these operands."""
     wide = 2 * blocks
@@ -142,6 +172,9 @@ def refusals(fill: Fill, blocks: int, rows: str, h0: int, lengths: int) -> Itera
     yield ErrorCase(sample(x, fill(2, wide, 5), r), ShapeError, f"r has shape (1, {wide}, 2) but w has (2, {wide}, 5)")
     yield ErrorCase(sample(x, w, r, fill(1, wide + 1)), ShapeError, f"b has shape (1, {wide + 1}); want (1, {wide})")
     yield ErrorCase(given(h0=fill(1, 2, 2)), ShapeError, "h0 has shape (1, 2, 2); want (1, 3, 2)")
+    yield ErrorCase(sample(x, w, r, dtype="int32"), AttrError, "dtype=int32; want None, float16, bfloat16 or int8")
+    wide_types = tuple(a.astype(np.float64) for a in (x, w, r))
+    yield ErrorCase(sample(*wide_types, dtype="int8"), AttrError, "dtype=int8 but x has float64; want None")
     for bad in (5, -1):
         text = f"lengths has {bad} at position 2; want 0 to T=4"
         yield ErrorCase(given(lengths=np.array([4, 1, bad])), IndexContentError, text)

@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from tilework.arrays import Array, GateActivation, Wanted
 from tilework.backends.opencl_queue import Queue
@@ -17,6 +18,7 @@ from tilework.ops.recurrent import (
     Size,
     gate,
     gradients,
+    is_staircase,
     largest,
     layer,
     measured,
@@ -24,6 +26,7 @@ from tilework.ops.recurrent import (
     slope,
     slope_scale,
     state,
+    stored_samples,
     visits,
     wanted_of,
 )
@@ -56,12 +59,13 @@ def rnn(
     lengths: Array | None = None,
     *,
     activation: GateActivation = "tanh",
+    dtype: npt.DTypeLike | None = None,
     out: tuple[Array, ...] | None = None,
 ) -> Any:
     """Runs h = activation(x wᵀ + b + h rᵀ) over x (T, N, I) with w (D, H, I), r (D, H, H), b (D, H).
 
-    Directions, h0 and lengths as in lstm. The result is y (T, N, D H) and the last state h (D, N, H). Elman, "Finding
-    structure in time", 1990.
+    Directions, h0, lengths and ``dtype`` as in lstm. The result is y (T, N, D H) and the last state h (D, N, H). Elman,
+    "Finding structure in time", 1990.
     """
     ...
 
@@ -90,20 +94,21 @@ def rnn_dx(
 # ------------------------------------------------------------------------------------------------- references
 
 
-def _run(x: Any, w: Any, r: Any, b: Any, h0: Any, lengths: Any, *, activation: str) -> tuple[Any, ...]:
+def _run(x: Any, w: Any, r: Any, b: Any, h0: Any, lengths: Any, *, activation: str, dtype: Any) -> tuple[Any, ...]:
     """y, h, and the largest size of a sum."""
-    hidden, size = r.shape[2], Size()
+    hidden, size = r.shape[2], Size(dtype)
+    w, r = size.stored(w), size.stored(r)
     h, y = state(h0, x, r), np.zeros((*x.shape[:2], r.shape[0] * r.shape[2]))
     for d, rows, t, _ in visits(x, r, lengths):
-        a = size.product(h[d, rows], r[d], 0.0 if b is None else b[d], size.product(x[t, rows], w[d]))
+        a = size.met(h[d, rows], r[d], 0.0 if b is None else b[d], size.met(x[t, rows], w[d]))
         h[d, rows] = gate(activation, a)
         y[t, rows, d * hidden : (d + 1) * hidden] = h[d, rows]
     return y, h, size.top * largest(h)
 
 
 @reference(rnn)
-def _(*operands: Any, activation: str) -> Any:
-    return _run(*operands, activation=activation)[:2]
+def _(*operands: Any, **attrs: Any) -> Any:
+    return _run(*operands, **attrs)[:2]
 
 
 @reference(rnn_dx)
@@ -122,12 +127,13 @@ def _slopes(dy: Any, x: Any, w: Any, r: Any, y: Any, h0: Any, lengths: Any, dh: 
 
 
 # What is summed: a state is a sum of products, and its error passes on to states of size 1 or more.
-def _scale(*operands: Any, activation: str) -> Any:
-    *results, size = _run(*operands, activation=activation)
+def _scale(*operands: Any, **attrs: Any) -> Any:
+    *results, size = _run(*operands, **attrs)
     return tuple(np.broadcast_to(np.float64(size), a.shape) for a in results)
 
 
 rnn.rules["scale"] = _scale
+rnn.rules["staircase"] = is_staircase
 rnn_dx.rules["scale"] = partial(slope_scale, _slopes)
 # A weight that is no number may spread to the states of sequences that have ended.
 rnn_dx.rules["spreading"] = ("r",)
@@ -141,15 +147,15 @@ dtypes(rnn_dx, *FLOATING)
 
 
 @forward(rnn)
-def _(*operands: Array, activation: Any) -> tuple[Any, Any]:
-    results = rnn(*operands, activation=activation)
+def _(*operands: Array, **attrs: Any) -> tuple[Any, Any]:
+    results = rnn(*operands, **attrs)
     return results, results[0]
 
 
 @backward(rnn, of=("x", "w", "r", "b", "h0"))
-def _(dy: Array, *operands: Array, saved: Array | None, wanted: Wanted, activation: Any) -> Any:
+def _(dy: Array, *operands: Array, saved: Array | None, wanted: Wanted, activation: Any, dtype: Any) -> Any:
     x, w, r, _, *others = operands
-    y = rnn(*operands, activation=activation)[0] if saved is None else saved
+    y = rnn(*operands, activation=activation, dtype=dtype)[0] if saved is None else saved
     return wanted_of(rnn, rnn_dx(dy, x, w, r, y, *others, activation=activation), wanted)
 
 
@@ -165,6 +171,7 @@ def _(fill: Fill) -> Iterator[Sample]:
     yield sample(np.swapaxes(np.swapaxes(x, 0, 1).copy(), 0, 1), w, r, b)
     for activation in GATES[3:] + GATES[:1]:
         yield sample(*made(2, 1, 2, 3), activation=activation)
+    yield from stored_samples(fill, 1)
     yield sample(*made(0, 2, 3, 2), fill(1, 2, 2))
     yield sample(*made(2, 0, 3, 2))
     yield sample(*made(2, 3, 0, 2)[:3])
@@ -173,6 +180,8 @@ def _(fill: Fill) -> Iterator[Sample]:
 @samples(rnn_dx)
 def _(fill: Fill) -> Iterator[Sample]:
     for k, made in enumerate(rnn.rules["samples"](fill)):
+        if "dtype" in made.attrs:
+            continue
         operands: list[Any] = [*made.args, *[None] * (6 - len(made.args))]
         y, h = rnn.reference(*operands, **made.attrs)
         end = fill(*h.shape) if k % 2 else None
@@ -200,10 +209,16 @@ measured(rnn, rnn_dx, 1, 1, ())
 
 
 @opencl(rnn)
-def _(queue: Queue, x: Any, w: Any, r: Any, b: Any, h0: Any, lengths: Any, y: Any, h: Any, *, activation: str) -> None:
-    own = Layer(queue, "rnn.cl", 1, x, w, r, lengths, cell=activation)
+def _(
+    queue: Queue, x: Any, w: Any, r: Any, b: Any, h0: Any, lengths: Any, y: Any, h: Any, *, activation: str, dtype: Any
+) -> None:
+    own = Layer(queue, "rnn.cl", 1, x, w, r, lengths, cell=activation, dtype=dtype)
     sums = own.sums(None if b is None else own.widened(b), own.per_step(own.wide))
-    own.forward(h0, y, h, lambda d, step, now, then: own.launch("rnn_on", d, step, own.r, now, then, sums, y))
+
+    def step_on(d: int, step: int, now: Any, then: Any) -> None:
+        own.launch("rnn_on", d, step, own.r, now, own.met(now), then, sums, y)
+
+    own.forward(h0, y, h, step_on)
 
 
 @opencl(rnn_dx)

@@ -44,15 +44,16 @@ def functions(torch: Any, a: dict[str, Any]) -> dict[str, Callable[[], Callable[
         return all(a.get(name, function) == function for name, function in usual.items())
 
     def lstm() -> Callable[..., Any] | None:
-        plain = not (a["return_saved"] or a["clip"] or a["coupled"]) and as_usual()
+        plain = not (a["return_saved"] or a["clip"] or a["coupled"] or a["dtype"]) and as_usual()
         return recurrent(torch.lstm, 2) if plain else None
 
     def gru() -> Callable[..., Any] | None:
-        return recurrent(torch.gru, 1) if a["reset_after"] and not a["return_saved"] and as_usual() else None
+        plain = a["reset_after"] and not (a["return_saved"] or a["dtype"]) and as_usual()
+        return recurrent(torch.gru, 1) if plain else None
 
     def rnn() -> Callable[..., Any] | None:
         run = {"relu": torch.rnn_relu, "tanh": torch.rnn_tanh}.get(a["activation"])
-        return None if run is None else recurrent(run, 1)
+        return None if run is None or a["dtype"] else recurrent(run, 1)
 
     def rotate(x: Any, cos: Any, sin: Any, positions: Any = None) -> Any:
         if a["inverse"]:
