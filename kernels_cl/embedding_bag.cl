@@ -9,11 +9,13 @@
 
 typedef struct {
     long items, columns, places, bags, padding, weighted, mode;  // mode: 0 sum, 1 mean, 2 max
+    long held, by_frequency;  // held: rows are multiplied by numbers per place
 } Sizes;
 
-#define OPERANDS IN(T, w), IN(long, indices), IN(long, offsets), IN(T, weights)
-#define START_OPERANDS START(w); START(indices); START(offsets); START(weights);
+#define OPERANDS IN(T, w), IN(long, indices), IN(long, offsets), IN(T, weights), IN(ACC, by)
+#define START_OPERANDS START(w); START(indices); START(offsets); START(weights); START(by);
 #define END_OF(b) ((b) + 1 < (INDEX)z.bags ? (INDEX)offsets[(b) + 1] : (INDEX)z.places)
+#define HELD(i) (z.held ? by[i] : (ACC)1)
 #define WEIGHT(i) (z.weighted ? (ACC)LOAD(weights, i) : (ACC)1)
 
 // 1, or 1 over the places of a bag that count.
@@ -25,13 +27,13 @@ inline ACC share_of(__global const long *indices, const INDEX begin, const INDEX
 }
 
 // The place of the largest number of a column in a bag, or -1.
-inline INDEX largest(__global const T *w, __global const long *indices, const INDEX begin, const INDEX end,
-                     const INDEX columns, const INDEX column, const long padding) {
+inline INDEX largest(__global const T *w, __global const long *indices, __global const ACC *by, const INDEX begin,
+                     const INDEX end, const INDEX columns, const INDEX column, const Sizes z) {
     INDEX best = -1;
     ACC top = 0;
     for (INDEX i = begin; i < end; ++i) {
-        if (indices[i] == padding) continue;
-        const ACC v = LOAD(w, (INDEX)indices[i] * columns + column);
+        if (indices[i] == z.padding) continue;
+        const ACC v = LOAD(w, (INDEX)indices[i] * columns + column) * HELD(i);
         if (best < 0 || v > top || (isnan(v) && !isnan(top))) best = i, top = v;
     }
     return best;
@@ -44,13 +46,14 @@ __kernel void bag_rows(OPERANDS, OUT(T, y), const Sizes z) {
     if (item >= (INDEX)z.items) return;
     const INDEX b = item / columns, column = item - b * columns, begin = offsets[b], end = END_OF(b);
     if (z.mode == 2) {
-        const INDEX best = largest(w, indices, begin, end, columns, column, z.padding);
-        STORE(y, item, best < 0 ? (ACC)0 : (ACC)LOAD(w, (INDEX)indices[best] * columns + column));
+        const INDEX best = largest(w, indices, by, begin, end, columns, column, z);
+        STORE(y, item, best < 0 ? (ACC)0 : LOAD(w, (INDEX)indices[best] * columns + column) * HELD(best));
         return;
     }
     ACC sum = 0;
     for (INDEX i = begin; i < end; ++i)
-        if (indices[i] != z.padding) sum = MAC((ACC)LOAD(w, (INDEX)indices[i] * columns + column), WEIGHT(i), sum);
+        if (indices[i] != z.padding)
+            sum = MAC(LOAD(w, (INDEX)indices[i] * columns + column) * HELD(i), WEIGHT(i), sum);
     STORE(y, item, sum * share_of(indices, begin, end, z));
 }
 
@@ -62,20 +65,24 @@ __kernel void bag_dw(OPERANDS, IN(T, dy), OUT(T, dw), const Sizes z) {
     if (item >= (INDEX)z.items) return;
     const INDEX row = item / columns, column = item - row * columns;
     ACC sum = 0;
+    INDEX times = 0;
     if (row != z.padding)
         for (INDEX b = 0; b < (INDEX)z.bags; ++b) {
             const INDEX begin = offsets[b], end = END_OF(b);
             const ACC slope = LOAD(dy, b * columns + column);
             if (z.mode == 2) {
-                const INDEX best = largest(w, indices, begin, end, columns, column, z.padding);
+                const INDEX best = largest(w, indices, by, begin, end, columns, column, z);
                 if (best >= 0 && indices[best] == row) sum += slope;
                 continue;
             }
             const ACC share = share_of(indices, begin, end, z);
             for (INDEX i = begin; i < end; ++i)
-                if (indices[i] == row) sum = MAC(slope, WEIGHT(i) * share, sum);
+                if (indices[i] == row) {
+                    sum = MAC(slope, WEIGHT(i) * share, sum);
+                    ++times;
+                }
         }
-    STORE(dw, item, sum);
+    STORE(dw, item, z.by_frequency && times > 1 ? sum * ((ACC)1 / times) : sum);
 }
 
 __kernel void bag_dweights(OPERANDS, IN(T, dy), OUT(T, to), const Sizes z) {

@@ -224,3 +224,19 @@ def test_a_gru_may_reset_the_state_before_its_product() -> None:
     n = np.tanh(first[:, fresh] + (gates[:, :4] * h[0]) @ r[0, fresh].T)
     want = (1 - gates[:, 4:]) * n + gates[:, 4:] * h[0]
     np.testing.assert_allclose(tw.gru(x, w, r, None, None, h, reset_after=False)[1][0], want, rtol=1e-12)
+
+
+@pytest.mark.parametrize("norm", [1.0, 2.0, float("inf")])
+def test_rows_held_to_a_norm_are_torchs_and_the_table_stays(norm: float, torch: Any) -> None:
+    w, indices, offsets = _normal(7, 5), RANDOM.integers(0, 7, 12), np.array([0, 4, 4, 9])
+    kept = w.copy()
+    options: dict[str, Any] = {"max_norm": 0.8, "norm_type": norm}
+    table = torch.from_numpy(w.copy())
+    want = torch.nn.functional.embedding(torch.from_numpy(indices), table, **options)
+    _assert_close(tw.embedding(w, indices, **options), want)
+    table = torch.from_numpy(w.copy())
+    bags = torch.nn.functional.embedding_bag(
+        torch.from_numpy(indices), table, torch.from_numpy(offsets), mode="mean", padding_idx=2, **options
+    )
+    _assert_close(tw.embedding_bag(w, indices, offsets, mode="mean", padding_idx=2, **options), bags)
+    assert np.array_equal(w, kept)

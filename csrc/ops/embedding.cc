@@ -1,4 +1,4 @@
-// Rows of a table by index, y[i] = w[indices[i]], and the gradient of the table, dw[r] = sum of dy[i] over indices[i] = r.
+// Rows of a table by index, y[i] = w[indices[i]], held to a norm where one is given (row_norm.h), and the gradient of the table, dw[r] = sum of dy[i] over indices[i] = r.
 //
 // Method    indices are checked and copied first, so that nothing is written if one is wrong. Gradient: places sorted by
 //           row by counting; each row of dw is summed and written once.
@@ -6,13 +6,14 @@
 // Threads   rows of the result.
 #include "core/check.h"
 #include "core/walk.h"
-#include "ops/ops.h"
+#include "ops/row_norm.h"
 #include "simd/rows.h"
 
 namespace tw::TW_ISA {
 namespace {
 
 enum { kRows, kPaddingIdx, kByFrequency };
+constexpr int kMost = 2;  // of the attributes of embedding
 
 Status no_memory(int64_t n) {
     return fail(Status::memory, "", "no memory for %lld indices; want fewer", static_cast<long long>(n));
@@ -58,12 +59,21 @@ TW_INLINE T* row_at(const TableRows& r, int64_t i) {
 }
 
 template <class T>
-void look_up(const View& w, const View& y, const int64_t* indices, int64_t count) {
+void look_up(const View& w, const View& y, const int64_t* indices, int64_t count, const Attr* attr) {
+    typedef Wide<T> W;
     const TableRows to = rows_of(y), from = rows_of(w);
     const int64_t width = w.shape[1], per_chunk = max_of(1, kChunkElements / max_of(1, width));
     parallel(ceil_div(count, per_chunk), [&](int64_t chunk) {
         for (int64_t i = chunk * per_chunk, last = min_of(count, i + per_chunk); i < last; ++i)
-            copy_row(row_at<T>(to, i), to.step, row_at<const T>(from, indices[i]), from.step, width);
+            if (attr[kMost].is_none) {
+                copy_row(row_at<T>(to, i), to.step, row_at<const T>(from, indices[i]), from.step, width);
+            } else {
+                const T* const row = row_at<const T>(from, indices[i]);
+                const W by = held_to(row, from.step, width, attr[kMost], attr[kMost + 1]);
+                each_vector<T>(width, [&](int64_t j, int64_t n) __attribute__((always_inline)) {
+                    put(row_at<T>(to, i), to.step, j, n, take(row, from.step, j, n) * by);
+                });
+            }
     });
 }
 
@@ -78,6 +88,7 @@ Status infer(Call& c, Inferred& r) {
     if (!padding.is_none && (padding.i < 0 || padding.i >= w.shape[0]))
         return fail(Status::attr, "padding_idx", "padding_idx=%lld; want None or 0 to %lld",
                     static_cast<long long>(padding.i), static_cast<long long>(w.shape[0] - 1));
+    TW_TRY(check_norm(c.attr[kMost], c.attr[kMost + 1]));
     r.n_out = 1;
     r.out[0] = result(w.dtype, indices.ndim + 1, indices.shape);
     r.out[0].shape[indices.ndim] = w.shape[1];
@@ -90,7 +101,7 @@ Status run(const Call& c) {
     if (!copy.as<int64_t>()) return no_memory(count);
     TW_TRY(check_indices(c.in[1], c.in[0].shape[0], copy.as<int64_t>()));
     if (numel(c.out[0]) == 0) return Status::ok;
-    for_floating(c.in[0].dtype, [&]<class T>() { look_up<T>(c.in[0], c.out[0], copy.as<int64_t>(), count); });
+    for_floating(c.in[0].dtype, [&]<class T>() { look_up<T>(c.in[0], c.out[0], copy.as<int64_t>(), count, c.attr); });
     return Status::ok;
 }
 
@@ -168,14 +179,16 @@ Status run_dw(const Call& c) {
 constexpr Operand kForward[] = {{"w"}, {"indices"}};
 constexpr Operand kGradient[] = {{"dy"}, {"indices"}};
 constexpr AttrSpec kAttrs[] = {{.name = "padding_idx", .kind = AttrKind::integer, .none_ok = true},
-                               {.name = "scale_by_frequency", .kind = AttrKind::boolean}};
+                               {.name = "scale_by_frequency", .kind = AttrKind::boolean},
+                               kMaxNorm,
+                               kNormType};
 constexpr AttrSpec kGradientAttrs[] = {{.name = "rows", .kind = AttrKind::integer, .required = true},
                                        {.name = "padding_idx", .kind = AttrKind::integer, .none_ok = true},
                                        {.name = "scale_by_frequency", .kind = AttrKind::boolean}};
 
 }  // namespace
 
-extern const OpDef op_embedding = {"embedding", kForward, 2, kAttrs, 2, infer, run};
+extern const OpDef op_embedding = {"embedding", kForward, 2, kAttrs, TW_COUNT(kAttrs), infer, run};
 extern const OpDef op_embedding_dw = {"embedding_dw", kGradient, 2, kGradientAttrs, 3, infer_dw, run_dw};
 
 }  // namespace tw::TW_ISA

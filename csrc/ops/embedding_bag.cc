@@ -8,7 +8,7 @@
 //           is zero. Of equal numbers the first is the largest, a NaN before all.
 // Threads   bags; rows of the gradient, or pieces of its columns.
 #include "core/check.h"
-#include "ops/ops.h"
+#include "ops/row_norm.h"
 #include "simd/rows.h"
 
 namespace tw::TW_ISA {
@@ -16,6 +16,7 @@ namespace {
 
 enum Mode { kSum, kMean, kMax };
 constexpr int64_t kColumns = 64;  // of a piece
+enum { kModeOf, kPadding, kFrequency, kMost };  // attributes
 
 Status no_memory() { return fail(Status::memory, "", "no memory for the indices; want fewer"); }
 
@@ -82,7 +83,7 @@ TW_INLINE W share_of(const Bags& g, int64_t bag) {
 }
 
 template <class T>
-void sum_bags(const Bags& g, const View& w, const View& y) {
+void sum_bags(const Bags& g, const View& w, const View& y, const Wide<T>* held) {
     typedef Wide<T> W;
     const int64_t per_chunk = max_of(1, kChunkElements / max_of(1, g.columns) / 8);
     parallel(ceil_div(g.count, per_chunk), [&](int64_t chunk) {
@@ -94,7 +95,8 @@ void sum_bags(const Bags& g, const View& w, const View& y) {
                 bool any = false;
                 for (int64_t i = g.offsets[b]; i < g.offsets[b + 1]; ++i) {
                     if (g.indices[i] == g.padding) continue;
-                    const Vec<W> row = take(w.as<const T>() + g.indices[i] * w.stride[0], w.stride[1], j, n);
+                    Vec<W> row = take(w.as<const T>() + g.indices[i] * w.stride[0], w.stride[1], j, n);
+                    if (held) row *= held[i];
                     if (g.mode == kMax)
                         sum = any ? max_nan(sum, row) : row;
                     else
@@ -123,6 +125,9 @@ Status check(const View& w, const View& indices, const View& offsets, const View
         TW_TRY(want_dtype_of(weights, "weights", w, "w"));
         TW_TRY(want_shape(weights, "weights", 1, indices.shape));
     }
+    if (attr[kFrequency].i && attr[kModeOf].choice == kMax)
+        return fail(Status::attr, "scale_by_frequency",
+                    "scale_by_frequency with mode=\"max\"; want \"sum\" or \"mean\"");
     if (!attr[1].is_none && (attr[1].i < 0 || attr[1].i >= w.shape[0]))
         return fail(Status::attr, "padding_idx", "padding_idx=%lld; want None or 0 to %lld",
                     static_cast<long long>(attr[1].i), static_cast<long long>(w.shape[0] - 1));
@@ -131,6 +136,7 @@ Status check(const View& w, const View& indices, const View& offsets, const View
 
 Status infer(Call& c, Inferred& r) {
     TW_TRY(check(c.in[0], c.in[1], c.in[2], c.in[3], c.attr));
+    TW_TRY(check_norm(c.attr[kMost], c.attr[kMost + 1]));
     const int64_t shape[] = {c.in[2].shape[0], c.in[0].shape[1]};
     r.n_out = 1;
     r.out[0] = result(c.in[0].dtype, 2, shape);
@@ -139,12 +145,24 @@ Status infer(Call& c, Inferred& r) {
 }
 
 Status run(const Call& c) {
-    Scratch copy(static_cast<size_t>(c.in[1].shape[0] + c.in[2].shape[0] + 1) * sizeof(int64_t));
+    const int64_t places = c.in[1].shape[0], numbers = places + c.in[2].shape[0] + 1;
+    const bool holds = !c.attr[kMost].is_none;
+    Scratch copy(static_cast<size_t>(numbers + (holds ? places : 0)) * sizeof(int64_t));
     if (!copy.as<int64_t>()) return no_memory();
     TW_TRY(copy_bags(c.in[1], c.in[2], c.in[0].shape[0], copy.as<int64_t>()));
     if (numel(c.out[0]) == 0) return Status::ok;
     const Bags g = bags_of(c, c.in[0], 1, copy.as<int64_t>());
-    for_floating(c.in[0].dtype, [&]<class T>() { sum_bags<T>(g, c.in[0], c.out[0]); });
+    for_floating(c.in[0].dtype, [&]<class T>() {
+        const View& w = c.in[0];
+        Wide<T>* const held = holds ? reinterpret_cast<Wide<T>*>(copy.as<int64_t>() + numbers) : nullptr;
+        const int64_t per_chunk = max_of(1, kChunkElements / max_of(1, g.columns));
+        parallel(holds ? ceil_div(places, per_chunk) : 0, [&](int64_t chunk) {
+            for (int64_t i = chunk * per_chunk, last = min_of(places, i + per_chunk); i < last; ++i)
+                held[i] = held_to(w.as<const T>() + g.indices[i] * w.stride[0], w.stride[1], g.columns, c.attr[kMost],
+                                  c.attr[kMost + 1]);
+        });
+        sum_bags<T>(g, w, c.out[0], held);
+    });
     return Status::ok;
 }
 
@@ -165,12 +183,13 @@ void sort_places(const Bags& g, int64_t* start, int64_t* order, int64_t* bag) {
 // Rows of dw from the sorted places: each times its weight and the share of its bag.
 template <class T>
 void slopes_of_rows(const Bags& g, const View& dy, const View& dw, const int64_t* start, const int64_t* order,
-                    const int64_t* bag, const Wide<T>* shares) {
+                    const int64_t* bag, const Wide<T>* shares, bool by_frequency) {
     typedef Wide<T> W;
     const int64_t per_chunk = max_of(1, kChunkElements / max_of(1, g.columns) / 4);
     parallel(ceil_div(g.rows, per_chunk), [&](int64_t chunk) {
         for (int64_t r = chunk * per_chunk, last = min_of(g.rows, r + per_chunk); r < last; ++r) {
             const int64_t begin = start[r], end = r == g.padding ? begin : start[r + 1];
+            const W share = by_frequency && end > begin ? W{1} / static_cast<W>(end - begin) : W{1};
             each_vector<T>(g.columns, [&](int64_t j, int64_t n) __attribute__((always_inline)) {
                 Vec<W> sum{};
                 for (int64_t i = begin; i < end; ++i) {
@@ -178,7 +197,7 @@ void slopes_of_rows(const Bags& g, const View& dy, const View& dw, const int64_t
                     const W by = weight_of<T>(g, order[i]) * shares[b];
                     sum += take(dy.as<const T>() + b * dy.stride[0], dy.stride[1], j, n) * by;
                 }
-                put(dw.as<T>() + r * dw.stride[0], dw.stride[1], j, n, sum);
+                put(dw.as<T>() + r * dw.stride[0], dw.stride[1], j, n, sum * share);
             });
         }
     });
@@ -259,7 +278,7 @@ Status run_dw(const Call& c) {
         if (numel(w) && g.mode == kMax)
             slopes_of_largest<T>(g, dy, w, c.out[0], shares + bags);
         else if (numel(w))
-            slopes_of_rows<T>(g, dy, c.out[0], start, order, bag, shares);
+            slopes_of_rows<T>(g, dy, c.out[0], start, order, bag, shares, c.attr[kFrequency].i != 0);
         if (c.n_out > 1) slopes_of_weights<T>(g, dy, w, c.out[1], bag);
     });
     return Status::ok;
@@ -268,11 +287,14 @@ Status run_dw(const Call& c) {
 constexpr Operand kForward[] = {{"w"}, {"indices"}, {"offsets"}, {"weights", Role::optional}};
 constexpr Operand kGradient[] = {{"dy"}, {"w"}, {"indices"}, {"offsets"}, {"weights", Role::optional}};
 constexpr AttrSpec kAttrs[] = {{.name = "mode", .kind = AttrKind::choice, .choices = "sum|mean|max"},
-                               {.name = "padding_idx", .kind = AttrKind::integer, .none_ok = true}};
+                               {.name = "padding_idx", .kind = AttrKind::integer, .none_ok = true},
+                               {.name = "scale_by_frequency", .kind = AttrKind::boolean},
+                               kMaxNorm,
+                               kNormType};
 
 }  // namespace
 
-extern const OpDef op_embedding_bag = {"embedding_bag", kForward, 4, kAttrs, 2, infer, run};
-extern const OpDef op_embedding_bag_dw = {"embedding_bag_dw", kGradient, 5, kAttrs, 2, infer_dw, run_dw};
+extern const OpDef op_embedding_bag = {"embedding_bag", kForward, 4, kAttrs, TW_COUNT(kAttrs), infer, run};
+extern const OpDef op_embedding_bag_dw = {"embedding_bag_dw", kGradient, 5, kAttrs, kMost, infer_dw, run_dw};
 
 }  // namespace tw::TW_ISA

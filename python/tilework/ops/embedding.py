@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tilework import ops
 from tilework.arrays import Array, Sizes, Wanted
 from tilework.backends.opencl_queue import GROUP_SIZE, Queue
-from tilework.dtypes import FLOATING
+from tilework.dtypes import FLOATING, is_narrow
 from tilework.errors import AttrError, AttrTypeError, DTypeError, IndexContentError, ShapeError
 from tilework.registry import (
     ErrorCase,
@@ -42,12 +43,16 @@ def embedding(
     *,
     padding_idx: int | None = None,
     scale_by_frequency: bool = False,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,
     out: Array | None = None,
 ) -> Array:
     """Looks up the rows of w (R, D) at integer indices of any shape; the result has one axis of D more.
 
     An index outside [0, R) is an IndexContentError. Row padding_idx gets no gradient; with scale_by_frequency the
-    gradient of a row is divided by how often it was looked up.
+    gradient of a row is divided by how often it was looked up. A row whose norm, norm_type 1, 2 or inf, is beyond
+    ``max_norm`` is looked up times max_norm / (norm + 1e-7), and its gradient is that of this product. PyTorch writes
+    the product into the table, and lets the gradient pass it; here w stays as it is.
     """
     ...
 
@@ -66,9 +71,17 @@ def embedding_dw(
     ...
 
 
+def held(w: Any, max_norm: float | None, norm_type: float) -> Any:
+    """Rows of a table held to a norm."""
+    if max_norm is None:
+        return w
+    norm = np.linalg.norm(w, ord=norm_type, axis=1, keepdims=True) if w.size else np.zeros((w.shape[0], 1))
+    return np.where(norm > max_norm, w * (max_norm / (norm + 1e-7)), w)
+
+
 @reference(embedding)
-def _(w: Any, indices: Any, *, padding_idx: int | None, scale_by_frequency: bool) -> Any:
-    return w[np.asarray(indices, np.int64)]
+def _(w: Any, indices: Any, *, max_norm: float | None, norm_type: float, **attrs: Any) -> Any:
+    return held(w, max_norm, norm_type)[np.asarray(indices, np.int64)]
 
 
 @reference(embedding_dw)
@@ -83,9 +96,58 @@ def _(dy: Any, indices: Any, *, rows: int, padding_idx: int | None, scale_by_fre
     return dw
 
 
+class Held:
+    """The rows of a table w (R, D) held to a norm, in ops, and the way of gradients back through it."""
+
+    def __init__(self, w: Array, max_norm: float, norm_type: float) -> None:
+        self._dtype, self._w = w.dtype, ops.cast(w, dtype=np.float32) if is_narrow(w.dtype) else w
+        size = ops.abs(self._w)
+        if norm_type == 2:
+            norm = ops.sqrt(ops.reduce_sum(ops.mul(size, size), axes=1, keepdims=True))
+        else:
+            norm = (ops.reduce_sum if norm_type == 1 else ops.reduce_max)(size, axes=1, keepdims=True)
+        self._beyond = ops.greater(norm, max_norm)
+        self._share = ops.div(1.0, ops.add(norm, 1e-7))
+        self._by = ops.where(self._beyond, ops.mul(self._share, max_norm), ops.add(ops.mul(norm, 0.0), 1.0))
+        if norm_type == 2:
+            self._slope = ops.div(self._w, ops.maximum(norm, 1e-30))
+        else:
+            self._slope = ops.sign(self._w)
+            if norm_type != 1:
+                self._slope = ops.where(ops.equal(size, norm), self._slope, ops.mul(self._w, 0.0))
+
+    def table(self) -> Array:
+        """The table that is looked up."""
+        return self._narrowed(ops.mul(self._w, self._by))
+
+    def back(self, dw: Array) -> Array:
+        """The gradient of w from that of ``table()``."""
+        dw = ops.cast(dw, dtype=self._w.dtype) if dw.dtype != self._w.dtype else dw
+        along = ops.mul(ops.reduce_sum(ops.mul(dw, self._w), axes=1, keepdims=True), ops.mul(self._by, self._share))
+        less = ops.mul(ops.where(self._beyond, along, ops.mul(along, 0.0)), self._slope)
+        return self._narrowed(ops.sub(ops.mul(dw, self._by), less))
+
+    def _narrowed(self, a: Array) -> Array:
+        made: Array = ops.cast(a, dtype=self._dtype) if a.dtype != self._dtype else a
+        return made
+
+
 @backward(embedding, of=("w",))
-def _(dy: Array, w: Array, indices: Array, *, saved: None, wanted: Wanted, **attrs: Any) -> Any:
-    return (embedding_dw(dy, indices, rows=w.shape[0], **attrs) if "w" in wanted else None,)
+def _(
+    dy: Array,
+    w: Array,
+    indices: Array,
+    *,
+    saved: None,
+    wanted: Wanted,
+    max_norm: float | None,
+    norm_type: float,
+    **attrs: Any,
+) -> Any:
+    if "w" not in wanted:
+        return (None,)
+    dw = embedding_dw(dy, indices, rows=w.shape[0], **attrs)
+    return (dw if max_norm is None or w.size == 0 else Held(w, max_norm, norm_type).back(dw),)
 
 
 @depth(embedding_dw)
@@ -93,7 +155,7 @@ def _(dy: Any, indices: Any, **attrs: Any) -> int:
     return max(1, int(np.asarray(indices).size))
 
 
-tolerance(embedding, ulp=0.5)
+tolerance(embedding, ulp=4)  # of rows held to a norm; the others are copies
 dtypes(embedding, *FLOATING)
 dtypes(embedding_dw, *FLOATING)
 
@@ -104,6 +166,8 @@ def _(fill: Fill) -> Iterator[Sample]:
     yield sample(fill(5, 17), fill.integers(2, 7, low=0, high=4, dtype=np.int32), padding_idx=4)
     yield sample(fill(9, 4).T, fill.integers(3, 5, low=0, high=4).T)
     yield sample(fill(3, 8), np.array(2))
+    for norm in (1.0, 2.0, math.inf):
+        yield sample(fill(5, 17), np.array([4, 0, 4, 3]), max_norm=0.9, norm_type=norm)
     yield sample(fill(3, 4), np.zeros((2, 0), np.int64))
     yield sample(fill(3, 0), np.array([1, 2]))
 
@@ -127,6 +191,11 @@ def _(fill: Fill) -> Iterator[ErrorCase]:
     yield ErrorCase(sample(w[0], np.array([0])), ShapeError, "w has 1 dimensions; want 2")
     yield ErrorCase(sample(w, np.array([0]), padding_idx=5), AttrError, "padding_idx=5; want None or 0 to 4")
     yield ErrorCase(sample(fill(0, 3), np.array([0])), IndexContentError, "indices has 0 at position 0")
+    for norm in (-1.0, math.nan):
+        yield ErrorCase(
+            sample(w, np.array([0]), max_norm=norm), AttrError, f"max_norm={norm:g}; want None or 0 or more"
+        )
+    yield ErrorCase(sample(w, np.array([0]), norm_type=3.0), AttrError, "norm_type=3; want 1, 2 or inf")
 
 
 @errors(embedding_dw)
@@ -169,10 +238,23 @@ def _(w: Sizes, indices: Sizes, **attrs: Any) -> tuple[float, float]:
 # ------------------------------------------------------------------------------------------------- OpenCL
 
 
+def norm_factors(queue: Queue, w: Any, indices: Any, max_norm: float | None, norm_type: float) -> Any:
+    """What the looked up rows are multiplied by, one number per place; None without a norm."""
+    if max_norm is None or not indices.size or not w.shape[1]:
+        return None
+    made = queue.empty((indices.size,), np.float32 if is_narrow(w.dtype) else w.dtype)
+    kind = 0 if norm_type == math.inf else int(norm_type)
+    args = (w, indices, made, max_norm, indices.size, w.shape[1], kind)
+    queue.launch("embedding.cl", "hold_rows", made.size, GROUP_SIZE, args, DTYPE=w.dtype)
+    return made
+
+
 @opencl(embedding)
-def _(queue: Queue, w: Any, indices: Any, y: Any, **attrs: Any) -> None:
+def _(queue: Queue, w: Any, indices: Any, y: Any, *, max_norm: float | None, norm_type: float, **attrs: Any) -> None:
     queue.check_indices("indices", indices, w.shape[0])
-    args = (w, queue.as_int64(indices), y, y.size, w.shape[1])
+    indices = queue.as_int64(indices)
+    by = norm_factors(queue, w, indices, max_norm, norm_type)
+    args = (w, indices, queue.number(0, np.int32) if by is None else by, y, y.size, w.shape[1], int(by is not None))
     queue.launch("embedding.cl", "look_up", y.size, GROUP_SIZE, args, DTYPE=w.dtype)
 
 

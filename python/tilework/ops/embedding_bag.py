@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,6 +12,7 @@ from tilework.arrays import Array, Sizes, Wanted
 from tilework.backends.opencl_queue import GROUP_SIZE, Queue
 from tilework.dtypes import FLOATING
 from tilework.errors import AttrError, DTypeError, IndexContentError, ShapeError
+from tilework.ops.embedding import Held, held, norm_factors
 from tilework.registry import (
     ErrorCase,
     Sample,
@@ -45,13 +47,17 @@ def embedding_bag(
     *,
     mode: Literal["sum", "mean", "max"] = "sum",
     padding_idx: int | None = None,
+    scale_by_frequency: bool = False,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,
     out: Array | None = None,
 ) -> Array:
     """Looks up rows of w (R, D) at indices (I,) and joins those of each bag to a row of (B, D), by sum, mean or max.
 
     Bag b is the places offsets[b] to offsets[b + 1], the last one up to the end; an empty one is zero. With weights
     (I,), of sums only, rows are multiplied first. Places of padding_idx do not count. An index outside [0, R) and
-    offsets that do not rise from 0 are IndexContentErrors.
+    offsets that do not rise from 0 are IndexContentErrors. max_norm, norm_type and, but for the largest,
+    scale_by_frequency are those of ``embedding``.
     """
     ...
 
@@ -66,6 +72,7 @@ def embedding_bag_dw(
     *,
     mode: Literal["sum", "mean", "max"] = "sum",
     padding_idx: int | None = None,
+    scale_by_frequency: bool = False,
     out: Array | tuple[Array, ...] | None = None,
 ) -> Any:
     """Computes the gradient of embedding_bag in w from dy (B, D), and that in weights where they are given."""
@@ -95,12 +102,33 @@ def _bag(w: Any, indices: Any, offsets: Any, weights: Any, mode: str, padding_id
 
 
 @reference(embedding_bag)
-def _(w: Any, indices: Any, offsets: Any, weights: Any, *, mode: str, padding_idx: int | None) -> Any:
-    return _bag(w, indices, offsets, weights, mode, padding_idx)
+def _(
+    w: Any,
+    indices: Any,
+    offsets: Any,
+    weights: Any,
+    *,
+    mode: str,
+    padding_idx: int | None,
+    scale_by_frequency: bool,
+    max_norm: float | None,
+    norm_type: float,
+) -> Any:
+    return _bag(held(w, max_norm, norm_type), indices, offsets, weights, mode, padding_idx)
 
 
 @reference(embedding_bag_dw)
-def _bag_dw(dy: Any, w: Any, indices: Any, offsets: Any, weights: Any, *, mode: str, padding_idx: int | None) -> Any:
+def _bag_dw(
+    dy: Any,
+    w: Any,
+    indices: Any,
+    offsets: Any,
+    weights: Any,
+    *,
+    mode: str,
+    padding_idx: int | None,
+    scale_by_frequency: bool,
+) -> Any:
     dw, slopes = np.zeros(w.shape), np.zeros(len(indices))
     for b, places in _bags(indices, offsets, padding_idx):
         if not len(places):
@@ -113,22 +141,24 @@ def _bag_dw(dy: Any, w: Any, indices: Any, offsets: Any, weights: Any, *, mode: 
         by = np.full(len(places), 1 / len(places) if mode == "mean" else 1.0) if weights is None else weights[places]
         np.add.at(dw, indices[places], by[:, None] * dy[b])
         slopes[places] = rows @ dy[b]
+    if scale_by_frequency:
+        dw /= np.fmax(np.bincount(indices, minlength=len(w)), 1)[:, None]
     return dw if weights is None else (dw, slopes)
 
 
 # Sizes of what is summed, of means the sum's; the largest of a bag is exact.
 @terms(embedding_bag)
-def _(w: Any, indices: Any, offsets: Any, weights: Any, *, mode: str, padding_idx: int | None) -> Any:
+def _(w: Any, indices: Any, offsets: Any, weights: Any, *, mode: str, padding_idx: int | None, **attrs: Any) -> Any:
     sizes = None if weights is None else np.abs(weights)
     return (_bag(np.abs(w), indices, offsets, sizes, mode, padding_idx),)
 
 
 @terms(embedding_bag_dw)
-def _(dy: Any, w: Any, indices: Any, offsets: Any, weights: Any, *, mode: str, padding_idx: int | None) -> Any:
+def _(dy: Any, w: Any, indices: Any, offsets: Any, weights: Any, *, mode: str, **attrs: Any) -> Any:
     if mode == "max":
-        return (_bag_dw(np.abs(dy), w, indices, offsets, weights, mode=mode, padding_idx=padding_idx),)
+        return (_bag_dw(np.abs(dy), w, indices, offsets, weights, mode=mode, **attrs),)
     sizes = None if weights is None else np.abs(weights)
-    made = _bag_dw(np.abs(dy), np.abs(w), indices, offsets, sizes, mode=mode, padding_idx=padding_idx)
+    made = _bag_dw(np.abs(dy), np.abs(w), indices, offsets, sizes, mode=mode, **attrs)
     return made if isinstance(made, tuple) else (made,)
 
 
@@ -152,12 +182,18 @@ def _(
     *,
     saved: None,
     wanted: Wanted,
+    max_norm: float | None,
+    norm_type: float,
     **attrs: Any,
 ) -> Any:
     grads: Any = (None, None)
     if wanted:
-        made = embedding_bag_dw(dy, w, indices, offsets, weights, **attrs)
+        holds = None if max_norm is None or w.size == 0 else Held(w, max_norm, norm_type)
+        table = w if holds is None else holds.table()
+        made = embedding_bag_dw(dy, table, indices, offsets, weights, **attrs)
         grads = (made, None) if weights is None else made
+        if holds is not None and "w" in wanted:
+            grads = holds.back(grads[0]), grads[1]
     return tuple(g if n in wanted else None for g, n in zip(grads, ("w", "weights"), strict=True))
 
 
@@ -177,6 +213,8 @@ def _(fill: Fill) -> Iterator[Sample]:
     yield sample(fill(5, 17), indices, offsets, mode="mean", padding_idx=1)
     yield sample(fill.distinct(5, 9), fill.integers(9, low=0, high=5), offsets.astype(np.int32), mode="max")
     yield sample(fill(8, 6).T, indices[::2], offsets[:2], fill(5))
+    yield sample(fill(5, 17), indices, offsets, fill(9), padding_idx=2, max_norm=1.1)
+    yield sample(fill.distinct(5, 9), indices, offsets, mode="max", max_norm=0.7, norm_type=math.inf)
     yield sample(fill(3, 4), np.zeros(0, np.int64), np.zeros(2, np.int64))
     yield sample(fill(3, 4), np.zeros(0, np.int64), np.zeros(0, np.int64), mode="mean")
     yield sample(fill(3, 0), np.array([1, 2]), np.array([0]))
@@ -186,7 +224,10 @@ def _(fill: Fill) -> Iterator[Sample]:
 def _(fill: Fill) -> Iterator[Sample]:
     for made in embedding_bag.rules["samples"](fill):
         w, _, offsets = made.args[:3]
-        yield Sample((fill(len(offsets), w.shape[1]), *made.args), made.attrs)
+        attrs = {n: a for n, a in made.attrs.items() if n not in ("max_norm", "norm_type")}
+        yield Sample((fill(len(offsets), w.shape[1]), *made.args), attrs)
+        if attrs.get("padding_idx") == 1:
+            yield Sample((fill(len(offsets), w.shape[1]), *made.args), attrs | {"scale_by_frequency": True})
 
 
 @errors(embedding_bag)
@@ -213,6 +254,9 @@ def _(fill: Fill) -> Iterator[ErrorCase]:
     )
     yield ErrorCase(sample(w, indices, offsets, padding_idx=5), AttrError, "padding_idx=5; want None or 0 to 4")
     yield ErrorCase(sample(w, indices, offsets, mode="prod"), AttrError, "mode='prod'")
+    yield ErrorCase(sample(w, indices, offsets, max_norm=-1.0), AttrError, "max_norm=-1; want None or 0 or more")
+    made = sample(w, indices, offsets, mode="max", scale_by_frequency=True)
+    yield ErrorCase(made, AttrError, 'scale_by_frequency with mode="max"; want "sum" or "mean"')
 
 
 @errors(embedding_bag_dw)
@@ -258,7 +302,18 @@ class _Launch:
     """Checks indices and offsets, and launches embedding_bag.cl."""
 
     def __init__(
-        self, queue: Queue, w: Any, indices: Any, offsets: Any, weights: Any, *, mode: str, padding_idx: int | None
+        self,
+        queue: Queue,
+        w: Any,
+        indices: Any,
+        offsets: Any,
+        weights: Any,
+        *,
+        mode: str,
+        padding_idx: int | None,
+        scale_by_frequency: bool,
+        max_norm: float | None = None,
+        norm_type: float = 2.0,
     ) -> None:
         queue.check_indices("indices", indices, w.shape[0])
         self.queue, self.w = queue, w
@@ -272,9 +327,12 @@ class _Launch:
             text = f"offsets is empty but there are {places} indices; want bags for them"
             raise IndexContentError(text, argument="offsets")
         none = queue.number(0, w.dtype)
-        self.arrays = (w, queue.as_int64(indices), queue.as_int64(offsets), none if weights is None else weights)
+        indices = queue.as_int64(indices)
+        by = norm_factors(queue, w, indices, max_norm, norm_type)
+        self.arrays = (w, indices, queue.as_int64(offsets), *(none if a is None else a for a in (weights, by)))
         padding, kind = -1 if padding_idx is None else padding_idx, ("sum", "mean", "max").index(mode)
-        self.sizes = (w.shape[1], places, len(starts), padding, weights is not None, kind)
+        flags = (weights is not None, kind, by is not None, scale_by_frequency)
+        self.sizes = (w.shape[1], places, len(starts), padding, *flags)
 
     def __call__(self, kernel: str, *arrays: Any) -> None:
         items = arrays[-1].size
@@ -285,15 +343,15 @@ class _Launch:
 
 
 @opencl(embedding_bag)
-def _(queue: Queue, *arrays: Any, mode: str, padding_idx: int | None) -> None:
+def _(queue: Queue, *arrays: Any, **attrs: Any) -> None:
     *operands, y = arrays
-    _Launch(queue, *operands, mode=mode, padding_idx=padding_idx)("bag_rows", y)
+    _Launch(queue, *operands, **attrs)("bag_rows", y)
 
 
 @opencl(embedding_bag_dw)
-def _(queue: Queue, dy: Any, *arrays: Any, mode: str, padding_idx: int | None) -> None:
+def _(queue: Queue, dy: Any, *arrays: Any, **attrs: Any) -> None:
     operands, results = arrays[:4], arrays[4:]
-    launch = _Launch(queue, *operands, mode=mode, padding_idx=padding_idx)
+    launch = _Launch(queue, *operands, **attrs)
     launch("bag_dw", dy, results[0])
     if len(results) > 1:
         launch("bag_dweights", dy, results[1])

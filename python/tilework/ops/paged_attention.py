@@ -183,10 +183,23 @@ def _() -> Iterator[Workload]:
 
 
 @fills(paged_attention)
-def _(fill: Fill, q: Sizes, k: Sizes, v: Sizes, table: Sizes, lengths: Sizes, *others: Any, **attrs: Any) -> Any:
+def _(
+    fill: Fill,
+    q: Sizes,
+    k: Sizes,
+    v: Sizes,
+    table: Sizes,
+    lengths: Sizes,
+    k_scale: Sizes | None,
+    *others: Any,
+    **attrs: Any,
+) -> Any:
     order = np.arange(math.prod(table), dtype=np.int64) % max(k[0], 1)
-    whole = np.full(lengths, table[1] * k[2], np.int64)
-    return fill(*q), fill(*k), fill(*v), order.reshape(table), whole, None, None, None, None
+    rows = order.reshape(table), np.full(lengths, table[1] * k[2], np.int64)
+    if k_scale is None:
+        return fill(*q), fill(*k), fill(*v), *rows, None, None, None, None
+    (keys, by_key), (values, by_value) = _codes(fill, *k), _codes(fill, *v)
+    return fill(*q), keys, values, *rows, by_key, by_value, None, None
 
 
 @flops(paged_attention)
@@ -195,9 +208,12 @@ def _(q: Sizes, k: Sizes, v: Sizes, table: Sizes, *others: Any, causal: bool, **
 
 
 @bytes_moved(paged_attention)
-def _(q: Sizes, k: Sizes, v: Sizes, table: Sizes, *others: Any, **attrs: Any) -> tuple[float, float]:
-    places = math.prod(table) * k[1] * k[2]
-    return 4.0 * (places * (k[3] + v[3]) + math.prod(q)), 4.0 * math.prod(q[:3]) * v[3]
+def _(
+    q: Sizes, k: Sizes, v: Sizes, table: Sizes, lengths: Sizes, k_scale: Sizes | None, *others: Any, **attrs: Any
+) -> tuple[float, float]:
+    places, each = math.prod(table) * k[1] * k[2], 1.0 if k_scale else 4.0
+    scales = 8.0 * places if k_scale else 0.0
+    return each * places * (k[3] + v[3]) + scales + 4.0 * math.prod(q), 4.0 * math.prod(q[:3]) * v[3]
 
 
 # ------------------------------------------------------------------------------------------------- OpenCL

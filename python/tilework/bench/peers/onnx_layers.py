@@ -30,6 +30,15 @@ def arrange(op: str, feeds: dict[str, Any]) -> None:
                 feeds[name] = np.ascontiguousarray(np.concatenate([i, o, f, g], axis=1))
         if "b" in feeds:
             feeds["b"] = np.concatenate([feeds["b"], np.zeros_like(feeds["b"])], axis=1)
+    if op == "gru":  # gates z, r, n; both biases in one
+        for name in ("w", "r", "b", "rb"):
+            if name in feeds:
+                r, z, n = np.split(feeds[name], 3, axis=1)
+                feeds[name] = np.ascontiguousarray(np.concatenate([z, r, n], axis=1))
+        if "b" in feeds or "rb" in feeds:
+            b, rb = feeds.get("b"), feeds.pop("rb", None)
+            pair = [np.zeros_like(rb) if b is None else b, np.zeros_like(b) if rb is None else rb]
+            feeds["b"] = np.concatenate(pair, axis=1)
     if op == "rotary_embedding" and "positions" not in feeds:
         feeds["positions"] = np.zeros(1, np.int64)  # of the first word
     if op in ("linear_int8", "conv_int8") and "w_zero" not in feeds:
@@ -128,18 +137,31 @@ def _linear_int4(problem: Problem, a: dict[str, Any], given: list[str]) -> Graph
 
 
 def _lstm(problem: Problem, a: dict[str, Any], given: list[str]) -> Graph | None:
-    if a["return_saved"] or "lengths" in given:
+    if a["return_saved"] or a["dtype"] or "lengths" in given:
         return None
+    inputs = [str(n) if n in given else "" for n in ("x", "w", "r", "b", "", "h0", "c0")]
+    return _recurrent("LSTM", problem, inputs, ("h", "c"))
+
+
+def _gru(problem: Problem, a: dict[str, Any], given: list[str]) -> Graph | None:
+    if a["return_saved"] or a["dtype"] or "lengths" in given:
+        return None
+    biased = "b" if "b" in given or "rb" in given else ""
+    inputs = ["x", "w", "r", biased, "", "h0" if "h0" in given else ""]
+    return _recurrent("GRU", problem, inputs, ("h",), linear_before_reset=int(a["reset_after"]))
+
+
+def _recurrent(kind: str, problem: Problem, inputs: list[str], last: tuple[str, ...], **attrs: Any) -> Graph:
+    """A layer of ONNX, whose directions lie side by side in y."""
     directions, _, hidden = problem.shapes[2]
     steps, count, _ = problem.shapes[0]
-    inputs = [str(n) if n in given else "" for n in ("x", "w", "r", "b", "", "h0", "c0")]
-    attrs = {"hidden_size": hidden, "direction": "bidirectional" if directions == 2 else "forward"}
+    attrs |= {"hidden_size": hidden, "direction": "bidirectional" if directions == 2 else "forward"}
     nodes: list[Node] = [
-        ("LSTM", inputs, ["by_direction", "h", "c"], attrs),
+        (kind, inputs, ["by_direction", *last], attrs),
         ("Transpose", ["by_direction"], ["beside"], {"perm": [0, 2, 1, 3]}),
         ("Reshape", ["beside", "shape"], ["y"], {}),
     ]
-    return Graph(nodes, {"shape": np.array([steps, count, -1], np.int64)}, results=("y", "h", "c"))
+    return Graph(nodes, {"shape": np.array([steps, count, -1], np.int64)}, results=("y", *last))
 
 
 def _attention(problem: Problem, a: dict[str, Any], given: list[str]) -> Graph | None:
@@ -252,6 +274,7 @@ _LAYERS: dict[str, Callable[[Problem, dict[str, Any], list[str]], Graph | None]]
     "conv_int8": _conv_int8,
     "linear_int4": _linear_int4,
     "lstm": _lstm,
+    "gru": _gru,
     "attention": _attention,
     "rotary_embedding": _rotary,
     "rms_norm": _rms_norm,
