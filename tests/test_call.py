@@ -304,7 +304,7 @@ HOSTILE: dict[str, tuple[dict[str, Any], type[tw.Error], str]] = {
     "odd bits": ({"dtype": (2, 33, 1)}, tw.DTypeError, "33 bits"),
     "complex": ({"dtype": (5, 64, 1)}, tw.DTypeError, "code 5"),
     "unknown code": ({"dtype": (99, 32, 1)}, tw.DTypeError, "code 99"),
-    "uint64": ({"dtype": (1, 64, 1)}, tw.DTypeError, "code 1"),
+    "uint128": ({"dtype": (1, 128, 1)}, tw.DTypeError, "code 1"),
     "negative ndim": ({"ndim": -1}, tw.ShapeError, "-1 dimensions"),
     "nine axes": ({"shape": (1,) * 9, "strides": None}, tw.ShapeError, "9 dimensions"),
     "2^31 - 1 axes": ({"ndim": 2**31 - 1}, tw.ShapeError, "2147483647 dimensions"),

@@ -103,6 +103,7 @@ NO_GRADIENT = {
     "logical_not",
     "isnan",
     "isinf",
+    "bitcast",
     "bitwise_and",
     "bitwise_or",
     "bitwise_xor",

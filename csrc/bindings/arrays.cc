@@ -18,17 +18,18 @@ constexpr int kAligned = 0x0100, kWriteable = 0x0400;
 constexpr size_t kPoolBytes = 4096;          // smaller results come from numpy's own small-block cache
 constexpr int64_t kMaxElements = int64_t{1} << 40;
 
-PyObject* g_dtypes[kDTypes];                  // numpy.dtype objects; bfloat16 only once ml_dtypes was seen
+PyObject* g_dtypes[kDTypes];                  // numpy.dtype objects; those of ml_dtypes once they are met
 int g_type_num[kDTypes];
 
 int type_num(PyObject* dtype) { return array_descriptor_proxy(dtype)->type_num; }
 
-bool load_bfloat16() {
-    constexpr int k = static_cast<int>(DType::bf16);
+bool is_of_ml_dtypes(int k) { return k == static_cast<int>(DType::bf16) || k >= kNumberTypes; }
+
+bool load(int k) {
     if (g_dtypes[k]) return true;
     PyObject* module = PyImport_ImportModule("ml_dtypes");
     if (!module) return false;
-    PyObject* scalar = PyObject_GetAttrString(module, "bfloat16");
+    PyObject* scalar = PyObject_GetAttrString(module, kDTypeName[k]);
     Py_DECREF(module);
     if (!scalar) return false;
     PyObject* numpy = PyImport_ImportModule("numpy");
@@ -39,6 +40,22 @@ bool load_bfloat16() {
     g_dtypes[k] = dtype;
     g_type_num[k] = type_num(dtype);
     return true;
+}
+
+// The number of the type of ml_dtypes with that name, or -1.
+int number_of(const char* name) {
+    for (int k = 0; k < kDTypes; ++k)
+        if (is_of_ml_dtypes(k) && std::strcmp(name, kDTypeName[k]) == 0) return k;
+    return -1;
+}
+
+// ml_dtypes registers its types at run time: the number of one is known once it was met.
+DType dtype_of_ml_dtypes(const PyTypeObject* scalar, int num) {
+    for (int k = 0; k < kDTypes; ++k)
+        if (is_of_ml_dtypes(k) && g_dtypes[k] && num == g_type_num[k]) return static_cast<DType>(k);
+    const char* const dot = std::strrchr(scalar->tp_name, '.');
+    const int named = number_of(dot ? dot + 1 : scalar->tp_name);
+    return named >= 0 && load(named) && num == g_type_num[named] ? static_cast<DType>(named) : DType::none;
 }
 
 DType dtype_of_descriptor(PyObject* dtype) {
@@ -52,19 +69,16 @@ DType dtype_of_descriptor(PyObject* dtype) {
         case 3: return DType::i16;
         case 4: return DType::u16;
         case 5: return DType::i32;
+        case 6: return DType::u32;
         case 11: return DType::f32;
         case 12: return DType::f64;
         case 23: return DType::f16;
         default: break;
     }
     if (num == 7 || num == 9) return sizeof(long) == 8 || num == 9 ? DType::i64 : DType::i32;
-    // ml_dtypes registers its types at run time: the number is known once one was met.
-    constexpr int k = static_cast<int>(DType::bf16);
-    if (g_dtypes[k]) return num == g_type_num[k] ? DType::bf16 : DType::none;
-    if (num >= 256 && proxy->kind != 'M' &&
-        std::strstr(reinterpret_cast<PyTypeObject*>(proxy->typeobj)->tp_name, "bfloat16") && load_bfloat16())
-        return num == g_type_num[k] ? DType::bf16 : DType::none;
-    return DType::none;
+    if (num == 8 || num == 10) return sizeof(long) == 8 || num == 10 ? DType::u64 : DType::u32;
+    const bool foreign = num >= 256 && proxy->kind != 'M';
+    return foreign ? dtype_of_ml_dtypes(reinterpret_cast<PyTypeObject*>(proxy->typeobj), num) : DType::none;
 }
 
 // A block of the pool that a numpy array keeps alive.
@@ -94,7 +108,7 @@ bool init_arrays() {
     PyObject* numpy = PyImport_ImportModule("numpy");
     if (!numpy) return false;
     for (int k = 0; k < kDTypes; ++k) {
-        if (k == static_cast<int>(DType::bf16)) continue;
+        if (is_of_ml_dtypes(k)) continue;
         g_dtypes[k] = PyObject_CallMethod(numpy, "dtype", "s", kDTypeName[k]);
         if (!g_dtypes[k]) return false;
         g_type_num[k] = type_num(g_dtypes[k]);
@@ -106,8 +120,12 @@ bool init_arrays() {
 DType dtype_of(PyObject* array) { return dtype_of_descriptor(array_proxy(array)->descr); }
 
 DType dtype_from(PyObject* anything) {
-    if (PyUnicode_Check(anything) && PyUnicode_CompareWithASCIIString(anything, "bfloat16") == 0)
-        return load_bfloat16() ? DType::bf16 : DType::none;
+    if (PyUnicode_Check(anything)) {
+        const char* const text = PyUnicode_AsUTF8(anything);
+        if (!text) return DType::none;
+        const int named = number_of(text);
+        if (named >= 0) return load(named) ? static_cast<DType>(named) : DType::none;
+    }
     PyObject* numpy = PyImport_ImportModule("numpy");
     PyObject* dtype = numpy ? PyObject_CallMethod(numpy, "dtype", "O", anything) : nullptr;
     Py_XDECREF(numpy);
@@ -119,8 +137,8 @@ DType dtype_from(PyObject* anything) {
 }
 
 PyObject* dtype_object(DType dtype) {
-    if (dtype == DType::bf16 && !load_bfloat16()) return nullptr;
-    return Py_NewRef(g_dtypes[static_cast<int>(dtype)]);
+    const int k = static_cast<int>(dtype);
+    return is_of_ml_dtypes(k) && !load(k) ? nullptr : Py_NewRef(g_dtypes[k]);
 }
 
 bool is_writeable(PyObject* array) { return array_proxy(array)->flags & kWriteable; }
@@ -133,8 +151,7 @@ bool view_of(PyObject* array, View& view, const char* op, const char* argument, 
         raise("DTypeError", op, argument,
               array_descriptor_proxy(a->descr)->byteorder == '>'
                   ? "%s has dtype %s; want native byte order, as %s.astype(%s.dtype.newbyteorder('=')) gives"
-                  : "%s has dtype %s; want float32, float64, float16, bfloat16, int8, uint8, int16, uint16, int32, "
-                    "int64 or bool",
+                  : "%s has dtype %s; want float32, float64, float16, bfloat16, an integer of 8 to 64 bits or bool",
               argument, text ? PyUnicode_AsUTF8(text) : "?", argument, argument);
         Py_XDECREF(text);
         return false;

@@ -6,6 +6,7 @@
 #include "bindings/arrays.h"
 #include "bindings/raise.h"
 #include "core/caller.h"
+#include "core/small.h"
 
 namespace tw::bindings {
 namespace {
@@ -145,7 +146,7 @@ PyObject* to_dlpack(PyObject* array) {
     e->managed.version = {1, 0};
     e->managed.manager_ctx = e;
     e->managed.deleter = delete_export;
-    e->managed.flags = is_writeable(array) ? 0 : kDLFlagReadOnly;
+    e->managed.flags = (is_writeable(array) ? 0 : kDLFlagReadOnly) | (is_padded(view.dtype) ? kDLFlagPadded : 0);
     e->managed.dl_tensor = tensor_of(view);
     e->managed.dl_tensor.shape = e->shape, e->managed.dl_tensor.strides = e->stride;
     PyObject* capsule = PyCapsule_New(&e->managed, kVersionedName, drop_capsule);

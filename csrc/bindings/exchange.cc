@@ -7,6 +7,7 @@
 #include "bindings/raise.h"
 #include "core/caller.h"
 #include "core/memory.h"
+#include "core/small.h"
 
 namespace tw::bindings {
 namespace {
@@ -50,6 +51,10 @@ bool view_of(const Exchange& exchange, PyObject* tensor, View& view, const char*
 }
 
 PyObject* allocate(const Exchange& exchange, View& view, const char* op) {
+    if (is_padded(view.dtype))
+        return raise("DTypeError", op, "", "the result has dtype %s, which tensors pack; want one of 8 bits or more",
+                     name_of(view.dtype)),
+               nullptr;
     size_t bytes;
     void* data = take_result(view, op, bytes);
     if (!data) return nullptr;

@@ -23,6 +23,8 @@ DLDataType type_of(XLA_FFI_DataType type) {
         case XLA_FFI_DataType_S64: return {kDLInt, 64, 1};
         case XLA_FFI_DataType_U8: return {kDLUInt, 8, 1};
         case XLA_FFI_DataType_U16: return {kDLUInt, 16, 1};
+        case XLA_FFI_DataType_U32: return {kDLUInt, 32, 1};
+        case XLA_FFI_DataType_U64: return {kDLUInt, 64, 1};
         case XLA_FFI_DataType_F16: return {kDLFloat, 16, 1};
         case XLA_FFI_DataType_F32: return {kDLFloat, 32, 1};
         case XLA_FFI_DataType_F64: return {kDLFloat, 64, 1};

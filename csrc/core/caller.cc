@@ -3,6 +3,7 @@
 #include "core/check.h"
 #include "core/isa.h"
 #include "core/profile.h"
+#include "core/small.h"
 
 namespace tw {
 namespace {
@@ -63,11 +64,23 @@ DLDataType data_type_of(DType t) {
         case DType::bf16: return {kDLBfloat, bits, 1};
         case DType::boolean: return {kDLBool, bits, 1};
         case DType::u8:
-        case DType::u16: return {kDLUInt, bits, 1};
+        case DType::u16:
+        case DType::u32:
+        case DType::u64: return {kDLUInt, bits, 1};
         case DType::i8:
         case DType::i16:
         case DType::i32:
         case DType::i64: return {kDLInt, bits, 1};
+        case DType::f8e4m3: return {kDLFloat8_e4m3fn, bits, 1};
+        case DType::f8e4m3z: return {kDLFloat8_e4m3fnuz, bits, 1};
+        case DType::f8e5m2: return {kDLFloat8_e5m2, bits, 1};
+        case DType::f8e5m2z: return {kDLFloat8_e5m2fnuz, bits, 1};
+        case DType::f8e8m0: return {kDLFloat8_e8m0fnu, bits, 1};
+        case DType::f4e2m1: return {kDLFloat4_e2m1fn, 4, 1};
+        case DType::i4:
+        case DType::i2: return {kDLInt, static_cast<uint8_t>(bits_of_small(t)), 1};
+        case DType::u4:
+        case DType::u2: return {kDLUInt, static_cast<uint8_t>(bits_of_small(t)), 1};
         default: return {kDLFloat, bits, 1};
     }
 }
@@ -85,6 +98,13 @@ DType dtype_of(DLDataType t) {
         case kDLInt * 256 + 64: return DType::i64;
         case kDLUInt * 256 + 8: return DType::u8;
         case kDLUInt * 256 + 16: return DType::u16;
+        case kDLUInt * 256 + 32: return DType::u32;
+        case kDLUInt * 256 + 64: return DType::u64;
+        case kDLFloat8_e4m3fn * 256 + 8: return DType::f8e4m3;
+        case kDLFloat8_e4m3fnuz * 256 + 8: return DType::f8e4m3z;
+        case kDLFloat8_e5m2 * 256 + 8: return DType::f8e5m2;
+        case kDLFloat8_e5m2fnuz * 256 + 8: return DType::f8e5m2z;
+        case kDLFloat8_e8m0fnu * 256 + 8: return DType::f8e8m0;
         case kDLBool * 256 + 8: return DType::boolean;
         default: return DType::none;
     }

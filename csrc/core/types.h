@@ -12,18 +12,49 @@ struct bf16 {
     uint16_t bits;
 };
 
-// Order is part of the ABI of the tables in core/types.cc and of _core.
-enum class DType : uint8_t { f32, f64, f16, bf16, i8, u8, i32, i64, boolean, i16, u16, none };
-constexpr int kDTypes = 11;
+// X(name, bytes, text), in the order of the tables by dtype. From f8e4m3 on they are of 8 bits or fewer, a number to a byte
+// (core/small.h): such arrays are moved, cast and quantised, and nothing is computed in them.
+#define TW_DTYPES(X)                 \
+    X(f32, 4, "float32")             \
+    X(f64, 8, "float64")             \
+    X(f16, 2, "float16")             \
+    X(bf16, 2, "bfloat16")           \
+    X(i8, 1, "int8")                 \
+    X(u8, 1, "uint8")                \
+    X(i32, 4, "int32")               \
+    X(i64, 8, "int64")               \
+    X(boolean, 1, "bool")            \
+    X(i16, 2, "int16")               \
+    X(u16, 2, "uint16")              \
+    X(u32, 4, "uint32")              \
+    X(u64, 8, "uint64")              \
+    X(f8e4m3, 1, "float8_e4m3fn")    \
+    X(f8e4m3z, 1, "float8_e4m3fnuz") \
+    X(f8e5m2, 1, "float8_e5m2")      \
+    X(f8e5m2z, 1, "float8_e5m2fnuz") \
+    X(f8e8m0, 1, "float8_e8m0fnu")   \
+    X(f4e2m1, 1, "float4_e2m1fn")    \
+    X(i4, 1, "int4")                 \
+    X(u4, 1, "uint4")                \
+    X(i2, 1, "int2")                 \
+    X(u2, 1, "uint2")
+#define TW_NAME(name, bytes, text) name,
+#define TW_BYTES(name, bytes, text) bytes,
+#define TW_TEXT(name, bytes, text) text,
+enum class DType : uint8_t { TW_DTYPES(TW_NAME) none };
+constexpr int kDTypes = static_cast<int>(DType::none);
+constexpr int kNumberTypes = static_cast<int>(DType::f8e4m3);
 constexpr int kMaxDims = 8;
 constexpr int kMaxOperands = 16;  // named in an op's table
 constexpr int kMaxInputs = 64;    // arrays of one call: a variadic operand is many
 constexpr int kMaxOutputs = 8;
 constexpr int kMaxAttrs = 24;
 
-constexpr int64_t kItemSize[kDTypes] = {4, 8, 2, 2, 1, 1, 4, 8, 1, 2, 2};
-constexpr const char* kDTypeName[kDTypes] = {"float32", "float64", "float16", "bfloat16", "int8",  "uint8",
-                                             "int32",   "int64",   "bool",    "int16",    "uint16"};
+constexpr int64_t kItemSize[kDTypes] = {TW_DTYPES(TW_BYTES)};
+constexpr const char* kDTypeName[kDTypes] = {TW_DTYPES(TW_TEXT)};
+#undef TW_NAME
+#undef TW_BYTES
+#undef TW_TEXT
 
 // A borrowed n-d array: no ownership, strides in elements (0 and negative ones included).
 struct View {

@@ -20,7 +20,9 @@ void for_number(DType dtype, const Body& body) {
         case DType::i16: return body.template operator()<int16_t>();
         case DType::u16: return body.template operator()<uint16_t>();
         case DType::i32: return body.template operator()<int32_t>();
+        case DType::u32: return body.template operator()<uint32_t>();
         case DType::i64: return body.template operator()<int64_t>();
+        case DType::u64: return body.template operator()<uint64_t>();
         default: return for_floating(dtype, body);
     }
 }

@@ -1,11 +1,11 @@
-// Moving elements: concat, pad, expand, and cast between any two element types.
+// Moving elements: concat, pad and expand.
 //
-// Method    every op is copies and fills of strided views; merged rows go to memcpy where both sides are contiguous.
-//           cast runs over contiguous rows (strided ones pass through a small buffer); 16-bit floats widen to float32.
-// Numerics  moves are exact. Casts to floats round once, half to even; floats to integers truncate, saturate, and take
-//           NaN to 0; integers saturate; to bool everything but 0 is true.
+// Method    every op is copies and fills of strided views, by the size of an element; merged rows go to memcpy where both
+//           sides are contiguous.
+// Numerics  exact. What pad fills with is converted as cast does it.
 // Threads   pieces of kChunkElements; elements are independent.
 #include "core/check.h"
+#include "core/number.h"
 #include "core/walk.h"
 #include "ops/ops.h"
 #include "simd/rows.h"
@@ -112,155 +112,6 @@ Status run_expand(const Call& c) {
     return Status::ok;
 }
 
-// ---- cast -----------------------------------------------------------------------------------------------------------------
-
-struct boolean {
-    uint8_t byte;
-};
-
-template <class T>
-constexpr bool kIsHalf = __is_same(T, f16) || __is_same(T, bf16);
-
-template <class To, class From>
-TW_INLINE To float_as_integer(From x) {
-    constexpr int bits = 8 * static_cast<int>(sizeof(To));
-    constexpr bool is_signed = static_cast<To>(-1) < 0;
-    constexpr From bound = static_cast<From>(is_signed ? uint64_t{1} << (bits - 1) : uint64_t{1} << (bits % 64));
-    constexpr From low = is_signed ? -bound : 0;
-    constexpr To least = is_signed ? static_cast<To>(uint64_t{1} << (bits - 1)) : 0, most = static_cast<To>(~least);
-    typedef decltype(To{} + 0) Wide;
-    const From inside = x > low && x < bound ? x : 0;  // NaN is not inside
-    const To whole = static_cast<To>(static_cast<Wide>(inside));
-    return x >= bound ? most : x <= low ? least : whole;
-}
-
-template <class To, class From>
-TW_INLINE To integer_as_integer(From x) {
-    constexpr int bits = 8 * static_cast<int>(sizeof(To));
-    constexpr bool is_signed = static_cast<To>(-1) < 0;
-    constexpr To least = is_signed ? static_cast<To>(uint64_t{1} << (bits - 1)) : 0, most = static_cast<To>(~least);
-    typedef decltype(To{} + From{}) Wide;
-    const Wide v = x;
-    return static_cast<To>(v < Wide{least} ? Wide{least} : v > Wide{most} ? Wide{most} : v);
-}
-
-template <class To, class From>
-TW_INLINE To number_as(From x) {
-    if constexpr (__is_same(From, boolean)) {
-        return number_as<To>(static_cast<uint8_t>(x.byte != 0));
-    } else if constexpr (__is_same(To, boolean)) {
-        return boolean{static_cast<uint8_t>(x != 0)};
-    } else if constexpr (kIsFloating<To>) {
-        return static_cast<To>(x);
-    } else if constexpr (kIsFloating<From>) {
-        return float_as_integer<To>(x);
-    } else {
-        return integer_as_integer<To>(x);
-    }
-}
-
-// A double that rounds to any 16-bit float as x does: beyond 2^53 the low bits only matter as being 0 or not.
-TW_INLINE double sticky_double(double x) { return x; }
-TW_INLINE double sticky_double(int32_t x) { return x; }
-TW_INLINE double sticky_double(int64_t x) {
-    const bool large = x >= int64_t{1} << 53 || x <= -(int64_t{1} << 53);
-    return static_cast<double>(large ? (x >> 12 | ((x & 4095) != 0)) * 4096 : x);
-}
-
-constexpr int64_t kBuffer = 512;
-
-template <class To, class From>
-void cast_part(To* to, const From* from, int64_t n);
-
-// Rows from half floats, and to half floats from types wider than float, pass through a buffer of floats.
-template <class To, class From>
-void cast_buffered(To* to, const From* from, int64_t n) {
-    alignas(64) float part[kBuffer];
-    for (int64_t i = 0; i < n; i += kBuffer) {
-        const int64_t m = min_of(kBuffer, n - i);
-        if constexpr (__is_same(From, double) || __is_same(From, int32_t) || __is_same(From, int64_t)) {
-            for (int64_t k = 0; k < m; ++k) part[k] = to_odd_float(sticky_double(from[i + k]));
-        } else {
-            cast_part(part, from + i, m);
-        }
-        cast_part(to + i, part, m);
-    }
-}
-
-template <class To, class From>
-void cast_part(To* to, const From* from, int64_t n) {
-    constexpr bool narrow_from =
-        kIsHalf<From> || __is_same(From, float) || (sizeof(From) == 1 && !__is_same(From, boolean));
-    if constexpr ((kIsHalf<From> && (__is_same(To, float) || kIsHalf<To>)) || (kIsHalf<To> && narrow_from)) {
-        int64_t i = 0;
-        for (; i + kLanes<float> <= n; i += kLanes<float>) store_from(to + i, load_as<float>(from + i));
-        if (i < n) store_from_n(to + i, load_as_n<float>(from + i, n - i), n - i);
-    } else if constexpr (kIsHalf<From> || kIsHalf<To>) {
-        cast_buffered(to, from, n);
-    } else {
-        for (int64_t i = 0; i < n; ++i) to[i] = number_as<To>(from[i]);
-    }
-}
-
-typedef void Caster(void* to, const void* from, int64_t n);
-template <class To, class From>
-void cast_row(void* to, const void* from, int64_t n) {
-    if constexpr (__is_same(To, From))
-        __builtin_memcpy(to, from, static_cast<size_t>(n) * sizeof(To));
-    else
-        cast_part(static_cast<To*>(to), static_cast<const From*>(from), n);
-}
-
-#define TW_ROW(To)                                                                               \
-    {cast_row<To, float>,   cast_row<To, double>,  cast_row<To, f16>,     cast_row<To, bf16>,    \
-     cast_row<To, int8_t>,  cast_row<To, uint8_t>, cast_row<To, int32_t>, cast_row<To, int64_t>, \
-     cast_row<To, boolean>, cast_row<To, int16_t>, cast_row<To, uint16_t>}
-constexpr Caster* kCasters[kDTypes][kDTypes] = {TW_ROW(float),   TW_ROW(double),  TW_ROW(f16),     TW_ROW(bf16),
-                                                TW_ROW(int8_t),  TW_ROW(uint8_t), TW_ROW(int32_t), TW_ROW(int64_t),
-                                                TW_ROW(boolean), TW_ROW(int16_t), TW_ROW(uint16_t)};
-#undef TW_ROW
-
-Caster* caster(DType to, DType from) { return kCasters[static_cast<int>(to)][static_cast<int>(from)]; }
-
-void copy_items(void* to, int64_t to_stride, const void* from, int64_t from_stride, int64_t size, int64_t n) {
-    switch (size) {
-        case 1:
-            return copy_row(static_cast<uint8_t*>(to), to_stride, static_cast<const uint8_t*>(from), from_stride, n);
-        case 2:
-            return copy_row(static_cast<uint16_t*>(to), to_stride, static_cast<const uint16_t*>(from), from_stride, n);
-        case 4:
-            return copy_row(static_cast<uint32_t*>(to), to_stride, static_cast<const uint32_t*>(from), from_stride, n);
-        default:
-            return copy_row(static_cast<uint64_t*>(to), to_stride, static_cast<const uint64_t*>(from), from_stride, n);
-    }
-}
-
-Status infer_cast(Call& c, Inferred& r) {
-    r.n_out = 1;
-    r.out[0] = result(static_cast<DType>(c.attr[0].choice), c.in[0].ndim, c.in[0].shape);
-    return Status::ok;
-}
-
-Status run_cast(const Call& c) {
-    const View &y = c.out[0], &x = c.in[0];
-    if (y.dtype == x.dtype) return copy_view(y, x), Status::ok;
-    Caster* const cast = caster(y.dtype, x.dtype);
-    const View* views[] = {&y, &x};
-    const Walk w = walk_over(views, 2, y.ndim, y.shape);
-    const int64_t sy = w.stride[0], sx = w.stride[1];
-    for_each_row(w, kChunkElements, [&](char* const* at, int64_t count) {
-        if (sy == 1 && sx == 1) return cast(at[0], at[1], count);
-        alignas(64) char from[kBuffer * 8], to[kBuffer * 8];
-        for (int64_t i = 0; i < count; i += kBuffer) {
-            const int64_t n = min_of(kBuffer, count - i);
-            copy_items(from, 1, at[1] + i * sx * w.size[1], sx, w.size[1], n);
-            cast(to, from, n);
-            copy_items(at[0] + i * sy * w.size[0], sy, to, 1, w.size[0], n);
-        }
-    });
-    return Status::ok;
-}
-
 // ---- pad ------------------------------------------------------------------------------------------------------------------
 
 Status infer_pad(Call& c, Inferred& r) {
@@ -286,7 +137,7 @@ Status run_pad(const Call& c) {
     const View& x = c.in[0];
     const Attr& pads = c.attr[0];
     uint64_t bits = 0;
-    caster(x.dtype, DType::f64)(&bits, &c.attr[1].f, 1);
+    put_element(c.attr[1].f, x.dtype, &bits);
     View value{};
     value.dtype = x.dtype;
     value.data = &bits;
@@ -309,13 +160,11 @@ constexpr AttrSpec kPads[] = {
     {.name = "value", .kind = AttrKind::real},
 };
 constexpr AttrSpec kShape[] = {{.name = "shape", .kind = AttrKind::integers, .required = true}};
-constexpr AttrSpec kDType[] = {{.name = "dtype", .kind = AttrKind::dtype, .required = true}};
 
 }  // namespace
 
 extern const OpDef op_concat = {"concat", kArrays, 1, kAxis, 1, infer_concat, run_concat};
 extern const OpDef op_pad = {"pad", kX, 1, kPads, 2, infer_pad, run_pad};
 extern const OpDef op_expand = {"expand", kX, 1, kShape, 1, infer_expand, run_expand};
-extern const OpDef op_cast = {"cast", kX, 1, kDType, 1, infer_cast, run_cast};
 
 }  // namespace tw::TW_ISA

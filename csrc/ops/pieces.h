@@ -124,16 +124,18 @@ void are_two(void* y, const void* const* x, int64_t n) {
 // ---- tables by dtype: null where a function has no kernel ----------------------------------------------------------------
 
 struct Kernels {
-    Kernel* of[kDTypes];  // in the order of DType
+    Kernel* of[kNumberTypes];  // in the order of DType
 };
 TW_INLINE Kernel* kernel_at(const Kernels& table, DType dtype) { return table.of[static_cast<int>(dtype)]; }
 
 // K<F, T> for the floats, for the integers, and for the integers by their size alone.
 #define TW_FLOAT_KERNELS(K, F) K<F, float>, K<F, double>, K<F, f16>, K<F, bf16>
-#define TW_INTEGER_KERNELS(K, F, boolean) \
-    K<F, int8_t>, K<F, uint8_t>, K<F, int32_t>, K<F, int64_t>, boolean, K<F, int16_t>, K<F, uint16_t>
-#define TW_WIDTH_KERNELS(K, F, boolean) \
-    K<F, uint8_t>, K<F, uint8_t>, K<F, uint32_t>, K<F, uint64_t>, boolean, K<F, uint16_t>, K<F, uint16_t>
+#define TW_INTEGER_KERNELS(K, F, boolean)                                                                              \
+    K<F, int8_t>, K<F, uint8_t>, K<F, int32_t>, K<F, int64_t>, boolean, K<F, int16_t>, K<F, uint16_t>, K<F, uint32_t>, \
+        K<F, uint64_t>
+#define TW_WIDTH_KERNELS(K, F, boolean)                                                                    \
+    K<F, uint8_t>, K<F, uint8_t>, K<F, uint32_t>, K<F, uint64_t>, boolean, K<F, uint16_t>, K<F, uint16_t>, \
+        K<F, uint32_t>, K<F, uint64_t>
 #define TW_NO_FLOATS nullptr, nullptr, nullptr, nullptr
 
 // ---- shape rule -------------------------------------------------------------------------------------------------------

@@ -79,7 +79,9 @@ Status run(const Call& c) {
         case DType::i16: fold<F, int16_t>(c); break;
         case DType::u16: fold<F, uint16_t>(c); break;
         case DType::i32: fold<F, int32_t>(c); break;
+        case DType::u32: fold<F, uint32_t>(c); break;
         case DType::i64: fold<F, int64_t>(c); break;
+        case DType::u64: fold<F, uint64_t>(c); break;
         default: for_floating(c.in[0].dtype, [&]<class T>() { fold<F, T>(c); });
     }
     return Status::ok;

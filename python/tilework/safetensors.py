@@ -21,10 +21,15 @@ _CODES = {
     "BF16": "bfloat16",
     "I64": "int64",
     "I32": "int32",
+    "U64": "uint64",
+    "U32": "uint32",
     "I16": "int16",
     "I8": "int8",
     "U16": "uint16",
     "U8": "uint8",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    "F8_E8M0": "float8_e8m0fnu",
     "BOOL": "bool",
 }
 _NAMES = {name: code for code, name in _CODES.items()}

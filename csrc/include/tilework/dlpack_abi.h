@@ -10,7 +10,9 @@ extern "C" {
 
 enum { kDLCPU = 1 };
 enum { kDLInt = 0, kDLUInt = 1, kDLFloat = 2, kDLBfloat = 4, kDLBool = 6 };
-enum { kDLFlagReadOnly = 1 };
+enum { kDLFloat8_e4m3fn = 10, kDLFloat8_e4m3fnuz, kDLFloat8_e5m2, kDLFloat8_e5m2fnuz, kDLFloat8_e8m0fnu };
+enum { kDLFloat4_e2m1fn = 17 };
+enum { kDLFlagReadOnly = 1, kDLFlagPadded = 4 }; /* numbers of fewer than 8 bits take a byte each */
 
 typedef struct {
     int32_t device_type;

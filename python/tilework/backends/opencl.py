@@ -41,6 +41,7 @@ def run(op: Op[..., Any], operands: tuple[Any, ...], attrs: dict[str, Any], out:
         )
     queue, others = _queues(op.name, arrays)
     _check_float64(op.name, queue.device, arrays)
+    _check_dtypes(op.name, specs)
     check_written(op, operands, outs, specs)
     with _Named(op.name):
         results = [
@@ -57,6 +58,15 @@ def run(op: Op[..., Any], operands: tuple[Any, ...], attrs: dict[str, Any], out:
             other.wait_for(queue)
     finished = list(outs) or results
     return finished[0] if len(finished) == 1 else tuple(finished) or None
+
+
+def _check_dtypes(name: str, specs: Sequence[Any]) -> None:
+    for _, dtype in specs:
+        if np.dtype(dtype).name not in DTYPES:
+            raise UnsupportedError(
+                f"{name}: the result has dtype {dtype}, which is the CPU's alone; want one of {', '.join(DTYPES)}",
+                op=name,
+            )
 
 
 def queue_for(device: Any) -> Queue:

@@ -65,7 +65,7 @@ def _each(queue: Queue, kernel: str, a: Any, b: Any, y: Any) -> Any:
 
 
 def _cast(queue: Queue, x: Any, y: Any) -> Any:
-    queue.each("movement.cl", "cast", (x, y), SRC=x.dtype, DST=y.dtype)
+    queue.each("cast.cl", "cast", (x, y), SRC=x.dtype, DST=y.dtype)
     return y
 
 

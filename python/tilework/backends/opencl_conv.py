@@ -89,7 +89,7 @@ def in_float(queue: Queue, operands: Sequence[Any], result: Any) -> Iterator[tup
         return
 
     def cast(source: Any, target: Any) -> Any:
-        queue.each("movement.cl", "cast", (source, target), SRC=source.dtype, DST=target.dtype)
+        queue.each("cast.cl", "cast", (source, target), SRC=source.dtype, DST=target.dtype)
         return target
 
     wide = [None if x is None else cast(x, queue.empty(x.shape, np.float32)) for x in operands]

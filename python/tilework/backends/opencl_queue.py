@@ -105,9 +105,10 @@ class Queue:
         """Copies between arrays of one dtype, broadcasting ``source`` to the shape of ``target``."""
         self.each("movement.cl", "copy", (source, target), BITS=bits_of(source))
 
-    def cast(self, source: Any, target: Any) -> None:
+    def cast(self, source: Any, target: Any, *, saturate: bool = True) -> None:
         """Copies between arrays of two dtypes, broadcasting ``source`` to the shape of ``target``."""
-        self.each("movement.cl", "cast", (source, target), SRC=source.dtype, DST=target.dtype)
+        wraps = {} if saturate else {"WRAPS": 1}
+        self.each("cast.cl", "cast", (source, target), SRC=source.dtype, DST=target.dtype, **wraps)
 
     # ---------------------------------------------------------------------------------------------- launching
 

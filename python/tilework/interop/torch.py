@@ -31,8 +31,12 @@ _TO_NUMPY = {
     torch.uint16: "uint16",
     torch.int32: "int32",
     torch.int64: "int64",
+    torch.uint32: "uint32",
+    torch.uint64: "uint64",
     torch.bool: "bool",
 }
+_FLOAT8 = ("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu")
+_TO_NUMPY |= {getattr(torch, name): name for name in _FLOAT8 if hasattr(torch, name)}
 _TO_TORCH = {name: dtype for dtype, name in _TO_NUMPY.items()}
 _TYPES = {
     "integer": "int",
@@ -104,10 +108,11 @@ def _array_of_other(op: str, name: str, tensor: Any) -> Any:
             op=op,
             argument=name,
         )
-    if tensor.dtype == torch.bfloat16:
-        return tensor.detach().view(torch.int16).numpy().view(named("bfloat16"))
     if tensor.dtype not in _TO_NUMPY:
         raise DTypeError(f"{op}: {name} has dtype {tensor.dtype}; want one of tilework's", op=op, argument=name)
+    dtype = named(_TO_NUMPY[tensor.dtype])
+    if dtype.name == "bfloat16" or dtype.name in _FLOAT8:
+        return tensor.detach().view(torch.int16 if dtype.itemsize == 2 else torch.uint8).numpy().view(dtype)
     return tensor.detach().numpy()
 
 
@@ -115,8 +120,9 @@ def _tensor(array: Any) -> Any:
     """The tensor over a result's memory."""
     try:
         return _from_numpy(array)
-    except TypeError:  # bfloat16
-        return _from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    except TypeError:  # of ml_dtypes
+        bits = np.int16 if array.itemsize == 2 else np.uint8
+        return _from_numpy(array.view(bits)).view(_TO_TORCH[array.dtype.name])
 
 
 def _spec(tensor: Any) -> Any:

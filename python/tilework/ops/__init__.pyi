@@ -58,6 +58,7 @@ from tilework.ops.canny import (
     canny as canny,
     canny_gradients as canny_gradients,
 )
+from tilework.ops.cast import bitcast as bitcast, cast as cast
 from tilework.ops.comparison import (
     equal as equal,
     greater as greater,
@@ -228,7 +229,6 @@ from tilework.ops.morphology import (
     erode as erode,
 )
 from tilework.ops.movement import (
-    cast as cast,
     concat as concat,
     crop as crop,
     expand as expand,

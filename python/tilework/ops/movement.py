@@ -1,4 +1,4 @@
-"""Movement: joining, padding, stretching, converting, and views of other shapes."""
+"""Movement: joining, padding, stretching, and views of other shapes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from tilework import dispatch, ops
 from tilework.arrays import Array, Ints, Padding, Pairs, Sizes, Wanted
 from tilework.backends.opencl_queue import GROUP_SIZE, Queue, Strided, bits_of, strides_of
-from tilework.dtypes import FLOATING, is_floating, rounded
+from tilework.dtypes import FLOATING
 from tilework.errors import AttrError, AttrTypeError, DTypeError, ShapeError
 from tilework.registry import (
     ErrorCase,
@@ -32,8 +32,6 @@ from tilework.registry import (
 )
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
     from tilework.testing import Fill
 
 # ----------------------------------------------------------------------------------------------------- concat
@@ -167,83 +165,6 @@ def _(fill: Fill) -> Iterator[ErrorCase]:
     yield ErrorCase(sample(fill(1), shape=(-1,)), AttrError, "shape=(-1,)")
     yield ErrorCase(sample(fill(1), shape=(1 << 40, 1 << 40)), ShapeError, "more than 2^40 elements")
     yield ErrorCase(sample(fill(1)), AttrTypeError, "shape")
-
-
-# ------------------------------------------------------------------------------------------------------- cast
-
-
-@op
-def cast(x: Array, *, dtype: npt.DTypeLike, out: Array | None = None) -> Array:
-    """Converts x, of any shape, to ``dtype``, any of tilework's.
-
-    Between floats it rounds half to even. Floats to integers truncate; what is out of range saturates and NaN becomes
-    0. Integers saturate too. To bool, everything but 0 is True.
-    """
-    ...
-
-
-def _is_integer(dtype: np.dtype[Any]) -> bool:
-    return dtype.kind in "iu"
-
-
-@reference(cast)
-def _(x: Any, *, dtype: np.dtype[Any]) -> Any:
-    if dtype.name == "bfloat16":
-        return rounded(x, dtype)
-    if not _is_integer(dtype):
-        return x.astype(dtype)
-    low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
-    if x.dtype.kind != "f":
-        return np.clip(x.astype(np.int64), low, high).astype(dtype)
-    whole = np.trunc(np.where(np.isnan(x), 0.0, x))
-    inside = (whole >= low) & (whole < float(high) + 1)
-    return np.where(inside, np.where(inside, whole, 0.0).astype(dtype), np.where(whole < 0, low, high)).astype(dtype)
-
-
-@backward(cast, of=("x",))
-def _(dy: Array, x: Array, *, saved: None, wanted: Wanted, dtype: np.dtype[Any]) -> Array | None:
-    return cast(dy, dtype=x.dtype) if is_floating(dtype) and is_floating(x.dtype) else None
-
-
-@samples(cast)
-def _(fill: Fill) -> Iterator[Sample]:
-    edges = np.array(
-        [0.0, -0.0, 0.5, 1.5, 2.5, -0.5, -1.5, 127.5, 128, -128.5, -129, 255.9, 256, 1e9, -1e9, 2**31, 1e10]
-    )
-    wild = np.array(
-        [2.0**63, -(2.0**63), 1e30, -1e30, np.inf, -np.inf, np.nan, 65504, 65520, 3.3e38, 1e-40, 6e-8, 1e-8]
-    )
-    for dtype in (
-        "float32",
-        "float64",
-        "float16",
-        "bfloat16",
-        "int8",
-        "uint8",
-        "int16",
-        "uint16",
-        "int32",
-        "int64",
-        "bool",
-    ):
-        yield sample(fill(3, 17) * 100, dtype=dtype)
-        yield sample(np.concatenate([edges, wild]).astype(fill.dtype), dtype=dtype)
-        yield sample(np.array([0, 1, -1, 127, 128, -128, 255, 256, 65537, 1 << 31, -(1 << 31), 1 << 62]), dtype=dtype)
-        yield sample(np.array([True, False]), dtype=dtype)
-        yield sample(fill(2, 9).astype(np.float16), dtype=dtype)
-        yield sample(np.arange(256).astype(np.uint8), dtype=dtype)
-        yield sample(np.array([0, -1, 127, -129, 255, 32767, -32768], np.int16), dtype=dtype)
-        yield sample(fill(0, 3), dtype=dtype)
-    yield sample(fill(5, 3).T, dtype=np.float16)
-    yield sample(fill(), dtype=np.float64)
-
-
-@errors(cast)
-def _(fill: Fill) -> Iterator[ErrorCase]:
-    yield ErrorCase(sample(fill(2)), AttrTypeError, "dtype")
-    yield ErrorCase(sample(fill(2), dtype="complex64"), AttrTypeError, "dtype='complex64' is a str")
-    yield ErrorCase(sample(fill(2), dtype="nonsense"), AttrTypeError, "dtype='nonsense' is a str")
-    yield ErrorCase(sample(fill(2).astype(np.complex64), dtype="float32"), DTypeError, "x has dtype complex64")
 
 
 # ------------------------------------------------------------------------------------------------------ views
@@ -438,10 +359,9 @@ def _(fill: Fill) -> Iterator[ErrorCase]:
     yield ErrorCase(sample(fill(4), pads=((3, 2),)), ShapeError, "exceed x of shape (4,)")
 
 
-for _exact in (concat, pad, expand, cast, transpose, reshape, crop):
+for _exact in (concat, pad, expand, transpose, reshape, crop):
     tolerance(_exact, ulp=0.5)
-    if _exact is not cast:
-        dtypes(_exact, *FLOATING)
+    dtypes(_exact, *FLOATING)
 
 
 # -------------------------------------------------------------------------------------------------- workloads
@@ -461,12 +381,6 @@ def _() -> Iterator[Workload]:
 def _() -> Iterator[Workload]:
     yield Workload("column to 4096x1024", ((4096, 1),), {"shape": (4096, 1024)})
     yield Workload("row to 4096x1024", ((1024,),), {"shape": (4096, 1024)})
-
-
-@workloads(cast)
-def _() -> Iterator[Workload]:
-    for dtype in ("float16", "bfloat16", "int8", "float64"):
-        yield Workload(f"4M to {dtype}", ((1 << 22,),), {"dtype": dtype})
 
 
 # ------------------------------------------------------------------------------------------------- OpenCL
@@ -495,8 +409,3 @@ def _(queue: Queue, x: Any, y: Any, *, pads: Pairs, value: float) -> None:
 @opencl(expand)
 def _(queue: Queue, x: Any, y: Any, *, shape: Sizes) -> None:
     queue.copy(x, y)
-
-
-@opencl(cast)
-def _(queue: Queue, x: Any, y: Any, *, dtype: np.dtype[Any]) -> None:
-    queue.cast(x, y)

@@ -144,7 +144,7 @@ def _check_misfits(op: AnyOp, made: Sample, want: Sequence[Array]) -> None:
         ("a list", [0.0]),
     ]
     if first.size > 1:
-        one = np.lib.stride_tricks.as_strided(np.zeros(1, first.dtype), first.shape, (0,) * first.ndim)
+        one = np.ndarray(first.shape, first.dtype, np.zeros(first.itemsize, np.uint8), 0, (0,) * first.ndim)
         misfits.append(("one address for all elements", one))
     if first.itemsize > 1 and first.size:
         misfits.append(("misaligned", placed(first, dense_strides(first), 1, first.nbytes + first.itemsize)))
