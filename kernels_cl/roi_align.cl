@@ -60,6 +60,10 @@ inline bool between(const Along a, Real at, INDEX *low, INDEX *high, Real *part)
     const Along across = along(LOAD(boxes, 4 * r), LOAD(boxes, 4 * r + 2), scale, aligned, cells_x, width, ratio);    \
     const bool is_finite = isfinite(down.start) && isfinite(down.cell) && isfinite(across.start) && isfinite(across.cell);
 
+// NaN wins.
+inline ACC larger(const ACC a, const ACC b) { return b > a || isnan(b) ? b : a; }
+#define SHARE(value, weight) ((weight) != 0 ? (value) * (weight) : (ACC)0)
+
 __kernel void roi_align(IN(T, x), IN(T, boxes), IN(long, images), OUT(T, y), const long count, const long channels,
                         const long height, const long width, const long cells_y, const long cells_x, const long ratio,
                         const long aligned, const ACC scale) {
@@ -89,12 +93,18 @@ __kernel void roi_align(IN(T, x), IN(T, boxes), IN(long, images), OUT(T, y), con
         for (long t = left; t < right; ++t) {
             ACC value = 0;
             if (inside && between(across, place_of(across, q, t), &x0, &x1, &h)) {
-                const ACC low = LOAD(x, y0 * (INDEX)width + x0) * (ACC)(1 - h) + LOAD(x, y0 * (INDEX)width + x1) * (ACC)h;
-                const ACC high = LOAD(x, y1 * (INDEX)width + x0) * (ACC)(1 - h) + LOAD(x, y1 * (INDEX)width + x1) * (ACC)h;
-                value = low * (ACC)(1 - v) + high * (ACC)v;
+                const ACC a = LOAD(x, y0 * (INDEX)width + x0), b = LOAD(x, y0 * (INDEX)width + x1);
+                const ACC c = LOAD(x, y1 * (INDEX)width + x0), d = LOAD(x, y1 * (INDEX)width + x1);
+                const ACC part = (ACC)h, rest = (ACC)(1 - h), lower = (ACC)v, upper = (ACC)(1 - v);
+#if defined(LARGEST) && LARGEST == 2
+                value = larger(larger(SHARE(a, rest * upper), SHARE(b, part * upper)),
+                               larger(SHARE(c, rest * lower), SHARE(d, part * lower)));
+#else
+                value = (a * rest + b * part) * upper + (c * rest + d * part) * lower;
+#endif
             }
             sum += value;
-            if (!begun || value > largest || (isnan(value) && !isnan(largest))) largest = value;
+            largest = begun ? larger(largest, value) : value;
             begun = true;
         }
     }

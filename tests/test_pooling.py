@@ -77,8 +77,8 @@ def test_the_maximum_of_boxes() -> None:
     x = _normal(2, 3, 7, 9)
     boxes = np.array([[1.1, 0.7, 6.4, 4.3], [-3.3, -2.6, 4.2, 3.1], [20.2, 20.3, 23.4, 24.4], [5.1, 4.2, 1.3, 1.2]])
     boxes, images = boxes.astype(np.float32), np.array([0, 1, 0, 1])
-    for ratio in (0, 2):
-        attrs: dict[str, Any] = {"size": (2, 3), "mode": "max", "sampling_ratio": ratio}
+    for ratio, mode in ((0, "max_corner"), (2, "max_corner"), (0, "max"), (2, "max")):
+        attrs: dict[str, Any] = {"size": (2, 3), "mode": mode, "sampling_ratio": ratio}
         _near(tw.roi_align(x, boxes, images, **attrs), tw.roi_align.reference(x, boxes, images, **attrs))
     with pytest.raises(tw.UnsupportedError, match="mode='max' has no gradient"):
         tw.roi_align.backward(_normal(4, 3, 2, 3), x, boxes, images, **attrs)

@@ -1,7 +1,7 @@
 // Pooling of boxes of x (N, C, H, W) into cells of a grid of size (P, Q), and the gradient of the mean in x:
 //   a box (x1, y1, x2, y2) in units of x / scale has P x Q cells of grid_y x grid_x samples in their middles; a sample is
 //   interpolated linearly between its four neighbours, the border continued; beyond one element outside it is 0
-//   y = mean or maximum of a cell's samples
+//   y = mean or maximum of a cell's samples, or the maximum of their weighted neighbours, max_corner, which ONNX has
 //
 // Method    samples lie on a grid, so that means are rows times columns: weights of the rows of x per cell, those of the
 //           columns alike, once per box; then per channel the rows are summed as vectors. The maximum interpolates the
@@ -19,6 +19,7 @@ namespace tw::TW_ISA {
 namespace {
 
 enum { kSize, kScale, kSampling, kMode, kAligned };
+enum Mode { kMean, kMax, kMaxCorner };
 enum { kShape, kDxScale, kDxSampling, kDxAligned };
 
 constexpr int64_t kMostCells = 1 << 15, kMostSamples = 1 << 10;
@@ -202,9 +203,15 @@ T larger(T best, T v, bool& begun) {
     return better ? v : best;
 }
 
+template <class T>
+T share(T value, T weight) {
+    return weight != 0 ? value * weight : 0;
+}
+
 // Samples outside are zeros, and there are some where fewer than all lie inside.
 template <class T>
-void top_of_plane(const Box<T>& b, const T* x, int64_t down, int64_t across, T* y, int64_t y_down, int64_t y_across) {
+void top_of_plane(const Box<T>& b, const T* x, int64_t down, int64_t across, T* y, int64_t y_down, int64_t y_across,
+                  bool corners) {
     for (int64_t i = 0; i < b.y.cells; ++i)
         for (int64_t q = 0; q < b.x.cells; ++q) {
             const Taps ty = samples_of(b.y, i), tx = samples_of(b.x, q);
@@ -220,9 +227,18 @@ void top_of_plane(const Box<T>& b, const T* x, int64_t down, int64_t across, T* 
                     if (inside && between(b.x, place_of(b.x, q, t), h)) {
                         const T part = static_cast<T>(h.part), low = static_cast<T>(v.part);
                         const T *top = x + v.low * down, *bottom = x + v.high * down;
-                        const T above = top[h.low * across] * (1 - part) + top[h.high * across] * part;
-                        const T below = bottom[h.low * across] * (1 - part) + bottom[h.high * across] * part;
-                        value = above * (1 - low) + below * low;
+                        const T left = 1 - part, up = 1 - low;
+                        if (corners) {
+                            bool any = false;
+                            value = larger(value, share(top[h.low * across], left * up), any);
+                            value = larger(value, share(top[h.high * across], part * up), any);
+                            value = larger(value, share(bottom[h.low * across], left * low), any);
+                            value = larger(value, share(bottom[h.high * across], part * low), any);
+                        } else {
+                            const T above = top[h.low * across] * left + top[h.high * across] * part;
+                            const T below = bottom[h.low * across] * left + bottom[h.high * across] * part;
+                            value = above * up + below * low;
+                        }
                     }
                     best = larger(best, value, begun);
                 }
@@ -248,9 +264,10 @@ int64_t image_of(const Problem& p, int64_t box) {
 }
 
 template <class T>
-Status forward(const Problem& p, const View& y, bool mean) {
+Status forward(const Problem& p, const View& y, int mode) {
     const int64_t boxes = y.shape[0], channels = y.shape[1], groups = ceil_div(channels, kChannels);
     bool enough = true;
+    const bool mean = mode == kMean;
     note_kernel(mean ? "mean" : "maximum");
     parallel(boxes * groups, [&](int64_t chunk) {
         const int64_t r = chunk / groups, first = chunk % groups * kChannels;
@@ -269,7 +286,8 @@ Status forward(const Problem& p, const View& y, bool mean) {
             } else if (mean) {
                 mean_of_plane(b, x, p.image.stride[2], p.image.stride[3], row, to, y.stride[2], y.stride[3]);
             } else {
-                top_of_plane(b, x, p.image.stride[2], p.image.stride[3], to, y.stride[2], y.stride[3]);
+                top_of_plane(b, x, p.image.stride[2], p.image.stride[3], to, y.stride[2], y.stride[3],
+                             mode == kMaxCorner);
             }
         }
     });
@@ -338,8 +356,8 @@ Status run(const Call& c) {
     TW_TRY(check_images(c.in[2], c.in[0].shape[0]));
     const Problem p = {
         c.in[0], c.in[1], c.in[2], a[kScale].f, a[kSampling].i, a[kAligned].i != 0, {y.shape[2], y.shape[3]}};
-    const bool mean = a[kMode].choice == 0;
-    return y.dtype == DType::f32 ? forward<float>(p, y, mean) : forward<double>(p, y, mean);
+    const int mode = a[kMode].choice;
+    return y.dtype == DType::f32 ? forward<float>(p, y, mode) : forward<double>(p, y, mode);
 }
 
 Status run_dx(const Call& c) {
@@ -417,7 +435,7 @@ constexpr AttrSpec kAttrs[] = {
     {.name = "size", .kind = AttrKind::integers, .required = true},
     {.name = "scale", .kind = AttrKind::real, .f = 1},
     {.name = "sampling_ratio", .kind = AttrKind::integer},
-    {.name = "mode", .kind = AttrKind::choice, .choices = "avg|max"},
+    {.name = "mode", .kind = AttrKind::choice, .choices = "avg|max|max_corner"},
     {.name = "aligned", .kind = AttrKind::boolean, .i = 1},
 };
 constexpr AttrSpec kDxAttrs[] = {

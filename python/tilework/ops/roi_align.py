@@ -30,7 +30,7 @@ from tilework.registry import (
 if TYPE_CHECKING:
     from tilework.testing import Fill
 
-Mode = Literal["avg", "max"]
+Mode = Literal["avg", "max", "max_corner"]
 
 
 @op
@@ -50,7 +50,8 @@ def roi_align(
 
     A box is x1, y1, x2, y2, in elements of x over ``scale``. Each cell takes the mean or the maximum of samples,
     sampling_ratio per axis or, if that is 0, as many as the cell has elements. A sample is interpolated between four
-    elements; more than one element outside it is 0. aligned is ONNX's half_pixel; without it boxes are half an
+    elements; more than one element outside it is 0. max_corner takes the maximum of those four by their weights, as
+    ONNX's mode max does. aligned is ONNX's half_pixel; without it boxes are half an
     element further right and below, and at least one element large. A box with a NaN or an infinity gives NaN. He et
     al., "Mask R-CNN", 2017.
     """
@@ -124,6 +125,13 @@ def _weighted(weights: Any, values: Any) -> Any:
     return np.where(weights == 0, 0.0, weights * values)
 
 
+def _top(shares: Any) -> Any:
+    """The largest of the four weighted neighbours of a sample; those of weight 0 are 0, as all others are here."""
+    weighed = np.count_nonzero(shares, axis=(1, 2)) == 4
+    lone = np.where(shares == 0, -np.inf, shares)
+    return np.where(weighed, lone.max(axis=(1, 2)), shares.max(axis=(1, 2)))
+
+
 @reference(roi_align)
 def _(
     x: Any,
@@ -150,7 +158,8 @@ def _(
                 y[r, :, p, q] = _weighted(weights, x[images[r]][(slice(None), *near)]).sum(axis=(1, 2))
                 continue
             (rows, down), (columns, across) = axes[0][p], axes[1][q]
-            values = [_weighted(np.outer(v, h), x[images[r]]).sum(axis=(1, 2)) for v in rows for h in columns]
+            shares = [_weighted(np.outer(v, h), x[images[r]]) for v in rows for h in columns]
+            values = [_top(s) if mode == "max_corner" else s.sum(axis=(1, 2)) for s in shares]
             if len(values) < down * across or not values:
                 values.append(np.zeros(x.shape[1]))  # samples that were left out
             y[r, :, p, q] = np.max(values, axis=0)
@@ -202,9 +211,9 @@ def _(
     mode: Mode,
     **attrs: Any,
 ) -> tuple[Array | None]:
-    if mode == "max":
+    if mode != "avg":
         raise UnsupportedError(
-            "roi_align: mode='max' has no gradient; want mode='avg'", op="roi_align", argument="mode"
+            f"roi_align: mode={mode!r} has no gradient; want mode='avg'", op="roi_align", argument="mode"
         )
     return (roi_align_dx(dy, boxes, images, shape=x.shape, **attrs) if "x" in wanted else None,)
 
@@ -326,7 +335,7 @@ def _(
 ) -> None:
     queue.check_indices("images", images, x.shape[0])
     args = (x, boxes, images, y, y.size, *x.shape[1:], *size, sampling_ratio, int(aligned), scale)
-    define = {"DTYPE": x.dtype} | ({"LARGEST": 1} if mode == "max" else {})
+    define = {"DTYPE": x.dtype} | ({} if mode == "avg" else {"LARGEST": 1 + (mode == "max_corner")})
     queue.launch("roi_align.cl", "roi_align", y.size, GROUP_SIZE, args, **define)
 
 
