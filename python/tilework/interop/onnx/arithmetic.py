@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 import tilework as tw
-from tilework.dtypes import is_floating, is_integer
+from tilework.dtypes import SMALL_INTEGERS, is_floating, is_integer
 from tilework.graph import Symbol
 from tilework.interop.onnx.rules import NodeView, node
 
@@ -227,23 +227,16 @@ def dropout(n: NodeView, x: Any, ratio: Any = None, training: Any = None) -> Any
 
 def _dtype(n: NodeView, code: int) -> Any:
     try:
-        return onnx.helper.tensor_dtype_to_np_dtype(code)
+        return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(code))
     except KeyError:
         n.refuse(f"element type {code}")
 
 
 def _cast(n: NodeView, x: Any, dtype: Any) -> Any:
-    n.read |= {"saturate", "round_mode"}  # of float8, which tilework has not
-    if dtype == x.dtype:
-        return x
-    if is_integer(dtype) and not is_floating(x.dtype) and np.dtype(dtype).itemsize < np.dtype(x.dtype).itemsize:
-        # ONNX keeps the low bits, and tilework saturates.
-        bits = 8 * np.dtype(dtype).itemsize
-        low = tw.bitwise_and(x, (1 << bits) - 1)
-        if np.dtype(dtype).kind == "i":
-            low = tw.sub(tw.bitwise_xor(low, 1 << bits - 1), 1 << bits - 1)
-        x = low
-    return tw.cast(x, dtype=dtype)
+    mode, saturate = n.get("round_mode", "up"), bool(n.get("saturate", 1))
+    n.want(mode == "up" or dtype.name != "float8_e8m0fnu", f"round_mode={mode!r}")
+    whole = is_integer(dtype) or dtype.name in SMALL_INTEGERS  # of which ONNX keeps the low bits
+    return x if dtype == x.dtype else tw.cast(x, dtype=dtype, saturate=not whole and saturate)
 
 
 @node("Cast")
@@ -253,4 +246,9 @@ def cast(n: NodeView, x: Any) -> Any:
 
 @node("CastLike")
 def cast_like(n: NodeView, x: Any, like: Any) -> Any:
-    return _cast(n, x, like.dtype)
+    return _cast(n, x, np.dtype(like.dtype))
+
+
+@node("BitCast")
+def bit_cast(n: NodeView, x: Any) -> Any:
+    return tw.bitcast(x, dtype=_dtype(n, n.get("to")))

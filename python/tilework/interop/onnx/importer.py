@@ -26,6 +26,7 @@ from tilework.interop.onnx import (
     training as training,
 )
 from tilework.interop.onnx.rules import RULES, ModelError, NodeView
+from tilework.operators import Operators
 
 Turns: TypeAlias = tuple[list[Any], list[list[Any]]]  # of a loop: the last states, and rows of results
 
@@ -181,7 +182,9 @@ class Importer:
             inputs.pop()
         if (domain, node.op_type) in _CONTROL:
             return self._control(node, inputs, held, opsets)
-        fixed = bool(inputs) and not any(isinstance(v, (Symbol, list)) for v in inputs)
+        if (domain, node.op_type) == _GRADIENT:
+            return self._gradient(node, held, opsets)
+        fixed = bool(inputs) and not any(isinstance(v, (Operators, list)) for v in inputs)
         if fixed and sum(np.size(v) for v in inputs if v is not None) <= _SMALL:
             return self._known(node, inputs, opsets)
         view = NodeView(node, opsets.get(domain, 1))
@@ -264,6 +267,21 @@ class Importer:
                 row.append(value)
         return states, rows
 
+    def _gradient(self, node: Any, held: dict[str, Any], opsets: dict[str, int]) -> tuple[Any, ...]:
+        """Gradients of one value in others: the nodes before are taken once more, and followed."""
+        view = NodeView(node, opsets.get(_domain(node), 1))
+        names, goal = [x.decode() for x in view.attributes["xs"]], view.get("y")
+
+        def follow(*values: Any) -> Any:
+            own = held | dict(zip(names, values, strict=True))
+            for each in self.model.graph.node:
+                if own[goal] is held[goal] and not {*names} & {*each.output}:
+                    self._take(each, own, opsets)
+            return own[goal]
+
+        y, pull = tw.vjp(follow, *(held[name] for name in names))
+        return pull(np.ones(tuple(y.shape), y.dtype))
+
     def _inside(self, graph: Any, inputs: list[Any], held: dict[str, Any], opsets: dict[str, int]) -> tuple[Any, ...]:
         """The results of a graph within a node, which sees what is held around it."""
         own = held | {t.name: _array(t) for t in graph.initializer}
@@ -330,11 +348,12 @@ def _schema(domain: str, kind: str, opset: int) -> Any:
 
 
 _CONTROL = {("", "If"), ("", "Loop"), ("", "Scan")}
+_GRADIENT = ("ai.onnx.preview.training", "Gradient")
 
 
 def computes(domain: str, kind: str, opset: int) -> bool:
     """Whether there is a rule for an op, or ONNX says what other ops it stands for."""
-    if (domain, kind) in RULES or (domain, kind) in _CONTROL:
+    if (domain, kind) in RULES or (domain, kind) in {*_CONTROL, _GRADIENT}:
         return True
     schema = _schema(domain, kind, opset)
     return schema is not None and (schema.has_function or schema.has_context_dependent_function)

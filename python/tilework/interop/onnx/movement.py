@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 
 import tilework as tw
-from tilework.dtypes import is_floating
+from tilework.dtypes import is_floating, is_integer
 from tilework.interop.onnx.rules import ModelError, NodeView, axis_of, node
 
 
@@ -243,6 +243,24 @@ def compress(n: NodeView, x: Any, condition: Any) -> Any:
     if axis is None:
         x, axis = tw.reshape(x, (math.prod(x.shape),)), 0
     return _along(x, axis_of(axis, len(x.shape)), np.flatnonzero(n.known(condition, "condition")))
+
+
+@node("NonZero")
+def non_zero(n: NodeView, x: Any) -> Any:
+    return np.stack(np.nonzero(n.known(x, "x"))).astype(np.int64)
+
+
+@node("Unique")
+def unique(n: NodeView, x: Any) -> Any:
+    axis, ordered = n.get("axis"), n.get("sorted", 1)
+    values = n.known(x, "x")
+    values = values.reshape(-1) if axis is None else np.moveaxis(values, axis, 0)
+    rows = values if is_integer(values.dtype) or values.dtype == bool else values.astype(np.float64)
+    _, first, inverse, counts = np.unique(rows, return_index=True, return_inverse=True, return_counts=True, axis=0)
+    order = np.arange(len(first)) if ordered else np.argsort(first)
+    flat = tw.reshape(x, (math.prod(x.shape),)) if axis is None else x
+    place = np.argsort(order)[inverse.reshape(-1)]
+    return _along(flat, axis or 0, first[order]), first[order], place.astype(np.int64), counts[order]
 
 
 @node("ReverseSequence")

@@ -153,7 +153,6 @@ def global_lp(n: NodeView, x: Any) -> Any:
 
 @node("RoiAlign")
 def roi_align(n: NodeView, x: Any, boxes: Any, images: Any) -> Any:
-    n.want(n.get("mode", "avg") == "avg", "mode='max', which ONNX takes of weighted corners and not of samples")
     transform = n.get("coordinate_transformation_mode", "half_pixel" if n.opset >= 16 else "output_half_pixel")
     return tw.roi_align(
         x,
@@ -162,5 +161,6 @@ def roi_align(n: NodeView, x: Any, boxes: Any, images: Any) -> Any:
         size=(n.get("output_height", 1), n.get("output_width", 1)),
         scale=n.get("spatial_scale", 1.0),
         sampling_ratio=n.get("sampling_ratio", 0),
+        mode="avg" if n.get("mode", "avg") == "avg" else "max_corner",
         aligned=transform == "half_pixel",
     )
