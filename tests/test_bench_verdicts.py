@@ -26,6 +26,8 @@ def test_verdicts_follow_the_interval() -> None:
     assert measure.paired(_samples(noise[0]), _samples(noise[1])).verdict == "same"
     assert measure.paired(_samples(noise[0]), _samples(1.1 * noise[1])).verdict == "faster"
     assert measure.paired(_samples(1.1 * noise[0]), _samples(noise[1])).verdict == "slower"
+    lucky = np.concatenate([0.5 * noise[0][:1], noise[0][1:]])
+    assert measure.paired(_samples(lucky), _samples(noise[1])).verdict == "undecided"
     wild = np.exp(np.random.default_rng(0).normal(0, 0.5, (2, 25)))
     assert measure.paired(_samples(wild[0]), _samples(wild[1])).verdict == "undecided"
     assert measure.paired(_samples(noise[0][:2]), _samples(noise[1][:2])).verdict == "undecided"

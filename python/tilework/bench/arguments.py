@@ -10,7 +10,7 @@ from tilework.bench import peers
 
 DEFAULT_PEERS = "numpy,scipy,torch,onnxruntime"
 MINUTES = 13.0  # of a run without --min-time
-SWEEPS = 2
+SWEEPS = 3
 
 
 def parser(actions: dict[str, Callable[[Any], int]]) -> argparse.ArgumentParser:
@@ -67,7 +67,7 @@ def parser(actions: dict[str, Callable[[Any], int]]) -> argparse.ArgumentParser:
     recording.add_argument("--readme", metavar="FILE", help="replace what stands between its bench marks")
     recording.add_argument("--threads", default="1,max", metavar="N,M", help="thread counts (default 1,max)")
     recording.add_argument("--peers", default=DEFAULT_PEERS + ",opencv", metavar="A,B", help="as of run")
-    recording.add_argument("--minutes", type=_minutes, default=MINUTES, metavar="M", help="for all of it, about")
+    recording.add_argument("--minutes", type=_minutes, default=2 * MINUTES, metavar="M", help="for all of it, about")
     recording.add_argument("--force", action="store_true", help="begin anew if FILE exists")
     _choice(recording)
 
@@ -111,7 +111,11 @@ def parser(actions: dict[str, Callable[[Any], int]]) -> argparse.ArgumentParser:
 
 def _choice(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "problems", nargs="*", metavar="PROBLEM", help="a problem line, a file of them, or the name of a set"
+        "problems",
+        nargs="*",
+        metavar="PROBLEM",
+        help="a problem line, a file of them, or the name of a set: default (one problem of each op), "
+        "workloads (all), full (all, in every type), quick or those of list --sets",
     )
     parser.add_argument(
         "--set", "--shapes", action="append", default=[], metavar="NAME", help="a set, a file or a problem line"

@@ -63,24 +63,21 @@ def _cost(problem: Problem) -> float:
     return (facts.flops or 0) + facts.read + facts.written
 
 
-def one_of_each(problems: Iterable[Problem]) -> list[Problem]:
-    """The middle one, by its cost, of each op's problems in the first type it has here, and every network."""
-    found: dict[str, list[Problem]] = {}
-    for p in problems:
-        group = found.setdefault(p.op, [])
-        if not group or p.dtype == group[0].dtype:
-            group.append(p)
-    middle = [sorted(g, key=_cost)[len(g) // 2] for op, g in found.items() if op in registry.ops()]
-    return middle + [p for op, g in found.items() if op in networks.NETWORKS for p in g]
+def one_of_each() -> list[Problem]:
+    """The middle one, by its cost, of the workloads of every op."""
+    return [_middle(found) for name in registry.ops() if (found := workloads_of(name))]
+
+
+def _middle(problems: list[Problem]) -> Problem:
+    return sorted(problems, key=_cost)[(len(problems) - 1) // 2]
 
 
 def _other_dtypes() -> Iterator[Problem]:
     """Every op in each further element type it declares, on the middle one of its workloads."""
     for name, target in registry.ops().items():
-        swept = sorted(workloads_of(name), key=_cost)
+        swept = workloads_of(name)
         for dtype in registry.dtypes_of(target)[1:] if swept else ():
-            middle = swept[len(swept) // 2]
-            made = replace(middle, dtype=dtype)
+            made = replace(_middle(swept), dtype=dtype)
             if _is_possible(made):
                 yield made
 
@@ -107,7 +104,7 @@ def set_names(workloads: Iterable[Problem]) -> list[str]:
     """Every set that ``--set`` knows."""
     workloads = list(workloads)
     named = [*sorted(packaged_sets()), *(p.family for p in workloads), *(s for p in workloads for s in p.sets)]
-    return list(dict.fromkeys(["default", "quick", *named]))
+    return list(dict.fromkeys(["default", "workloads", "full", "quick", *named]))
 
 
 def select(
@@ -115,14 +112,15 @@ def select(
 ) -> list[Problem]:
     """Problems out of sets, files and problem lines, of the ops asked for, in the dtypes and directions asked for.
 
-    Dtypes and directions apply to sets; a line or a file says its own.
+    Without any, those of the default set, or every workload of the ops asked for. Dtypes and directions apply to sets;
+    a line or a file says its own.
     """
     names = [known("op", o, [*registry.ops(), *networks.NETWORKS]) for o in ops]
     wanted = [dtype_named(d) for d in dtypes]
     ways = [known("direction", d, DIRECTIONS) for d in directions]
     swept: list[Problem] = []
     stated: list[Problem] = []
-    for one in list(sets) or ["default"]:
+    for one in list(sets) or ["workloads" if names else "default"]:
         if "=" in one or ("/" in one and not Path(one).exists()):
             stated.append(parse(one))
         elif one not in packaged_sets() and Path(one).is_file():
@@ -147,6 +145,10 @@ def _members(name: str) -> list[Problem]:
     known("set or file", name, set_names(workloads))
     calls = parse_lines(packaged["calls"], "set calls")
     if name == "default":
+        return [*one_of_each(), *networks.workloads(), *calls]
+    if name == "workloads":
+        return workloads
+    if name == "full":
         return [*workloads, *_other_dtypes(), *calls]
     if name == "quick":
         return [*_quick(), *calls]

@@ -261,16 +261,14 @@ def _record(options: Any) -> int:
         Path(options.output).unlink(missing_ok=True)
     measure.statistics_library()
     load_modules(options.load)
-    chosen = _selected(options)
     made = Options(
-        chosen,
+        _selected(options),
         _peers(options.peers),
         _threads(options.threads),
         sweeps=SWEEPS,
         minutes=options.minutes,
         load=options.load,
         command=[Path(a).name if a == options.output else a for a in options.argv],
-        few=choose.one_of_each(chosen),
     )
     document = _going_on(options.output, made) if Path(options.output).exists() else None
     if document is None or document["interrupted"] or not _is_whole(document, made):

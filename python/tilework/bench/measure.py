@@ -43,7 +43,10 @@ class Plan:
 
 @dataclass(frozen=True)
 class Ratio:
-    """Their time over ours, in the fastest round of each: above 1 we are faster. ``low`` to ``high`` is 95 % sure."""
+    """Their time over ours, in the fastest third of the rounds of each: above 1 we are faster.
+
+    ``low`` to ``high`` is 95 % sure.
+    """
 
     ratio: float
     low: float
@@ -129,11 +132,18 @@ def paired(ours: list[Sample], theirs: list[Sample]) -> Ratio:
     count = min(len(ours), len(theirs))
     a, b = ([math.log(s["seconds"]) for s in rounds(taken[:count])] for taken in (ours, theirs))
 
+    few = -(-len(a) // 3)
+
     def fastest(a: Any, b: Any, axis: int = -1) -> Any:
-        return np.min(b, axis=axis) - np.min(a, axis=axis)
+        return _mean_of_least(b, few, axis) - _mean_of_least(a, few, axis)
 
     low, high = _bootstrap(a, b, fastest, paired=True)
     return Ratio(math.exp(fastest(a, b)), math.exp(low), math.exp(high), verdict(low, high), len(a))
+
+
+def _mean_of_least(values: Any, count: int, axis: int) -> Any:
+    least = np.sort(values, axis=axis)
+    return np.mean(np.take(least, range(count), axis=axis), axis=axis)
 
 
 def interval(logs: list[float], others: list[float]) -> tuple[float, float]:

@@ -44,15 +44,11 @@ class Options:
     minutes: float | None = None  # that the run may take, about: rows then share them
     load: list[str] = field(default_factory=list)
     command: list[str] = field(default_factory=list)
-    few: list[Problem] | None = None  # on more than one thread, if not all
 
     def jobs(self) -> list[Job]:
         """Every row: all thread counts of a problem in turn, so that one reference serves them."""
         places = [(t, d) for d in self.devices for t in (self.threads if d == "cpu" else [1])]
-        wide = {p.text for p in (self.problems if self.few is None else self.few)}
-        least = min(self.threads)
-        ordered = sorted(self.problems, key=lambda p: p.text not in wide)  # every op first, should the time run out
-        return [(p, t, d) for p in ordered for t, d in places if t == least or d != "cpu" or p.text in wide]
+        return [(p, t, d) for p in self.problems for t, d in places]
 
 
 def _nobody(what: str, value: Any) -> None:

@@ -7,7 +7,7 @@ own, and peers run the same weights.
 from __future__ import annotations
 
 import math
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -59,7 +59,7 @@ class NetworkProblem(Problem):
         """Counts of the products and the weights; a step has three of each product."""
         self._check()
         (shape,) = self.shapes
-        weights = sum(w.nbytes for w in self.network.weights(shape).values())
+        weights = _weight_bytes(self.op, shape)
         flops, x, y = 2 * self.network.products(shape), 4 * math.prod(shape), 4 * math.prod(self.network.result(shape))
         if self.direction == "fwd":
             return Facts(flops, x + weights, y, "float32")
@@ -92,6 +92,11 @@ class NetworkProblem(Problem):
             "tilework": Contestant(lambda: network.step(weights, x, goal), answer=answer),
             "tilework graph": Contestant(lambda: stepped(x, goal), answer=compiled_answer),
         }
+
+
+@cache
+def _weight_bytes(name: str, shape: tuple[int, ...]) -> int:
+    return sum(w.nbytes for w in NETWORKS[name].weights(shape).values())
 
 
 def in_order(loss: Any, gradients: Weights) -> list[Any]:
