@@ -41,10 +41,21 @@ def test_a_readme_keeps_all_but_the_marked_lines(
     assert text.startswith("before\n<!-- bench:begin -->\n")
     assert text.endswith("\n<!-- bench:end -->\nafter\n")
     assert "old" not in text
-    assert "| all |" in text
+    assert "| best peer |" in text
     page.write_text("<!-- bench:end --> <!-- bench:begin -->")
     assert main(["report", str(recorded), "--readme", str(page)]) == 2
     assert "lacks the lines" in capsys.readouterr().err
+
+
+def test_a_readme_has_tables_of_sets(recorded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "README.md"
+    page.write_text("<!-- bench:products:begin --><!-- bench:products:end -->")
+    assert main(["report", str(recorded), "--readme", str(page), "--set", "products"]) == 0
+    (line,) = [one for one in page.read_text().splitlines() if one.startswith("| matmul n=64")]
+    assert "numpy" in line
+    assert main(["report", str(recorded), "--readme", str(page), "--set", "sequence"]) == 2
+    assert "no row of the set sequence" in capsys.readouterr().err
+    assert main(["report", str(recorded), "--set", "products", "--record", str(tmp_path / "a.json")]) == 2
 
 
 def test_a_thinned_run_has_the_same_times_and_ratios(recorded: Path, tmp_path: Path) -> None:

@@ -103,6 +103,13 @@ def parser(actions: dict[str, Callable[[Any], int]]) -> argparse.ArgumentParser:
         "--readme", metavar="FILE", help="file whose lines between the bench:begin and bench:end marks are replaced"
     )
     report.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="A,B",
+        help="with --readme: the tables of these sets instead, each between its marks (bench:NAME:begin)",
+    )
+    report.add_argument(
         "--record", metavar="FILE", help="JSON to write, or to write again, with each round's fastest pass alone"
     )
     report.add_argument("--force", action="store_true", help="replace the HTML file if it exists")

@@ -363,6 +363,8 @@ def _report(options: Any) -> int:
 
     if not (options.output or options.markdown or options.readme or options.record):
         raise BenchError("report writes nothing; want -o FILE.html, --markdown, --readme or --record")
+    if options.set and not options.readme:
+        raise BenchError("--set names tables of a README; want --readme FILE")
     document = results.load(options.run)
     old = results.load(options.old) if options.old else None
     if options.output:
@@ -373,7 +375,10 @@ def _report(options: Any) -> int:
         print(f"wrote {options.record}")
     if options.markdown:
         report.write(options.markdown, report.markdown(document, options.record or options.run))
-    if options.readme:
+    names = _split(options.set)
+    for name in names:
+        report.put_between_marks(options.readme, report.case_tables(document, name), f"bench:{name}")
+    if options.readme and not names:
         report.put_between_marks(options.readme, report.summary(document))
     return 0
 

@@ -9,10 +9,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from tilework.bench import compare, results, table
+from tilework.bench import cases, compare, results, table
 from tilework.bench.problems import BenchError
-
-_BEGIN, _END = "<!-- bench:begin -->", "<!-- bench:end -->"
 
 
 def facts(document: dict[str, Any]) -> list[tuple[str, str]]:
@@ -155,6 +153,18 @@ def standing_table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str
     return ["family", *(f"mean ratio, {_threads_text(n)}" for n in counts), *_VERDICTS], lines
 
 
+def overall_table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Over all families: the geometric means of ratios to each peer, and to the best of each row, by thread count."""
+    counts = _counts(rows)
+    means = [
+        {p: f"{m:.2f} ({k})" for f, p, m, k in table.means(r for r in rows if r["threads"] == n) if f == "all"}
+        for n in counts
+    ]
+    peers = sorted({p for m in means for p in m}, key=lambda p: (p != "best peer", p))
+    lines = [[peer, *(m.get(peer, "") for m in means)] for peer in peers]
+    return ["beside", *(f"mean ratio (rows), {_threads_text(n)}" for n in counts)], lines
+
+
 _VERDICTS = ("faster", "same", "undecided", "slower")
 
 
@@ -229,7 +239,7 @@ def summary(document: dict[str, Any]) -> str:
     counts = " and ".join(_threads_text(n) for n in _counts(rows))
     ranked = table.losses(rows)
     slower = sum(table.verdict_of(r) == "slower" for _, r in ranked)
-    columns, lines = standing_table(rows)
+    columns, lines = overall_table(rows)
     parts = [
         f"{facts_of['machine']}, {counts}, beside {facts_of['beside it']}. Each row is judged against its best "
         "peer: a ratio is theirs over ours, above 1 tilework is faster; a verdict asks for more than 2 % with 95 % "
@@ -242,16 +252,33 @@ def summary(document: dict[str, Any]) -> str:
     return "\n".join([*parts, table.markdown(columns, lines)])
 
 
-def put_between_marks(path: str, text: str) -> None:
-    """Replaces what stands between ``<!-- bench:begin -->`` and ``<!-- bench:end -->`` in a file."""
+def case_tables(document: dict[str, Any], name: str) -> str:
+    """The table of the set ``name`` in Markdown, and what it was measured on."""
+    columns, lines = cases.of_set(document, name)
+    if not lines:
+        raise BenchError(f"the run has no row of the set {name}")
+    facts_of = dict(facts(document))
+    return "\n".join(
+        [
+            f"`{facts_of['command']}` on {facts_of['machine']}, beside {facts_of['beside it']}. A ratio is the best "
+            "peer's time over tilework's.",
+            "",
+            table.markdown(columns, lines),
+        ]
+    )
+
+
+def put_between_marks(path: str, text: str, name: str = "bench") -> None:
+    """Replaces what stands between ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->`` in a file."""
     try:
         before = Path(path).read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise BenchError(f"cannot read {path}: {error}") from None
-    begin, end = before.find(_BEGIN), before.find(_END)
+    first, last = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    begin, end = before.find(first), before.find(last)
     if begin < 0 or end < begin:
-        raise BenchError(f"{path} lacks the lines {_BEGIN} and {_END}, in this order")
-    write(path, f"{before[: begin + len(_BEGIN)]}\n{text}\n{before[end:]}")
+        raise BenchError(f"{path} lacks the lines {first} and {last}, in this order")
+    write(path, f"{before[: begin + len(first)]}\n{text}\n{before[end:]}")
 
 
 def html(document: dict[str, Any], old: dict[str, Any] | None = None) -> str:

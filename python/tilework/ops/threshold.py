@@ -34,7 +34,7 @@ Kind = Literal["binary", "binary_inv", "trunc", "tozero", "tozero_inv"]
 
 @op
 def threshold(
-    image: Array, *, value: float, high: float = 255, kind: Kind = "binary", out: Array | None = None
+    image: Array, *, value: float, high: float = 255.0, kind: Kind = "binary", out: Array | None = None
 ) -> Array:
     """Compares each element of image, of any shape, with ``value``: the same shape and type.
 

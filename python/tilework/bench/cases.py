@@ -1,0 +1,46 @@
+"""The table of a set: a line for every case, its thread counts side by side, weights handed over before beneath."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from tilework.bench import choose, table
+
+_PREPARED = "tilework prepared"
+
+
+def of_set(document: dict[str, Any], name: str) -> tuple[list[str], list[list[str]]]:
+    """Columns and lines of the rows of a run that are in the set ``name``, in its order."""
+    names = {p.text: p.name for p in choose.select([name])}
+    cases: dict[str, dict[int, dict[str, Any]]] = {text: {} for text in names}
+    for row in document["rows"]:
+        if row["problem"] in cases:
+            cases[row["problem"]][row["threads"]] = {**row, "name": names[row["problem"]]}
+    counts = sorted({n for case in cases.values() for n in case})
+    columns = ["case"]
+    for count in counts:
+        columns += [f"{count} thread{'s' * (count > 1)}", "of bound", "best peer", "ratio"]
+    return columns, [line for case in cases.values() if case for line in _lines(case, counts)]
+
+
+def _lines(case: dict[int, dict[str, Any]], counts: Iterable[int]) -> list[list[str]]:
+    """One line, and one more where somebody else had the weights before too."""
+    any_row = next(iter(case.values()))
+    title = f"{any_row['op']} {table.problem_name(any_row)}"
+    lines = [[title, *(c for n in counts for c in _cells(case.get(n), prepacked=False))]]
+    if any(table.best_ratio(row, prepacked=True) for row in case.values()):
+        lines.append([f"{title}, prepared", *(c for n in counts for c in _cells(case.get(n), prepacked=True))])
+    return lines
+
+
+def _cells(row: dict[str, Any] | None, *, prepacked: bool) -> list[str]:
+    if row is None:
+        return [""] * 4
+    ours = row["contestants"].get(_PREPARED if prepacked else "tilework", {})
+    if "median" not in ours:
+        return [row["status"] if row["status"] != "ok" else "", "", "", ""]
+    best = table.best_ratio(row, prepacked=prepacked)
+    bound = f"{100 * ours['of_bound']:.0f} % {row['bound']['by']}" if "of_bound" in ours else ""
+    time = f"{'~' if ours.get('busy') else ''}{table.seconds_text(ours['median'])}"
+    return [time, bound, best[0] if best else "", f"{best[1]['ratio']:.2f}" if best else ""]
