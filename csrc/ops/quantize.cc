@@ -67,8 +67,42 @@ struct Row {
     char* const* at;
     const int64_t* stride;
     int64_t n;
-    bool has_zero;
+    bool has_zero, streams;
+
+    // Neighbours of one scale and zero point, as nearly all rows are.
+    bool is_plain() const { return stride[0] == 1 && stride[1] == 1 && stride[2] == 0 && (!has_zero || stride[3] == 0); }
 };
+
+// As many codes of a plain row as fill whole vectors; answers how many.
+template <class T, class Q>
+int64_t quantize_plain(Q* q, const T* x, int64_t n, float scale, float zero) {
+    constexpr float low = static_cast<Q>(-1) < 0 ? -128.f : 0.f;
+    constexpr int64_t lanes = kLanes<float>;
+    const f32v by = splat(scale), z = splat(zero);
+    const auto codes = [&](int64_t i)
+                           __attribute__((always_inline)) { return code_of(load_as<float>(x + i) / by, z, low, low + 255.f); };
+    int64_t i = 0;
+    for (; i + 4 * lanes <= n; i += 4 * lanes)
+        store(q + i, narrow8<Q>(codes(i), codes(i + lanes), codes(i + 2 * lanes), codes(i + 3 * lanes)));
+    return i;
+}
+
+// The same the other way.
+template <bool kStream, class Q, class T>
+int64_t dequantize_plain(T* y, const Q* q, int64_t n, float scale, int32_t zero) {
+    constexpr int64_t lanes = kLanes<float>;
+    const f32v by = splat(scale);
+    const u32v less = splat(static_cast<uint32_t>(zero));
+    int64_t i = 0;
+    for (; i + lanes <= n; i += lanes) {
+        const f32v v = to_f32(bitcast<i32v>(bitcast<u32v>(take_int(q, 1, i, lanes)) - less)) * by;
+        if constexpr (kStream)
+            stream_from(y + i, v);
+        else
+            store_from(y + i, v);
+    }
+    return i;
+}
 
 template <class T, class S, class Q>
 void quantize_row(const Row& r) {
@@ -77,7 +111,8 @@ void quantize_row(const Row& r) {
     const T* const x = reinterpret_cast<const T*>(r.at[1]);
     const S* const scale = reinterpret_cast<const S*>(r.at[2]);
     const Q* const zero = reinterpret_cast<const Q*>(r.at[3]);
-    for (int64_t i = 0; i < r.n; i += kLanes<float>) {
+    int64_t i = r.is_plain() ? quantize_plain(q, x, r.n, to_float(*scale), r.has_zero ? to_float(*zero) : 0.f) : 0;
+    for (; i < r.n; i += kLanes<float>) {
         const int64_t n = min_of(r.n - i, kLanes<float>);
         const f32v v = take_float(x, r.stride[1], i, n) / take_float(scale, r.stride[2], i, n);
         const f32v z = r.has_zero ? to_f32(take_int(zero, r.stride[3], i, n)) : f32v{};
@@ -91,7 +126,14 @@ void dequantize_row(const Row& r) {
     const Q* const q = reinterpret_cast<const Q*>(r.at[1]);
     const T* const scale = reinterpret_cast<const T*>(r.at[2]);
     const Q* const zero = reinterpret_cast<const Q*>(r.at[3]);
-    for (int64_t i = 0; i < r.n; i += kLanes<float>) {
+    int64_t i = 0;
+    if (r.is_plain()) {
+        const int32_t less = r.has_zero ? int32_t{*zero} : 0;
+        const float by = to_float(*scale);
+        const bool streams = r.streams && reinterpret_cast<uintptr_t>(y) % (kLanes<float> * sizeof(T)) == 0;
+        i = streams ? dequantize_plain<true>(y, q, r.n, by, less) : dequantize_plain<false>(y, q, r.n, by, less);
+    }
+    for (; i < r.n; i += kLanes<float>) {
         const int64_t n = min_of(r.n - i, kLanes<float>);
         u32v v = bitcast<u32v>(take_int(q, r.stride[1], i, n));
         if (r.has_zero) v -= bitcast<u32v>(take_int(zero, r.stride[3], i, n));
@@ -181,7 +223,11 @@ void walk_rows_of(const View& y, const View& x, const View& scale, const View& z
     const bool has_zero = given(zero);
     const View* views[] = {&y, &x, &scale, has_zero ? &zero : &scale};
     const Walk w = walk_over(views, 4, y.ndim, y.shape);
-    for_each_row(w, kChunkElements, [&](char* const* at, int64_t count) { kernel({at, w.stride, count, has_zero}); });
+    const bool streams = numel(y) * item_size(y.dtype) >= streaming_bytes();
+    for_each_row(w, kChunkElements, [&](char* const* at, int64_t count) {
+        kernel({at, w.stride, count, has_zero, streams});
+        if (streams) stream_fence();
+    });
 }
 
 Status run_rows(const Call& c, RowKernel* kernel) {
@@ -257,6 +303,9 @@ Status infer_dynamic(Call& c, Inferred& r) {
 
 template <class T>
 Range range_of_row(const T* x, int64_t stride, int64_t n) {
+    if constexpr (__is_same(T, float)) {
+        if (stride == 1) return range_of(x, n);
+    }
     f32v low{}, high{};
     Mask<float> strange{};
     for (int64_t i = 0; i < n; i += kLanes<float>) {

@@ -123,34 +123,61 @@ Status scatter(const Windows& w, const Windows& wi, T* dx, const T* dy, const in
     return enough ? Status::ok : no_memory();
 }
 
+// One row: writes down who came last at each position.
+template <class I>
+__attribute__((noinline)) void mark_row(uint32_t* last, int64_t size, const int64_t* index, int64_t n, uint32_t first,
+                                        I index_step) {
+    for (int64_t o = 0; o < n; ++o) {
+        const int64_t at = index[o * index_step.value];
+        if (inside(at, size)) last[at] = first + static_cast<uint32_t>(o);
+    }
+}
+
+// One row of results: a value for who came last, zero for the others.
+template <class T, class S, class I>
+__attribute__((noinline)) void gather_row(T* to, const T* from, const uint32_t* last, int64_t size, const int64_t* index,
+                                          int64_t n, uint32_t first, S step, I index_step) {
+    for (int64_t o = 0; o < n; ++o) {
+        const int64_t at = index[o * index_step.value];
+        const bool taken = inside(at, size) && last[at] == first + static_cast<uint32_t>(o);
+        to[o * step.value] = taken ? from[at] : T{};
+    }
+}
+
 template <class T>
 Status gather(const Windows& w, const Windows& wi, const T* dy, T* dx, const int64_t* indices) {
     TW_TRY(check_indices(wi, indices));
     const PoolAxis &d = w.axis[0], &h = w.axis[1], &a = w.axis[2];
+    const bool dense = is_dense(w), neighbours = a.small_step == 1 && wi.axis[2].small_step == 1;
     const int64_t group = max_of(1, kChunkElements / w.plane_size);
+    const size_t marks = static_cast<size_t>(w.plane_size) * sizeof(uint32_t),
+                 values = dense ? 0 : static_cast<size_t>(w.plane_size) * sizeof(T);
     bool enough = true;
     parallel(ceil_div(w.planes, group), [&](int64_t chunk) {
-        Scratch scratch(static_cast<size_t>(w.plane_size) * (sizeof(int64_t) + sizeof(T)));
-        int64_t* const last = scratch.as<int64_t>();
-        if (!last) return __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
-        T* const from = reinterpret_cast<T*>(last + w.plane_size);
+        Scratch last_scratch(marks), plane_scratch(values);
+        uint32_t* const last = last_scratch.as<uint32_t>();
+        T* const copy = plane_scratch.as<T>();
+        if (!last || !copy) return __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
+        __builtin_memset(last, 0, marks);  // read where an index has changed since it was looked at
         for (int64_t plane = chunk * group; plane < min_of(chunk * group + group, w.planes); ++plane) {
-            __builtin_memset(last, -1, static_cast<size_t>(w.plane_size) * sizeof(int64_t));
-            for (int64_t r = 0; r < d.size * h.size; ++r)
-                copy_row(from + r * a.size, 1,
+            const T* const from = dense ? dy + wide_plane(w, plane) : copy;
+            for (int64_t r = 0; !dense && r < d.size * h.size; ++r)
+                copy_row(copy + r * a.size, 1,
                          dy + wide_plane(w, plane) + r / h.size * d.wide_step + r % h.size * h.wide_step, a.wide_step,
                          a.size);
             each_row(w, wi, dx, indices, plane, [&](T*, const int64_t* index, int64_t first) {
-                for (int64_t o = 0; o < a.out; ++o) {
-                    const int64_t at = index[o * wi.axis[2].small_step];
-                    if (inside(at, w.plane_size)) last[at] = first + o;
-                }
+                if (neighbours)
+                    mark_row(last, w.plane_size, index, a.out, static_cast<uint32_t>(first), Known<1>{});
+                else
+                    mark_row(last, w.plane_size, index, a.out, static_cast<uint32_t>(first), Step{wi.axis[2].small_step});
             });
             each_row(w, wi, dx, indices, plane, [&](T* to, const int64_t* index, int64_t first) {
-                for (int64_t o = 0; o < a.out; ++o) {
-                    const int64_t at = index[o * wi.axis[2].small_step];
-                    to[o * a.small_step] = inside(at, w.plane_size) && last[at] == first + o ? from[at] : T{};
-                }
+                if (neighbours)
+                    gather_row(to, from, last, w.plane_size, index, a.out, static_cast<uint32_t>(first), Known<1>{},
+                               Known<1>{});
+                else
+                    gather_row(to, from, last, w.plane_size, index, a.out, static_cast<uint32_t>(first),
+                               Step{a.small_step}, Step{wi.axis[2].small_step});
             });
         }
     });
@@ -204,6 +231,11 @@ Status infer_gather(Call& c, Inferred& r) {
     for (int d = 2; d < dy.ndim; ++d)
         if (dy.shape[d] < 1)
             return fail(Status::shape, "dy", "dy has no elements along spatial axis %d; want at least one", d - 2);
+    double places = 1;
+    for (int d = 2; d < indices.ndim; ++d) places *= static_cast<double>(indices.shape[d]);
+    if (places >= 0x1p32)
+        return fail(Status::unsupported, "indices", "indices has shape %s; want less than 2^32 in a plane",
+                    shape_text(indices).text);
     r.n_out = 1;
     r.out[0] = planes_like(dy, dy.ndim - 2, indices.shape + 2);
     return Status::ok;

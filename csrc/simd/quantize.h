@@ -15,10 +15,39 @@ TW_INLINE f32v apart(f32v product) {
     return product;
 }
 
+// Word i of every 16-byte unit, for each i in turn.
+template <int... I>
+TW_INLINE i32v units_to_runs(i32v v, Seq<I...>) {
+    constexpr int units = kVecBytes / 16;
+    return shuffle<(I % units * 4 + I / units)...>(v, v);
+}
+
 // rint(v) + zero, kept in [low, high], as int32. `zero` is a whole number.
 TW_INLINE i32v code_of(f32v v, f32v zero, float low, float high) {
     const f32v whole = round_nearest(select(v == v, v, f32v{})) + zero;
     return to_i32(min_any(max_any(whole, splat(low)), splat(high)));
+}
+
+// The codes of four vectors, which fit, as one.
+template <class Q>
+TW_INLINE Vec<Q> narrow8(i32v a, i32v b, i32v c, i32v d) {
+#if defined(__SSE4_2__)
+#if defined(__AVX512F__)
+    typedef __m512i Bits;
+#elif defined(__AVX2__)
+    typedef __m256i Bits;
+#else
+    typedef __m128i Bits;
+#endif
+    const Bits ab = TW_MM(packs_epi32)((Bits)a, (Bits)b), cd = TW_MM(packs_epi32)((Bits)c, (Bits)d);
+    const Bits packed = static_cast<Q>(-1) < 0 ? TW_MM(packs_epi16)(ab, cd) : TW_MM(packus_epi16)(ab, cd);
+    return bitcast<Vec<Q>>(units_to_runs((i32v)packed, Indices<i32v>{}));
+#else
+    const Part<Q> parts[] = {narrow8<Q>(a), narrow8<Q>(b), narrow8<Q>(c), narrow8<Q>(d)};
+    Vec<Q> v;
+    __builtin_memcpy(&v, parts, sizeof v);
+    return v;
+#endif
 }
 
 // The least and the largest of a row and 0; NaN if there is a NaN.
