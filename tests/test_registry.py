@@ -9,6 +9,7 @@ import typing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import tilework
@@ -270,3 +271,55 @@ def test_imports_point_down(path: Path) -> None:
     assert own in LEVEL, f"{own} is on no floor: add it to PACKAGE"
     for target in _imports(path):
         assert LEVEL[target] <= LEVEL[own] or (own, target) in UPWARD, f"{own} imports {target}, which is above it"
+
+
+def _numbers(*shape: int) -> Any:
+    return np.random.default_rng(len(shape)).standard_normal(shape).astype(np.float32)
+
+
+def test_gradients_are_added_to_what_is_given() -> None:
+    x, w, b, dy = _numbers(2, 3, 7, 6), _numbers(4, 3, 3, 3), _numbers(4), _numbers(2, 4, 7, 6)
+    plain = tilework.conv.backward(dy, x, w, b, padding=1)
+    sums = {"w": np.ones_like(w), "b": np.full_like(b, 2)}
+    dx, dw, db = tilework.conv.backward(dy, x, w, b, padding=1, into=sums)
+    assert dw is sums["w"]
+    assert db is sums["b"]
+    np.testing.assert_array_equal(dx, plain[0])
+    np.testing.assert_array_equal(dw, plain[1] + 1)
+    np.testing.assert_array_equal(db, plain[2] + 2)
+    only = np.ones_like(b)
+    assert tilework.conv.backward(dy, x, w, b, padding=1, wanted=["b"], into={"b": only})[:2] == (None, None)
+    np.testing.assert_array_equal(only, plain[2] + 1)
+    scale, more = _numbers(6), np.ones(6, np.float32)
+    want = tilework.layer_norm.backward(dy, dy, scale)
+    assert tilework.layer_norm.backward(dy, dy, scale, into={"weight": more})[1] is more
+    np.testing.assert_array_equal(more, want[1] + 1)
+    total = np.ones_like(x)
+    assert tilework.relu.backward(x, x, into={"x": total}) is total
+    np.testing.assert_array_equal(total, np.maximum(x, 0) + 1)
+
+
+def test_what_gradients_cannot_be_added_to_is_named() -> None:
+    x, w, dy = _numbers(2, 3, 7, 6), _numbers(4, 3, 3, 3), _numbers(2, 4, 5, 4)
+    for into, error, text in (
+        ({"w": w[:3]}, tilework.ShapeError, r"into\['w'\] has shape \(3, 3, 3, 3\); want \(4, 3, 3, 3\)"),
+        ({"w": w.astype(np.float64)}, tilework.DTypeError, r"into\['w'\] has dtype float64; want float32"),
+        ({"w": None}, tilework.DTypeError, "is not where w is"),
+        (
+            {"b": w[0]},
+            tilework.AttrTypeError,
+            r"into names 'b'; want .* are wanted, \['w', 'x'\]",
+        ),
+        ([w], tilework.AttrTypeError, "want a dict"),
+    ):
+        with pytest.raises(error, match=text):
+            tilework.conv.backward(dy, x, w, into=into)
+    with pytest.raises(tilework.AttrTypeError, match="into names 'w'"):
+        tilework.conv.backward(dy, x, w, wanted=["x"], into={"w": w})
+
+
+def test_what_was_not_saved_is_named() -> None:
+    x = _numbers(3, 5)
+    for saved in ((x,), 3, (x, x, x, x)):
+        with pytest.raises(tilework.Error, match="layer_norm: saved is not what"):
+            tilework.layer_norm.backward(x, x, saved=saved)

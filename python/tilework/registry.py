@@ -25,14 +25,14 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast
 
 import tilework.ops
 from tilework import _core, dispatch
 from tilework.dispatch import bind_operands, borrow_operand, spelt
-from tilework.errors import AttrTypeError, DTypeError, ShapeError, UnsupportedError
+from tilework.errors import AttrTypeError, DTypeError, Error, ShapeError, UnsupportedError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -185,6 +185,7 @@ errors = _registrar("errors")  # (fill) -> iterable of ErrorCase
 workloads = _registrar("workloads")  # () -> iterable of Workload
 updates = _registrar("updates")  # (**attrs) -> bool: whether this call updates its inout operands, as most always do
 spelling = _registrar("spelling")  # (args, attrs) -> (operands, attrs): another way to write a call, or None
+preparing = _registrar("preparing")  # (arguments) -> arguments: what prepare takes beyond what a call does
 fills = _registrar("fills")  # (fill, *shapes, **attrs) -> operands of a workload, where normal values would not do
 
 
@@ -333,8 +334,48 @@ def _checked_wanted(target: Op[..., Any], wanted: Any) -> frozenset[str]:
     return frozenset(wanted)
 
 
+def _checked_into(
+    target: Op[..., Any], into: Mapping[str, Any] | None, wanted: frozenset[str], operands: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The arrays that gradients are added to, each as its operand is."""
+    if into is not None and not isinstance(into, Mapping):
+        raise AttrTypeError(
+            f"{target.name}: into={into!r}; want a dict of arrays by operand", op=target.name, argument="into"
+        )
+    checked = {}
+    for name, array in (into or {}).items():
+        if name not in wanted or isinstance(operands[name], (list, tuple)):
+            raise AttrTypeError(
+                f"{target.name}: into names {name!r}; want operands whose gradients are wanted, {sorted(wanted)}",
+                op=target.name,
+                argument="into",
+            )
+        argument, operand = f"into[{name!r}]", operands[name]
+        where = dispatch.backend_of(target.name, argument, array)
+        if where != dispatch.backend_of(target.name, name, operand) or array is None:
+            text = f"{argument} is not where {name} is; want an array of the same device"
+            raise DTypeError(f"{target.name}: {text}", op=target.name, argument="into")
+        array = dispatch.borrow(target.name, argument, array) if where == "cpu" else array
+        for what, error in (("dtype", DTypeError), ("shape", ShapeError)):
+            if getattr(array, what) != getattr(operand, what):
+                raise error(
+                    f"{target.name}: {argument} has {what} {getattr(array, what)}; want {getattr(operand, what)}",
+                    op=target.name,
+                    argument="into",
+                )
+        checked[name] = array
+    return checked
+
+
 def _backward(target: Op[..., Any], rule: Rule) -> Rule:
-    def run(dy: Any, *args: Any, saved: Any = None, wanted: Iterable[str] | None = None, **kwargs: Any) -> Any:
+    def run(
+        dy: Any,
+        *args: Any,
+        saved: Any = None,
+        wanted: Iterable[str] | None = None,
+        into: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Any:
         listed = spelt(target, args, kwargs) is None
         operands = tuple(
             borrow_operand(target.name, n, a) for n, a in _named(target, bind_operands(target, args, kwargs))
@@ -342,11 +383,20 @@ def _backward(target: Op[..., Any], rule: Rule) -> Rule:
         attrs, shape, dtype = _expected(target, operands, kwargs)
         dy = _checked_gradient(target, dy, shape, dtype)
         given = {n for n, a in zip(target.operands, operands, strict=True) if a is not None}
-        names = _checked_wanted(target, wanted)
-        grads = rule(dy, *operands, saved=saved, wanted=names & given, **attrs)
+        names = _checked_wanted(target, wanted) & given
+        sums = _checked_into(target, into, names, dict(_named(target, operands)))
+        try:
+            grads = rule(dy, *operands, saved=saved, wanted=names, **attrs)
+        except (TypeError, ValueError, LookupError, AttributeError) as error:
+            if saved is None or isinstance(error, Error):
+                raise
+            text = f"{target.name}: saved is not what {target.name}.forward returned for these operands"
+            raise AttrTypeError(text, op=target.name, argument="saved") from error
+        by_name = dict(zip(target.differentiable, grads if len(target.operands) > 1 else (grads,), strict=True))
+        for name, array in sums.items():
+            by_name[name] = tilework.ops.add(by_name[name], array, out=array)
         if len(target.operands) == 1:
-            return grads
-        by_name = dict(zip(target.differentiable, grads, strict=True))
+            return by_name[target.operands[0]]
         if listed:
             last = target.rules["where_given"]
             return tuple(by_name.get(n) for n in target.operands if n in given or n not in last)
@@ -356,14 +406,16 @@ def _backward(target: Op[..., Any], rule: Rule) -> Rule:
         f"Gradients of {target.name}: takes the gradient of the result, then {', '.join(target.operands)} and the\n"
         "same attributes; returns one gradient per operand (a bare array if there is only one), None where it is not\n"
         "differentiable, not given or not in ``wanted``. ``saved`` is what ``forward`` returned; without it, it is\n"
-        "computed again."
+        "computed again. ``into`` holds arrays by operand that the gradients are added to, as by ``add``; they are\n"
+        "returned in their places."
     )
     return run
 
 
 def _prepare(target: Op[..., Any]) -> Rule:
     def run(**given: Any) -> Any:
-        return _core.Prepared(target, given)
+        rule = target.rules.get("preparing")
+        return _core.Prepared(target, rule(given) if rule else given)
 
     run.__doc__ = (
         f"Binds some operands and attributes of {target.name} once (weights are packed); returns a picklable callable\n"
