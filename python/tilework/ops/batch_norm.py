@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tilework import ops
+from tilework import dispatch, ops
+from tilework._core import Prepared
 from tilework.arrays import Array, Sizes, Wanted
 from tilework.backends.opencl_norm import Lines, line_gradient, normalised, parameter_gradient
 from tilework.backends.opencl_queue import Queue
 from tilework.dtypes import FLOATING
-from tilework.errors import AttrError, DTypeError, ShapeError
+from tilework.errors import AttrError, AttrTypeError, DTypeError, ShapeError, UnsupportedError
 from tilework.registry import (
     ErrorCase,
+    Op,
     Sample,
     Workload,
     backward,
@@ -23,6 +25,7 @@ from tilework.registry import (
     errors,
     fills,
     forward,
+    infer,
     op,
     opencl,
     reference,
@@ -56,7 +59,8 @@ def batch_norm(
     With training the mean and variance are those of the batch, and the running ``mean`` and ``var`` (C,), where given,
     move towards them in place: running = (1 - momentum) running + momentum batch, with n - 1 in the batch's variance,
     as in PyTorch. Without it ``mean`` and ``var`` are used. They are float32 for 16-bit x. With return_stats the result
-    is (y, the mean used, 1 / sqrt(variance used + eps)). Ioffe and Szegedy, "Batch normalization", 2015.
+    is (y, the mean used, 1 / sqrt(variance used + eps)). conv, conv_transpose and linear fold one into their weights by
+    ``prepare(w=w, b=b, batch_norm={"mean": mean, "var": var, ...})``. Ioffe and Szegedy, "Batch normalization", 2015.
     """
     ...
 
@@ -208,6 +212,83 @@ def _(
     found = ops.batch_norm_dx(dy, x, *saved, weight, training=training, return_dw=sums)
     grads = zip(("x", "weight", "bias"), found if sums else (found, None, None), strict=True)
     return tuple(g if name in wanted else None for name, g in grads)
+
+
+# ------------------------------------------------------------------------------------- folded into a layer before
+
+
+def folded(
+    w: Any,
+    b: Any,
+    weight: Any,
+    bias: Any,
+    mean: Any,
+    var: Any,
+    *,
+    eps: float,
+    transposed: bool = False,
+    groups: int = 1,
+) -> tuple[Any, Any]:
+    """w (K, ...) and b (K,) of a layer that gives what batch_norm in inference makes of the result with those given.
+
+    The w of a transposed convolution is (C, K/groups, ...). Computed in float64, rounded once to the dtype of w.
+    """
+    w = np.asarray(w)
+    scale = _in_float64(weight, 1.0) / np.sqrt(_in_float64(var) + eps)
+    shift = (_in_float64(b) - _in_float64(mean)) * scale + _in_float64(bias)
+    filters = (groups, w.shape[0] // groups, w.shape[1]) if transposed else (1, 1, w.shape[0])
+    taps = math.prod(w.shape[2 if transposed else 1 :])
+    scaled = w.astype(np.float64).reshape(*filters, taps) * scale.reshape(filters[0], 1, filters[2], 1)
+    return scaled.reshape(w.shape).astype(w.dtype), shift.astype(w.dtype)
+
+
+def _in_float64(v: Any, absent: float = 0.0) -> Any:
+    return absent if v is None else np.asarray(v, np.float64)
+
+
+def with_batch_norm(target: Op[..., Any], given: dict[str, Any], *, transposed: bool = False) -> dict[str, Any]:
+    """Arguments of ``target.prepare`` with ``batch_norm``, the arguments of one that follows, folded into w and b.
+
+    It is a dict of batch_norm's arguments by name, or what ``batch_norm.prepare`` returned.
+    """
+    arguments = {k: v for k, v in given.items() if k != "batch_norm"}
+    if given.get("batch_norm") is None:
+        return arguments
+    norm = _arguments_of_norm(target, given["batch_norm"])
+    for k, v in ({k: given.get(k) for k in ("w", "b")} | norm).items():
+        if dispatch.backend_of(target.name, k, v) not in ("", "cpu"):
+            raise UnsupportedError(
+                f"{target.name}: batch_norm folds on the CPU but {k} is on a device; want tilework.to_host({k})",
+                op=target.name,
+                argument=k,
+            )
+    w, b = (dispatch.borrow(target.name, k, given.get(k)) for k in ("w", "b"))
+    if w is None or w.ndim < 2:
+        text = "is not given" if w is None else f"has shape {w.shape}"
+        raise ShapeError(f"{target.name}: w {text}; want weights to fold batch_norm into", op=target.name, argument="w")
+    groups = given.get("groups", 1) if transposed else 1
+    if not isinstance(groups, int) or groups < 1 or w.shape[0] % groups:
+        text = f"groups={groups!r} does not divide C={w.shape[0]}; want a divisor"
+        raise AttrError(f"{target.name}: {text}", op=target.name, argument="groups")
+    k = w.shape[1] * groups if transposed else w.shape[0]
+    if b is not None and b.shape != (k,):
+        text = f"b has shape {b.shape} but w has K={k}; want ({k},)"
+        raise ShapeError(f"{target.name}: {text}", op=target.name, argument="b")
+    operands = [dispatch.borrow(batch_norm.name, n, norm.pop(n, None)) for n in ("weight", "bias", "mean", "var")]
+    eps = infer(batch_norm, (np.empty((1, k), w.dtype), *operands), norm)[1]["eps"]
+    arguments["w"], arguments["b"] = folded(w, b, *operands, eps=eps, transposed=transposed, groups=groups)
+    return arguments
+
+
+def _arguments_of_norm(target: Op[..., Any], norm: Any) -> dict[str, Any]:
+    names = ("weight", "bias", "mean", "var", "eps")
+    found = dict(norm.bound if isinstance(norm, Prepared) else norm) if isinstance(norm, (Prepared, Mapping)) else None
+    if found is not None and found.keys() <= set(names):
+        return found
+    text = type(norm).__name__ if found is None else f"of {sorted(map(str, found))}"
+    raise AttrTypeError(
+        f"{target.name}: batch_norm is {text}; want a dict of {', '.join(names)}", op=target.name, argument="batch_norm"
+    )
 
 
 # ---------------------------------------------------------------------------------------------------- samples
