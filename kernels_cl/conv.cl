@@ -22,7 +22,7 @@
 #include "activation.clh"
 #include "warp.clh"
 
-// ADD_TO_Y: y holds a residual.  BIAS, ACTIVATE: also of conv_dx, which then is a transposed convolution
+// BIAS, ADD_TO_RESULT, which holds a residual, ACTIVATE: also of conv_dx, which then is a transposed convolution
 //
 // Channels c and k are per group. x and y stand for dx and dy too; w and dw are contiguous, the others lie as strides say.
 typedef struct {
@@ -51,10 +51,10 @@ typedef struct {
 #define WITH_BIAS(v, k) (v)
 #endif
 
-#ifdef ADD_TO_Y
-#define WITH_Y(v, place) ((v) + LOAD(y, place))
+#ifdef ADD_TO_RESULT
+#define WITH_RESULT(v, result, place) ((v) + LOAD(result, place))
 #else
-#define WITH_Y(v, place) (v)
+#define WITH_RESULT(v, result, place) (v)
 #endif
 
 #ifdef CORE_S
@@ -196,9 +196,10 @@ __kernel void conv(IN(T, x), IN(T, w), BIAS_IN OUT(T, y), const Conv s) {
 #define B_READ_ROW(place, k) read_x_row(x, place, split_tap(k, s), s)
 #define C_PLACE INDEX
 #define C_AT(n) place_in_y(split_out(n, s), s)
-#define C_WRITE(place, m, n, value)                                 \
-    STORE(y, (place) + (group * M + (m)) * (INDEX)s.y[1],           \
-          ACTIVATE(WITH_Y(WITH_BIAS(value, group * M + (m)), (place) + (group * M + (m)) * (INDEX)s.y[1])))
+#define PLACE_OF(place, m) ((place) + (group * M + (m)) * (INDEX)s.y[1])
+#define C_WRITE(place, m, n, value)   \
+    STORE(y, PLACE_OF(place, m),      \
+          ACTIVATE(WITH_RESULT(WITH_BIAS(value, group * M + (m)), y, PLACE_OF(place, m))))
 #include "gemm.clh"
 }
 
@@ -237,8 +238,10 @@ __kernel void conv_dx(IN(T, dy), IN(T, w), BIAS_IN OUT(T, dx), const Conv s) {
 #define B_READ(place, k) read_dy(dy, place, SPLIT_TAP(k), f0, f1, f2, s)
 #define C_PLACE INDEX
 #define C_AT(n) place_in_dx(split(n, f0.count, f1.count, f2.count), f0, f1, f2, s)
-#define C_WRITE(place, m, n, value) \
-    STORE(dx, (place) + (group * M + (m)) * (INDEX)s.x[1], ACTIVATE(WITH_BIAS(value, group * M + (m))))
+#define PLACE_OF(place, m) ((place) + (group * M + (m)) * (INDEX)s.x[1])
+#define C_WRITE(place, m, n, value)   \
+    STORE(dx, PLACE_OF(place, m),     \
+          ACTIVATE(WITH_RESULT(WITH_BIAS(value, group * M + (m)), dx, PLACE_OF(place, m))))
 #include "gemm.clh"
 }
 
@@ -297,7 +300,7 @@ __kernel void conv_direct(IN(T, x), IN(T, w), BIAS_IN OUT(T, y), const Conv s) {
             sum = MAC(LOAD(w, (k * (INDEX)s.c + c) * taps + t), read_x(x, window, tap, s), sum);
         }
     const INDEX place = place_in_y(o, s) + k * (INDEX)s.y[1];
-    STORE(y, place, ACTIVATE(WITH_Y(WITH_BIAS(sum, k), place)));
+    STORE(y, place, ACTIVATE(WITH_RESULT(WITH_BIAS(sum, k), y, place)));
 }
 
 // One item per result, in the order of dx.
@@ -331,7 +334,7 @@ __kernel void conv_dx_direct(IN(T, dy), IN(T, w), BIAS_IN OUT(T, dx), const Conv
     }
     const INDEX to = sample * (INDEX)s.x[0] + channel * (INDEX)s.x[1] + at.at[0] * (INDEX)s.x[2] +
                      at.at[1] * (INDEX)s.x[3] + at.at[2] * (INDEX)s.x[4];
-    STORE(dx, to, ACTIVATE(WITH_BIAS(sum, channel)));
+    STORE(dx, to, ACTIVATE(WITH_RESULT(WITH_BIAS(sum, channel), dx, to)));
 }
 
 // A work-group (an item, if GROUP is 1) per result, in the order of dw.

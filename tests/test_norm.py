@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import numpy as np
@@ -72,6 +73,47 @@ def test_gradients_are_torchs(name: str, torch: Any) -> None:
     want.backward(torch.tensor(dy))
     for mine, tensor in zip(got, tensors, strict=False):
         _near(mine, tensor.grad)
+
+
+_NORM = {"weight": _normal(6), "bias": _normal(6), "mean": _normal(6), "var": 1 + np.abs(_normal(6)), "eps": 1e-3}
+_LAYERS: list[tuple[Any, tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
+    (tw.conv, (2, 4, 9, 8), (6, 2, 3, 3), {"groups": 2, "padding": 1, "activation": "relu"}),
+    (tw.conv, (2, 9, 8, 4), (6, 4, 3, 3), {"layout": "NHWC"}),
+    (tw.conv_transpose, (2, 4, 5, 6), (4, 3, 3, 3), {"groups": 2, "stride": 2, "activation": "relu"}),
+    (tw.linear, (5, 7), (6, 7), {}),
+]
+
+
+@pytest.mark.parametrize(("layer", "x", "w", "attrs"), _LAYERS, ids=str)
+def test_a_batch_norm_folds_into_prepared_weights(layer: Any, x: Any, w: Any, attrs: dict[str, Any]) -> None:
+    a, k, b = _normal(*x), _normal(*w), _normal(6)
+    plain = layer(a, k, b, **{n: v for n, v in attrs.items() if n != "activation"})
+    last = attrs.get("layout") == "NHWC"
+    want = tw.batch_norm(np.moveaxis(plain, -1, 1) if last else plain, **_NORM)
+    want = np.maximum(want, 0) if "activation" in attrs else want
+    folded = layer.prepare(w=k, b=b, batch_norm=tw.batch_norm.prepare(**_NORM), **attrs)
+    _near(folded(a), np.moveaxis(want, 1, -1) if last else want)
+    assert np.array_equal(pickle.loads(pickle.dumps(folded))(a), folded(a))
+    assert np.array_equal(layer.prepare(w=k, b=b, batch_norm=_NORM, **attrs)(a), folded(a))
+
+
+def test_what_cannot_be_folded_is_named() -> None:
+    w = _normal(6, 2, 3, 3)
+    for norm, error, text in (
+        (_NORM | {"mean": _normal(5)}, tw.ShapeError, r"batch_norm: mean has shape \(5,\); want \(6,\)"),
+        (_NORM | {"eps": -1.0}, tw.AttrError, "batch_norm: eps=-1"),
+        (_NORM | {"training": True}, tw.AttrTypeError, "conv: batch_norm is of .*training"),
+        ({"weight": _normal(6)}, tw.ShapeError, "batch_norm: mean is not given"),
+        (3, tw.AttrTypeError, "conv: batch_norm is int; want a dict"),
+    ):
+        with pytest.raises(error, match=text):
+            tw.conv.prepare(w=w, batch_norm=norm)
+    with pytest.raises(tw.ShapeError, match="conv: w is not given"):
+        tw.conv.prepare(batch_norm=_NORM)
+    with pytest.raises(tw.ShapeError, match=r"b has shape \(1,\) but w has K=6"):
+        tw.conv.prepare(w=w, b=_normal(1), batch_norm=_NORM)
+    with pytest.raises(tw.AttrError, match="groups=0 does not divide C=6"):
+        tw.conv_transpose.prepare(w=w, groups=0, batch_norm=_NORM)
 
 
 def test_a_large_mean_costs_no_digits() -> None:

@@ -13,15 +13,19 @@
 
 namespace tw::TW_ISA {
 
-// The gradient in x, which is also what a transposed convolution computes, there with a bias and an activation.
+// The gradient in x, which is also what a transposed convolution computes, there with bias, residual and activation.
 struct GradX {
     View dy, w, dx;
-    View bias;  // no data: none
+    View bias, residual;  // no data: none
     ConvAxes axes;
     int64_t groups;
     Activation activation;
+    const void* packed;  // what sum_to_x_pack wrote, or null
 };
 Status sum_to_x(const GradX& r);
+// Of weights whose groups divide them; `strided`: a stride above 1.
+int64_t sum_to_x_packed_size(const View& w, int64_t groups, bool strided);
+void sum_to_x_pack(const View& w, int64_t groups, bool strided, void* packed);
 
 // One filter per channel, or a few: x is dx, y is dy and w is dw for the gradients. Rows of x (for dx), y and dy are
 // runs, and so is each filter; dx takes one filter per channel.

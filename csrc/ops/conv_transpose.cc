@@ -1,7 +1,8 @@
 // Transposed convolution over 1, 2 or 3 spatial axes, x (N, C, *spatial) with w (C, K/groups, *kernel):
-//     y[n,k,q] = act(b[k] + sum of w[c,k,t] x[n,c,p] over all c, t, p with p*stride + t*dilation - padding = q)
+//     y[n,k,q] = act(b[k] + residual[n,k,q] + sum of w[c,k,t] x[n,c,p] over all c, t, p
+//                    with p*stride + t*dilation - padding = q)
 //
-// Method    the gradient of a convolution in its input, see conv_dx.cc, with a bias and an activation.
+// Method    the gradient of a convolution in its input, see conv_dx.cc, which starts from bias and residual.
 // Numerics  as conv_dx.
 // Threads   as conv_dx.
 #include "ops/conv_problem.h"
@@ -9,7 +10,7 @@
 namespace tw::TW_ISA {
 namespace {
 
-enum { kStride, kPadding, kDilation, kGroups, kOutputPadding, kActivation };
+enum { kStride, kPadding, kDilation, kGroups, kOutputPadding, kActivation, kLayout };
 
 // The size of y along one axis: the smallest that a convolution would take to x, and output_padding more.
 Status size_along(int axis, int64_t in, int64_t kernel, Attr* attr, int64_t& out) {
@@ -38,11 +39,12 @@ Status size_along(int axis, int64_t in, int64_t kernel, Attr* attr, int64_t& out
 }
 
 Status infer(Call& c, Inferred& r) {
-    const View &x = c.in[0], &w = c.in[1], &b = c.in[2];
+    const View &w = c.in[1], &b = c.in[2], &residual = c.in[3];
     const Attr& groups = c.attr[kGroups];
     Attr& padding = c.attr[kPadding];
-    TW_TRY(want_conv_float(x, "x"));
-    TW_TRY(want_ndim(x, "x", 3, 5));
+    TW_TRY(want_conv_float(c.in[0], "x"));
+    TW_TRY(want_ndim(c.in[0], "x", 3, 5));
+    const View x = in_order(c.in[0], c.attr[kLayout]);
     TW_TRY(want_dtype_of(w, "w", x, "x"));
     const int rank = x.ndim - 2;
     if (w.ndim != x.ndim)
@@ -73,6 +75,11 @@ Status infer(Call& c, Inferred& r) {
                     static_cast<long long>(groups.i), static_cast<long long>(x.shape[1]));
     for (int d = 0; d < rank; ++d) TW_TRY(size_along(d, x.shape[2 + d], w.shape[2 + d], c.attr, y.shape[2 + d]));
     TW_TRY(check_bias(b, x, y.shape[1]));
+    y = in_layout(y, c.attr[kLayout]);
+    if (given(residual)) {
+        TW_TRY(want_dtype_of(residual, "residual", x, "x"));
+        TW_TRY(want_shape(residual, "residual", y.ndim, y.shape));
+    }
     r.n_out = 1;
     r.out[0] = y;
     r.flops = conv_flops(x, w);
@@ -81,24 +88,52 @@ Status infer(Call& c, Inferred& r) {
 
 Status run_f32_f64(const Call& c) {
     GradX r{};
-    r.dy = c.in[0], r.w = c.in[1], r.dx = c.out[0];
+    r.dy = in_order(c.in[0], c.attr[kLayout]), r.w = c.in[1], r.dx = in_order(c.out[0], c.attr[kLayout]);
     if (given(c.in[2])) r.bias = c.in[2];
+    if (given(c.in[3])) r.residual = in_order(c.in[3], c.attr[kLayout]);
     r.axes = conv_axes(r.dx, r.w, r.dy, c.attr[kStride], c.attr[kPadding], c.attr[kDilation]);
     r.groups = c.attr[kGroups].i;
     r.activation = activation_of(c.attr[kActivation]);
+    r.packed = c.packed;
     return sum_to_x(r);
 }
 
 Status run(const Call& c) { return in_float32(c, run_f32_f64); }
 
-constexpr Operand kOperands[] = {{"x"}, {"w"}, {"b", Role::optional}};
+// ---- prepared weights ------------------------------------------------------------------------------------------------------
+
+// Whether a stride is above 1; false also where the attribute cannot be one of w, which the call then says.
+bool can_pack(const Call& c, bool& strided) {
+    const View& w = c.in[1];
+    const int64_t groups = c.attr[kGroups].i;
+    if (!given(w) || w.ndim < 3 || w.ndim > 5 || numel(w) == 0 || groups < 1 || w.shape[0] % groups) return false;
+    Attr stride = c.attr[kStride];
+    if (resolve_integers(stride, "stride", w.ndim - 2, 1) != Status::ok) return false;
+    strided = false;
+    for (int d = 0; d < w.ndim - 2; ++d) strided = strided || stride.list[d] > 1;
+    return w.dtype == DType::f32 || w.dtype == DType::f64;
+}
+
+int64_t packed_size(const Call& c) {
+    bool strided;
+    return can_pack(c, strided) ? sum_to_x_packed_size(c.in[1], c.attr[kGroups].i, strided) : 0;
+}
+
+void pack(const Call& c, void* packed) {
+    bool strided;
+    if (can_pack(c, strided)) sum_to_x_pack(c.in[1], c.attr[kGroups].i, strided, packed);
+}
+
+constexpr Operand kOperands[] = {{"x"}, {"w"}, {"b", Role::optional}, {"residual", Role::optional}};
 constexpr AttrSpec kAttrs[] = {
     TW_CONV_ATTRS,
     {.name = "output_padding", .kind = AttrKind::integers, .i = 0},
-    {.name = "activation", .kind = AttrKind::choice, .choices = "relu|sigmoid|tanh|gelu", .none_ok = true}};
+    {.name = "activation", .kind = AttrKind::choice, .choices = "relu|sigmoid|tanh|gelu", .none_ok = true},
+    TW_CONV_LAYOUT};
 
 }  // namespace
 
-extern const OpDef op_conv_transpose = {"conv_transpose", kOperands, 3, kAttrs, TW_COUNT(kAttrs), infer, run};
+extern const OpDef op_conv_transpose = {"conv_transpose", kOperands, 4, kAttrs, TW_COUNT(kAttrs), infer, run, 0,
+                                        packed_size,      pack};
 
 }  // namespace tw::TW_ISA

@@ -114,7 +114,7 @@ def forward(queue: Queue, conv: Conv, w: Any, bias: Any, residual: Any, activati
     if residual is not None:
         queue.copy(residual, conv.y)
     args = (Strided(conv.x), w, *([] if bias is None else [bias]), Strided(conv.y), conv.struct())
-    define = epilogue(bias, activation) | {"DTYPE": w.dtype} | ({} if residual is None else {"ADD_TO_Y": 1})
+    define = epilogue(bias, activation) | {"DTYPE": w.dtype} | ({} if residual is None else {"ADD_TO_RESULT": 1})
     columns = conv.x.shape[0] * math.prod(conv.y.shape[2:])
     if conv.k < DIRECT_CHANNELS:
         define |= {"DIRECT": 1, "GROUP": 1}
@@ -128,10 +128,14 @@ def forward(queue: Queue, conv: Conv, w: Any, bias: Any, residual: Any, activati
     queue.launch("conv.cl", "conv", items, tiles.group, args, **define)
 
 
-def gradient_x(queue: Queue, conv: Conv, w: Any, bias: Any = None, activation: str | None = None) -> None:
-    """Fills dx, conv.x, from dy, conv.y, both of any strides; with bias and activation, a transposed convolution."""
+def gradient_x(
+    queue: Queue, conv: Conv, w: Any, bias: Any = None, residual: Any = None, activation: str | None = None
+) -> None:
+    """Fills dx, conv.x, from dy, conv.y, both of any strides; with what follows w, a transposed convolution."""
+    if residual is not None:
+        queue.copy(residual, conv.x)
     args = (Strided(conv.y), w, *([] if bias is None else [bias]), Strided(conv.x), conv.struct())
-    define = epilogue(bias, activation) | {"DTYPE": w.dtype}
+    define = epilogue(bias, activation) | {"DTYPE": w.dtype} | ({} if residual is None else {"ADD_TO_RESULT": 1})
     if conv.c < DIRECT_CHANNELS:
         define |= {"DIRECT": 1, "GROUP": 1}
         queue.launch("conv.cl", "conv_dx_direct", conv.x.size, GROUP_SIZE, args, **define)

@@ -20,12 +20,13 @@ from tilework.graph.passes import (
     rewritten,
     used_once,
 )
+from tilework.ops.batch_norm import scale_and_shift, scaled_filters
 
 _WIDE = (np.dtype(np.float32), np.dtype(np.float64))  # rounding a folded 16-bit weight once more would show
 
 
 def batch_norm_folding(graph: Graph) -> Graph:
-    """Puts a batch_norm of constants into the constant weights of the conv or linear before it."""
+    """Puts a batch_norm of constants into the constant weights of the conv, conv_transpose or linear before it."""
     once = used_once(graph)
 
     def rule(old: Node, node: Node, add: Add) -> tuple[Value, ...] | None:
@@ -38,34 +39,32 @@ def batch_norm_folding(graph: Graph) -> Graph:
             return None
         w, b = layer.operands[1], constant_value(layer.operands[2])
         assert isinstance(w, Value)
-        weight, bias, mean, var = (None if a is None else np.asarray(constant_value(a), np.float64) for a in affine)
+        weight, bias, mean, var = (None if a is None else constant_value(a) for a in affine)
         if mean is None or var is None:
             return None
-        scale = (1.0 if weight is None else weight) / np.sqrt(var + node.resolved["eps"])
-        start = (0.0 if b is None else np.asarray(b, np.float64)) - mean
-        folded_b = start * scale + (0.0 if bias is None else bias)
-        folded_w = functools.partial(_scaled, w.node.op, scale)
-        constants = later_constant(folded_w, w, add), new_constant(folded_b.astype(w.dtype), add)
+        scale, shift = scale_and_shift(b, weight, bias, mean, var, eps=node.resolved["eps"])
+        transposed = layer.op.name == "conv_transpose"
+        groups = layer.resolved["groups"] if transposed else 1
+        folded_w = functools.partial(_scaled, w.node.op, scale, transposed, groups)
+        constants = later_constant(folded_w, w, add), new_constant(shift.astype(w.dtype), add)
         return add(layer.op, (layer.operands[0], *constants), layer.attrs, node.where)
 
     return replaced(graph, rule)
 
 
-def _scaled(weights: Constant, scale: Any) -> Any:
-    """Weights whose first axis is the filters, each times its scale."""
-    w = weights.data
-    return w * scale.astype(w.dtype).reshape(-1, *(1 for _ in w.shape[1:]))
+def _scaled(weights: Constant, scale: Any, transposed: bool, groups: int) -> Any:
+    return scaled_filters(weights.data, scale, transposed=transposed, groups=groups)
 
 
 def _foldable(layer: Node, x: Value) -> bool:
     """Whether a layer's result is channels of constant weights, nothing added and nothing applied."""
-    if layer.op.name not in ("conv", "linear") or x.dtype not in _WIDE:
+    if layer.op.name not in ("conv", "conv_transpose", "linear") or x.dtype not in _WIDE:
         return False
     _, w, b, *rest = layer.operands
     channels = 1 if layer.op.name == "linear" or layer.resolved["layout"] == "NCHW" else len(x.shape) - 1
     plain = all(r is None for r in rest) and layer.resolved["activation"] is None
     constant = is_constant(w) and (b is None or is_constant(b))
-    return plain and constant and channels == 1 and (layer.op.name == "conv" or len(x.shape) == 2)
+    return plain and constant and channels == 1 and (layer.op.name != "linear" or len(x.shape) == 2)
 
 
 def matmul_to_linear(graph: Graph) -> Graph:

@@ -217,29 +217,22 @@ def _(
 # ------------------------------------------------------------------------------------- folded into a layer before
 
 
-def folded(
-    w: Any,
-    b: Any,
-    weight: Any,
-    bias: Any,
-    mean: Any,
-    var: Any,
-    *,
-    eps: float,
-    transposed: bool = False,
-    groups: int = 1,
-) -> tuple[Any, Any]:
-    """w (K, ...) and b (K,) of a layer that gives what batch_norm in inference makes of the result with those given.
+def scale_and_shift(b: Any, weight: Any, bias: Any, mean: Any, var: Any, *, eps: float) -> tuple[Any, Any]:
+    """What batch_norm in inference makes of a layer with bias b: its filters times scale (K,), and shift (K,) for b.
 
-    The w of a transposed convolution is (C, K/groups, ...). Computed in float64, rounded once to the dtype of w.
+    Both are float64.
     """
-    w = np.asarray(w)
     scale = _in_float64(weight, 1.0) / np.sqrt(_in_float64(var) + eps)
-    shift = (_in_float64(b) - _in_float64(mean)) * scale + _in_float64(bias)
+    return scale, (_in_float64(b) - _in_float64(mean)) * scale + _in_float64(bias)
+
+
+def scaled_filters(w: Any, scale: Any, *, transposed: bool = False, groups: int = 1) -> Any:
+    """w (K, ...), or (C, K/groups, ...) of a transposed convolution, with filters times scale (K,), rounded once."""
+    w = np.asarray(w)
     filters = (groups, w.shape[0] // groups, w.shape[1]) if transposed else (1, 1, w.shape[0])
     taps = math.prod(w.shape[2 if transposed else 1 :])
     scaled = w.astype(np.float64).reshape(*filters, taps) * scale.reshape(filters[0], 1, filters[2], 1)
-    return scaled.reshape(w.shape).astype(w.dtype), shift.astype(w.dtype)
+    return scaled.reshape(w.shape).astype(w.dtype)
 
 
 def _in_float64(v: Any, absent: float = 0.0) -> Any:
@@ -276,8 +269,9 @@ def with_batch_norm(target: Op[..., Any], given: dict[str, Any], *, transposed: 
         raise ShapeError(f"{target.name}: {text}", op=target.name, argument="b")
     operands = [dispatch.borrow(batch_norm.name, n, norm.pop(n, None)) for n in ("weight", "bias", "mean", "var")]
     eps = infer(batch_norm, (np.empty((1, k), w.dtype), *operands), norm)[1]["eps"]
-    arguments["w"], arguments["b"] = folded(w, b, *operands, eps=eps, transposed=transposed, groups=groups)
-    return arguments
+    scale, shift = scale_and_shift(b, *operands, eps=eps)
+    w = scaled_filters(w, scale, transposed=transposed, groups=groups)
+    return arguments | {"w": w, "b": shift.astype(w.dtype)}
 
 
 def _arguments_of_norm(target: Op[..., Any], norm: Any) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from tilework.registry import (
     forward,
     op,
     opencl,
+    preparing,
     reference,
     sample,
     samples,
@@ -69,7 +70,7 @@ def conv(
     algo="winograd" makes tiles of 4x4 results with 4 times fewer products, "winograd_2x2" of 2x2 with 2.25 times
     fewer: for 3x3 kernels of stride 1, dilation 1 and one group in NCHW. In float32 the largest error is about 30 times
     that of the direct sums, with "winograd_2x2" 1.5 times, and whole numbers are not summed exactly. Gradients and
-    OpenCL sum directly.
+    OpenCL sum directly. ``prepare`` folds a batch_norm that follows into w and b: prepare(w=w, b=b, batch_norm=...).
     """
     ...
 
@@ -142,6 +143,13 @@ def _(
 dtypes(conv, "float32", "float64", "float16", "bfloat16")
 
 
+@preparing(conv)
+def _(given: dict[str, Any]) -> dict[str, Any]:
+    from tilework.ops.batch_norm import with_batch_norm
+
+    return with_batch_norm(conv, given)
+
+
 @depth(conv)
 def _(x: Any, w: Any, b: Any, residual: Any, **attrs: Any) -> int:
     return int(np.prod(w.shape[1:])) + 2
@@ -210,9 +218,12 @@ def _(
     dy = activation_dx(dy, saved, activation)
     dx = ops.conv_dx(dy, w, shape=spatial(x, layout), **attrs) if "x" in wanted else None
     dw = ops.conv_dw(dy, x, kernel=w.shape[2:], **attrs) if "w" in wanted else None
-    others = (0, *range(2, dy.ndim)) if layout == "NCHW" else tuple(range(dy.ndim - 1))
-    db = ops.reduce_sum(dy, axes=others) if "b" in wanted else None
+    db = ops.reduce_sum(dy, axes=all_but_channels(dy, layout)) if "b" in wanted else None
     return dx, dw, db, dy if "residual" in wanted else None
+
+
+def all_but_channels(x: Array, layout: Layout) -> Sizes:
+    return (0, *range(2, x.ndim)) if layout == "NCHW" else tuple(range(x.ndim - 1))
 
 
 def spatial(x: Array, layout: Layout) -> Sizes:

@@ -30,6 +30,7 @@ from tilework.registry import (
     forward,
     op,
     opencl,
+    preparing,
     reference,
     sample,
     samples,
@@ -176,7 +177,8 @@ def linear(
 ) -> Array:
     """Applies a dense layer: x (..., I), w (O, I), b (O,) to activation(x wᵀ + b + residual) of shape (..., O).
 
-    ``residual`` has the shape of the result and is added before the activation.
+    ``residual`` has the shape of the result and is added before the activation. ``prepare`` folds a batch_norm over O
+    that follows into w and b: prepare(w=w, b=b, batch_norm=...).
     """
     ...
 
@@ -187,6 +189,13 @@ def _(x: Any, w: Any, b: Any, residual: Any, *, activation: Activation) -> Any:
     for addend in (b, residual):
         y = y if addend is None else y + addend
     return activated(y, activation)
+
+
+@preparing(linear)
+def _(given: dict[str, Any]) -> dict[str, Any]:
+    from tilework.ops.batch_norm import with_batch_norm
+
+    return with_batch_norm(linear, given)
 
 
 @depth(linear)
