@@ -2,7 +2,8 @@
 //
 //   run_along(kernel, call, axes)         a kernel is a struct with
 //     kInputs, kTiles, kKept              operands; tiles, those of the operands first; numbers it keeps per column
-//     kRows                               whether it has row(y, in, n): a line as contiguous numbers; y may be in[0]
+//     kRows                               whether it has row(y, in, n, next): a line as contiguous numbers; y may be in[0];
+//                                         next: the rows of `in` that follow, of results that go past the caches, or null
 //     take(tile, rows, width, kept)       the next rows of a tile; kept begins as zeros
 //     close(tile, n, width, kept)         after the last of them
 //     result(y, tile, r, n, width, kept)  row r of the results, given the operands' tiles as close left them
@@ -66,8 +67,15 @@ static void scatter_line(T* y, const Axes& line, const Wide<T>* from) {
 }
 
 template <class Kernel, class W>
-__attribute__((noinline)) static void row_of(const Kernel& kernel, W* y, const W* const* in, int64_t n) {
-    kernel.row(y, in, n);
+__attribute__((noinline)) static void row_of(const Kernel& kernel, W* y, const W* const* in, int64_t n,
+                                             const W* const* next) {
+    kernel.row(y, in, n, next);
+}
+
+// As many elements on; perhaps outside of the array, for a prefetch.
+template <class W>
+TW_INLINE const W* beyond(const W* p, int64_t elements) {
+    return reinterpret_cast<const W*>(reinterpret_cast<uintptr_t>(p) + static_cast<uintptr_t>(elements) * sizeof(W));
 }
 
 template <class T, class Kernel>
@@ -83,23 +91,26 @@ static bool run_rows(const Kernel& kernel, const Along& a) {
         if (!shared) room += a.line[k].count;
     }
     note_kernel(room ? "gathered rows" : "rows");
+    const int64_t results = walk_rows(a.walk) * a.walk.row * a.line[0].count;
+    const bool streams = room == 0 && results * static_cast<int64_t>(sizeof(T)) >= streaming_bytes();
     bool enough = true;
     for_each_row(a.walk, max_of(1, kChunkElements / max_of(a.n, 1)), [&](char* const* at, int64_t count) {
         Scratch scratch(static_cast<size_t>(room) * sizeof(W));
         if (!scratch.as<W>()) return __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
         for (int64_t i = 0; i < count; ++i) {
             W* line[sides];
-            const W* in[sides];
+            const W *in[sides], *next[sides];
             for (int k = 0; k < sides; ++k) {
                 T* const p = reinterpret_cast<T*>(at[k]) + i * a.walk.stride[k];
                 line[k] = at_buffer[k] < 0 ? reinterpret_cast<W*>(p) : scratch.as<W>() + at_buffer[k];
-                if (k > 0) in[k - 1] = line[k];
+                if (k > 0) in[k - 1] = line[k], next[k - 1] = beyond(line[k], a.walk.stride[k]);
                 if (k > 0 && at_buffer[k] >= 0) gather_line(line[k], p, a.line[k]);
             }
-            row_of(kernel, line[0], in, a.n);
+            row_of(kernel, line[0], in, a.n, streams ? next : nullptr);
             T* const y = reinterpret_cast<T*>(at[0]) + i * a.walk.stride[0];
             if (at_buffer[0] >= 0) scatter_line(y, a.line[0], static_cast<const W*>(line[0]));
         }
+        if (streams) stream_fence();
     });
     return enough;
 }

@@ -71,12 +71,22 @@ TW_INLINE Statistics<Wide<S>> statistics_of(const S* s, int64_t n, double eps) {
     return {mean, static_cast<W>(rstd), static_cast<W>((rest == rest ? rest : 0) * rstd)};
 }
 
+// The row after one of these, perhaps outside of the array: for a prefetch.
+template <class T>
+TW_INLINE const T* row_after(const Rows<T>& rows, int64_t i) {
+    return reinterpret_cast<const T*>(reinterpret_cast<uintptr_t>(row(rows, i)) +
+                                      static_cast<uintptr_t>(rows.pitch) * sizeof(T));
+}
+
+// `next` is asked for on the way to results that go past the caches: rows of a page are no stream that the hardware
+// would foresee.
 template <bool kCentred, bool kStream, bool kScaled, class T, class S>
-TW_INLINE void normalise(T* y, const S* s, int64_t n, const Statistics<Wide<T>>& of, const Wide<T>* w,
-                         const Wide<T>* b) {
+TW_INLINE void normalise(T* y, const S* s, int64_t n, const Statistics<Wide<T>>& of, const Wide<T>* w, const Wide<T>* b,
+                         const T* next) {
     typedef Wide<T> W;
     const Vec<W> mean = splat<W>(of.mean), rstd = splat<W>(of.rstd), rest = splat<W>(of.rest);
     each_vector<T>(n, [&](int64_t i, int64_t k) __attribute__((always_inline)) {
+        if constexpr (kStream) __builtin_prefetch(next + i);
         Vec<W> v = take(s, 1, i, k);
         if constexpr (kCentred)
             v = fma(v - mean, rstd, -rest);
@@ -89,14 +99,14 @@ TW_INLINE void normalise(T* y, const S* s, int64_t n, const Statistics<Wide<T>>&
 
 template <bool kCentred, class T, class S>
 TW_INLINE Statistics<Wide<T>> norm_row(T* y, const S* s, int64_t n, double eps, const Wide<T>* w, const Wide<T>* b,
-                                       bool streams) {
+                                       bool streams, const T* next) {
     const Statistics<Wide<T>> of = statistics_of<kCentred>(s, n, eps);
     if (!w)
-        normalise<kCentred, false, false>(y, s, n, of, w, b);
+        normalise<kCentred, false, false>(y, s, n, of, w, b, next);
     else if (streams && may_stream(y))
-        normalise<kCentred, true, true>(y, s, n, of, w, b);
+        normalise<kCentred, true, true>(y, s, n, of, w, b, next);
     else
-        normalise<kCentred, false, true>(y, s, n, of, w, b);
+        normalise<kCentred, false, true>(y, s, n, of, w, b, next);
     return of;
 }
 
@@ -162,11 +172,12 @@ Status forward(const Forward& f) {
             const Rows<T> total = keeps ? rows_out(sum, i, buffer + 3 * size) : to;
             for (int64_t r = 0; r < rows; ++r) {
                 Statistics<W> of;
+                const T* const next = row_after(from, r);
                 if (adds) {
                     add_row(s, keeps ? row(total, r) : nullptr, row(from, r), row(more, r), n);
-                    of = norm_row<kCentred>(row(to, r), s, n, f.eps, w.at, b.at, streams);
+                    of = norm_row<kCentred>(row(to, r), s, n, f.eps, w.at, b.at, streams, next);
                 } else {
-                    of = norm_row<kCentred>(row(to, r), row(from, r), n, f.eps, w.at, b.at, streams);
+                    of = norm_row<kCentred>(row(to, r), row(from, r), n, f.eps, w.at, b.at, streams, next);
                     if (keeps) copy_row(row(total, r), 1, row(from, r), 1, n);
                 }
                 if (f.mean) mean.data[offset_of(mean.kept, i + r)] = of.mean;
@@ -191,7 +202,7 @@ struct Backward {
 // One line: dx, and its terms of dw and db added to what stands there.
 template <bool kCentred, bool kStream, bool kSums, class T>
 TW_INLINE void gradient_row(T* dx, const T* dy, const T* x, int64_t n, Wide<T> mean, Wide<T> rstd, const Wide<T>* w,
-                            Wide<T>* dw, Wide<T>* db) {
+                            Wide<T>* dw, Wide<T>* db, const T* next_dy, const T* next_x) {
     typedef Wide<T> W;
     const Vec<W> m = splat<W>(mean), r = splat<W>(rstd);
     const auto unit = [&](int64_t i, int64_t k) __attribute__((always_inline)) {
@@ -216,6 +227,10 @@ TW_INLINE void gradient_row(T* dx, const T* dy, const T* x, int64_t n, Wide<T> m
     const double count = static_cast<double>(n);
     const Vec<W> level = splat<W>(static_cast<W>(all / count)), slope = splat<W>(static_cast<W>(along / count));
     each_vector<T>(n, [&](int64_t i, int64_t k) __attribute__((always_inline)) {
+        if constexpr (kStream) {
+            __builtin_prefetch(next_dy + i);
+            __builtin_prefetch(next_x + i);
+        }
         Vec<W> g = take(dy, 1, i, k) * take(w, 1, i, k);
         if constexpr (kCentred) g -= level;
         emit<kStream>(dx, i, k, r * (g - unit(i, k) * slope));
@@ -224,9 +239,9 @@ TW_INLINE void gradient_row(T* dx, const T* dy, const T* x, int64_t n, Wide<T> m
 
 template <bool kCentred, bool kStream, class T>
 void gradient_row(T* dx, const T* dy, const T* x, int64_t n, Wide<T> mean, Wide<T> rstd, const Wide<T>* w, Wide<T>* dw,
-                  Wide<T>* db) {
-    if (dw) return gradient_row<kCentred, kStream, true>(dx, dy, x, n, mean, rstd, w, dw, db);
-    gradient_row<kCentred, kStream, false>(dx, dy, x, n, mean, rstd, w, dw, db);
+                  Wide<T>* db, const T* next_dy, const T* next_x) {
+    if (dw) return gradient_row<kCentred, kStream, true>(dx, dy, x, n, mean, rstd, w, dw, db, next_dy, next_x);
+    gradient_row<kCentred, kStream, false>(dx, dy, x, n, mean, rstd, w, dw, db, next_dy, next_x);
 }
 
 // to[j] = the sum of the parts of all tasks, pairwise.
@@ -283,10 +298,14 @@ Status backward(const Backward& g) {
             for (int64_t k = 0; k < rows; ++k) {
                 const W m = kCentred ? mean.data[offset_of(mean.kept, i + k)] : 0,
                         r = rstd.data[offset_of(rstd.kept, i + k)];
+                const auto run = [&]<bool kStream>() {
+                    gradient_row<kCentred, kStream>(row(to, k), row(from, k), row(at, k), n, m, r, w.at, dw, db,
+                                                    row_after(from, k), row_after(at, k));
+                };
                 if (streams && may_stream(row(to, k)))
-                    gradient_row<kCentred, true>(row(to, k), row(from, k), row(at, k), n, m, r, w.at, dw, db);
+                    run.template operator()<true>();
                 else
-                    gradient_row<kCentred, false>(row(to, k), row(from, k), row(at, k), n, m, r, w.at, dw, db);
+                    run.template operator()<false>();
             }
             rows_back(dx, i, rows, to.at);
         }

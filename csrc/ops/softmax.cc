@@ -3,21 +3,24 @@
 //   log_softmax  y = x - max x - log(sum exp(x - max x))                 dx = dy - exp(y) sum dy
 //   logsumexp    y = max x + log(sum exp(x - max x)), one of a line
 //
-// Method    along.h: a row stays in cache for its passes (maximum, exponentials and their sum, scaling); columns of a
-//           tile are lanes. x - max x is never rounded before the exponential (simd/exp_under.h).
+// Method    along.h: a row stays in cache for its passes (maximum, exponentials and their sum, scaling), large results go
+//           past it; columns of a tile are lanes. x - max x is never rounded before the exponential (simd/exp_under.h).
 // Numerics  row sums are joined in double, column sums in blocks of 256 rows, those of gradients in blocks of 16. softmax
 //           of a line of -Inf, with +Inf or NaN is NaN (a NaN that the maximum loses comes back in the sum); logsumexp is
 //           the infinity, or NaN.
 // Threads   by rows or column tiles; each line is computed by itself, so bits never depend on the split.
 #include "ops/along.h"
 #include "simd/exp_under.h"
+#include "simd/moments.h"
 
 namespace tw::TW_ISA {
 namespace {
 
+// `next` is asked for on the way: rows of a page are no stream that the hardware would foresee.
 template <class W>
-TW_INLINE W sum_of_powers(const W* x, int64_t n, const Shift<W>& shift, W* powers, double& total) {
+TW_INLINE W sum_of_powers(const W* x, int64_t n, const Shift<W>& shift, W* powers, double& total, const W* next) {
     total = sum_over<W>(n, [&](int64_t i, int64_t k) __attribute__((always_inline)) {
+        __builtin_prefetch(next + i);
         const Vec<W> power = exp_under(tw::TW_ISA::take(x, 1, i, k), shift);
         if (powers) put(powers, 1, i, k, power);
         return k == kLanes<W> ? power : first_lanes<W>(power, Vec<W>{}, k);
@@ -71,24 +74,34 @@ struct Softmax {
             put(y, 1, 0, n, e / total);
     }
 
-    template <class W>
-    void row(W* y, const W* const* in, int64_t n) const {
-        const W* x = in[0];
-        if (n <= kLanes<W>) return short_row(y, x, n);
+    // powers: where the exponentials wait for their sum.
+    template <bool kStream, class W>
+    TW_INLINE void long_row(W* y, const W* x, int64_t n, W* powers, const W* next) {
         const Vec<W> top = splat<W>(Max::lanes(fold_row<NumberMax>(x, n)));
         double total;
-        const W lack = sum_of_powers<W>(x, n, shift_to(top), kLog ? nullptr : y, total);
+        const W lack = sum_of_powers<W>(x, n, shift_to(top), kLog ? nullptr : powers, total, next);
         if constexpr (kLog) {
             const Vec<W> below = splat<W>(static_cast<W>(__builtin_log(total) + static_cast<double>(lack)));
             each_vector<W>(n, [&](int64_t i, int64_t k) __attribute__((always_inline)) {
-                put(y, 1, i, k, tw::TW_ISA::take(x, 1, i, k) - top - below);
+                emit<kStream>(y, i, k, tw::TW_ISA::take(x, 1, i, k) - top - below);
             });
         } else {
             const Vec<W> scale = splat<W>(static_cast<W>(1 / total));
             each_vector<W>(n, [&](int64_t i, int64_t k) __attribute__((always_inline)) {
-                put(y, 1, i, k, tw::TW_ISA::take(y, 1, i, k) * scale);
+                emit<kStream>(y, i, k, tw::TW_ISA::take(powers, 1, i, k) * scale);
             });
         }
+    }
+
+    template <class W>
+    void row(W* y, const W* const* in, int64_t n, const W* const* next) const {
+        constexpr int64_t kWaiting = (int64_t{1} << 14) / static_cast<int64_t>(sizeof(W));  // stay in L1 beside x
+        const W* x = in[0];
+        if (n <= kLanes<W>) return short_row(y, x, n);
+        if (!next || !may_stream(y) || (!kLog && n > kWaiting)) return long_row<false>(y, x, n, y, next ? next[0] : x);
+        Scratch powers(kLog ? 0 : static_cast<size_t>(n) * sizeof(W));
+        if (!kLog && !powers.as<W>()) return long_row<false>(y, x, n, y, next[0]);
+        long_row<true>(y, x, n, powers.as<W>(), next[0]);
     }
 
     template <class W>
@@ -140,16 +153,24 @@ struct SoftmaxDx {
             return y * (dy - sum);
     }
 
-    template <class W>
-    void row(W* dx, const W* const* in, int64_t n) const {
-        const W *dy = in[0], *y = in[1];
+    template <bool kStream, class W>
+    TW_INLINE void gradient_row(W* dx, const W* dy, const W* y, int64_t n, const W* const* next) {
         const double total = sum_over<W>(n, [&](int64_t i, int64_t k) __attribute__((always_inline)) {
             return term<Vec<W>>(tw::TW_ISA::take(dy, 1, i, k), tw::TW_ISA::take(y, 1, i, k));
         });
         const Vec<W> sum = splat<W>(static_cast<W>(total));
         each_vector<W>(n, [&](int64_t i, int64_t k) __attribute__((always_inline)) {
-            put(dx, 1, i, k, gradient<Vec<W>>(tw::TW_ISA::take(dy, 1, i, k), tw::TW_ISA::take(y, 1, i, k), sum));
+            if constexpr (kStream) {
+                __builtin_prefetch(next[0] + i);
+                __builtin_prefetch(next[1] + i);
+            }
+            emit<kStream>(dx, i, k, gradient<Vec<W>>(tw::TW_ISA::take(dy, 1, i, k), tw::TW_ISA::take(y, 1, i, k), sum));
         });
+    }
+    template <class W>
+    void row(W* dx, const W* const* in, int64_t n, const W* const* next) const {
+        if (next && may_stream(dx)) return gradient_row<true>(dx, in[0], in[1], n, next);
+        gradient_row<false>(dx, in[0], in[1], n, next);
     }
 
     template <class W>
@@ -175,10 +196,10 @@ struct LogSumExp {
     static constexpr bool kRows = true;
 
     template <class W>
-    void row(W* y, const W* const* in, int64_t n) const {
+    void row(W* y, const W* const* in, int64_t n, const W* const*) const {
         const Vec<W> top = splat<W>(Max::lanes(fold_row<Max>(in[0], n)));
         double total;
-        const W lack = sum_of_powers<W>(in[0], n, shift_to(top), nullptr, total);
+        const W lack = sum_of_powers<W>(in[0], n, shift_to(top), nullptr, total, in[0]);
         const double sum = static_cast<double>(top[0]) + (__builtin_log(total) + static_cast<double>(lack));
         y[0] = __builtin_isinf(top[0]) ? top[0] : static_cast<W>(sum);
     }

@@ -54,8 +54,9 @@ TW_INLINE Vec<Wide<T>> take_filled(const T* x, int64_t i, int64_t n, Vec<Wide<T>
     return n == kLanes<Wide<T>> ? v : first_lanes<Wide<T>>(v, fill, n);
 }
 
+// Functions of their own: among a caller's variables the sums would live on the stack.
 template <class T>
-static Moments moments_of_block(const T* x, int64_t n) {
+__attribute__((noinline)) static Moments moments_of_block(const T* x, int64_t n) {
     typedef Wide<T> W;
     const double count = static_cast<double>(n);
     const W mean = static_cast<W>(
@@ -81,7 +82,7 @@ static Moments moments_of(const T* x, int64_t n) {
 }
 
 template <class T>
-static double square_of(const T* x, int64_t n) {
+__attribute__((noinline)) static double square_of(const T* x, int64_t n) {
     typedef Wide<T> W;
     return sum_over<W>(n, [&](int64_t i, int64_t k) __attribute__((always_inline)) {
         const Vec<W> v = take(x, 1, i, k);
@@ -131,7 +132,8 @@ static Moments moments_of(const Segments<T>& x) {
 
 // Sums of dy and of dy u, u = (x - mean) rstd, over one segment.
 template <class T>
-static void gradient_sums(const T* dy, const T* x, int64_t n, Wide<T> mean, Wide<T> rstd, double& all, double& along) {
+__attribute__((noinline)) static void gradient_sums(const T* dy, const T* x, int64_t n, Wide<T> mean, Wide<T> rstd,
+                                                    double& all, double& along) {
     typedef Wide<T> W;
     const Vec<W> m = splat<W>(mean);
     sums_over<W>(n, all, along, [&](int64_t i, int64_t k, Vec<W>& a, Vec<W>& u) __attribute__((always_inline)) {
