@@ -14,6 +14,7 @@
 #include "core/walk.h"
 #include "ops/ops.h"
 #include "simd/rows.h"
+#include "simd/units.h"
 
 namespace tw::TW_ISA {
 namespace {
@@ -193,9 +194,13 @@ TW_INLINE Vec<T> join_taps(const Columns<T>& before, const Columns<T>& here, con
     }
 }
 
-template <class T, int... I>
-TW_INLINE Columns<T> parted(Vec<T> a, Vec<T> b, Seq<I...>) {
-    return {shuffle<(2 * I)...>(a, b), shuffle<(2 * I + 1)...>(a, b)};
+// Even and odd lanes of a and b, in one step inside units and one between them.
+template <class T>
+TW_INLINE Columns<T> parted(Vec<T> a, Vec<T> b) {
+    const auto in_row = [](Vec<T> v) __attribute__((always_inline)) {
+        return sizeof(T) == 4 ? bitcast<Vec<T>>(from_units(bitcast<f64v>(v))) : from_units(v);
+    };
+    return {in_row(halves_of_units<0, 0>(a, b)), in_row(halves_of_units<1, 1>(a, b))};
 }
 
 // The parts that begin a row, of as many rows as columns. Not inlined: in one function with its siblings each loop would
@@ -231,7 +236,7 @@ __attribute__((noinline)) Near join_in_registers(const Part<W>& p) {
         };
         const int64_t o = i + lanes;
         Columns<W> after = {column(S * o), outside};
-        if constexpr (S == 2) after = parted<W>(after.even, column(2 * o + lanes), Indices<Vec<W>>{});
+        if constexpr (S == 2) after = parted<W>(after.even, column(2 * o + lanes));
         if (i >= 0) finish<Op>(p, i, n, join_taps<Op, S, kFirst, kLast, W>(before, here, after, outside, true));
         before = here;
         here = after;

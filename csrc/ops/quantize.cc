@@ -70,7 +70,9 @@ struct Row {
     bool has_zero, streams;
 
     // Neighbours of one scale and zero point, as nearly all rows are.
-    bool is_plain() const { return stride[0] == 1 && stride[1] == 1 && stride[2] == 0 && (!has_zero || stride[3] == 0); }
+    bool is_plain() const {
+        return stride[0] == 1 && stride[1] == 1 && stride[2] == 0 && (!has_zero || stride[3] == 0);
+    }
 };
 
 // As many codes of a plain row as fill whole vectors; answers how many.
@@ -79,8 +81,9 @@ int64_t quantize_plain(Q* q, const T* x, int64_t n, float scale, float zero) {
     constexpr float low = static_cast<Q>(-1) < 0 ? -128.f : 0.f;
     constexpr int64_t lanes = kLanes<float>;
     const f32v by = splat(scale), z = splat(zero);
-    const auto codes = [&](int64_t i)
-                           __attribute__((always_inline)) { return code_of(load_as<float>(x + i) / by, z, low, low + 255.f); };
+    const auto codes = [&](int64_t i) __attribute__((always_inline)) {
+        return code_of(load_as<float>(x + i) / by, z, low, low + 255.f);
+    };
     int64_t i = 0;
     for (; i + 4 * lanes <= n; i += 4 * lanes)
         store(q + i, narrow8<Q>(codes(i), codes(i + lanes), codes(i + 2 * lanes), codes(i + 3 * lanes)));

@@ -63,13 +63,13 @@ Status check_indices(const Windows& w, const int64_t* indices) {
                 static_cast<long long>(w.plane_size - 1));
 }
 
-// Calls body(results of a row, its indices, number of the first) for the rows of a plane.
+// Calls body(results of a row, its indices) for the rows of a plane.
 template <class T, class Row>
 TW_INLINE void each_row(const Windows& w, const Windows& wi, T* small, const int64_t* indices, int64_t plane,
                         const Row& body) {
-    for (int64_t outer = 0, first = 0; outer < w.axis[0].out; ++outer)
-        for (int64_t inner = 0; inner < w.axis[1].out; ++inner, first += w.axis[2].out)
-            body(small_row(w, small, plane, outer, inner), small_row(wi, indices, plane, outer, inner), first);
+    for (int64_t outer = 0; outer < w.axis[0].out; ++outer)
+        for (int64_t inner = 0; inner < w.axis[1].out; ++inner)
+            body(small_row(w, small, plane, outer, inner), small_row(wi, indices, plane, outer, inner));
 }
 
 template <int64_t N>
@@ -108,7 +108,7 @@ Status scatter(const Windows& w, const Windows& wi, T* dx, const T* dy, const in
         for (int64_t plane = chunk * group; plane < min_of(chunk * group + group, w.planes); ++plane) {
             W* const to = dense ? reinterpret_cast<W*>(dx + wide_plane(w, plane)) : scratch.as<W>();
             __builtin_memset(to, 0, static_cast<size_t>(w.plane_size) * sizeof(W));
-            each_row(w, wi, dy, indices, plane, [&](const T* g, const int64_t* index, int64_t) {
+            each_row(w, wi, dy, indices, plane, [&](const T* g, const int64_t* index) {
                 if (a.small_step == 1 && wi.axis[2].small_step == 1)
                     scatter_row<kSums>(to, w.plane_size, g, index, a.out, Known<1>{}, Known<1>{});
                 else
@@ -123,24 +123,15 @@ Status scatter(const Windows& w, const Windows& wi, T* dx, const T* dy, const in
     return enough ? Status::ok : no_memory();
 }
 
-// One row: writes down who came last at each position.
-template <class I>
-__attribute__((noinline)) void mark_row(uint32_t* last, int64_t size, const int64_t* index, int64_t n, uint32_t first,
-                                        I index_step) {
-    for (int64_t o = 0; o < n; ++o) {
-        const int64_t at = index[o * index_step.value];
-        if (inside(at, size)) last[at] = first + static_cast<uint32_t>(o);
-    }
-}
-
-// One row of results: a value for who came last, zero for the others.
+// One row of results, last to first: a value where its position is met for the first time, zero elsewhere.
 template <class T, class S, class I>
-__attribute__((noinline)) void gather_row(T* to, const T* from, const uint32_t* last, int64_t size, const int64_t* index,
-                                          int64_t n, uint32_t first, S step, I index_step) {
-    for (int64_t o = 0; o < n; ++o) {
+__attribute__((noinline)) void gather_row(T* to, const T* from, uint8_t* met, int64_t size, const int64_t* index,
+                                          int64_t n, S step, I index_step) {
+    for (int64_t o = n - 1; o >= 0; --o) {
         const int64_t at = index[o * index_step.value];
-        const bool taken = inside(at, size) && last[at] == first + static_cast<uint32_t>(o);
-        to[o * step.value] = taken ? from[at] : T{};
+        const bool first = inside(at, size) && !met[at];
+        to[o * step.value] = first ? from[at] : T{};
+        if (first) met[at] = 1;
     }
 }
 
@@ -150,35 +141,29 @@ Status gather(const Windows& w, const Windows& wi, const T* dy, T* dx, const int
     const PoolAxis &d = w.axis[0], &h = w.axis[1], &a = w.axis[2];
     const bool dense = is_dense(w), neighbours = a.small_step == 1 && wi.axis[2].small_step == 1;
     const int64_t group = max_of(1, kChunkElements / w.plane_size);
-    const size_t marks = static_cast<size_t>(w.plane_size) * sizeof(uint32_t),
-                 values = dense ? 0 : static_cast<size_t>(w.plane_size) * sizeof(T);
+    const size_t positions = static_cast<size_t>(w.plane_size);
     bool enough = true;
     parallel(ceil_div(w.planes, group), [&](int64_t chunk) {
-        Scratch last_scratch(marks), plane_scratch(values);
-        uint32_t* const last = last_scratch.as<uint32_t>();
+        Scratch met_scratch(positions), plane_scratch(dense ? 0 : positions * sizeof(T));
+        uint8_t* const met = met_scratch.as<uint8_t>();
         T* const copy = plane_scratch.as<T>();
-        if (!last || !copy) return __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
-        __builtin_memset(last, 0, marks);  // read where an index has changed since it was looked at
+        if (!met || !copy) return __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
         for (int64_t plane = chunk * group; plane < min_of(chunk * group + group, w.planes); ++plane) {
+            __builtin_memset(met, 0, positions);
             const T* const from = dense ? dy + wide_plane(w, plane) : copy;
             for (int64_t r = 0; !dense && r < d.size * h.size; ++r)
                 copy_row(copy + r * a.size, 1,
                          dy + wide_plane(w, plane) + r / h.size * d.wide_step + r % h.size * h.wide_step, a.wide_step,
                          a.size);
-            each_row(w, wi, dx, indices, plane, [&](T*, const int64_t* index, int64_t first) {
+            for (int64_t r = d.out * h.out - 1; r >= 0; --r) {
+                T* const to = small_row(w, dx, plane, r / h.out, r % h.out);
+                const int64_t* const index = small_row(wi, indices, plane, r / h.out, r % h.out);
                 if (neighbours)
-                    mark_row(last, w.plane_size, index, a.out, static_cast<uint32_t>(first), Known<1>{});
+                    gather_row(to, from, met, w.plane_size, index, a.out, Known<1>{}, Known<1>{});
                 else
-                    mark_row(last, w.plane_size, index, a.out, static_cast<uint32_t>(first), Step{wi.axis[2].small_step});
-            });
-            each_row(w, wi, dx, indices, plane, [&](T* to, const int64_t* index, int64_t first) {
-                if (neighbours)
-                    gather_row(to, from, last, w.plane_size, index, a.out, static_cast<uint32_t>(first), Known<1>{},
-                               Known<1>{});
-                else
-                    gather_row(to, from, last, w.plane_size, index, a.out, static_cast<uint32_t>(first),
-                               Step{a.small_step}, Step{wi.axis[2].small_step});
-            });
+                    gather_row(to, from, met, w.plane_size, index, a.out, Step{a.small_step},
+                               Step{wi.axis[2].small_step});
+            }
         }
     });
     return enough ? Status::ok : no_memory();
@@ -231,11 +216,6 @@ Status infer_gather(Call& c, Inferred& r) {
     for (int d = 2; d < dy.ndim; ++d)
         if (dy.shape[d] < 1)
             return fail(Status::shape, "dy", "dy has no elements along spatial axis %d; want at least one", d - 2);
-    double places = 1;
-    for (int d = 2; d < indices.ndim; ++d) places *= static_cast<double>(indices.shape[d]);
-    if (places >= 0x1p32)
-        return fail(Status::unsupported, "indices", "indices has shape %s; want less than 2^32 in a plane",
-                    shape_text(indices).text);
     r.n_out = 1;
     r.out[0] = planes_like(dy, dy.ndim - 2, indices.shape + 2);
     return Status::ok;
