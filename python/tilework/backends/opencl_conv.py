@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -132,6 +132,9 @@ def gradient_x(
     queue: Queue, conv: Conv, w: Any, bias: Any = None, residual: Any = None, activation: str | None = None
 ) -> None:
     """Fills dx, conv.x, from dy, conv.y, both of any strides; with what follows w, a transposed convolution."""
+    # Along one pixel of dy no stride is taken: however large, it has no phases.
+    taken = tuple(s if n > 1 else 1 for s, n in zip(conv.stride, conv.y.shape[2:], strict=True))
+    conv = replace(conv, stride=taken)
     if residual is not None:
         queue.copy(residual, conv.x)
     args = (Strided(conv.y), w, *([] if bias is None else [bias]), Strided(conv.x), conv.struct())
