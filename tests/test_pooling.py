@@ -40,6 +40,7 @@ def test_pools_of_a_given_size_are_torchs(torch: Any) -> None:
         np.testing.assert_array_equal(indices, places)
     _near(tw.global_avg_pool(x), t.mean(dim=(2, 3), keepdim=True))
     np.testing.assert_array_equal(tw.global_max_pool(x), t.amax(dim=(2, 3), keepdim=True))
+    _near(tw.global_lp_pool(x, p=3.0), t.abs().pow(3).sum(dim=(2, 3), keepdim=True).pow(1 / 3))
 
 
 def test_unpooling_what_was_pooled(torch: Any) -> None:

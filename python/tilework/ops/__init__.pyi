@@ -208,6 +208,7 @@ from tilework.ops.lp_norm import (
     lp_norm_dx as lp_norm_dx,
 )
 from tilework.ops.lp_pool import (
+    global_lp_pool as global_lp_pool,
     lp_pool as lp_pool,
     lp_pool_dx as lp_pool_dx,
 )

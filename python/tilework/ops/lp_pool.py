@@ -74,6 +74,12 @@ def lp_pool_dx(
     ...
 
 
+def global_lp_pool(x: Array, *, p: float = 2.0, out: Array | None = None) -> Array:
+    """Takes sum(|x|^p)^(1/p) of each channel of x (N, C, *spatial), to (N, C, 1, ...)."""
+    sizes = tuple(getattr(x, "shape", ())[2:])
+    return lp_pool(x, p=p, kernel=sizes or 1, out=out)
+
+
 def _sums(x: Any, kernel: Sizes, attrs: Any) -> Any:
     """The sums of windows, from the reference of the mean."""
     return ops.avg_pool.rules["reference"](x, kernel=kernel, count_include_pad=True, divisor=1, **attrs)

@@ -148,7 +148,7 @@ def global_max(n: NodeView, x: Any) -> Any:
 
 @node("GlobalLpPool")
 def global_lp(n: NodeView, x: Any) -> Any:
-    return tw.lp_pool(x, p=float(n.get("p", 2)), kernel=tuple(x.shape[2:]))
+    return tw.global_lp_pool(x, p=float(n.get("p", 2)))
 
 
 @node("RoiAlign")
