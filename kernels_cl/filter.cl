@@ -1,6 +1,6 @@
 // Correlation of a picture with any small kernel (kh, kw).
 //
-// Defined by the launch:  DTYPE  of the picture, u8 or f32
+// Defined by the launch:  DTYPE  of the picture, u8, u16 or f32
 // Method    each item sums the window of one element.
 // Numerics  float32 sums. Outside the picture pixels mirror at the edge without repeating it.
 #include "mirror.clh"

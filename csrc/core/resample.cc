@@ -30,6 +30,27 @@ double weight(Interpolation kind, double x) {
     }
 }
 
+// put(i, exact, total): what pixel first[i] + k weighs, and all of them.
+template <class Put>
+void each_result(Interpolation kind, int64_t from, int64_t to, int64_t taps, int32_t* first, const Put& put) {
+    const double scale = 1 / (static_cast<double>(to) / static_cast<double>(from));  // as OpenCV has it
+    for (int64_t i = 0; i < to; ++i) {
+        const double start = static_cast<double>(i) * scale, stop = static_cast<double>(i + 1) * scale;
+        const double middle = (static_cast<double>(i) + 0.5) * scale - 0.5;
+        const bool whole = kind == Interpolation::nearest || kind == Interpolation::area;
+        const int64_t at = static_cast<int64_t>(std::floor(whole ? start : middle)) - (whole ? 0 : taps / 2 - 1);
+        const auto exact = [&](int64_t k) {
+            const double place = static_cast<double>(at + k);
+            if (kind == Interpolation::area) return std::max(0.0, std::min(place + 1, stop) - std::max(place, start));
+            return weight(kind, place - middle);
+        };
+        double total = 0;
+        for (int64_t k = 0; k < taps; ++k) total += exact(k);
+        put(i, exact, total);
+        first[i] = static_cast<int32_t>(std::min(at, from - 1));
+    }
+}
+
 }  // namespace
 
 int64_t resample_taps(Interpolation kind, int64_t from, int64_t to) {
@@ -44,19 +65,7 @@ int64_t resample_taps(Interpolation kind, int64_t from, int64_t to) {
 
 void resample_weights(Interpolation kind, int64_t from, int64_t to, int32_t* first, int16_t* weights) {
     const int64_t taps = resample_taps(kind, from, to);
-    const double scale = 1 / (static_cast<double>(to) / static_cast<double>(from));  // as OpenCV has it
-    for (int64_t i = 0; i < to; ++i) {
-        const double start = static_cast<double>(i) * scale, stop = static_cast<double>(i + 1) * scale;
-        const double middle = (static_cast<double>(i) + 0.5) * scale - 0.5;
-        const bool whole = kind == Interpolation::nearest || kind == Interpolation::area;
-        const int64_t at = static_cast<int64_t>(std::floor(whole ? start : middle)) - (whole ? 0 : taps / 2 - 1);
-        const auto exact = [&](int64_t k) {
-            const double place = static_cast<double>(at + k);
-            if (kind == Interpolation::area) return std::max(0.0, std::min(place + 1, stop) - std::max(place, start));
-            return weight(kind, place - middle);
-        };
-        double total = 0;
-        for (int64_t k = 0; k < taps; ++k) total += exact(k);
+    each_result(kind, from, to, taps, first, [&](int64_t i, const auto& exact, double total) {
         // What the weights up to here sum to is rounded, not each of them, so that all sum to one.
         double sum = 0, before = 0;
         for (int64_t k = 0; k < taps; ++k) {
@@ -65,8 +74,14 @@ void resample_weights(Interpolation kind, int64_t from, int64_t to, int32_t* fir
             weights[i * taps + k] = static_cast<int16_t>(rounded - before);
             before = rounded;
         }
-        first[i] = static_cast<int32_t>(std::min(at, from - 1));
-    }
+    });
+}
+
+void resample_shares(Interpolation kind, int64_t from, int64_t to, int32_t* first, float* shares) {
+    const int64_t taps = resample_taps(kind, from, to);
+    each_result(kind, from, to, taps, first, [&](int64_t i, const auto& exact, double total) {
+        for (int64_t k = 0; k < taps; ++k) shares[i * taps + k] = static_cast<float>(exact(k) / total);
+    });
 }
 
 }  // namespace tw

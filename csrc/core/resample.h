@@ -15,4 +15,7 @@ int64_t resample_taps(Interpolation kind, int64_t from, int64_t to);
 // first[i] + k.
 void resample_weights(Interpolation kind, int64_t from, int64_t to, int32_t* first, int16_t* weights);
 
+// The same as shares of 1, each rounded by itself.
+void resample_shares(Interpolation kind, int64_t from, int64_t to, int32_t* first, float* shares);
+
 }  // namespace tw

@@ -15,6 +15,7 @@ TW_INLINE int64_t clamped(int64_t i, int64_t n) { return i < 0 ? 0 : i < n ? i :
 // Numbers of 16 bits in lanes of M.
 TW_INLINE i16v load_in(const int16_t* p, int16_t) { return load(p); }
 TW_INLINE i32v load_in(const int16_t* p, int32_t) { return load_wide(p); }
+TW_INLINE f32v load_in(const float* p, float) { return load(p); }
 
 template <bool L2, class V>
 TW_INLINE V magnitude(V dx, V dy) {
@@ -51,36 +52,36 @@ void keep_larger(const int16_t* other_dx, const int16_t* other_dy, int16_t* dx, 
 }
 
 // Three rows of magnitudes, 0 outside the picture, and the gradients of the middle one.
-template <class M>
+template <class M, class G = int16_t>
 struct Around {
     const M *above, *at, *below;
-    const int16_t *dx, *dy;
+    const G *dx, *dy;
 };
 
 // A rolling window of rows of magnitudes and gradients, and a row of zeros for what lies outside.
-template <class M>
+template <class M, class G = int16_t>
 class History {
 public:
     TW_INLINE int64_t bytes(int64_t width) {
-        return row_pitch(width) * (5 * static_cast<int64_t>(sizeof(M)) + 4 * static_cast<int64_t>(sizeof(int16_t)));
+        return row_pitch(width) * (5 * static_cast<int64_t>(sizeof(M)) + 4 * static_cast<int64_t>(sizeof(G)));
     }
 
     History(char* memory, int64_t width) : width_(width), pitch_(row_pitch(width)) {
         __builtin_memset(memory, 0, static_cast<size_t>(bytes(width)));
         magnitudes_ = reinterpret_cast<M*>(memory) + kMargin;
-        gradients_ = reinterpret_cast<int16_t*>(memory + 5 * pitch_ * static_cast<int64_t>(sizeof(M))) + kMargin;
+        gradients_ = reinterpret_cast<G*>(memory + 5 * pitch_ * static_cast<int64_t>(sizeof(M))) + kMargin;
     }
 
     M* magnitudes(int64_t y) { return magnitudes_ + (y & 3) * pitch_; }
-    int16_t* dx(int64_t y) { return gradients_ + (y & 1) * pitch_; }
-    int16_t* dy(int64_t y) { return gradients_ + (2 + (y & 1)) * pitch_; }
+    G* dx(int64_t y) { return gradients_ + (y & 1) * pitch_; }
+    G* dy(int64_t y) { return gradients_ + (2 + (y & 1)) * pitch_; }
 
     // Zeros behind row y, as far as anyone looks.
     void close(int64_t y) {
         __builtin_memset(magnitudes(y) + width_, 0, static_cast<size_t>(pitch_ - kMargin - width_) * sizeof(M));
     }
 
-    Around<M> window(int64_t y, int64_t height) {
+    Around<M, G> window(int64_t y, int64_t height) {
         const M* const outside = magnitudes_ + 4 * pitch_;
         return {y > 0 ? magnitudes(y - 1) : outside, magnitudes(y), y + 1 < height ? magnitudes(y + 1) : outside, dx(y),
                 dy(y)};
@@ -89,7 +90,7 @@ public:
 private:
     int64_t width_, pitch_;
     M* magnitudes_;
-    int16_t* gradients_;
+    G* gradients_;
 };
 
 // Rows of pixels of each channel of a band, as many as the filter S sees, and the gradients of the row in their middle.

@@ -1,4 +1,4 @@
-// Blurs of 8-bit pictures, each channel by itself.
+// Blurs of pictures, each channel by itself.
 //
 //     gaussian  y[i, j] = round(sum over u, v of tap[u] tap[v] image[i + u - n/2, j + v - n/2] / 2^16),
 //               n = round(6 sigma + 1) | 1
@@ -7,10 +7,10 @@
 // Method    gaussian: rows are blurred along x into a ring, from which each row is blurred along y (image/rows.h). box:
 //           sums of columns slide down, sums of those slide along the row: the time does not depend on the window.
 // Numerics  taps in 1/256 of sum 256, sums exact, one rounding half up; the bits are those of OpenCV 5, of boxes with an
-//           odd number of pixels. Outside the picture pixels mirror at the edge without repeating it.
+//           odd number of pixels. Pixels of 16 bits and floats are weighted by float32 numbers (image/separable.h). Outside
+//           the picture pixels mirror at the edge without repeating it.
 // Threads   bands of rows, whose windows overlap. Same bits always.
-#include "image/check.h"
-#include "image/window.h"
+#include "image/separable.h"
 #include "ops/ops.h"
 
 namespace tw::TW_ISA {
@@ -20,18 +20,27 @@ constexpr int64_t kBandRows = 64;
 
 Status infer_gaussian(Call& c, Inferred& r) {
     const View& image = c.in[0];
-    TW_TRY(want_picture(image));
+    TW_TRY(want_any_picture(image));
     const double sigma = c.attr[0].f;
     if (!(sigma > 0 && sigma <= kMaxSigma))
         return fail(Status::attr, "sigma", "sigma=%g; want more than 0, at most %g pixels", sigma, kMaxSigma);
     r.n_out = 1;
-    r.out[0] = result(DType::u8, image.ndim, image.shape);
+    r.out[0] = result(image.dtype, image.ndim, image.shape);
     r.flops = 4.0 * static_cast<double>(gaussian_width(sigma)) * static_cast<double>(numel(image));
     return Status::ok;
 }
 
+Status blur_deep(const Call& c) {
+    float weights[kMaxTaps];
+    const int64_t n = gaussian_width(c.attr[0].f);
+    gaussian_weights(c.attr[0].f, n, weights);
+    const Weights both = {weights, weights};
+    return separable(c.in[0], c.out[0], {n, n, &both, 1, 1, 1, Outside::mirrors});
+}
+
 Status run_gaussian(const Call& c) {
     if (numel(c.out[0]) == 0) return Status::ok;
+    if (c.in[0].dtype != DType::u8) return blur_deep(c);
     const Picture p = picture_of(c.in[0]);
     const View& y = c.out[0];
     Taps taps;
@@ -89,6 +98,12 @@ Status run_box(const Call& c) {
     if (numel(c.out[0]) == 0) return Status::ok;
     const View &image = c.in[0], &y = c.out[0];
     const int64_t kh = c.attr[0].list[0], kw = c.attr[0].list[1];
+    if (image.dtype != DType::u8) {
+        float ones[kMostWeights];
+        for (float& one : ones) one = 1;
+        const Weights both = {ones, ones};
+        return separable(image, y, {kh, kw, &both, 1, static_cast<double>(kh * kw), 1, Outside::mirrors});
+    }
     const int64_t height = image.shape[0], width = image.shape[1], step = row_channels(image), n = width * step;
     const int64_t band_rows = max_of(kBandRows, 2 * kh), left = kw / 2, right = kw - 1 - left;
     const int64_t pitch = n + (kw + 1) * step;
@@ -131,13 +146,13 @@ Status run_box(const Call& c) {
 
 Status infer_box(Call& c, Inferred& r) {
     const View& image = c.in[0];
-    TW_TRY(want_picture(image));
+    TW_TRY(want_any_picture(image));
     TW_TRY(resolve_integers(c.attr[0], "kernel", 2, 1));
     if (max_of(c.attr[0].list[0], c.attr[0].list[1]) > kLargestBox)
         return fail(Status::attr, "kernel", "kernel=%s; want 1 to %lld each", attr_text(c.attr[0]).text,
                     static_cast<long long>(kLargestBox));
     r.n_out = 1;
-    r.out[0] = result(DType::u8, image.ndim, image.shape);
+    r.out[0] = result(image.dtype, image.ndim, image.shape);
     r.flops = 6.0 * static_cast<double>(numel(image));
     return Status::ok;
 }

@@ -4,13 +4,15 @@
 // Method    one pass over rows: blur, gradient and magnitude of a row in a window of a few rows; three rows of magnitudes
 //           decide which pixels are largest; candidates leave as bits, which are flooded and expanded to bytes at the end.
 //           Blocks in which nothing exceeds `low` are skipped. No plane of gradients exists.
-// Numerics  integers throughout, the tangent of 22.5 degrees in 15 bits. Outside the picture the magnitude is 0, and
-//           pixels repeat the edge. The bits are those of OpenCV 5.
+// Numerics  8 bits: integers throughout, the tangent of 22.5 degrees in 15 bits. Outside the picture the magnitude is 0, and
+//           pixels repeat the edge. The bits are those of OpenCV 5. 16 bits and floats: planes of float32 gradients
+//           (image/separable.h), every step rounded by itself.
 // Threads   bands of rows, whose neighbours' rows are computed again; the flood is a closure. Same bits always.
 // Source    J. Canny, "A computational approach to edge detection", 1986.
 #include "core/check.h"
 #include "image/hysteresis.h"
 #include "image/magnitude.h"
+#include "image/separable.h"
 #include "ops/ops.h"
 
 namespace tw::TW_ISA {
@@ -26,25 +28,44 @@ enum { kLow, kHigh, kSigma, kSize, kL2 };  // attributes of canny
 // x tan(22.5 degrees), rounded down.
 TW_INLINE i16v tangent_of(i16v x) { return mul_high(x, splat<int16_t>(2 * kTangent)); }
 TW_INLINE i32v tangent_of(i32v x) { return x * int32_t{kTangent} >> 15; }
+TW_INLINE f32v tangent_of(f32v x) { return x * 0.41421356f; }
+
+// Whether two numbers have different signs.
+template <class V>
+TW_INLINE auto opposite(V a, V b) {
+    if constexpr (kIsFloating<Elem<V>>)
+        return (a < 0) ^ (b < 0);
+    else
+        return (a ^ b) < 0;
+}
+
+// Nothing exceeds a NaN.
+template <class V>
+TW_INLINE auto exceeds_both(V v, V a, V b) {
+    if constexpr (kIsFloating<Elem<V>>)
+        return (v > a) & (v > b);
+    else
+        return v > max_any(a, b);
+}
 
 // Whether pixels are the largest across the edge. A tie goes to the first of two neighbours, but to neither on a diagonal.
-template <class M>
-TW_INLINE Mask<M> is_peak(const Around<M>& w, int64_t x, Vec<M> m) {
+template <class M, class G>
+TW_INLINE Mask<M> is_peak(const Around<M, G>& w, int64_t x, Vec<M> m) {
     const Vec<M> gx = load_in(w.dx + x, M{}), gy = load_in(w.dy + x, M{});
     const Vec<M> size_x = abs(gx), size_y = abs(gy), flat = tangent_of(size_x);
-    const auto beside = size_y <= flat, upright = size_y > flat + size_x + size_x;
-    const auto rising = (gx ^ gy) < splat<M>(0);
+    const auto beside = size_y <= flat, upright = size_y - (size_x + size_x) > flat;
+    const auto rising = opposite(gx, gy);
     const auto along_x = (m > load(w.at + x - 1)) & (m >= load(w.at + x + 1));
     const auto along_y = (m > load(w.above + x)) & (m >= load(w.below + x));
-    const Vec<M> up = max_any(load(w.above + x + 1), load(w.below + x - 1));
-    const Vec<M> down = max_any(load(w.above + x - 1), load(w.below + x + 1));
-    const auto diagonal = m > select(rising, up, down);
+    const Vec<M> above = select(rising, load(w.above + x + 1), load(w.above + x - 1));
+    const Vec<M> below = select(rising, load(w.below + x - 1), load(w.below + x + 1));
+    const auto diagonal = exceeds_both(m, above, below);
     return (beside & along_x) | (upright & along_y) | (~(beside | upright) & diagonal);
 }
 
 // Candidates of a row as bits.
-template <class M>
-void find_peaks(const Around<M>& w, M low, M high, int64_t words, uint64_t* weak, uint64_t* strong) {
+template <class M, class G>
+void find_peaks(const Around<M, G>& w, M low, M high, int64_t words, uint64_t* weak, uint64_t* strong) {
     constexpr int L = kLanes<M>;
     const Vec<M> lows = splat(low), highs = splat(high);
     for (int64_t word = 0; word < words; ++word) {
@@ -83,8 +104,8 @@ struct Limits {
 };
 
 // Calls edges(y, dx, dy, magnitudes) for the rows of a band and one on either side, then floods what is found.
-template <class M, class Edges>
-TW_INLINE void run_band(const EdgeMap& map, int64_t first, int64_t last, Limits<M> limits, History<M>& history,
+template <class M, class G, class Edges>
+TW_INLINE void run_band(const EdgeMap& map, int64_t first, int64_t last, Limits<M> limits, History<M, G>& history,
                         const Edges& edges) {
     for (int64_t y = first - 1; y <= last; ++y) {
         if (y >= 0 && y < map.height) {
@@ -136,6 +157,10 @@ Limits<M> limits_of(double low, double high, bool l2) {
     M limit[2];
     for (int i = 0; i < 2; ++i) {
         double v = both[i];
+        if constexpr (kIsFloating<M>) {
+            limit[i] = static_cast<M>(l2 ? v * v : v);
+            continue;
+        }
         if (l2) v = v < 32767 ? v * v : 32767.0 * 32767.0;
         constexpr double most = sizeof(M) == 2 ? INT16_MAX : INT32_MAX;
         limit[i] = static_cast<M>(__builtin_floor(v < most ? v : most));
@@ -167,8 +192,71 @@ Status run_size(const Call& c) {
     return c.attr[kL2].i ? run_picture<S, int32_t, true>(c) : run_picture<S, int16_t, false>(c);
 }
 
+// ---- from planes of float gradients ---------------------------------------------------------------------------------
+
+TW_INLINE float size_of(float dx, float dy, bool l2) {
+    const double x = dx, y = dy;
+    return l2 ? static_cast<float>(x * x + y * y) : __builtin_fabsf(dx) + __builtin_fabsf(dy);
+}
+
+// Of the channels of dx and dy each pixel takes the one with the largest magnitude.
+Status trace(const View& dx, const View& dy, const View& edges, double low, double high, bool l2) {
+    const int64_t width = dx.shape[1], channels = row_channels(dx), last_axis = dx.ndim - 1;
+    const Limits<float> limits = limits_of<float>(low, high, l2);
+    return run_bands(edges, kBandRows, [&](const EdgeMap& map, int64_t first, int64_t last) {
+        typedef History<float, float> Floats;
+        Scratch scratch(static_cast<size_t>(Floats::bytes(width)));
+        if (!scratch.as<char>()) return false;
+        Floats history(scratch.as<char>(), width);
+        run_band(map, first, last, limits, history, [&](int64_t y, float* to_x, float* to_y, float* m) {
+            const float *const gx = dx.as<float>() + y * dx.stride[0], *const gy = dy.as<float>() + y * dy.stride[0];
+            for (int64_t x = 0; x < width; ++x)
+                for (int64_t k = 0; k < channels; ++k) {
+                    const float u = gx[x * dx.stride[1] + k * dx.stride[last_axis]];
+                    const float v = gy[x * dy.stride[1] + k * dy.stride[last_axis]], size = size_of(u, v, l2);
+                    if (k == 0 || size > m[x]) m[x] = size, to_x[x] = u, to_y[x] = v;
+                }
+        });
+        return true;
+    });
+}
+
+constexpr float kSmooth[][7] = {{1, 2, 1}, {1, 4, 6, 4, 1}, {1, 6, 15, 20, 15, 6, 1}};
+constexpr float kChange[][7] = {{-1, 0, 1}, {-1, -2, 0, 2, 1}, {-1, -4, -5, 0, 5, 4, 1}};
+
+Status run_deep(const Call& c) {
+    const View& image = c.in[0];
+    const int64_t size = c.attr[kSize].i, n = numel(image);
+    const double sigma = c.attr[kSigma].f;
+    Scratch memory(static_cast<size_t>(3 * n) * sizeof(float));
+    float* const planes = memory.as<float>();
+    if (!planes) return fail(Status::memory, "image", "no memory for its gradients; want a smaller picture");
+    const auto plane = [&](DType dtype, int64_t i) {
+        View v = result(dtype, image.ndim, image.shape);
+        v.data = planes + i * n;
+        for (int64_t d = v.ndim - 1, step = 1; d >= 0; step *= v.shape[d--]) v.stride[d] = step;
+        return v;
+    };
+    View from = image;
+    const View blurred = plane(image.dtype, 0), dx = plane(DType::f32, 1), dy = plane(DType::f32, 2);
+    if (sigma > 0) {
+        float weights[kMaxTaps];
+        const int64_t width = gaussian_width(sigma);
+        gaussian_weights(sigma, width, weights);
+        const Weights both = {weights, weights};
+        TW_TRY(separable(image, blurred, {width, width, &both, 1, 1, 1, Outside::mirrors}));
+        from = blurred;
+    }
+    const float *const smooth = kSmooth[size / 2 - 1], *const change = kChange[size / 2 - 1];
+    const Weights across = {smooth, change}, down = {change, smooth};
+    TW_TRY(separable(from, dx, {size, size, &across, 1, 1, 1, Outside::repeats}));
+    TW_TRY(separable(from, dy, {size, size, &down, 1, 1, 1, Outside::repeats}));
+    return trace(dx, dy, c.out[0], c.attr[kLow].f, c.attr[kHigh].f, c.attr[kL2].i);
+}
+
 Status run_canny(const Call& c) {
     if (numel(c.out[0]) == 0) return Status::ok;
+    if (c.in[0].dtype != DType::u8) return run_deep(c);
     switch (c.attr[kSize].i) {
         case 3: return run_size<Sobel<3>>(c);
         case 5: return run_size<Sobel<5>>(c);
@@ -196,10 +284,7 @@ Status want_pixels(const View& v, const char* name) {
 
 Status infer_canny(Call& c, Inferred& r) {
     const View& image = c.in[0];
-    if (image.dtype != DType::u8)
-        return fail(Status::dtype, "image", "image has dtype %s; want uint8", name_of(image.dtype));
-    if (image.ndim != 2 && !(image.ndim == 3 && image.shape[2] == 3))
-        return fail(Status::shape, "image", "image has shape %s; want (H, W) or (H, W, 3)", shape_text(image).text);
+    TW_TRY(want_any_picture(image));
     TW_TRY(want_pixels(image, "image"));
     TW_TRY(want_thresholds(c.attr[kLow], c.attr[kHigh]));
     const double sigma = c.attr[kSigma].f;
@@ -218,7 +303,8 @@ Status infer_canny(Call& c, Inferred& r) {
 
 Status infer_gradients(Call& c, Inferred& r) {
     const View &dx = c.in[0], &dy = c.in[1];
-    if (dx.dtype != DType::i16) return fail(Status::dtype, "dx", "dx has dtype %s; want int16", name_of(dx.dtype));
+    if (dx.dtype != DType::i16 && dx.dtype != DType::f32)
+        return fail(Status::dtype, "dx", "dx has dtype %s; want int16 or float32", name_of(dx.dtype));
     TW_TRY(want_ndim(dx, "dx", 2, 2));
     TW_TRY(want_dtype_of(dy, "dy", dx, "dx"));
     TW_TRY(want_shape_of(dy, "dy", dx, "dx"));
@@ -251,6 +337,7 @@ Status run_given(const Call& c) {
 
 Status run_gradients(const Call& c) {
     if (numel(c.out[0]) == 0) return Status::ok;
+    if (c.in[0].dtype == DType::f32) return trace(c.in[0], c.in[1], c.out[0], c.attr[0].f, c.attr[1].f, c.attr[2].i);
     return c.attr[2].i ? run_given<true>(c) : run_given<false>(c);
 }
 

@@ -5,36 +5,13 @@
 // Method    rows go once into a ring of float rows with their mirrored margins; four vectors of a row are summed at once.
 // Numerics  float32 sums over u, then v. Outside the picture pixels mirror at the edge without repeating it.
 // Threads   bands of rows, whose windows overlap. Same bits always.
-#include "core/check.h"
-#include "image/window.h"
+#include "image/separable.h"
 #include "ops/ops.h"
 
 namespace tw::TW_ISA {
 namespace {
 
 constexpr int64_t kBandRows = 64, kLargest = 255;
-
-TW_INLINE float pixel_of(const View& image, int64_t at) {
-    return image.dtype == DType::u8 ? static_cast<float>(image.as<uint8_t>()[at]) : image.as<float>()[at];
-}
-
-// Row y as floats, `half` pixels more at either end.
-void take_row(const View& image, int64_t y, int64_t half, float* to) {
-    const int64_t step = row_channels(image), width = image.shape[1],
-                  start = mirrored(y, image.shape[0]) * image.stride[0];
-    float* const row = to + half * step;
-    if (image.dtype == DType::u8 && has_whole_rows(image)) {
-        const uint8_t* const from = image.as<uint8_t>() + start;
-        for (int64_t i = 0; i < width * step; ++i) row[i] = from[i];
-    } else {
-        each_in_row(image, [&](int64_t i, int64_t j) { row[i] = pixel_of(image, start + j); });
-    }
-    for (int64_t k = 1; k <= half; ++k)
-        for (int64_t c = 0; c < step; ++c) {
-            row[-k * step + c] = row[mirrored(-k, width) * step + c];
-            row[(width - 1 + k) * step + c] = row[mirrored(width - 1 + k, width) * step + c];
-        }
-}
 
 // Blocks of vectors of one row of the result.
 template <int Block>
@@ -73,9 +50,9 @@ Status run(const Call& c) {
         const auto place = [&](int64_t i) { return ring + (i % kh + kh) % kh * pitch; };
         // Of an even window one more lies before the pixel than behind it; rows hold as many on both sides.
         const int64_t first = band * kBandRows, up = kh / 2, down = kh - 1 - up;
-        for (int64_t i = first - up; i < first + down; ++i) take_row(image, i, kw / 2, place(i));
+        for (int64_t i = first - up; i < first + down; ++i) take_floats(image, i, kw / 2, Outside::mirrors, place(i));
         for (int64_t i = first; i < min_of(first + kBandRows, height); ++i) {
-            take_row(image, i + down, kw / 2, place(i + down));
+            take_floats(image, i + down, kw / 2, Outside::mirrors, place(i + down));
             const float* rows[kLargest];
             for (int64_t u = 0; u < kh; ++u) rows[u] = place(i + u - up);
             float* const to = begin_row(y, i, row);
@@ -93,10 +70,7 @@ Status run(const Call& c) {
 
 Status infer(Call& c, Inferred& r) {
     const View &image = c.in[0], &kernel = c.in[1];
-    if (image.dtype != DType::u8 && image.dtype != DType::f32)
-        return fail(Status::dtype, "image", "image has dtype %s; want uint8 or float32", name_of(image.dtype));
-    if (image.ndim != 2 && !(image.ndim == 3 && image.shape[2] == 3))
-        return fail(Status::shape, "image", "image has shape %s; want (H, W) or (H, W, 3)", shape_text(image).text);
+    TW_TRY(want_any_picture(image));
     if (kernel.dtype != DType::f32)
         return fail(Status::dtype, "kernel", "kernel has dtype %s; want float32", name_of(kernel.dtype));
     if (kernel.ndim != 2 || kernel.shape[0] < 1 || kernel.shape[0] > kLargest || kernel.shape[1] < 1 ||

@@ -1,13 +1,12 @@
-// Derivatives of 8-bit pictures: separable filters of 3, 5 or 7 pixels, or sums of two such filters.
+// Derivatives of pictures: separable filters of 3, 5 or 7 pixels, or sums of two such filters.
 //
 //     y[i, j] = sum over terms, u, v of down[u] along[v] image[i + u - K/2, j + v - K/2]
 //
 // Method    a window of rows slides down the picture; each term is summed down the window, then along the row.
-// Numerics  exact integers, saturated to int16. Outside the picture pixels mirror at the edge without repeating it.
+// Numerics  8 bits: exact integers, saturated to int16; else float32 (image/separable.h). Outside the picture pixels mirror at the edge without repeating it.
 // Threads   bands of kBandRows rows, whose windows overlap. Same bits always.
 // Source    H. Scharr, "Optimal operators in digital image processing", 2000, for the weights 3, 10, 3.
-#include "image/check.h"
-#include "image/window.h"
+#include "image/separable.h"
 #include "ops/ops.h"
 
 namespace tw::TW_ISA {
@@ -113,6 +112,25 @@ Status filter(const Call& c, const Term* term, int terms) {
                          static_cast<long long>(n));
 }
 
+// Of pictures of 16-bit integers and floats.
+Status filter_deep(const Call& c, int size, const Term* term, int terms) {
+    float down[2][7], along[2][7];
+    const Weights weights[] = {{down[0], along[0]}, {down[1], along[1]}};
+    for (int i = 0; i < c.n_out; ++i) {
+        for (int t = 0; t < terms; ++t)
+            for (int k = 0; k < size; ++k)
+                down[t][k] = term[i * terms + t].down[k], along[t][k] = term[i * terms + t].along[k];
+        TW_TRY(separable(c.in[0], c.out[i], {size, size, weights, terms, 1, 1, Outside::mirrors}));
+    }
+    return Status::ok;
+}
+
+Status filter_any(const Call& c, int size, const Term* term, int terms) {
+    if (numel(c.out[0]) == 0) return Status::ok;
+    if (c.in[0].dtype != DType::u8) return filter_deep(c, size, term, terms);
+    return size == 3 ? filter<3>(c, term, terms) : size == 5 ? filter<5>(c, term, terms) : filter<7>(c, term, terms);
+}
+
 // Weights of the derivative of an order: binomial smoothing, differenced `order` times.
 void derive(int size, int64_t order, int16_t* taps) {
     for (int i = 0; i < 7; ++i) taps[i] = i == 0;
@@ -134,35 +152,31 @@ constexpr Term kScharr[] = {{{-1, 0, 1}, {3, 10, 3}}, {{3, 10, 3}, {-1, 0, 1}}};
 constexpr Term kCross[] = {{{1, -2, 1}, {0, 1, 0}}, {{0, 1, 0}, {1, -2, 1}}};
 
 Status run_sobel(const Call& c) {
-    if (numel(c.out[0]) == 0) return Status::ok;
     const int size = static_cast<int>(c.attr[2].i);
     const Term term = sobel_term(size, c.attr[0].i, c.attr[1].i);
-    return size == 3 ? filter<3>(c, &term, 1) : size == 5 ? filter<5>(c, &term, 1) : filter<7>(c, &term, 1);
+    return filter_any(c, size, &term, 1);
 }
 
-Status run_scharr(const Call& c) {
-    return numel(c.out[0]) == 0 ? Status::ok : filter<3>(c, &kScharr[c.attr[0].i ? 0 : 1], 1);
-}
+Status run_scharr(const Call& c) { return filter_any(c, 3, &kScharr[c.attr[0].i ? 0 : 1], 1); }
 
 Status run_both(const Call& c) {
-    if (numel(c.out[0]) == 0) return Status::ok;
     const Term terms[] = {sobel_term(3, 1, 0), sobel_term(3, 0, 1)};
-    return filter<3>(c, terms, 1);
+    return filter_any(c, 3, terms, 1);
 }
 
 Status run_laplacian(const Call& c) {
-    if (numel(c.out[0]) == 0) return Status::ok;
     const Term terms[] = {sobel_term(3, 2, 0), sobel_term(3, 0, 2)};
-    return filter<3>(c, c.attr[0].i == 1 ? kCross : terms, 2);
+    return filter_any(c, 3, c.attr[0].i == 1 ? kCross : terms, 2);
 }
 
 // ---- checks ---------------------------------------------------------------------------------------------------------
 
 Status infer_filter(Call& c, Inferred& r, int results, double size) {
     const View& image = c.in[0];
-    TW_TRY(want_picture(image));
+    TW_TRY(want_any_picture(image));
+    const DType dtype = image.dtype == DType::u8 ? DType::i16 : DType::f32;
     r.n_out = results;
-    for (int i = 0; i < results; ++i) r.out[i] = result(DType::i16, image.ndim, image.shape);
+    for (int i = 0; i < results; ++i) r.out[i] = result(dtype, image.ndim, image.shape);
     r.flops = 4 * size * results * static_cast<double>(numel(image));
     return Status::ok;
 }

@@ -1,16 +1,15 @@
-// Half and twice the size of 8-bit pictures, smoothed by 1 4 6 4 1.
+// Half and twice the size of pictures, smoothed by 1 4 6 4 1.
 //
 //     down   y[i, j] = round(sum over u, v of w[u] w[v] image[2i + u - 2, 2j + v - 2] / 256),    w = 1 4 6 4 1
 //     up     the same of a picture with zeros between its pixels, four times as bright
 //
 // Method    rows are summed downwards into 16 bits, then along; of the sums along every second one is kept, or those at
-//           even and at odd places are shuffled together.
+//           even and at odd places are shuffled together. Pixels of 16 bits and floats: image/separable.h.
 // Numerics  exact sums, one rounding half up; the bits are those of OpenCV 5. Outside, pixels mirror at the edge without
 //           repeating it, but behind the last of a picture that grows the edge repeats.
 // Threads   bands of rows, whose windows overlap. Same bits always.
 // Source    P. Burt and E. Adelson, "The Laplacian pyramid as a compact image code", 1983.
-#include "image/check.h"
-#include "image/window.h"
+#include "image/separable.h"
 #include "ops/ops.h"
 
 namespace tw::TW_ISA {
@@ -46,13 +45,14 @@ void sum_along(const int16_t* sums, int64_t step, uint8_t* to, int64_t n) {
 }
 
 // Pixels of `step` channels, from every second place or to it.
-TW_INLINE void put_pixels(const View& y, int64_t row, const uint8_t* from, int64_t from_step, int64_t first,
+template <class T, class From>
+TW_INLINE void put_pixels(const View& y, int64_t row, const From* from, int64_t from_step, int64_t first,
                           int64_t to_step, int64_t count) {
     const int64_t channels = row_channels(y), channel = y.ndim == 3 ? y.stride[2] : 0;
-    uint8_t* const to = y.as<uint8_t>() + row * y.stride[0];
+    T* const to = y.as<T>() + row * y.stride[0];
     for (int64_t x = 0; x < count; ++x)
         for (int64_t c = 0; c < channels; ++c)
-            to[(first + x * to_step) * y.stride[1] + c * channel] = from[x * from_step * channels + c];
+            to[(first + x * to_step) * y.stride[1] + c * channel] = static_cast<T>(from[x * from_step * channels + c]);
 }
 
 template <class Rows>
@@ -74,8 +74,12 @@ Status by_bands(const Call& c, const Rows& rows) {
                          static_cast<long long>(n));
 }
 
+constexpr float kSmooth[] = {1, 4, 6, 4, 1};
+
 Status run_down(const Call& c) {
     if (numel(c.out[0]) == 0) return Status::ok;
+    constexpr Weights smooth = {kSmooth, kSmooth};
+    if (c.in[0].dtype != DType::u8) return separable(c.in[0], c.out[0], {5, 5, &smooth, 1, 256, 2, Outside::mirrors});
     const View &image = c.in[0], &y = c.out[0];
     const int64_t n = row_elements(image), step = row_channels(image);
     return by_bands(c, [&](Window<5>& window, int64_t i, int16_t* sums, uint8_t* row) {
@@ -86,12 +90,52 @@ Status run_down(const Call& c) {
         }
         widen(sums, image.shape[1], step, true);
         sum_along<0>(sums, step, row, n);
-        put_pixels(y, i, row, 2, 0, 1, y.shape[1]);
+        put_pixels<uint8_t>(y, i, row, 2, 0, 1, y.shape[1]);
     });
+}
+
+// Pixels of 16 bits and floats: at even places 1 6 1, at odd ones 4 4, of three rows and then of three columns.
+template <class T>
+Status up_deep(const Call& c) {
+    static constexpr float even[] = {1, 6, 1}, odd[] = {4, 4};
+    const View &image = c.in[0], &y = c.out[0];
+    const int64_t n = row_elements(image), step = row_channels(image), width = image.shape[1], height = image.shape[0];
+    const int64_t pitch = row_pitch(n + 2 * step);
+    bool enough = true;
+    parallel(ceil_div(y.shape[0], kBandRows), [&](int64_t band) {
+        Scratch scratch(static_cast<size_t>(5 * pitch) * sizeof(float));
+        float* const taken = scratch.as<float>();
+        if (!taken) return __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
+        float *const sums = taken + 3 * pitch, *const row = sums + pitch;
+        for (int64_t i = band * kBandRows; i < min_of((band + 1) * kBandRows, y.shape[0]); ++i) {
+            const float* rows[3];
+            for (int64_t k = i % 2; k < 3; ++k) {
+                const int64_t at = i / 2 + k - 1;
+                take_floats(image, at < 0 ? min_of(1, height - 1) : at, 0, Outside::repeats, taken + k * pitch);
+                rows[k] = taken + k * pitch;
+            }
+            const bool whole = !kIsFloating<T>;
+            sum_rows(rows + i % 2, i % 2 ? odd : even, 3 - i % 2, 1, false, sums + step, n);
+            for (int64_t j = 0; j < step; ++j) {
+                sums[j] = sums[(1 + min_of(1, width - 1)) * step + j];
+                sums[n + step + j] = sums[n + j];
+            }
+            const float* const places[] = {sums, sums + step, sums + 2 * step};
+            sum_rows(places, even, 3, 64, whole, row, n);
+            put_pixels<T>(y, i, row, 1, 0, 2, width);
+            sum_rows(places + 1, odd, 2, 64, whole, row, n);
+            put_pixels<T>(y, i, row, 1, 1, 2, width);
+        }
+    });
+    return enough ? Status::ok
+                  : fail(Status::memory, "image", "no memory for rows of %lld; want a smaller picture",
+                         static_cast<long long>(n));
 }
 
 Status run_up(const Call& c) {
     if (numel(c.out[0]) == 0) return Status::ok;
+    if (c.in[0].dtype == DType::u16) return up_deep<uint16_t>(c);
+    if (c.in[0].dtype == DType::f32) return up_deep<float>(c);
     const View &image = c.in[0], &y = c.out[0];
     const int64_t n = row_elements(image), step = row_channels(image), height = image.shape[0];
     return by_bands(c, [&](Window<5>& window, int64_t i, int16_t* sums, uint8_t* row) {
@@ -104,20 +148,20 @@ Status run_up(const Call& c) {
         }
         widen(sums, image.shape[1], step, false);
         sum_along<1>(sums, step, row, n);
-        put_pixels(y, i, row, 1, 0, 2, image.shape[1]);
+        put_pixels<uint8_t>(y, i, row, 1, 0, 2, image.shape[1]);
         sum_along<2>(sums, step, row, n);
-        put_pixels(y, i, row, 1, 1, 2, image.shape[1]);
+        put_pixels<uint8_t>(y, i, row, 1, 1, 2, image.shape[1]);
     });
 }
 
 template <bool Down>
 Status infer(Call& c, Inferred& r) {
     const View& image = c.in[0];
-    TW_TRY(want_picture(image));
+    TW_TRY(want_any_picture(image));
     int64_t shape[3] = {0, 0, 3};
     for (int d = 0; d < 2; ++d) shape[d] = Down ? (image.shape[d] + 1) / 2 : 2 * image.shape[d];
     r.n_out = 1;
-    r.out[0] = result(DType::u8, image.ndim, shape);
+    r.out[0] = result(image.dtype, image.ndim, shape);
     r.flops = 10.0 * static_cast<double>(numel(Down ? image : r.out[0]));
     return Status::ok;
 }

@@ -5,12 +5,12 @@
 //
 // Method    separable: rows are summed downwards, whole vectors at once, then along. Half the size is the mean of four.
 // Numerics  weights in 1/2^14 of sum 2^14 (core/resample.cc), exact sums, two roundings half up. Outside, the edge
-//           repeats. Half the size, linear or by area, and nearest have the bits of OpenCV 5.
+//           repeats. Half the size, linear or by area, and nearest have the bits of OpenCV 5. Pixels of 16 bits and floats
+//           are weighted by float32 numbers; sums are taken in float64, in order, and rounded to float32 each.
 // Threads   bands of rows of the result. Same bits always.
 // Source    R. Keys, "Cubic convolution interpolation for digital image processing", 1981, with a = -3/4.
 #include "core/resample.h"
-#include "image/check.h"
-#include "image/window.h"
+#include "image/separable.h"
 #include "ops/ops.h"
 
 namespace tw::TW_ISA {
@@ -127,6 +127,52 @@ Status resample(const Call& c, Interpolation kind) {
                          static_cast<long long>(down.taps), static_cast<long long>(n));
 }
 
+// Sums down of a result's rows, each read anew, then along, pixel by pixel.
+Status resample_deep(const Call& c, Interpolation kind) {
+    const View &image = c.in[0], &y = c.out[0];
+    const int64_t height = image.shape[0], width = image.shape[1], step = row_channels(image), n = width * step;
+    const int64_t rows = y.shape[0], columns = y.shape[1];
+    const int64_t down = resample_taps(kind, height, rows), along = resample_taps(kind, width, columns);
+    Scratch scratch(static_cast<size_t>(4 * (rows + columns + down * rows + along * columns)));
+    if (!scratch.as<char>()) return fail(Status::memory, "size", "no memory for the weights; want a smaller size");
+    int32_t *const top = scratch.as<int32_t>(), *const left = top + rows;
+    float *const shares = reinterpret_cast<float*>(left + columns), *const shares_along = shares + down * rows;
+    resample_shares(kind, height, rows, top, shares);
+    resample_shares(kind, width, columns, left, shares_along);
+    const int64_t pitch = row_pitch(n + 2 * along * step);
+    bool enough = true;
+    parallel(ceil_div(rows, kBandRows), [&](int64_t band) {
+        Scratch own(static_cast<size_t>(2 * n + 2 * pitch + columns * step) * sizeof(float));
+        double* const totals = own.as<double>();
+        if (!totals) return __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
+        float *const row = reinterpret_cast<float*>(totals + n), *const sums = row + pitch + along * step;
+        float* const to = row + 2 * pitch;
+        for (int64_t i = band * kBandRows; i < min_of((band + 1) * kBandRows, rows); ++i) {
+            __builtin_memset(totals, 0, static_cast<size_t>(n) * sizeof(double));
+            for (int64_t k = 0; k < down; ++k) {
+                take_floats(image, top[i] + k, 0, Outside::repeats, row);
+                const double share = shares[i * down + k];
+                for (int64_t x = 0; x < n; ++x) totals[x] += share * static_cast<double>(row[x]);
+            }
+            for (int64_t x = 0; x < n; ++x) sums[x] = static_cast<float>(totals[x]);
+            add_margins(sums, width, step, along, Outside::repeats);
+            for (int64_t x = 0; x < columns; ++x)
+                for (int64_t j = 0; j < step; ++j) {
+                    const float* const from = sums + left[x] * step + j;
+                    double total = 0;
+                    for (int64_t k = 0; k < along; ++k)
+                        total += static_cast<double>(shares_along[x * along + k]) * static_cast<double>(from[k * step]);
+                    if (y.dtype == DType::u16) total = __builtin_floor(total + 0.5);
+                    to[x * step + j] = static_cast<float>(total);
+                }
+            put_floats(y, i, to, 1);
+        }
+    });
+    return enough ? Status::ok
+                  : fail(Status::memory, "image", "no memory for rows of %lld; want a smaller picture",
+                         static_cast<long long>(n));
+}
+
 // The mean of two by two pixels.
 Status halve(const Call& c) {
     typedef Vec<uint16_t> Pairs;
@@ -154,6 +200,7 @@ Status run(const Call& c) {
     const View &image = c.in[0], &y = c.out[0];
     const auto kind = static_cast<Interpolation>(c.attr[1].choice);
     if (numel(y) == 0) return Status::ok;
+    if (image.dtype != DType::u8) return resample_deep(c, kind);
     const bool half = image.shape[0] == 2 * y.shape[0] && image.shape[1] == 2 * y.shape[1];
     const bool even = kind == Interpolation::linear || kind == Interpolation::area;
     if (half && even && image.ndim == 2 && image.stride[1] == 1 && y.stride[1] == 1) return halve(c);
@@ -162,7 +209,7 @@ Status run(const Call& c) {
 
 Status infer(Call& c, Inferred& r) {
     const View& image = c.in[0];
-    TW_TRY(want_picture(image));
+    TW_TRY(want_any_picture(image));
     TW_TRY(resolve_integers(c.attr[0], "size", 2, 0));
     const int64_t shape[] = {c.attr[0].list[0], c.attr[0].list[1], 3};
     if (max_of(shape[0], shape[1]) > kMostPixels)
@@ -172,7 +219,7 @@ Status infer(Call& c, Inferred& r) {
         return fail(Status::shape, "image", "image has shape %s; want 1 to 2^30 rows and columns",
                     shape_text(image).text);
     r.n_out = 1;
-    r.out[0] = result(DType::u8, image.ndim, shape);
+    r.out[0] = result(image.dtype, image.ndim, shape);
     r.flops = 8.0 * static_cast<double>(numel(r.out[0]));
     return Status::ok;
 }

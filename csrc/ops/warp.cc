@@ -7,7 +7,8 @@
 //           inside the picture are fetched without a check, pieces outside it not at all.
 // Numerics  the matrix is rounded to whole numbers of at most 51 bits, scaled by a power of two, so that sums are exact as
 //           doubles and as integers, on every tier and device; places are rounded to 1/128 pixel, and mixtures, exact
-//           sums, once to a pixel, halves up. Outside the picture all pixels are `border`.
+//           sums, once to a pixel, halves up. Floats are mixed in float64, along and then down, each rounded to float32.
+//           Outside the picture all pixels are `border`.
 // Threads   bands of rows. Same bits always.
 #include "image/check.h"
 #include "image/window.h"
@@ -104,20 +105,24 @@ void find_places(const Map& map, int64_t x, int64_t y, int64_t n, int32_t* px, i
     }
 }
 
-struct Source {
-    const uint8_t* data;
+template <class T>
+struct SourceOf {
+    const T* data;
     int64_t height, width, row, column;
-    int border;
+    T border;
 };
+using Source = SourceOf<uint8_t>;
 
-TW_INLINE int pixel(const Source& s, int64_t y, int64_t x) {
+template <class T>
+TW_INLINE T pixel(const SourceOf<T>& s, int64_t y, int64_t x) {
     return y >= 0 && y < s.height && x >= 0 && x < s.width ? s.data[y * s.row + x * s.column] : s.border;
 }
 
 enum class Where { inside, outside, across };
 
 // Where the four pixels around kPiece places are.
-Where where(const Source& s, const int32_t* px, const int32_t* py) {
+template <class T>
+Where where(const SourceOf<T>& s, const int32_t* px, const int32_t* py) {
     i32v low_x = load(px), high_x = low_x, low_y = load(py), high_y = low_y;
     for (int64_t i = kLanes<int32_t>; i < kPiece; i += kLanes<int32_t>) {
         const i32v x = load(px + i), y = load(py + i);
@@ -197,7 +202,56 @@ void mix(const uint16_t* upper, const uint16_t* lower, const int16_t* parts_x, c
     }
 }
 
-Status run(const Call& c) {
+// Pixels of 8 bits.
+void mix_all(const Source& s, const int32_t* px, const int32_t* py, int64_t n, uint8_t* to) {
+    alignas(64) int16_t parts_x[kBlock], parts_y[kBlock];
+    alignas(64) uint16_t upper[kBlock] = {}, lower[kBlock] = {};
+    find_parts(px, n, parts_x);
+    find_parts(py, n, parts_y);
+    fetch_all(s, px, py, n, upper, lower);
+    mix(upper, lower, parts_x, parts_y, to, n);
+}
+
+// Other pixels, one by one.
+template <class T>
+TW_INLINE T mixed_at(T a, T b, T c, T d, int32_t fx, int32_t fy) {
+    constexpr int one = 1 << kPlaceBits;
+    if constexpr (kIsFloating<T>) {
+        const auto mix = [](T u, T v, int part) {
+            return static_cast<double>(u) * (one - part) + static_cast<double>(v) * part;
+        };
+        const T upper = static_cast<T>(mix(a, b, fx)), lower = static_cast<T>(mix(c, d, fx));
+        return static_cast<T>(mix(upper, lower, fy) / (one * one));
+    } else {
+        const int32_t upper = a * (one - fx) + b * fx, lower = c * (one - fx) + d * fx;
+        return static_cast<T>((upper * (one - fy) + lower * fy + one * one / 2) >> (2 * kPlaceBits));
+    }
+}
+template <class T>
+void mix_all(const SourceOf<T>& s, const int32_t* px, const int32_t* py, int64_t n, T* to) {
+    for (int64_t first = 0; first < n; first += kPiece) {
+        const int64_t last = min_of(first + kPiece, n);
+        const Where at = where(s, px + first, py + first);
+        if (at == Where::outside) {
+            for (int64_t i = first; i < last; ++i) to[i] = s.border;
+            continue;
+        }
+        for (int64_t i = first; i < last; ++i) {
+            const int64_t x = px[i] >> kPlaceBits, y = py[i] >> kPlaceBits;
+            const int32_t fx = px[i] & 127, fy = py[i] & 127;
+            if (at == Where::inside) {
+                const T* const p = s.data + y * s.row + x * s.column;
+                to[i] = mixed_at(p[0], p[s.column], p[s.row], p[s.row + s.column], fx, fy);
+            } else {
+                to[i] =
+                    mixed_at(pixel(s, y, x), pixel(s, y, x + 1), pixel(s, y + 1, x), pixel(s, y + 1, x + 1), fx, fy);
+            }
+        }
+    }
+}
+
+template <class T>
+Status run_as(const Call& c) {
     const View &image = c.in[0], &matrix = c.in[1], &y = c.out[0];
     const int64_t height = y.shape[0], width = y.shape[1], channels = row_channels(image);
     Map map;
@@ -207,32 +261,23 @@ Status run(const Call& c) {
     const int64_t rows = max_of(1, kChunkElements / width);
     parallel(ceil_div(height, rows), [&](int64_t band) {
         alignas(64) int32_t px[kBlock] = {}, py[kBlock] = {};
-        alignas(64) int16_t parts_x[kBlock], parts_y[kBlock];
-        alignas(64) uint16_t upper[kBlock] = {}, lower[kBlock] = {};
-        uint8_t mixed[kBlock];
+        T mixed[kBlock];
         for (int64_t i = band * rows; i < min_of((band + 1) * rows, height); ++i)
             for (int64_t x = 0; x < width; x += kBlock) {
                 const int64_t n = min_of(kBlock, width - x);
                 find_places(map, x, i, n, px, py);
-                find_parts(px, n, parts_x);
-                find_parts(py, n, parts_y);
                 for (int64_t k = 0; k < channels; ++k) {
                     const int64_t channel = channels > 1 ? k * image.stride[2] : 0;
-                    const Source s = {
-                        image.as<uint8_t>() + channel, image.shape[0], image.shape[1], image.stride[0], image.stride[1],
-                        static_cast<int>(c.attr[2].i)};
+                    const SourceOf<T> s = {image.as<T>() + channel, image.shape[0],  image.shape[1],
+                                           image.stride[0],         image.stride[1], static_cast<T>(c.attr[2].f)};
                     if (nearest)
                         for (int64_t j = 0; j < n; ++j)
-                            mixed[j] =
-                                static_cast<uint8_t>(pixel(s, (py[j] + 64) >> kPlaceBits, (px[j] + 64) >> kPlaceBits));
-                    else {
-                        fetch_all(s, px, py, n, upper, lower);
-                        mix(upper, lower, parts_x, parts_y, mixed, n);
-                    }
-                    uint8_t* const to =
-                        y.as<uint8_t>() + i * y.stride[0] + x * y.stride[1] + (channels > 1 ? k * y.stride[2] : 0);
+                            mixed[j] = pixel(s, (py[j] + 64) >> kPlaceBits, (px[j] + 64) >> kPlaceBits);
+                    else
+                        mix_all(s, px, py, n, mixed);
+                    T* const to = y.as<T>() + i * y.stride[0] + x * y.stride[1] + (channels > 1 ? k * y.stride[2] : 0);
                     if (y.stride[1] == 1)
-                        __builtin_memcpy(to, mixed, static_cast<size_t>(n));
+                        __builtin_memcpy(to, mixed, static_cast<size_t>(n) * sizeof(T));
                     else
                         for (int64_t j = 0; j < n; ++j) to[j * y.stride[1]] = mixed[j];
                 }
@@ -241,10 +286,14 @@ Status run(const Call& c) {
     return Status::ok;
 }
 
+Status run(const Call& c) {
+    return with_pixels(c.in[0].dtype, [&](auto pixel) { return run_as<decltype(pixel)>(c); });
+}
+
 template <int64_t Rows>
 Status infer(Call& c, Inferred& r) {
     const View &image = c.in[0], &matrix = c.in[1];
-    TW_TRY(want_picture(image));
+    TW_TRY(want_any_picture(image));
     if (matrix.dtype != DType::f64)
         return fail(Status::dtype, "matrix", "matrix has dtype %s; want float64", name_of(matrix.dtype));
     constexpr int64_t want[] = {Rows, 3};
@@ -262,11 +311,10 @@ Status infer(Call& c, Inferred& r) {
     if (max_of(size.list[0], size.list[1]) > kMostPixels)
         return fail(Status::attr, "size", "size=%s; want at most %lld rows and columns", attr_text(size).text,
                     static_cast<long long>(kMostPixels));
-    if (c.attr[2].i < 0 || c.attr[2].i > 255)
-        return fail(Status::attr, "border", "border=%lld; want 0 to 255", static_cast<long long>(c.attr[2].i));
+    TW_TRY(want_value(c.attr[2].f, image.dtype, "border"));
     const int64_t shape[] = {size.list[0], size.list[1], 3};
     r.n_out = 1;
-    r.out[0] = result(DType::u8, image.ndim, shape);
+    r.out[0] = result(image.dtype, image.ndim, shape);
     r.flops = 20.0 * static_cast<double>(numel(r.out[0]));
     return Status::ok;
 }
@@ -275,7 +323,7 @@ constexpr Operand kOperands[] = {{"image"}, {"matrix"}};
 constexpr AttrSpec kAttrs[] = {
     {.name = "size", .kind = AttrKind::integers, .none_ok = true},
     {.name = "interpolation", .kind = AttrKind::choice, .choices = "linear|nearest"},
-    {.name = "border", .kind = AttrKind::integer, .i = 0},
+    {.name = "border", .kind = AttrKind::real},
 };
 
 }  // namespace

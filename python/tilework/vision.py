@@ -119,14 +119,14 @@ def canny(
     l2: bool = False,
     out: Array | None = None,
 ) -> Array:
-    """Finds the edges of a picture (H, W) or (H, W, 3), uint8: see :data:`tilework.canny`."""
+    """Finds the edges of a picture (H, W) or (H, W, 3): see :data:`tilework.canny`."""
     return ops.canny(image, low=low, high=high, sigma=sigma, ksize=ksize, l2=l2, out=out)
 
 
 def canny_gradients(
     dx: Array, dy: Array, low: float, high: float, *, l2: bool = False, out: Array | None = None
 ) -> Array:
-    """Finds edges from gradients dx and dy (H, W), int16: see :data:`tilework.canny_gradients`."""
+    """Finds edges from gradients dx and dy (H, W), int16 or float32: see :data:`tilework.canny_gradients`."""
     return ops.canny_gradients(dx, dy, low=low, high=high, l2=l2, out=out)
 
 
@@ -187,7 +187,7 @@ def morphology(
 
 
 def sep_filter(image: Array, along: Array, down: Array, *, out: Array | None = None) -> Array:
-    """Correlates a picture (H, W) or (H, W, 3), uint8 or float32, with ``along`` (kw,), then ``down`` (kh,): float32.
+    """Correlates a picture (H, W) or (H, W, 3), of any pixels, with ``along`` (kw,), then ``down`` (kh,): float32.
 
     Twice :data:`filter2d`, of which it has the borders. As ``cv2.sepFilter2D`` with ``CV_32F``, but for its rounding.
     """
@@ -200,7 +200,7 @@ def sep_filter(image: Array, along: Array, down: Array, *, out: Array | None = N
 def guided_filter(
     image: Array, guide: Array | None = None, *, radius: int, epsilon: float, out: Array | None = None
 ) -> Array:
-    """Smooths image (H, W), uint8 or float32, within the edges of ``guide`` (H, W), by default its own: float32 (H, W).
+    """Smooths image (H, W), of any pixels, within the edges of ``guide`` (H, W), by default its own: float32 (H, W).
 
     In every window of 2 ``radius`` + 1 pixels the result is the linear function of the guide nearest to the image;
     ``epsilon`` is the variance of the guide below which a window counts as flat. Sums are those of :data:`filter2d`.

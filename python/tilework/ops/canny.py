@@ -11,8 +11,9 @@ import numpy as np
 
 from tilework.arrays import Array
 from tilework.backends.opencl_queue import GROUP_SIZE, Queue
+from tilework.backends.opencl_separable import launch_separable
 from tilework.errors import AttrError, DTypeError, ShapeError
-from tilework.ops.blur import blurred, launch_blur, weighted
+from tilework.ops.blur import blurred, blurred_deep, launch_blur, summed, weighted
 from tilework.registry import (
     ErrorCase,
     Sample,
@@ -45,16 +46,18 @@ def canny(
     l2: bool = False,
     out: Array | None = None,
 ) -> Array:
-    """Finds the edges of a picture (H, W) or (H, W, 3), uint8: 255 on edges and 0 elsewhere, uint8 (H, W).
+    """Finds the edges of a picture (H, W) or (H, W, 3): 255 on edges and 0 elsewhere, uint8 (H, W).
 
     A pixel whose gradient is the largest across the edge is kept if it exceeds ``high``, or if it exceeds ``low`` and a
     chain of such pixels, 8-connected, leads to one above ``high``: the whole chain, however long. Thresholds are in
     units of the Sobel sums of ``ksize`` 3, 5 or 7 pixels: of |dx| + |dy|, or of their Euclidean length with ``l2``. Of
-    three channels each pixel takes the one with the largest gradient. ``sigma`` blurs first: round(6 sigma + 1) | 1
-    taps in 1/256.
+    three channels each pixel takes the one with the largest gradient. ``sigma`` blurs first, as gaussian_blur does.
 
-    The bits are those of ``cv2.Canny`` 5.0, after ``cv2.GaussianBlur`` if there is a sigma; but thresholds that are
-    negative, NaN or in the wrong order are errors here. J. Canny, "A computational approach to edge detection", 1986.
+    Of uint8 the bits are those of ``cv2.Canny`` 5.0, after ``cv2.GaussianBlur`` if there is a sigma; but thresholds
+    that are negative, NaN or in the wrong order are errors here. Of uint16 and float32 gradients are as sobel has them,
+    but that pixels outside repeat the edge, and those of 7 pixels are not divided by 16; magnitudes, the tangent of
+    22.5 degrees and thresholds are float32, and lengths are compared as squares. The same bits on every tier and
+    device. J. Canny, "A computational approach to edge detection", 1986.
     """
     ...
 
@@ -63,7 +66,7 @@ def canny(
 def canny_gradients(
     dx: Array, dy: Array, *, low: float, high: float, l2: bool = False, out: Array | None = None
 ) -> Array:
-    """Finds edges as canny does from gradients dx and dy (H, W), int16, that exist already: uint8 (H, W)."""
+    """Finds edges as canny does from gradients dx and dy (H, W), int16 or float32, that exist already: uint8 (H, W)."""
     ...
 
 
@@ -81,19 +84,38 @@ def _sobel(x: Any, size: int) -> tuple[Any, Any]:
     return (dx, dy) if size < 7 else (np.rint(dx / 16).astype(np.int64), np.rint(dy / 16).astype(np.int64))
 
 
+def _single(x: Any) -> Any:
+    """Rounded to float32."""
+    return x.astype(np.float32).astype(np.float64)
+
+
 def _magnitude(dx: Any, dy: Any, l2: bool) -> Any:
+    if dx.dtype == np.float64:
+        return _single(dx * dx + dy * dy if l2 else np.abs(dx) + np.abs(dy))
     return np.minimum(dx * dx + dy * dy if l2 else np.abs(dx) + np.abs(dy), 2**31 - 1)
 
 
 def steepest(x: Any, size: int, l2: bool) -> Any:
     """Magnitudes and gradients of x (H, W, C), of each pixel in the channel where the magnitude is the largest."""
-    m = dx = dy = np.zeros(x.shape[:2], np.int64)
+    m = dx = dy = np.zeros(x.shape[:2], x.dtype)
     for c in range(x.shape[2]):
-        gx, gy = _sobel(x[..., c], size)
+        gx, gy = (_sobel if x.dtype == np.int64 else _sobel_deep)(x[..., c], size)
         magnitude = _magnitude(gx, gy, l2)
         wins = (magnitude > m) | (c == 0)
         m, dx, dy = np.where(wins, magnitude, m), np.where(wins, gx, dx), np.where(wins, gy, dy)
     return m, dx, dy
+
+
+def _sobel_deep(x: Any, size: int) -> tuple[Any, Any]:
+    """The same of floats, rounded to float32."""
+    padded = np.pad(x, size // 2, mode="edge")
+    smooth, change = _SMOOTH[size], _CHANGE[size]
+    return _single(summed(padded, [(smooth, change)])), _single(summed(padded, [(change, smooth)]))
+
+
+def _limit_deep(threshold: float, l2: bool) -> float:
+    with np.errstate(over="ignore"):
+        return float(np.float32(threshold * threshold if l2 else threshold))
 
 
 def _limit(threshold: float, l2: bool) -> int:
@@ -106,11 +128,14 @@ def shifted(m: Any, down: int, right: int) -> Any:
     return np.pad(m, 1)[1 + down : 1 + down + h, 1 + right : 1 + right + w]
 
 
-def _traced(m: Any, dx: Any, dy: Any, low: int, high: int) -> Any:
+def _traced(m: Any, dx: Any, dy: Any, low: float, high: float) -> Any:
     """Edges from magnitudes and gradients."""
     x, y = np.abs(dx), np.abs(dy)
-    flat = x * 13573 >> 15  # the tangent of 22.5 degrees in 15 bits
-    sectors = [y <= flat, y > flat + 2 * x, (dx ^ dy) < 0]  # beside, upright, rising; else falling
+    if dx.dtype == np.float64:
+        flat, steep = _single(x * float(np.float32(0.41421356))), _single(y - 2 * x)
+    else:
+        flat, steep = x * 13573 >> 15, y - 2 * x  # the tangent of 22.5 degrees in 15 bits
+    sectors = [y <= flat, steep > flat, (dx < 0) != (dy < 0)]  # beside, upright, rising; else falling
     before = [shifted(m, *at) for at in ((0, -1), (-1, 0), (-1, 1), (-1, -1))]
     after = [shifted(m, *at) for at in ((0, 1), (1, 0), (1, -1), (1, 1))]
     first, second = (np.select(sectors, side[:3], side[3]) for side in (before, after))
@@ -128,9 +153,13 @@ def _traced(m: Any, dx: Any, dy: Any, low: int, high: int) -> Any:
 
 @reference(canny)
 def _(image: Any, *, low: float, high: float, sigma: float, ksize: int, l2: bool) -> Any:
+    if image.size == 0:
+        return np.zeros(image.shape[:2])
+    if image.dtype != np.uint8:
+        deep = _single(blurred_deep(image, sigma)) if sigma > 0 else image.astype(np.float64)
+        m, dx, dy = steepest(deep if deep.ndim == 3 else deep[..., None], ksize, l2)
+        return _traced(m, dx, dy, _limit_deep(low, l2), _limit_deep(high, l2))
     x = (image if image.ndim == 3 else image[..., None]).astype(np.int64)
-    if x.size == 0:
-        return np.zeros(x.shape[:2])
     if sigma > 0:
         x = blurred(x, sigma)
     m, dx, dy = steepest(x, ksize, l2)
@@ -140,14 +169,16 @@ def _(image: Any, *, low: float, high: float, sigma: float, ksize: int, l2: bool
 
 @reference(canny_gradients)
 def _(dx: Any, dy: Any, *, low: float, high: float, l2: bool) -> Any:
+    if dx.dtype == np.float64:
+        return _traced(_magnitude(dx, dy, l2), dx, dy, _limit_deep(low, l2), _limit_deep(high, l2))
     dx, dy = dx.astype(np.int64), dy.astype(np.int64)
     return _traced(_magnitude(dx, dy, l2), dx, dy, _limit(low, l2), _limit(high, l2))
 
 
 # ------------------------------------------------------------------------------------------------------ checks
 
-dtypes(canny, "uint8")
-dtypes(canny_gradients, "int16")
+dtypes(canny, "uint8", "uint16", "float32")
+dtypes(canny_gradients, "int16", "float32")
 tolerance(canny, ulp=0.5)
 tolerance(canny_gradients, ulp=0.5)
 
@@ -158,7 +189,9 @@ def scene(fill: Fill, *shape: int) -> Any:
     y, x = np.mgrid[0:h, 0:w]
     base = 90 + 60 * (np.hypot(y - h / 2, x - w / 3) < min(h, w) / 3) + 50 * (x > 2 * w / 3) + 1.5 * y
     noise = fill.integers(*shape, low=-9, high=10)
-    return np.clip(base.reshape(h, w, *(1,) * (len(shape) - 2)) + noise, 0, 255).astype(np.uint8)
+    pixels = np.clip(base.reshape(h, w, *(1,) * (len(shape) - 2)) + noise, 0, 255)
+    deep = fill.dtype.type in (np.uint16, np.float32)
+    return pixels.astype(fill.dtype if deep else np.uint8)
 
 
 def _photo(name: str, height: int, width: int) -> Any:
@@ -186,23 +219,26 @@ def _(fill: Fill) -> Iterator[Sample]:
     yield sample(scene(fill, 11, 35).T, low=1000, high=8000, ksize=7)
     yield sample(scene(fill, 3, 1), low=0, high=0, sigma=2.0)
     yield sample(scene(fill, 1, 9), low=1, high=60)
-    yield sample(np.zeros((0, 5), np.uint8), low=1, high=2)
+    yield sample(scene(fill, 0, 5), low=1, high=2)
 
 
 @samples(canny_gradients)
 def _(fill: Fill) -> Iterator[Sample]:
+    low, high = (9000.0, 40000.0) if fill.dtype.kind == "i" else (0.5, 2.0)
     for h, w in ((7, 70), (70, 33), (1, 5), (0, 3)):
-        yield sample(fill(h, w), fill(h, w), low=9000, high=40000)
+        yield sample(fill(h, w), fill(h, w), low=low, high=high)
     wild = np.array([[-32768, 32767, 0, 1], [-32768, 5, -5, 9]], np.int16)
     yield sample(wild, wild[::-1].copy(), low=2, high=4, l2=True)
-    yield sample(fill(8, 40).T, fill(8, 40).T, low=20000.5, high=1e9, l2=True)
+    yield sample(fill(8, 40).T, fill(8, 40).T, low=2 * low, high=1e9 if low > 1 else 2.5, l2=True)
 
 
 @errors(canny)
 def _(fill: Fill) -> Iterator[ErrorCase]:
     x = scene(fill, 5, 6)
     limits = {"low": 1.0, "high": 2.0}
-    yield ErrorCase(sample(x.astype(np.float64), **limits), DTypeError, "image has dtype float64; want uint8")
+    yield ErrorCase(
+        sample(x.astype(np.float64), **limits), DTypeError, "image has dtype float64; want uint8, uint16 or float32"
+    )
     yield ErrorCase(sample(x.astype(bool), **limits), DTypeError, "image has dtype bool")
     yield ErrorCase(sample(x[None], **limits), ShapeError, "image has shape (1, 5, 6); want (H, W) or (H, W, 3)")
     yield ErrorCase(sample(np.zeros((5, 6, 4), np.uint8), **limits), ShapeError, "want (H, W) or (H, W, 3)")
@@ -217,7 +253,9 @@ def _(fill: Fill) -> Iterator[ErrorCase]:
 @errors(canny_gradients)
 def _(fill: Fill) -> Iterator[ErrorCase]:
     d = fill(3, 4)
-    yield ErrorCase(sample(d.astype(np.float64), d, low=1, high=2), DTypeError, "dx has dtype float64; want int16")
+    yield ErrorCase(
+        sample(d.astype(np.float64), d, low=1, high=2), DTypeError, "dx has dtype float64; want int16 or float32"
+    )
     yield ErrorCase(sample(d, fill(4, 3), low=1, high=2), ShapeError, "dy has shape (4, 3)")
     yield ErrorCase(sample(fill(3), fill(3), low=1, high=2), ShapeError, "dx has 1 dimension")
     yield ErrorCase(sample(d, d, low=2, high=1), AttrError, "low=2 exceeds high=1")
@@ -242,7 +280,7 @@ def _(fill: Fill, image: Any, **attrs: Any) -> tuple[Any]:
 @fills(canny_gradients)
 def _(fill: Fill, *shapes: Any, **attrs: Any) -> tuple[Any, ...]:
     """As large as the sums of a Sobel filter get."""
-    return tuple(fill(*shape) // 32 for shape in shapes)
+    return tuple((fill(*shape) / 32).astype(fill.dtype) for shape in shapes)
 
 
 @flops(canny)
@@ -273,13 +311,29 @@ def _candidates(queue: Queue, y: Any) -> tuple[Any, Any]:
     return queue.empty(y.shape, np.uint32), queue.empty(y.shape, np.uint8)
 
 
+def _deep_peaks(
+    queue: Queue, dx: Any, dy: Any, labels: Any, strong: Any, channels: int, low: float, high: float, l2: bool
+) -> None:
+    limits = [_limit_deep(v, l2) for v in (low, high)]
+    args = (dx, dy, labels, strong, *labels.shape, channels, *limits)
+    queue.launch("canny.cl", "deep_peaks", labels.size, GROUP_SIZE, args, DEEP=1, **({"L2": 1} if l2 else {}))
+
+
 @opencl(canny)
 def _(queue: Queue, image: Any, y: Any, *, low: float, high: float, sigma: float, ksize: int, l2: bool) -> None:
     (height, width), channels = y.shape, image.shape[2] if image.ndim == 3 else 1
     labels, strong = _candidates(queue, y)
     if sigma > 0:
-        sharp, image = image, queue.empty(image.shape, np.uint8)
+        sharp, image = image, queue.empty(image.shape, image.dtype)
         launch_blur(queue, sharp, image, sigma)
+    if image.dtype != np.uint8:
+        dx, dy = (queue.empty(image.shape, np.float32) for _ in range(2))
+        smooth, change = _SMOOTH[ksize], _CHANGE[ksize]
+        launch_separable(queue, image, dx, [(smooth, change)], repeats=True)
+        launch_separable(queue, image, dy, [(change, smooth)], repeats=True)
+        _deep_peaks(queue, dx, dy, labels, strong, channels, low, high, l2)
+        _trace(queue, labels, strong, y)
+        return
     scale = 1 / 16 if ksize == 7 else 1
     limits = [_limit(v * scale, l2) for v in (low, high)]
     define = {"SIZE": ksize} | ({"L2": 1} if l2 else {})
@@ -291,6 +345,10 @@ def _(queue: Queue, image: Any, y: Any, *, low: float, high: float, sigma: float
 @opencl(canny_gradients)
 def _(queue: Queue, dx: Any, dy: Any, y: Any, *, low: float, high: float, l2: bool) -> None:
     labels, strong = _candidates(queue, y)
+    if dx.dtype == np.float32:
+        _deep_peaks(queue, dx, dy, labels, strong, 1, low, high, l2)
+        _trace(queue, labels, strong, y)
+        return
     limits = [_limit(v, l2) for v in (low, high)]
     args = (dx, dy, labels, strong, *y.shape, *limits)
     queue.launch("canny.cl", "given_peaks", y.size, GROUP_SIZE, args, GIVEN=1, **({"L2": 1} if l2 else {}))

@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 def filter2d(image: Array, kernel: Array, *, out: Array | None = None) -> Array:
     """Sums the pixels around each of (H, W) or (H, W, 3), weighted by kernel (kh, kw): float32, the same shape.
 
-    ``image`` is uint8 or float32, the kernel float32 and not flipped; a window of an even size reaches one further up
-    and left. Outside, pixels mirror at the edge without repeating it. As ``cv2.filter2D`` with ``CV_32F``, but for
-    its rounding.
+    ``image`` is uint8, uint16 or float32, the kernel float32 and not flipped; a window of an even size reaches one
+    further up and left. Outside, pixels mirror at the edge without repeating it. As ``cv2.filter2D`` with ``CV_32F``,
+    but for its rounding.
     """
     ...
 
@@ -53,7 +53,7 @@ def _(image: Any, kernel: Any) -> Any:
     return sum(parts)
 
 
-dtypes(filter2d, "float32", "uint8")
+dtypes(filter2d, "float32", "uint8", "uint16")
 
 
 @depth(filter2d)
@@ -79,7 +79,9 @@ def _(fill: Fill) -> Iterator[Sample]:
 @errors(filter2d)
 def _(fill: Fill) -> Iterator[ErrorCase]:
     x, kernel = fill(3, 4), _kernel(3, 3)
-    yield ErrorCase(sample(x.astype(np.int64), kernel), DTypeError, "image has dtype int64; want uint8 or float32")
+    yield ErrorCase(
+        sample(x.astype(np.int64), kernel), DTypeError, "image has dtype int64; want uint8, uint16 or float32"
+    )
     yield ErrorCase(sample(x[0], kernel), ShapeError, "image has shape (4,); want (H, W) or (H, W, 3)")
     yield ErrorCase(sample(x, kernel.astype(np.float64)), DTypeError, "kernel has dtype float64; want float32")
     yield ErrorCase(sample(x, kernel[0]), ShapeError, "kernel has shape (3,); want (kh, kw) of 1 to 255 each")

@@ -1,4 +1,4 @@
-"""Derivatives of 8-bit pictures."""
+"""Derivatives of pictures."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import numpy as np
 
 from tilework.arrays import Array
 from tilework.backends.opencl_queue import GROUP_SIZE, Queue
+from tilework.backends.opencl_separable import launch_separable
 from tilework.errors import AttrError, DTypeError, ShapeError
-from tilework.ops.blur import mirrored, weighted
+from tilework.ops.blur import mirrored, summed, weighted
 from tilework.registry import (
     ErrorCase,
     Sample,
@@ -34,17 +35,18 @@ if TYPE_CHECKING:
 
 @op
 def sobel(image: Array, *, dx: int, dy: int, ksize: int = 3, out: Array | None = None) -> Array:
-    """Derives a picture (H, W) or (H, W, 3), uint8, ``dx`` times along x and ``dy`` times along y: int16, same shape.
+    """Derives a picture (H, W) or (H, W, 3) ``dx`` times along x and ``dy`` times along y: the same shape.
 
-    Orders are 0 to 2, windows of ``ksize`` 3, 5 or 7 pixels; sums are not divided, and saturate. Outside, pixels mirror
-    at the edge without repeating it. The bits are those of ``cv2.Sobel`` 5.0 with ``CV_16S``.
+    Orders are 0 to 2, windows of ``ksize`` 3, 5 or 7 pixels; sums are not divided. Outside, pixels mirror at the edge
+    without repeating it. Of uint8 the result is int16, saturated, with the bits of ``cv2.Sobel`` 5.0 with ``CV_16S``;
+    of uint16 and float32 it is float32: sums down and then along in float64, in order, each rounded to float32.
     """
     ...
 
 
 @op
 def scharr(image: Array, *, dx: int, dy: int, out: Array | None = None) -> Array:
-    """Derives a picture (H, W) or (H, W, 3), uint8, once along x (dx=1, dy=0) or y: int16, same shape.
+    """Derives a picture (H, W) or (H, W, 3) once along x (dx=1, dy=0) or y: the same shape, types as sobel has them.
 
     As sobel with 3 pixels, but smoothed by 3, 10, 3, which turns more evenly with the gradient. The bits are those of
     ``cv2.Scharr`` 5.0 with ``CV_16S``.
@@ -54,7 +56,7 @@ def scharr(image: Array, *, dx: int, dy: int, out: Array | None = None) -> Array
 
 @op
 def spatial_gradient(image: Array, *, out: tuple[Array, Array] | None = None) -> Any:
-    """Derives a picture (H, W) or (H, W, 3), uint8, along x and along y at once: two int16 arrays of its shape.
+    """Derives a picture (H, W) or (H, W, 3) along x and along y at once: two arrays of its shape.
 
     The same as sobel of 3 pixels, twice.
     """
@@ -63,7 +65,7 @@ def spatial_gradient(image: Array, *, out: tuple[Array, Array] | None = None) ->
 
 @op
 def laplacian(image: Array, *, ksize: int = 1, out: Array | None = None) -> Array:
-    """Sums the second derivatives along x and y of a picture (H, W) or (H, W, 3), uint8: int16, same shape.
+    """Sums the second derivatives along x and y of a picture (H, W) or (H, W, 3): the same shape, types as of sobel.
 
     ``ksize`` 1 takes the four neighbours less four times the pixel, 3 the sum of two sobels. The bits are those of
     ``cv2.Laplacian`` 5.0 with ``CV_16S``.
@@ -100,6 +102,9 @@ def _filtered(image: Any, terms: Terms) -> Any:
     if image.size == 0:
         return image
     half = len(terms[0][0]) // 2
+    if image.dtype != np.uint8:
+        wide = mirrored(mirrored(image.astype(np.float64), half, 0), half, 1)
+        return summed(wide, [(down, along) for along, down in terms])
     wide = mirrored(mirrored(image.astype(np.int64), half, 0), half, 1)
     total = sum(weighted(weighted(wide, down, 0), along, 1) for along, down in terms)
     return np.clip(total, -32768, 32767)
@@ -126,7 +131,7 @@ def _(image: Any, *, ksize: int) -> Any:
 
 
 for _op in (sobel, scharr, spatial_gradient, laplacian):
-    dtypes(_op, "uint8")
+    dtypes(_op, "uint8", "uint16", "float32")
     tolerance(_op, ulp=0.5)
 
 
@@ -166,7 +171,7 @@ def _(fill: Fill) -> Iterator[Sample]:
 
 def _refused(fill: Fill, **attrs: Any) -> Iterator[ErrorCase]:
     x = fill(3, 4)
-    yield ErrorCase(sample(x.astype(np.float32), **attrs), DTypeError, "image has dtype float32; want uint8")
+    yield ErrorCase(sample(x.astype(np.int16), **attrs), DTypeError, "want uint8, uint16 or float32")
     yield ErrorCase(sample(fill(3, 4, 2), **attrs), ShapeError, "image has shape (3, 4, 2); want (H, W) or (H, W, 3)")
 
 
@@ -212,6 +217,9 @@ def _(image: Any, *, ksize: int = 3, **attrs: Any) -> float:
 
 
 def _launch(queue: Queue, image: Any, y: Any, terms: Terms) -> None:
+    if image.dtype != np.uint8:
+        launch_separable(queue, image, y, [(down, along) for along, down in terms])
+        return
     host = np.array(terms, np.int16)
     taps = queue.empty(host.shape, np.int16)
     queue.write(host, taps)

@@ -1,4 +1,4 @@
-"""Half and twice the size of 8-bit pictures."""
+"""Half and twice the size of pictures."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import numpy as np
 
 from tilework.arrays import Array
 from tilework.backends.opencl_queue import GROUP_SIZE, Queue
+from tilework.backends.opencl_separable import launch_separable
 from tilework.errors import DTypeError, ShapeError
-from tilework.ops.blur import mirrored, weighted
+from tilework.ops.blur import mirrored, summed, weighted
 from tilework.registry import (
     ErrorCase,
     Sample,
@@ -32,18 +33,20 @@ if TYPE_CHECKING:
 
 @op
 def pyramid_down(image: Array, *, out: Array | None = None) -> Array:
-    """Halves a picture (H, W) or (H, W, 3), uint8: smoothed by 1 4 6 4 1, every second pixel, sizes rounded up.
+    """Halves a picture (H, W) or (H, W, 3): smoothed by 1 4 6 4 1, every second pixel, sizes rounded up.
 
-    Outside, pixels mirror at the edge without repeating it. The bits are those of ``cv2.pyrDown`` 5.0.
+    Outside, pixels mirror at the edge without repeating it. Of uint8 the bits are those of ``cv2.pyrDown`` 5.0; of
+    uint16 sums are rounded once, half up; of float32 those down and then along in float64, each to float32.
     """
     ...
 
 
 @op
 def pyramid_up(image: Array, *, out: Array | None = None) -> Array:
-    """Doubles a picture (H, W) or (H, W, 3), uint8, smoothed by 1 4 6 4 1: (2H, 2W) or (2H, 2W, 3).
+    """Doubles a picture (H, W) or (H, W, 3), smoothed by 1 4 6 4 1: (2H, 2W) or (2H, 2W, 3).
 
-    The bits are those of ``cv2.pyrUp`` 5.0, which mirrors before the first pixel and repeats the last.
+    It mirrors before the first pixel and repeats the last. Of uint8 the bits are those of ``cv2.pyrUp`` 5.0; uint16 and
+    float32 are rounded as pyramid_down has them.
     """
     ...
 
@@ -53,6 +56,8 @@ _TAPS = (1, 4, 6, 4, 1)
 
 @reference(pyramid_down)
 def _(image: Any) -> Any:
+    if image.size and image.dtype == np.float64:
+        return summed(mirrored(mirrored(image, 2, 0), 2, 1), [(_TAPS, _TAPS)], 256)[::2, ::2]
     x = image.astype(np.int64)
     if x.size:
         for axis in (0, 1):
@@ -69,9 +74,12 @@ def _doubled(x: Any) -> Any:
 
 @reference(pyramid_up)
 def _(image: Any) -> Any:
+    if image.size == 0:
+        return np.zeros((2 * image.shape[0], 2 * image.shape[1], *image.shape[2:]))
+    if image.dtype == np.float64:
+        down = _doubled(image).astype(np.float32).astype(np.float64)
+        return _doubled(down.swapaxes(0, 1)).swapaxes(0, 1) / 64
     x = image.astype(np.int64)
-    if x.size == 0:
-        return np.zeros((2 * x.shape[0], 2 * x.shape[1], *x.shape[2:]))
     for _ in range(2):
         x = _doubled(x).swapaxes(0, 1)
     return (x + 32) >> 6
@@ -88,7 +96,7 @@ def _samples(fill: Fill) -> Iterator[Sample]:
 
 def _refused(fill: Fill) -> Iterator[ErrorCase]:
     x = fill(3, 4)
-    yield ErrorCase(sample(x.astype(np.float32)), DTypeError, "image has dtype float32; want uint8")
+    yield ErrorCase(sample(x.astype(np.int8)), DTypeError, "want uint8, uint16 or float32")
     yield ErrorCase(sample(x[0]), ShapeError, "image has shape (4,); want (H, W) or (H, W, 3)")
 
 
@@ -97,7 +105,7 @@ def _hd() -> Iterator[Workload]:
 
 
 for _op in (pyramid_down, pyramid_up):
-    dtypes(_op, "uint8")
+    dtypes(_op, "uint8", "uint16", "float32")
     tolerance(_op, ulp=0.5)
     samples(_op)(_samples)
     errors(_op)(_refused)
@@ -106,12 +114,15 @@ for _op in (pyramid_down, pyramid_up):
 
 def _launch(queue: Queue, image: Any, y: Any, kernel: str) -> None:
     sizes = (*image.shape[:2], *y.shape[:2], image.shape[2] if image.ndim == 3 else 1)
-    queue.launch("pyramid.cl", kernel, y.size, GROUP_SIZE, (image, y, *sizes))
+    queue.launch("pyramid.cl", kernel, y.size, GROUP_SIZE, (image, y, *sizes), DTYPE=image.dtype)
 
 
 @opencl(pyramid_down)
 def _(queue: Queue, image: Any, y: Any) -> None:
-    _launch(queue, image, y, "down")
+    if image.dtype == np.uint8:
+        _launch(queue, image, y, "down")
+    else:
+        launch_separable(queue, image, y, [(_TAPS, _TAPS)], divisor=256, pace=2)
 
 
 @opencl(pyramid_up)

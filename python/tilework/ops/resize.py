@@ -36,17 +36,18 @@ Interpolation = Literal["linear", "nearest", "area", "cubic", "lanczos"]
 def resize(
     image: Array, *, size: int | Sizes, interpolation: Interpolation = "linear", out: Array | None = None
 ) -> Array:
-    """Resizes a picture (H, W) or (H, W, 3), uint8, to ``size`` (height, width): uint8.
+    """Resizes a picture (H, W) or (H, W, 3) to ``size`` (height, width): the same type.
 
-    Pixel centres are at halves, as in ``cv2.resize``; weights are in 1/2^14, sums are exact, rounded half up. "area"
-    weighs each pixel by how much of it the result covers, "cubic" is Keys' with a = -3/4, "lanczos" takes 8 by 8.
-    "nearest", and half the size by "linear" or "area", have the bits of OpenCV 5.
+    Pixel centres are at halves, as in ``cv2.resize``. "area" weighs each pixel by how much of it the result covers,
+    "cubic" is Keys' with a = -3/4, "lanczos" takes 8 by 8. Weights of uint8 are in 1/2^14, sums exact, rounded half up;
+    "nearest", and half the size by "linear" or "area", have the bits of OpenCV 5. Weights of uint16 and float32 are
+    float32: sums down and then along in float64, in order, each rounded to float32, uint16 at last half up.
     """
     ...
 
 
-def resample_weights(kind: Interpolation, source: int, size: int) -> tuple[Any, Any]:
-    """The first pixel of each result, and weights (size, taps) in 1/2^14."""
+def resample_weights(kind: Interpolation, source: int, size: int, deep: bool = False) -> tuple[Any, Any]:
+    """The first pixel of each result, and weights (size, taps) in 1/2^14, or as float32 numbers of sum 1."""
     taps = {"nearest": 1, "linear": 2, "cubic": 4, "lanczos": 8}.get(
         kind, source // size if source % size == 0 else source // size + 2
     )
@@ -70,14 +71,17 @@ def resample_weights(kind: Interpolation, source: int, size: int) -> tuple[Any, 
         exact = 4 * np.sin(np.pi * x) * np.sin(np.pi * x / 4) / (np.pi * np.pi * x * x)
         exact = np.where(far == 0, 1, np.where(far < 4, exact, 0))
     sums = np.cumsum(exact, 1)
+    if deep:
+        return np.minimum(first, source - 1), (exact / sums[:, -1:]).astype(np.float32)
     weights = np.diff(np.rint(sums / sums[:, -1:] * (1 << 14)), axis=1, prepend=0).astype(np.int64)
     return np.minimum(first, source - 1), weights
 
 
 def _resampled(x: Any, kind: Interpolation, size: int) -> Any:
-    """Weighted sums along the first axis."""
-    first, weights = resample_weights(kind, x.shape[0], size)
-    total = np.zeros((size, *x.shape[1:]), np.int64)
+    """Weighted sums along the first axis, of integers or floats."""
+    first, weights = resample_weights(kind, x.shape[0], size, x.dtype == np.float64)
+    weights = weights.astype(x.dtype)
+    total = np.zeros((size, *x.shape[1:]), x.dtype)
     for k in range(weights.shape[1]):
         pixels = x[np.clip(first + k, 0, x.shape[0] - 1)]
         total += weights[:, k].reshape(-1, *(1,) * (x.ndim - 1)) * pixels
@@ -88,12 +92,16 @@ def _resampled(x: Any, kind: Interpolation, size: int) -> Any:
 def _(image: Any, *, size: Sizes, interpolation: Interpolation) -> Any:
     if 0 in size:
         return np.zeros((*size, *image.shape[2:]))
+    if image.dtype != np.uint8:
+        sums = _resampled(image.astype(np.float64), interpolation, size[0]).astype(np.float32).astype(np.float64)
+        total = _resampled(sums.swapaxes(0, 1), interpolation, size[1]).swapaxes(0, 1)
+        return np.clip(np.floor(total + 0.5), 0, 65535) if image.dtype == np.uint16 else total
     down = (_resampled(image.astype(np.int64), interpolation, size[0]) + (1 << 7)) >> 8
     along = _resampled(down.swapaxes(0, 1), interpolation, size[1]).swapaxes(0, 1)
     return np.clip((along + (1 << 19)) >> 20, 0, 255)
 
 
-dtypes(resize, "uint8")
+dtypes(resize, "uint8", "uint16", "float32")
 tolerance(resize, ulp=0.5)
 
 
@@ -114,7 +122,7 @@ def _(fill: Fill) -> Iterator[Sample]:
 @errors(resize)
 def _(fill: Fill) -> Iterator[ErrorCase]:
     x = fill(3, 4)
-    yield ErrorCase(sample(x.astype(np.float32), size=2), DTypeError, "image has dtype float32; want uint8")
+    yield ErrorCase(sample(x.astype(np.float64), size=2), DTypeError, "want uint8, uint16 or float32")
     yield ErrorCase(sample(x[0], size=2), ShapeError, "image has shape (4,); want (H, W) or (H, W, 3)")
     yield ErrorCase(sample(x[:0], size=2), ShapeError, "image has shape (0, 4); want 1 to 2^30 rows and columns")
     yield ErrorCase(sample(x, size=(2, -1)), AttrError, "size=(2, -1); want 0 or more")
@@ -134,9 +142,11 @@ def _(queue: Queue, image: Any, y: Any, *, size: Sizes, interpolation: Interpola
         return
     tables = []
     for axis in (0, 1):
-        for host in resample_weights(interpolation, image.shape[axis], size[axis]):
-            tables.append(queue.empty(host.shape, np.int32))
-            queue.write(np.ascontiguousarray(host, np.int32), tables[-1])
+        deep = image.dtype != np.uint8
+        for host in resample_weights(interpolation, image.shape[axis], size[axis], deep):
+            host = np.ascontiguousarray(host, np.int32 if host.dtype == np.int64 else np.float32)
+            tables.append(queue.empty(host.shape, host.dtype))
+            queue.write(host, tables[-1])
     taps = (tables[1].shape[1], tables[3].shape[1])
     sizes = (*taps, *image.shape[:2], *size, image.shape[2] if image.ndim == 3 else 1)
-    queue.launch("resize.cl", "resample", y.size, GROUP_SIZE, (image, *tables, y, *sizes))
+    queue.launch("resize.cl", "resample", y.size, GROUP_SIZE, (image, *tables, y, *sizes), DTYPE=image.dtype)

@@ -41,16 +41,16 @@ def warp_affine(
     *,
     size: int | Sizes | None = None,
     interpolation: Interpolation = "linear",
-    border: int = 0,
+    border: float = 0.0,
     out: Array | None = None,
 ) -> Array:
-    """Takes each pixel (x, y) of the result from matrix (2, 3) (x, y, 1) in a picture (H, W) or (H, W, 3), uint8.
+    """Takes each pixel (x, y) of the result from matrix (2, 3) (x, y, 1) in a picture (H, W) or (H, W, 3), of its type.
 
     ``matrix``, float64, maps places of the result to places of the picture, as ``cv2.warpAffine`` has it with
     ``WARP_INVERSE_MAP``. ``size`` is (height, width) of the result, that of the picture by default. Places are rounded
-    to 1/128 pixel (OpenCV: 1/32), mixtures half up; outside the picture all pixels are ``border``, and so is all
-    of the result where the matrix is not finite. The same bits on every tier and device; a device call waits for the
-    matrix.
+    to 1/128 pixel (OpenCV: 1/32), mixtures of uint8 and uint16 half up, and those of float32, along and then down in
+    float64, each to float32. Outside the picture all pixels are ``border``, and so is all of the result where the
+    matrix is not finite. The same bits on every tier and device; a device call waits for the matrix.
     """
     ...
 
@@ -62,7 +62,7 @@ def warp_perspective(
     *,
     size: int | Sizes | None = None,
     interpolation: Interpolation = "linear",
-    border: int = 0,
+    border: float = 0.0,
     out: Array | None = None,
 ) -> Array:
     """Takes each pixel (x, y) of the result from (u / w, v / w), (u, v, w) = matrix (3, 3) (x, y, 1), in a picture.
@@ -87,7 +87,7 @@ def whole_map(matrix: Any, height: int, width: int) -> tuple[Any, float, bool]:
     return np.rint(np.ldexp(m, _BITS - exponent)), scale, len(matrix) == 3
 
 
-def _warped(image: Any, matrix: Any, size: Sizes, interpolation: Interpolation, border: int) -> Any:
+def _warped(image: Any, matrix: Any, size: Sizes, interpolation: Interpolation, border: float) -> Any:
     m, scale, projective = whole_map(matrix, *size)
     y, x = np.mgrid[: size[0], : size[1]].astype(np.float64)
     u, v, w = (row[0] * x + row[1] * y + row[2] for row in m)
@@ -97,19 +97,24 @@ def _warped(image: Any, matrix: Any, size: Sizes, interpolation: Interpolation, 
             u, v = (np.where(w == 0, far, p / w) for p in (u, v))
     px, py = (np.clip(np.floor(p * scale + 0.5), -far, far).astype(np.int64) for p in (u, v))
 
+    wide = np.float64 if image.dtype == np.float64 else np.int64
+
     def pixel(py: Any, px: Any) -> Any:
         height, width = image.shape[:2]
         inside = (py >= 0) & (py < height) & (px >= 0) & (px < width)
         if not image.size:
-            return np.full((*px.shape, *image.shape[2:]), border)
-        found = image[np.clip(py, 0, height - 1), np.clip(px, 0, width - 1)].astype(np.int64)
-        return np.where(inside.reshape(*inside.shape, *(1,) * (image.ndim - 2)), found, border)
+            return np.full((*px.shape, *image.shape[2:]), border, wide)
+        found = image[np.clip(py, 0, height - 1), np.clip(px, 0, width - 1)].astype(wide)
+        return np.where(inside.reshape(*inside.shape, *(1,) * (image.ndim - 2)), found, wide(np.float32(border)))
 
     if interpolation == "nearest":
         return pixel((py + 64) >> 7, (px + 64) >> 7)
     fx, fy = ((p & 127).reshape(*p.shape, *(1,) * (image.ndim - 2)) for p in (px, py))
     at, left = py >> 7, px >> 7
     upper, lower = (pixel(at + d, left) * (128 - fx) + pixel(at + d, left + 1) * fx for d in (0, 1))
+    if wide is np.float64:
+        upper, lower = (part.astype(np.float32).astype(np.float64) for part in (upper, lower))
+        return (upper * (128 - fy) + lower * fy) / (1 << 14)
     return (upper * (128 - fy) + lower * fy + (1 << 13)) >> 14
 
 
@@ -120,10 +125,10 @@ _HORIZON = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.25, 0.0, -1.0]])
 
 def _declare(target: Any, rows: int) -> None:
     @reference(target)
-    def _(image: Any, matrix: Any, *, size: Sizes, interpolation: Interpolation, border: int) -> Any:
+    def _(image: Any, matrix: Any, *, size: Sizes, interpolation: Interpolation, border: float) -> Any:
         return _warped(image, matrix, size, interpolation, border)
 
-    dtypes(target, "uint8")
+    dtypes(target, "uint8", "uint16", "float32")
     tolerance(target, ulp=0.5)
 
     @samples(target)
@@ -141,10 +146,10 @@ def _declare(target: Any, rows: int) -> None:
     @errors(target)
     def _(fill: Fill) -> Iterator[ErrorCase]:
         x, m = fill(3, 4), _NEAR_ONE[:rows]
-        yield ErrorCase(sample(x.astype(np.float32), m), DTypeError, "image has dtype float32; want uint8")
+        yield ErrorCase(sample(x.astype(np.int16), m), DTypeError, "want uint8, uint16 or float32")
         yield ErrorCase(sample(x, m.astype(np.float32)), DTypeError, "matrix has dtype float32; want float64")
         yield ErrorCase(sample(x, m[:, :2]), ShapeError, "matrix has shape")
-        yield ErrorCase(sample(x, m, border=256), AttrError, "border=256; want 0 to 255")
+        yield ErrorCase(sample(x.astype(np.uint8), m, border=256), AttrError, "border=256; want 0 to 255, whole")
         yield ErrorCase(sample(x, m, size=40000), AttrError, "want at most 32767 rows and columns")
 
     @workloads(target)
@@ -158,13 +163,17 @@ def _declare(target: Any, rows: int) -> None:
 
     @opencl(target)
     def _(
-        queue: Queue, image: Any, matrix: Any, y: Any, *, size: Sizes, interpolation: Interpolation, border: int
+        queue: Queue, image: Any, matrix: Any, y: Any, *, size: Sizes, interpolation: Interpolation, border: float
     ) -> None:
         m, scale, projective = whole_map(queue.read(queue.contiguous(matrix)), *size)
         numbers = queue.empty((10,), np.float64)
         queue.write(np.append(m.ravel(), scale), numbers)
-        define = ({"PROJECTIVE": 1} if projective else {}) | ({"NEAREST": 1} if interpolation == "nearest" else {})
-        sizes = (*image.shape[:2], *size, image.shape[2] if image.ndim == 3 else 1, border)
+        define = (
+            {"DTYPE": image.dtype}
+            | ({"PROJECTIVE": 1} if projective else {})
+            | ({"NEAREST": 1} if interpolation == "nearest" else {})
+        )
+        sizes = (*image.shape[:2], *size, image.shape[2] if image.ndim == 3 else 1, float(border))
         queue.launch("warp.cl", "warp", y.size, GROUP_SIZE, (image, numbers, y, *sizes), **define)
 
 
