@@ -150,7 +150,7 @@ struct Work {
         const int64_t wide = p.blocks * p.hidden, packed = p.directions * places_of<W>(p).bytes;
         weights = room.next(p.packed ? 0 : packed / static_cast<int64_t>(sizeof(W)));
         x = room.next(room_of(p.x, kIsNarrow<T>));
-        w = room.next(p.stored == DType::none ? room_of(p.w, kIsNarrow<T>) : 0);
+        w = room.next(p.stored == DType::none && !p.w_too ? room_of(p.w, kIsNarrow<T>) : 0);
         bias = room.next(p.directions * (wide + p.hidden));
         sums = room.next(p.directions * p.steps * p.sequences * wide);
         cells = room.next(p.directions * Cell::room(p, o));
@@ -177,7 +177,7 @@ bool pass(const Layer& p, const typename Cell::Options& o, const Results& result
     Room<W> room{scratch.as<W>(), 0};
     const Work<T, Cell> own(p, o, members, room);
     const W* const x = wide_rows<T>(p.x, own.x);
-    const W* const w = p.stored == DType::none ? wide_rows<T>(p.w, own.w) : nullptr;
+    const W* const w = p.stored == DType::none && !p.w_too ? wide_rows<T>(p.w, own.w) : own.w;
     if (!p.packed) pack_weights<T>(p, reinterpret_cast<char*>(own.weights));
     const char* const weights = static_cast<const char*>(p.packed ? p.packed : own.weights);
     for (int64_t d = 0; d < p.directions; ++d) {
@@ -192,6 +192,12 @@ bool pass(const Layer& p, const typename Cell::Options& o, const Results& result
         Gemm<W> g{};
         g.m = rows, g.n = wide, g.k = p.inputs;
         g.a = {x, p.inputs, 1}, g.b = {w + d * wide * p.inputs, 1, p.inputs};
+        if constexpr (!kIsNarrow<T>)
+            if (p.w_too) {
+                const Places at = places_of<W>(p);
+                g.b = {p.w.as<const T>() + d * p.w.stride[0], p.w.stride[2], p.w.stride[1]};
+                g.packed_b = reinterpret_cast<const W*>(weights + d * at.bytes + at.w);
+            }
         g.c = sums, g.c_row = wide, g.c_col = 1, g.bias_col = bias;
         if (rows && !gemm(g)) return false;
     }
@@ -256,23 +262,29 @@ bool prepared_layer(const Call& c, int64_t blocks, const Attr& dtype, Layer& p) 
     if (!given(r) || r.ndim != 3 || !is_float(r.dtype) || r.shape[1] % blocks != 0) return false;
     p = layer_of(blocks, blocks, r, r, r);
     p.stored = stored_as(r, dtype);
-    if (p.hidden == 0 || p.stored == DType::none) return p.hidden > 0;
-    if (!given(w) || w.ndim != 3 || w.dtype != r.dtype || w.shape[0] != r.shape[0] || w.shape[1] != r.shape[1])
-        return false;
-    p.w = w, p.inputs = w.shape[2];
-    return check_stored(r, w, r, dtype) == Status::ok;
+    const bool both =
+        given(w) && w.ndim == 3 && w.dtype == r.dtype && w.shape[0] == r.shape[0] && w.shape[1] == r.shape[1];
+    if (p.hidden == 0 || (!both && p.stored != DType::none)) return false;
+    if (both) p.w = w, p.inputs = w.shape[2];
+    p.w_too = both && p.inputs > 0 && p.stored == DType::none;
+    return p.stored == DType::none || check_stored(r, w, r, dtype) == Status::ok;
 }
+
+// Before prepared weights stands whether w is among them.
+constexpr int64_t kHead = 64;
+
 template <int64_t Blocks, int Dtype>
 int64_t packed_size(const Call& c) {
     Layer p;
     if (!prepared_layer(c, Blocks, c.attr[Dtype], p)) return 0;
-    return p.directions * (p.r.dtype == DType::f64 ? places_of<double>(p).bytes : places_of<float>(p).bytes);
+    return kHead + p.directions * (p.r.dtype == DType::f64 ? places_of<double>(p).bytes : places_of<float>(p).bytes);
 }
 template <int64_t Blocks, int Dtype>
 void pack(const Call& c, void* to) {
     Layer p;
     if (!prepared_layer(c, Blocks, c.attr[Dtype], p)) return;
-    for_floating(p.r.dtype, [&]<class T>() { pack_weights<T>(p, static_cast<char*>(to)); });
+    *static_cast<int64_t*>(to) = p.w_too;
+    for_floating(p.r.dtype, [&]<class T>() { pack_weights<T>(p, static_cast<char*>(to) + kHead); });
 }
 
 template <template <class> class Cell, class Options>
@@ -282,6 +294,10 @@ Status run_layer(Layer p, const Options& o, const Results& r, const View& length
     TW_TRY(copy_lengths(lengths, p.sequences, p.steps, copy.as<int64_t>()));
     p.lengths = copy.as<int64_t>();
     if (p.sequences == 0 || p.hidden == 0 || p.directions == 0) return Status::ok;
+    if (p.packed) {
+        p.w_too = *static_cast<const int64_t*>(p.packed) != 0;
+        p.packed = static_cast<const char*>(p.packed) + kHead;
+    }
     const bool enough = for_floating(p.x.dtype, [&]<class T>() { return pass<T, Cell<T>>(p, o, r); });
     return enough ? Status::ok : no_memory();
 }

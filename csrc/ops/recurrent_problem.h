@@ -28,6 +28,7 @@ struct Layer {
     int64_t kept;  // of H numbers in a row of gates
     DType stored;  // how weights lie in memory: none as they are computed with, f16, bf16 or i8
     const void* packed;  // weights as pack_weights made them, or null
+    bool w_too;  // of weights that lie as they are computed with: whether w is packed beside r
 };
 
 constexpr AttrSpec kStoredAs = {.name = "dtype", .kind = AttrKind::dtype, .none_ok = true};

@@ -1,5 +1,5 @@
-// Weights of a recurrent layer as its products want them. In the type that is computed in: r in panels, w where it lies.
-// Stored in 16 bits or 8: both in panels, each direction
+// Weights of a recurrent layer as its products want them. In the type that is computed in: r in panels, w where it lies or,
+// prepared with it, behind r as the GEMM packs it. Stored in 16 bits or 8: both in panels, each direction
 //
 //     16 bits    w as pack_units makes it of one block, r of all
 //     8 bits     w as pack_right makes it, then each block of r; scales of the columns of w, then of r
@@ -17,21 +17,25 @@ TW_INLINE int64_t round_up(int64_t bytes) { return ceil_div(bytes, 64) * 64; }
 
 // Where what belongs to a direction lies, in bytes from its start.
 struct Places {
-    int64_t r, w_scales, r_scales, bytes;
+    int64_t w, r, w_scales, r_scales, bytes;
 };
 template <class W>
 TW_INLINE Places places_of(const Layer& p) {
     const int64_t wide = p.blocks * p.hidden;
     const int64_t panels = packed_units<W>(p.outputs, p.hidden, p.blocks);
-    if (p.stored == DType::none) return {0, 0, 0, round_up(panels * static_cast<int64_t>(sizeof(W)))};
+    if (p.stored == DType::none) {
+        const int64_t w = round_up(panels * static_cast<int64_t>(sizeof(W)));
+        const int64_t own = packed_elements<W>(p.inputs, wide) * static_cast<int64_t>(sizeof(W));
+        return {w, 0, 0, 0, w + (p.w_too ? round_up(own) : 0)};
+    }
     if (p.stored != DType::i8) {
         const int64_t r = round_up(2 * packed_units<W>(p.inputs, wide, 1));
-        return {r, 0, 0, r + round_up(2 * panels)};
+        return {0, r, 0, 0, r + round_up(2 * panels)};
     }
     const int64_t r = round_up(packed_right_bytes(p.inputs, wide));
     const int64_t w_scales = r + round_up(p.blocks * packed_right_bytes(p.outputs, p.hidden));
     const int64_t scales = round_up(wide * static_cast<int64_t>(sizeof(float)));
-    return {r, w_scales, w_scales + scales, w_scales + 2 * scales};
+    return {0, r, w_scales, w_scales + scales, w_scales + 2 * scales};
 }
 
 // ---- packing ----------------------------------------------------------------------------------------------------------------
@@ -85,7 +89,10 @@ void pack_weights(const Layer& p, char* to) {
     for (int64_t d = 0; d < p.directions; ++d, to += at.bytes) {
         const Matrix<T> w = {p.w.as<const T>() + d * p.w.stride[0], p.w.stride[2], p.w.stride[1]};
         const Matrix<T> r = {p.r.as<const T>() + d * p.r.stride[0], p.r.stride[2], p.r.stride[1]};
-        if (p.stored == DType::none) pack_units(r, p.outputs, p.hidden, p.blocks, reinterpret_cast<W*>(to));
+        if constexpr (!kIsNarrow<T>) {
+            if (p.stored == DType::none) pack_units(r, p.outputs, p.hidden, p.blocks, reinterpret_cast<W*>(to));
+            if (p.w_too) pack_all(w, p.inputs, p.blocks * p.hidden, reinterpret_cast<W*>(to + at.w));
+        }
         if constexpr (__is_same(W, float)) {
             if (p.stored == DType::f16) pack_narrow<f16>(p, w, r, at, to);
             if (p.stored == DType::bf16) pack_narrow<bf16>(p, w, r, at, to);
