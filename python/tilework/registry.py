@@ -29,6 +29,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast
 
+import numpy as np
+
 import tilework.ops
 from tilework import _core, dispatch
 from tilework.dispatch import bind_operands, borrow_operand, spelt
@@ -126,6 +128,8 @@ class View(Generic[P, R]):
         self._function = function
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        if args and type(args[0]) is np.ndarray:  # the only operand: nothing is traced
+            return self._function(*args, **kwargs)
         traced = dispatch.recorder((*args, *kwargs.values()))
         if traced is not None:
             return cast("R", traced.record(self, args, kwargs))

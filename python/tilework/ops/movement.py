@@ -171,6 +171,8 @@ def _(fill: Fill) -> Iterator[ErrorCase]:
 
 
 def _viewable(name: str, x: Array) -> Array:
+    if type(x) is np.ndarray:
+        return x
     if not dispatch.backend_of(name, "x", x):
         raise DTypeError(f"{name}: x is a {type(x).__name__}; want an array", op=name, argument="x")
     return x if dispatch.is_device_array(x) else dispatch.borrow(name, "x", x)
@@ -178,6 +180,8 @@ def _viewable(name: str, x: Array) -> Array:
 
 def _ints(name: str, argument: str, value: Any) -> Sizes:
     items = value if isinstance(value, (tuple, list)) else (value,)
+    if {*map(type, items)} <= {int}:
+        return tuple(items)
     try:
         if not any(isinstance(i, (bool, np.bool_)) for i in items):
             return tuple(operator.index(i) for i in items)
@@ -194,14 +198,18 @@ def _ints(name: str, argument: str, value: Any) -> Sizes:
 def transpose(x: Array, axes: Sequence[int] | None = None) -> Array:
     """Permutes the axes of x, of any dtype, without copying; reverses them by default."""
     x = _viewable("transpose", x)
-    order = tuple(range(x.ndim))[::-1] if axes is None else _ints("transpose", "axes", axes)
-    if sorted(a + x.ndim if -x.ndim <= a < 0 else a for a in order) != list(range(x.ndim)):
+    if axes is None:
+        return x.transpose()
+    order = _ints("transpose", "axes", axes)
+    if order and min(order) < 0:
+        order = tuple(a + x.ndim if -x.ndim <= a < 0 else a for a in order)
+    if sorted(order) != [*range(x.ndim)]:
         raise AttrError(
             f"transpose: axes={axes!r:.80}; want each axis of x once, x has shape {x.shape}",
             op="transpose",
             argument="axes",
         )
-    return x.transpose(tuple(a % x.ndim for a in order))
+    return x.transpose(order)
 
 
 @view_op
@@ -216,15 +224,18 @@ def reshape(x: Array, shape: Ints) -> Array:
         raise AttrError(
             f"reshape: shape={shape!r:.80}; want sizes >= 0 and at most one -1", op="reshape", argument="shape"
         )
-    rest = math.prod(n for n in sizes if n >= 0)
-    if -1 in sizes and rest and x.size % rest == 0:
-        sizes = tuple(x.size // rest if n == -1 else n for n in sizes)
-    if -1 in sizes or math.prod(sizes) != x.size:
+    if -1 in sizes:
+        rest = -math.prod(sizes)
+        if rest and x.size % rest == 0:
+            sizes = tuple(x.size // rest if n == -1 else n for n in sizes)
+    if math.prod(sizes) != x.size or -1 in sizes:
         raise ShapeError(
             f"reshape: x has shape {x.shape}, {x.size} elements, but shape={shape!r:.80}; want as many elements",
             op="reshape",
             argument="shape",
         )
+    if x.flags.c_contiguous:
+        return x.reshape(sizes)
     try:
         y = x.reshape(sizes)
     except ValueError:
