@@ -71,6 +71,15 @@ def parser(actions: dict[str, Callable[[Any], int]]) -> argparse.ArgumentParser:
     recording.add_argument("--force", action="store_true", help="begin anew if FILE exists")
     _choice(recording)
 
+    seen = command(
+        "pictures", "Times edges, lines and filters beside OpenCV in one process, and judges lines and flow."
+    )
+    seen.add_argument("--threads", default="1,2", metavar="N,M", help="thread counts of both (default 1,2)")
+    seen.add_argument("--min-time", type=_seconds, default=1.0, metavar="S", help="seconds per time, about (default 1)")
+    seen.add_argument("--scenes", type=_positive, default=12, metavar="N", help="scenes to judge lines by (default 12)")
+    seen.add_argument("--seed", type=int, default=None, metavar="N", help="of the scenes (default: any)")
+    seen.add_argument("--md", action="store_true", help="print the tables as Markdown")
+
     comparing = command("compare", "Compares the rows of two recorded runs.")
     comparing.add_argument("old")
     comparing.add_argument("new")

@@ -307,6 +307,14 @@ def _pages(options: Any, document: dict[str, Any]) -> int:
     return 1 if wrong else 0
 
 
+def _pictures(options: Any) -> int:
+    from tilework.bench import pictures
+
+    if options.seed is not None and options.seed < 0:
+        raise BenchError(f"--seed {options.seed}; want a number of at least 0")
+    return pictures.show(_threads(options.threads), options.min_time, options.scenes, options.seed, markdown=options.md)
+
+
 def _compare(options: Any) -> int:
     from tilework.bench import compare
 
@@ -387,6 +395,7 @@ _ACTIONS: dict[str, Callable[[Any], int]] = {
     "list": _list,
     "run": _run,
     "record": _record,
+    "pictures": _pictures,
     "compare": _compare,
     "ab": _ab,
     "roofline": _roofline,

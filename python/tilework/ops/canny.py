@@ -194,7 +194,7 @@ def scene(fill: Fill, *shape: int) -> Any:
     return pixels.astype(fill.dtype if deep else np.uint8)
 
 
-def _photo(name: str, height: int, width: int) -> Any:
+def photo(name: str, height: int, width: int) -> Any:
     """A photograph of scikit-learn's in grey, mirrored to size; None without scikit-learn."""
     if importlib.util.find_spec("sklearn") is None:
         return None
@@ -273,8 +273,8 @@ def _() -> Iterator[Workload]:
 def _(fill: Fill, image: Any, **attrs: Any) -> tuple[Any]:
     if len(image) == 3 or not fill(1).any():
         return (fill(*image),)
-    photo = _photo("china.jpg", *image)
-    return (scene(fill, *image) if photo is None else photo,)
+    found = photo("china.jpg", *image)
+    return (scene(fill, *image) if found is None else found,)
 
 
 @fills(canny_gradients)
