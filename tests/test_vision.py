@@ -139,6 +139,10 @@ def test_apples_defaults_find_a_square() -> None:
     assert set(np.unique(edges)) == {0, 255}
     assert edges[20, 11:14].any()
     assert not edges[20, 20:30].any()
+    for deep in (image.astype(np.uint16) * 257, image.astype(np.float32) / 255):
+        np.testing.assert_array_equal(vision.mps_canny(deep, sigma=0.0), vision.mps_canny(image, sigma=0.0))
+    with pytest.raises(tw.DTypeError, match="mps_canny: image has dtype float64; want uint8, uint16 or float32"):
+        vision.mps_canny(image.astype(np.float64))
 
 
 # ------------------------------------------------------------------------------------------------ the command

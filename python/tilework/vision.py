@@ -14,7 +14,7 @@ from tilework import ops
 from tilework.arrays import Array
 from tilework.contours import Contour, approx_polygon, find_contours
 from tilework.devices import to_device, to_host
-from tilework.errors import AttrError, ShapeError
+from tilework.errors import AttrError, DTypeError, ShapeError
 from tilework.hough import find_keypoints, hough_lines, hough_segments
 from tilework.lines import Edges, Lines, detect_edges, detect_lines, draw_lines, mps_edlines, overlay_edges
 from tilework.ops import (
@@ -130,8 +130,8 @@ def canny_gradients(
     return ops.canny_gradients(dx, dy, low=low, high=high, l2=l2, out=out)
 
 
-# The Sobel sums of the steepest edge between 0 and 255.
-_STEEPEST = 4 * 255
+# The largest pixel of each type, or what stands for white.
+_WHITE = {"uint8": 255.0, "uint16": 65535.0, "float32": 1.0}
 
 
 def mps_canny(
@@ -143,21 +143,25 @@ def mps_canny(
     color_transform: tuple[float, float, float] = (0.299, 0.587, 0.114),
     out: Array | None = None,
 ) -> Array:
-    """Finds edges of a picture (H, W) or (H, W, 3), uint8, with the arguments and defaults of Apple's MPSImageCanny.
+    """Finds edges of a picture (H, W) or (H, W, 3) with the arguments and defaults of Apple's MPSImageCanny.
 
-    Colours are joined to grey by ``color_transform``, blurred, and the Euclidean length of their Sobel gradient is
-    compared with the thresholds, of which 1 is the steepest edge there can be. Apple does not document what its
-    thresholds are relative to, and its default mode may end a weak edge early, which this never does. Results were not
-    compared on Apple's hardware.
+    Pixels are uint8, uint16 or float32, of which white is 1. Colours are joined to grey by ``color_transform``,
+    blurred, and the Euclidean length of their Sobel gradient is compared with the thresholds, of which 1 is the
+    steepest edge there can be. Apple does not document what its thresholds are relative to, and its default mode may
+    end a weak edge early, which this never does. Results were not compared on Apple's hardware.
     """
+    kind = str(image.dtype)
+    if kind not in _WHITE:
+        raise DTypeError(f"mps_canny: image has dtype {kind}; want uint8, uint16 or float32", argument="image")
     if len(image.shape) == 3:
         if len(color_transform) != 3:
             raise ShapeError(f"mps_canny: color_transform has {len(color_transform)} weights; want 3")
         channels = (ops.cast(image[..., c], dtype="float32") for c in range(3))
         weighted = [ops.mul(channel, weight) for channel, weight in zip(channels, color_transform, strict=True)]
         grey = ops.add(ops.add(weighted[0], weighted[1]), weighted[2])
-        image = ops.cast(ops.add(grey, 0.5), dtype="uint8")
-    return ops.canny(image, low=low * _STEEPEST, high=high * _STEEPEST, sigma=sigma, l2=True, out=out)
+        image = grey if kind == "float32" else ops.cast(ops.add(grey, 0.5), dtype=kind)
+    steepest = 4 * _WHITE[kind]  # the Sobel sums of an edge between black and white
+    return ops.canny(image, low=low * steepest, high=high * steepest, sigma=sigma, l2=True, out=out)
 
 
 Operation = Literal["open", "close", "gradient", "tophat", "blackhat"]
