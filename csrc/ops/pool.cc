@@ -7,7 +7,7 @@
 //           window as wide as x merges its axis into the one before, so that global pooling folds one row. With indices
 //           each tap is compared, lanes are outputs.
 // Numerics  max: the first maximum wins, NaN wins over numbers; kernels that do not watch for NaN run first and a sum
-//           tells whether one was met. mean: rows first, then taps; one division.
+//           tells whether one was met. mean: rows first, then taps; one division, or what rounds like it.
 // Threads   by rows of outputs; every output is computed by itself.
 #include "core/check.h"
 #include "core/pooling.h"
@@ -83,12 +83,24 @@ struct Part {
     W *buffer, *every;
     W* to;
     const W* cells;  // mean: what an output is divided by, times `above`
+    const W* inverse;  // reciprocals of cells where `above` is 1, or null
     W above;
 };
 
+// a / b by the reciprocal of b and one correction, which the division itself would take twice as long as.
+template <class V>
+TW_INLINE V quotient(V a, V b, V inverse) {
+    if constexpr (!kHasFma) return a / b;
+    const V q = a * inverse, rest = fma(-q, b, a);
+    return select(rest == rest, fma(rest, inverse, q), q);  // NaN of an infinite quotient
+}
+
 template <class Op, class W>
 TW_INLINE void finish(const Part<W>& p, int64_t i, int64_t n, Vec<W> v) {
-    if constexpr (__is_same(Op, Sum)) v = v / (p.above * load(p.cells + i));
+    if constexpr (__is_same(Op, Sum)) {
+        const Vec<W> cells = load(p.cells + i);
+        v = p.inverse ? quotient(v, cells, load(p.inverse + i)) : v / (p.above * cells);
+    }
     if (n == kLanes<W>)
         store(p.to + i, v);
     else
@@ -206,7 +218,8 @@ TW_INLINE Columns<T> parted(Vec<T> a, Vec<T> b) {
 // The parts that begin a row, of as many rows as columns. Not inlined: in one function with its siblings each loop would
 // live on the stack.
 template <class Op, int S, int kFirst, int kLast, class W>
-__attribute__((noinline)) Near join_in_registers(const Part<W>& p) {
+__attribute__((noinline)) Near join_in_registers(const Part<W>& given) {
+    const Part<W> p = given;  // no store of results can change it
     constexpr int64_t lanes = kLanes<W>;
     constexpr int rows = kLast - kFirst + 1;
     const Vec<W> outside = Op::template identity<W>();
@@ -336,9 +349,26 @@ bool join_part(const Windows& w, const RowPart& p, const T* x, bool direct, Part
     return lost;
 }
 
-// All rows of outputs. cells: what they are divided by along a row, and `along` whether that is all; null for a maximum.
+// What the outputs of a row are divided by, elements of the last axis: alone, and with those of whole windows above.
+template <class W>
+struct Divisors {
+    const W *cells, *all, *inverse;
+    W whole;
+    bool include_padding, along;  // along: `cells` is all there is to it
+
+    void divide(const Windows& w, const RowPart& p, Part<W>& part) const {
+        part.above = along ? 1
+                           : static_cast<W>(cells_of(w.axis[0], p.outer, include_padding) *
+                                            cells_of(w.axis[1], p.inner, include_padding));
+        const bool usual = along || part.above == whole;
+        part.cells = (usual ? all : cells) + p.first;
+        part.inverse = usual ? inverse + p.first : nullptr;
+    }
+};
+
+// All rows of outputs; divisors are null for a maximum.
 template <class Op, class T>
-Status pool_rows(const Windows& w, const T* x, T* y, const Wide<T>* cells, bool include_padding, bool along) {
+Status pool_rows(const Windows& w, const T* x, T* y, const Divisors<Wide<T>>* divisors) {
     typedef Wide<T> W;
     const PoolAxis& a = w.axis[2];
     const RowGrid grid = grid_of(w);
@@ -353,10 +383,7 @@ Status pool_rows(const Windows& w, const T* x, T* y, const Wide<T>* cells, bool 
         T* const to = small_row(w, p, y);
         part.to = direct ? reinterpret_cast<W*>(to) : part.buffer + (2 + kRowsAtOnce) * room;
         part.outputs = p.n;
-        part.cells = cells ? cells + p.first : nullptr;
-        part.above = along ? 1
-                           : static_cast<W>(cells_of(w.axis[0], p.outer, include_padding) *
-                                            cells_of(w.axis[1], p.inner, include_padding));
+        if constexpr (__is_same(Op, Sum)) divisors->divide(w, p, part);
         if (join_part<Op>(w, p, x, direct, part)) {
             if constexpr (!__is_same(Op, Sum)) join_part<Max>(w, p, x, direct, part);
         }
@@ -368,7 +395,7 @@ Status pool_rows(const Windows& w, const T* x, T* y, const Wide<T>* cells, bool 
 template <class T>
 Status max_forward(const Windows& w, const T* x, T* y) {
     if (is_global(w)) return note_kernel("planes"), pool_planes<Max>(w, x, y, 1), Status::ok;
-    return pool_rows<NumberMax>(w, x, y, nullptr, false, true);
+    return pool_rows<NumberMax, T>(w, x, y, nullptr);
 }
 
 template <class T>
@@ -380,12 +407,19 @@ Status mean_forward(const Windows& w, const T* x, T* y, bool include_padding, co
         note_kernel("planes");
         return pool_planes<Sum>(w, x, y, divisor.is_none ? static_cast<W>(a.size) : given), Status::ok;
     }
-    Scratch counts(static_cast<size_t>(a.out + kLanes<W>) * sizeof(W));
+    const int64_t room = a.out + kLanes<W>;
+    Scratch counts(static_cast<size_t>(3 * room) * sizeof(W));
     W* const cells = counts.as<W>();
     if (!cells) return no_memory();
-    for (int64_t o = 0; o < a.out; ++o)
+    W *const all = cells + room, *const inverse = all + room;
+    const W whole = divisor.is_none ? static_cast<W>(w.axis[0].kernel * w.axis[1].kernel) : 1;
+    for (int64_t o = 0; o < a.out; ++o) {
         cells[o] = divisor.is_none ? static_cast<W>(cells_of(a, o, include_padding)) : given;
-    return pool_rows<Sum>(w, x, y, cells, include_padding, !divisor.is_none);
+        all[o] = whole * cells[o];
+        inverse[o] = 1 / all[o];
+    }
+    const Divisors<W> divisors = {cells, all, inverse, whole, include_padding, !divisor.is_none};
+    return pool_rows<Sum>(w, x, y, &divisors);
 }
 
 // ---- maxima with their positions --------------------------------------------------------------------------------------------
