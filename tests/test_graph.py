@@ -313,6 +313,11 @@ def folded(x: Any) -> Any:
     return tw.relu(tw.batch_norm(tw.conv(y, W2, padding=1), *NORM) + y), tw.conv(y, W2) + NORM[0].reshape(6, 1, 1)
 
 
+def spread(x: Any) -> Any:
+    y = tw.relu(tw.batch_norm(tw.conv_transpose(x, W3, stride=2, groups=2), *NORM))
+    return tw.tanh(tw.conv_transpose(y, W2, padding=1) + BIAS[:6].reshape(6, 1, 1) + y)
+
+
 def normed(x: Any) -> Any:
     y = tw.tanh(tw.matmul(x, M) + BIAS)
     s = y + x
@@ -326,11 +331,12 @@ def attended(x: Any) -> Any:
     return tw.linear(tw.attention(q, k, v, causal=True).transpose(0, 2, 1, 3).reshape(b, t, d), M)
 
 
-W1, W2, BIAS = normal(6, 3, 3, 3), normal(6, 6, 3, 3), normal(8)
+W1, W2, W3, BIAS = normal(6, 3, 3, 3), normal(6, 6, 3, 3), normal(4, 3, 3, 3), normal(8)
 M, M2, M3 = normal(8, 8), normal(8, 8), normal(8, 8)
 NORM = (normal(6), normal(6), normal(6), abs(normal(6)) + 0.5)
 FUSED = {
     "folded": (folded, normal(2, 3, 8, 8), ["conv", "conv", "conv"]),
+    "spread": (spread, normal(2, 4, 5, 6), ["conv_transpose", "conv_transpose"]),
     "normed": (normed, normal(5, 8), ["linear", "layer_norm", "add", "rms_norm"]),
     "attended": (attended, normal(2, 5, 8), ["linear", "linear", "linear", "attention", "linear"]),
 }

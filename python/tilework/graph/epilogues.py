@@ -7,8 +7,8 @@ from tilework.graph.build import Graph
 from tilework.graph.ir import Node, Operand, Value
 from tilework.graph.passes import Add, replaced, used_once
 
-_LAYERS = ("conv", "linear")
-_B, _RESIDUAL = 2, 3  # of both
+_LAYERS = ("conv", "conv_transpose", "linear")
+_B, _RESIDUAL = 2, 3  # of all
 _ACTIVATIONS = ("relu", "sigmoid", "tanh", "gelu")
 
 
@@ -20,7 +20,7 @@ def _open_layer(value: Operand) -> Node | None:
 
 
 def bias_and_residual_fusion(graph: Graph) -> Graph:
-    """Puts an addition behind a conv or a linear into its bias, or its residual where the shapes are the same."""
+    """Puts an addition behind a convolution or a linear into its bias, or its residual where the shapes are the same."""
     once = used_once(graph)
 
     def rule(old: Node, node: Node, add: Add) -> tuple[Value, ...] | None:
@@ -49,7 +49,7 @@ def bias_and_residual_fusion(graph: Graph) -> Graph:
 def _is_bias(layer: Node, value: Value) -> bool:
     """Whether a value varies along the channels of a layer's result alone."""
     result = layer.results[0]
-    first = layer.op.name == "conv" and layer.resolved["layout"] == "NCHW"
+    first = layer.op.name != "linear" and layer.resolved["layout"] == "NCHW"
     behind = len(result.shape) - 2 if first else 0  # axes behind the channels
     channels = result.shape[-1 - behind]
     at = len(value.shape) - 1 - behind
@@ -57,7 +57,7 @@ def _is_bias(layer: Node, value: Value) -> bool:
 
 
 def activation_fusion(graph: Graph) -> Graph:
-    """Puts relu, sigmoid, tanh or gelu behind a conv or a linear into it."""
+    """Puts relu, sigmoid, tanh or gelu behind a convolution or a linear into it."""
     once = used_once(graph)
 
     def rule(old: Node, node: Node, add: Add) -> tuple[Value, ...] | None:
