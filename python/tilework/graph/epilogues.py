@@ -20,7 +20,7 @@ def _open_layer(value: Operand) -> Node | None:
 
 
 def bias_and_residual_fusion(graph: Graph) -> Graph:
-    """Puts an addition behind a convolution or a linear into its bias, or its residual where the shapes are the same."""
+    """Puts an addition behind a convolution or a linear into its bias, or its residual if shapes are the same."""
     once = used_once(graph)
 
     def rule(old: Node, node: Node, add: Add) -> tuple[Value, ...] | None:

@@ -67,10 +67,11 @@ def conv(
     axis, "valid" for none, or "same" for out = ceil(size / stride), the odd zero behind. As in PyTorch, the kernel is
     not flipped.
 
-    algo="winograd" makes tiles of 4x4 results with 4 times fewer products, "winograd_2x2" of 2x2 with 2.25 times
-    fewer: for 3x3 kernels of stride 1, dilation 1 and one group in NCHW. In float32 the largest error is about 30 times
-    that of the direct sums, with "winograd_2x2" 1.5 times, and whole numbers are not summed exactly. Gradients and
-    OpenCL sum directly. ``prepare`` folds a batch_norm that follows into w and b: prepare(w=w, b=b, batch_norm=...).
+    algo="winograd" makes tiles of 4x4 results with 4 times fewer products, "winograd_2x2" of 2x2 with 2.25 times fewer:
+    for 3x3 kernels of stride 1, dilation 1 and one group in NCHW. In float32 the largest error is about 30 times that
+    of the direct sums, with "winograd_2x2" 1.5 times, and whole numbers are not summed exactly; an infinity or a NaN in
+    x is seen by all results of its tiles. Gradients and OpenCL sum directly. ``prepare`` folds a batch_norm that
+    follows into w and b: prepare(w=w, b=b, batch_norm=...).
     """
     ...
 

@@ -48,8 +48,8 @@ def quantize_linear(
     """Quantises x, of any shape, to clamp(rint(x / scale) + zero) in int8 or uint8: that of zero, or ``dtype``.
 
     scale and zero are of one shape: () for all of x, (D,) for one per index of ``axis``, or, with ``block``, the shape
-    of x with ceil(D / block) in place of D along ``axis``. Halves round to even, infinities saturate, and NaN becomes
-    zero; the quotient is computed in float32. ONNX QuantizeLinear.
+    of x with ceil(D / block) in place of D along ``axis``. Halves round to even, infinities, as of
+    a scale of 0, saturate, and NaN becomes zero; the quotient is computed in float32. ONNX QuantizeLinear.
     """
     ...
 
