@@ -22,6 +22,10 @@ PROBLEMS = (
     "mobilenet x=1x3x64x64",
     "bert x=2x17x128",
     "lstms/step x=5x3x32",
+    "chain x=1000",
+    "chain/step x=1000",
+    "epilogue x=7x33",
+    "epilogue/step x=7x33",
 )
 
 
@@ -53,11 +57,24 @@ def test_network_agrees_with_a_peer(line: str, peer: str) -> None:
     pytest.importorskip(peer)
     if peer == "onnxruntime":
         pytest.importorskip("onnx")
-        if "/step" in line:
+        if "/step" in line or line.startswith(("chain", "epilogue")):
             pytest.skip("no ONNX model is made of it")
     calls = importlib.import_module(f"tilework.bench.peers.{peer}_calls").calls
     made = calls(problem(line), problem(line).operands(), 1)
     assert made
+    for contestant in made.values():
+        assert networks.mismatch(contestant.results(), expected(line)) == ""
+
+
+@pytest.mark.parametrize(("peer", "line"), [("numexpr", "chain x=1000"), ("torch_compile", "epilogue/step x=7x33")])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler's own
+def test_a_chain_agrees_with_what_others_make_of_it(peer: str, line: str) -> None:
+    pytest.importorskip(peer.partition("_")[0])
+    made = importlib.import_module(f"tilework.bench.peers.{peer}_calls").calls(
+        problem(line), problem(line).operands(), 1
+    )
+    if not made:
+        pytest.skip("it has no such form, or no compiler")
     for contestant in made.values():
         assert networks.mismatch(contestant.results(), expected(line)) == ""
 

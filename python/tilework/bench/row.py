@@ -6,7 +6,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from tilework.bench import measure, peaks, results
+from tilework.bench import measure, peaks, peers, results
 from tilework.bench.crew import OURS, PREPARED, Crew, available_peers
 from tilework.bench.measure import Plan
 from tilework.bench.problems import BenchError, Problem
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from tilework.bench.run import Options
 
 _COLD_COPIES = 32
-_RIVAL_PATIENCE = 15.0  # seconds for a peer to make and to check a contestant
 _TOO_LONG = 1.0  # seconds of a call that is left out, if it is
 _TOO_SLOW = 5.0  # times slower than ours
 _PEAK = "peak "
@@ -94,7 +93,7 @@ class Row:
                 worker = self.workers.worker(library, self.threads)
                 answer = worker.ask(
                     "build",
-                    patience=PATIENCE if library == OURS else _RIVAL_PATIENCE,
+                    patience=PATIENCE if library == OURS else peers.PEERS[library].patience,
                     problem=self.problem.text,
                     answers=self.workers.answers if check else "",
                     operands=self.workers.operands,

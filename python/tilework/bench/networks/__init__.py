@@ -6,19 +6,22 @@ own, and peers run the same weights.
 
 from __future__ import annotations
 
-import math
+import os
+import shutil
 from functools import cache, cached_property, partial
 from typing import Any
 
 import numpy as np
 
-from tilework.bench.networks import gpt2, lstm, mobilenet, resnet
+from tilework.bench.networks import chains, gpt2, lstm, mobilenet, resnet
 from tilework.bench.networks.network import Network, Weights
 from tilework.bench.peers import Contestant
 from tilework.bench.problems import BenchError, Facts, Problem
 
-NETWORKS: dict[str, Network] = {n.name: n for n in (*resnet.NETWORKS, *gpt2.NETWORKS, mobilenet.NETWORK, lstm.NETWORK)}
-PEERS = ("torch", "onnxruntime", "openvino")
+NETWORKS: dict[str, Network] = {
+    n.name: n for n in (*resnet.NETWORKS, *gpt2.NETWORKS, mobilenet.NETWORK, lstm.NETWORK, *chains.NETWORKS)
+}
+PEERS = ("torch", "torch.compile", "onnxruntime", "openvino", "numexpr")
 TOLERANCE = 1e-4  # relative, in the norm of an array
 # Of gradients where rounding moves some elements across a kink, each with its whole term: PyTorch's of ResNet-18 on 8
 # images are as far as 0.004 from those in float64.
@@ -59,11 +62,9 @@ class NetworkProblem(Problem):
         """Counts of the products and the weights; a step has three of each product."""
         self._check()
         (shape,) = self.shapes
-        weights = _weight_bytes(self.op, shape)
-        flops, x, y = 2 * self.network.products(shape), 4 * math.prod(shape), 4 * math.prod(self.network.result(shape))
-        if self.direction == "fwd":
-            return Facts(flops, x + weights, y, "float32")
-        return Facts(3 * flops, x + 2 * weights, 2 * weights, "float32")
+        moved = self.network.moved(shape, _weight_bytes(self.op, shape), self.direction)
+        flops = 2 * self.network.products(shape)
+        return Facts(flops if self.direction == "fwd" else 3 * flops, *moved, "float32")
 
     def contestants(self, operands: tuple[Any, ...]) -> dict[str, Contestant]:
         """tilework's own."""
@@ -73,9 +74,10 @@ class NetworkProblem(Problem):
             plain, prepared = (network.inference(deployed, prepared=p) for p in (False, True))
             compiled = network.compiled(deployed, x)
             opted = {n: Contestant(partial(run, x), prepacked=True) for n, run in network.opted(deployed).items()}
+            ready = {"tilework prepared": Contestant(lambda: prepared(x), prepacked=True)}
             return {
                 "tilework": Contestant(lambda: plain(x)),
-                "tilework prepared": Contestant(lambda: prepared(x), prepacked=True),
+                **(ready if network.prepares else {}),
                 "tilework graph": Contestant(lambda: compiled(x), prepacked=True),
                 **opted,
             }
@@ -145,6 +147,15 @@ def workloads() -> list[Problem]:
         NetworkProblem("transformer", ((8, 64, 256),), direction="step", name="4 blocks, a step on 8 times 64 words"),
         NetworkProblem("lstms", ((64, 16, 256),), direction="step", name="2 LSTM layers, a step on 16 times 64 words"),
         NetworkProblem("gpt2", ((4, 128, 768),), direction="step", name="GPT-2 small, a step on 4 times 128 words"),
+        *(
+            NetworkProblem(op, (shape,), direction=direction, name=f"{what}{behind}")
+            for op, shape, what in (
+                ("chain", (1 << 22,), "10 operations on 4M"),
+                ("chain", (1 << 16,), "10 operations on 64k"),
+                ("epilogue", (4096, 1024), "bias to layer_norm on 4096x1024"),
+            )
+            for direction, behind in (("fwd", ""), ("step", ", and back"))
+        ),
     ]
 
 
@@ -156,7 +167,9 @@ def torch_contestants(problem: NetworkProblem, operands: tuple[Any, ...]) -> dic
     weights = network.weights(shape)
     if problem.direction == "fwd":
         runs = network.torch_inference(network.deployed(weights), x)
-        return {name: Contestant(run) for name, run in runs.items()}
+        function, mask = network.torch_function(weights), network.mask(shape)
+        answer_of = function and (lambda: [function(x, torch.from_numpy(mask)).numpy()])
+        return {name: Contestant(run, answer=answer_of) for name, run in runs.items()}
     goal, net = torch.from_numpy(network.goal(shape)), network.torch_training(weights)
 
     def answer() -> list[Any]:
@@ -164,6 +177,44 @@ def torch_contestants(problem: NetworkProblem, operands: tuple[Any, ...]) -> dic
         return in_order(loss.numpy(), {n: g.numpy() for n, g in gradients.items()})
 
     return {"torch": Contestant(lambda: net.step(x, goal), answer=answer)}
+
+
+def compiled_contestants(problem: NetworkProblem, operands: tuple[Any, ...]) -> dict[str, Contestant]:
+    """PyTorch's compiler's: of steps, and of what is one function."""
+    import torch
+
+    if not any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))):
+        return {}
+    network, (shape,), (x,) = problem.network, problem.shapes, map(torch.from_numpy, operands)
+    weights = network.weights(shape)
+    if problem.direction == "fwd":
+        function = network.torch_function(weights)
+        if function is None:
+            return {}
+        made, mask = torch.compile(function, dynamic=False), torch.from_numpy(network.mask(shape))
+
+        def run() -> Any:
+            with torch.inference_mode():
+                return made(x)
+
+        def right() -> list[Any]:
+            with torch.inference_mode():
+                return [made(x, mask).numpy()]
+
+        return {"torch.compile": Contestant(run, answer=right)}
+
+    def training() -> Any:
+        net: Any = network.torch_training(network.weights(shape))
+        net.loss = torch.compile(net.loss, dynamic=False)
+        return net
+
+    goal, net = torch.from_numpy(network.goal(shape)), training()
+
+    def answer() -> list[Any]:
+        loss, gradients = training().gradients(x, goal)
+        return in_order(loss.numpy(), {n: g.numpy() for n, g in gradients.items()})
+
+    return {"torch.compile": Contestant(lambda: net.step(x, goal), answer=answer)}
 
 
 def onnx_model(problem: NetworkProblem) -> bytes | None:

@@ -59,10 +59,14 @@ class Training:
         self.weights = {n: self.torch.from_numpy(w.copy()).requires_grad_() for n, w in weights.items()}
         self.descent = self.torch.optim.SGD(self.weights.values(), lr=RATE)
 
+    def loss(self, x: Any, goal: Any) -> Any:
+        """The mean square of what is missing."""
+        return (_run(self.torch, self.weights, x) - goal).square().mean()
+
     def gradients(self, x: Any, goal: Any) -> tuple[Any, Weights]:
         """The loss and its gradients."""
         self.descent.zero_grad()
-        loss = (_run(self.torch, self.weights, x) - goal).square().mean()
+        loss = self.loss(x, goal)
         loss.backward()
         return loss.detach(), {n: w.grad for n, w in self.weights.items()}
 

@@ -109,10 +109,14 @@ class TorchTraining:
         }
         self.descent = self.torch.optim.SGD(self.learned.values(), lr=RATE)
 
+    def loss(self, x: Any, goal: Any) -> Any:
+        """The mean square of what is missing."""
+        return (self.net(x)[0] - goal).square().mean()
+
     def gradients(self, x: Any, goal: Any) -> tuple[Any, Weights]:
         """The loss and its gradients."""
         self.net.zero_grad()
-        loss = (self.net(x)[0] - goal).square().mean()
+        loss = self.loss(x, goal)
         loss.backward()
         return loss.detach(), {n: w.grad[None] for n, w in self.learned.items()}
 

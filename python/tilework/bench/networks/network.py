@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -17,6 +18,10 @@ RATE = 1e-3  # of the descent
 
 class Training(Protocol):
     """A network in training in another library."""
+
+    @property
+    def loss(self) -> Any:
+        """The function that a compiler of that library would compile."""
 
     def gradients(self, x: Any, goal: Any) -> tuple[Any, Weights]:
         """The loss and its gradient in every weight."""
@@ -34,6 +39,7 @@ class Network(ABC):
     is_variadic = False
     kinked = False  # its activations or pools have kinks
     trains = True  # whether it has a training step
+    prepares = True  # whether it has weights to pack
     name: str
 
     @abstractmethod
@@ -55,6 +61,19 @@ class Network(ABC):
     @abstractmethod
     def goal(self, shape: Shape) -> Any:
         """What training is to reach."""
+
+    def moved(self, shape: Shape, weights: int, direction: str) -> tuple[int, int]:
+        """The bytes that a forward pass or a step has to read and to write, weights of so many among them."""
+        x, y = 4 * math.prod(shape), 4 * math.prod(self.result(shape))
+        return (x + weights, y) if direction == "fwd" else (x + 2 * weights, 2 * weights)
+
+    def mask(self, shape: Shape) -> Any:
+        """What a dropout of tilework's multiplies by, for other libraries, where there is one."""
+        return np.ones((), np.float32)
+
+    def torch_function(self, weights: Weights) -> Callable[..., Any] | None:
+        """A forward pass as one function of x and of the mask of a dropout, where that is all."""
+        return None
 
     def deployed(self, weights: Weights) -> Weights:
         """The weights that inference takes."""

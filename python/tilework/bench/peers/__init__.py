@@ -27,6 +27,7 @@ class Peer:
     imports: tuple[str, ...]
     install: str
     module: str
+    patience: float = 15.0  # seconds for it to make and to check a contestant
 
 
 PEERS = {
@@ -36,11 +37,13 @@ PEERS = {
         Peer("scipy", ("scipy",), "scipy", "scipy_calls"),
         Peer("opt_einsum", ("opt_einsum",), "opt_einsum", "opt_einsum_calls"),
         Peer("torch", ("torch",), "torch", "torch_calls"),
+        Peer("torch.compile", ("torch",), "torch", "torch_compile_calls", patience=240.0),
         Peer("onnxruntime", ("onnxruntime", "onnx"), "onnxruntime onnx", "onnxruntime_calls"),
         Peer("openvino", ("openvino", "onnx"), "openvino onnx", "openvino_calls"),
         Peer("jax", ("jax",), "jax", "jax_calls"),
         Peer("opencv", ("cv2",), "opencv-python-headless", "opencv_calls"),
         Peer("scikit-image", ("skimage",), "scikit-image", "scikit_image_calls"),
+        Peer("numexpr", ("numexpr",), "numexpr", "numexpr_calls"),
     )
 }
 
