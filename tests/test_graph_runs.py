@@ -51,6 +51,24 @@ def test_a_graph_needs_no_more_of_constants_than_what_is_packed(name: str) -> No
     assert (released > 0) == (name not in QUANTIZED)
 
 
+@pytest.mark.parametrize("name", ["lstm", "gru", "rnn"])
+def test_gradients_of_inputs_that_nobody_takes_are_not_computed(name: str) -> None:
+    layer, count = registry.ops()[name], {"lstm": 4, "gru": 3, "rnn": 1}[name]
+    x, w, r = (
+        RANDOM.standard_normal(s).astype(np.float32) for s in ((9, 4, 300), (1, count * 8, 300), (1, count * 8, 8))
+    )
+
+    def f(x: Any, w: Any, r: Any) -> Any:
+        return tw.reduce_sum(layer(x, w, r)[0])
+
+    every, some = (tw.trace(tw.grad(f, argnums=n), x, w, r).compile() for n in ((0, 1, 2), (1, 2)))
+    for a, b in zip(some(x, w, r), every(x, w, r)[1:], strict=True):
+        np.testing.assert_array_equal(a, b)
+    kept = [n for n in some.graph.nodes if n.op.name == f"{name}_dx"]
+    assert some._native is not None
+    assert kept[0].results[0] not in some._native.plan.homes
+
+
 def test_updates_come_as_soon_as_they_can() -> None:
     layers = [tw.Variable(np.ones((64, 64), np.float32), n) for n in "abcdef"]
 

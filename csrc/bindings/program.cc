@@ -38,7 +38,7 @@ struct Step {
     py::object attributes;     // what texts among the attributes point into
     std::deque<std::string> texts;  // resolved ones
     std::vector<int64_t> in;   // places; -1: not given; -2 - k: number k of the program
-    std::vector<int64_t> out;
+    std::vector<int64_t> out;  // -1: nobody takes it
     std::vector<int64_t> kept;  // operands that run may read though they are packed
     std::vector<Attr> attr;
     std::vector<Attr> unresolved;  // of a step some of whose attributes are given to each run
@@ -304,7 +304,7 @@ private:
             raise_status(status, s.def->name), rethrow();
         if (static_cast<size_t>(inferred.n_out) != s.out.size()) throw py::value_error("program: results do not match");
         for (size_t i = 0; i < s.out.size(); ++i)
-            if (!same_shape(inferred.out[i], place(s.out[i]).view))
+            if (s.out[i] >= 0 && !same_shape(inferred.out[i], place(s.out[i]).view))
                 throw py::value_error("program: a result has another shape than the graph says");
         for (int i = 0; i < s.def->n_attrs; ++i) {
             Attr& attr = s.attr[static_cast<size_t>(i)];
@@ -358,7 +358,7 @@ private:
         if (s.in[0] >= 0) fixed[0] = place(s.in[0]).view;
         for (size_t i = 0; i < s.in.size(); ++i)
             if (is_constant(s.in[i])) fixed[i] = place(s.in[i]).view;
-        for (const int64_t i : s.out) out.push_back(place(i).view);
+        for (const int64_t i : s.out) out.push_back(i < 0 ? absent() : place(i).view);
         const Call job{
             s.def,       fixed.data(), static_cast<int>(s.in.size()), out.data(), static_cast<int>(out.size()),
             attr.data(), nullptr};
@@ -380,10 +380,15 @@ private:
         return replaced;
     }
 
+    static View absent() {
+        View v{};
+        v.dtype = DType::none;
+        return v;
+    }
+
     void views_of(const Step& s, std::vector<View>& in) const {
         for (const int64_t i : s.in) {
-            View v{};
-            v.dtype = DType::none;
+            View v = absent();
             if (i >= 0) v = place(i).view;
             if (i <= -2) {
                 const Number& n = numbers_[static_cast<size_t>(-2 - i)];
@@ -403,7 +408,7 @@ private:
         if (arena_bytes_ > 0 && !(frame->arena = static_cast<char*>(pool_take(arena_bytes_)))) throw std::bad_alloc();
         for (const Step& s : steps_) {
             views_of(s, frame->in);
-            for (const int64_t i : s.out) frame->out.push_back(place(i).view);
+            for (const int64_t i : s.out) frame->out.push_back(i < 0 ? absent() : place(i).view);
         }
         View *in = frame->in.data(), *out = frame->out.data();
         for (Step& s : steps_) {

@@ -22,7 +22,7 @@ namespace {
 
 struct Slopes {
     View dy, y, gates, cells, dh, dc;  // gates, cells, dh, dc: dtype none where there are none
-    View dx, dw, dr, db, drb, dh0, dc0;  // drb, dc0: alike
+    View dx, dw, dr, db, drb, dh0, dc0;  // dx, drb, dc0: alike
 };
 
 // A share of the sequences at one step; step -1 only pulls.
@@ -302,15 +302,15 @@ bool pass(const Layer& p, const typename Cell::Options& o, const Slopes& g) {
     });
     for (int64_t d = 0; d < p.directions; ++d) {
         const Left<W> left = own.left_of(p, d);
-        if (!multiply(rows, p.inputs, wide, Matrix<W>{left.da, wide, 1},
-                      Matrix<W>{w + d * wide * p.inputs, p.inputs, 1}, own.dx, d > 0) ||
+        if ((given(g.dx) && !multiply(rows, p.inputs, wide, Matrix<W>{left.da, wide, 1},
+                                      Matrix<W>{w + d * wide * p.inputs, p.inputs, 1}, own.dx, d > 0)) ||
             !write_product<T>(g.dw, d, 0, wide, rows, {left.da, wide, 1}, {x, p.inputs, 1}, own.weights))
             return false;
         sum_columns(left.da, wide, rows, wide, own.db);
         copy_row(g.db.as<T>() + d * g.db.stride[0], g.db.stride[1], own.db, 1, wide);
         if (!cells[d].finish(Finish<T>{p, g, d, rows, left, own.weights, own.db})) return false;
     }
-    for (int64_t t = 0; t < p.steps; ++t)
+    for (int64_t t = 0; given(g.dx) && t < p.steps; ++t)
         for (int64_t n = 0; n < p.sequences; ++n) {
             T* const to = g.dx.as<T>() + t * g.dx.stride[0] + n * g.dx.stride[1];
             if (t < p.lengths[n])

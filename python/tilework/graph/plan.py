@@ -62,6 +62,8 @@ def planned(graph: Graph) -> Plan:
     last.update((v.base, end) for v in (*graph.outputs, *graph.states().values()))
     for i, node in enumerate(plan.steps):
         for k, value in enumerate(node.results):
+            if value not in last and k in getattr(node.op, "rules", {}).get("spare_results", ()):
+                continue
             home = _shared_home(plan, node, k, i) or Home(Kind.ARENA, 0, value.nbytes, i, i)
             home.last = max(home.last, last.get(value, i))
             plan.homes[value] = home
