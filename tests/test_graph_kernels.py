@@ -195,4 +195,6 @@ def test_a_profile_has_a_row_a_step() -> None:
     assert [r.node.op.name for r in profile.rows] == ["conv", "conv", "add", "raised", "reduce_sum"]
     assert 0 < profile.seconds < 1
     assert profile.rows[0].kernel
+    assert all(r.bound > 0 for r in profile.rows)
     assert "conv" in str(profile)
+    assert "% bound" in str(profile)

@@ -39,7 +39,7 @@ struct Step {
     std::deque<std::string> texts;  // resolved ones
     std::vector<int64_t> in;   // places; -1: not given; -2 - k: number k of the program
     std::vector<int64_t> out;  // -1: nobody takes it
-    std::vector<int64_t> kept;  // operands that run may read though they are packed
+    std::vector<int64_t> alone;  // operands that run does not read where they are packed
     std::vector<Attr> attr;
     std::vector<Attr> unresolved;  // of a step some of whose attributes are given to each run
     void* packed = nullptr;
@@ -96,9 +96,9 @@ class Program {
 public:
     // values: (shape, dtype, strides in elements, kind, index, byte offset); constants: functions that return an array each,
     // called once; inputs, outputs: the values that are fed and given back;
-    // steps: (op name or callable, operands, attributes, results, settings, kept), an operand being a value's number, a
-    // float or None, settings the attributes that each run is given, {attribute: its place among the run's numbers}, and
-    // kept the operands that a run may read though they are packed.
+    // steps: (op name or callable, operands, attributes, results, settings, alone), an operand being a value's number, a
+    // float or None, a result one too or -1 where nobody takes it, settings the attributes that each run is given,
+    // {attribute: its place among the run's numbers}, and alone the operands that a run does not read once they are packed.
     Program(const py::list& values, const py::list& constants, const py::list& inputs, const py::list& outputs,
             const py::list& steps, int64_t arena_bytes)
         : tier_(active_tier()), arena_bytes_(static_cast<size_t>(arena_bytes)) {
@@ -212,7 +212,7 @@ private:
             }
         }
         s.out = row[3].cast<std::vector<int64_t>>();
-        s.kept = row[5].cast<std::vector<int64_t>>();
+        s.alone = row[5].cast<std::vector<int64_t>>();
         s.attributes = row[2];
         if (!py::isinstance<py::str>(row[0])) {
             s.function = row[0];
@@ -370,8 +370,8 @@ private:
         s.def->pack(job, s.packed);
         std::vector<bool> replaced(s.in.size());
         for (size_t i = 0; i < s.in.size(); ++i) {
-            const bool kept = std::find(s.kept.begin(), s.kept.end(), static_cast<int64_t>(i)) != s.kept.end();
-            if (kept || !is_constant(s.in[i]) || !is_contiguous(fixed[i])) continue;
+            const bool alone = std::find(s.alone.begin(), s.alone.end(), static_cast<int64_t>(i)) != s.alone.end();
+            if (!alone || !is_constant(s.in[i]) || !is_contiguous(fixed[i])) continue;
             const View whole = fixed[i];
             fixed[i].dtype = DType::none;
             replaced[i] = s.def->packed_size(job) != bytes;

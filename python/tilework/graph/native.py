@@ -68,9 +68,9 @@ class Native:
             fresh = node.results[: len(node.results) - len(node.updates)]
             step = node.op.name if isinstance(node.op, _core.Op) else node.op.step(node)
             settings = {name: places[n] for name, n in node.numbers.items()}
-            kept = [i for i, name in enumerate(node.op.operands) if name in node.op.rules.get("reads_packed", ())]
+            alone = [i for i, name in enumerate(node.op.operands) if name in node.op.rules.get("reads_packed", ())]
             results = [number(v) if v in plan.homes else -1 for v in fresh]
-            steps.append((step, operands(node), settled(node.attrs), results, settings, kept))
+            steps.append((step, operands(node), settled(node.attrs), results, settings, alone))
         inputs, outputs = list(map(number, plan.inputs)), list(map(number, plan.outputs))
         constants = [functools.partial(_laid_out, c) for c in plan.constants]
         return _core.Program(rows, constants, inputs, outputs, steps, plan.arena_bytes)

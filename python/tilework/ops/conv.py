@@ -142,6 +142,7 @@ def _(
 
 
 dtypes(conv, "float32", "float64", "float16", "bfloat16")
+conv.rules["reads_packed"] = ("w",)
 
 
 @preparing(conv)

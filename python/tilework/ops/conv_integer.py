@@ -230,8 +230,6 @@ def _(
 for _op in (conv_integer, qlinear_conv):
     dtypes(_op, "int8", "uint8")
     tolerance(_op, ulp=0.5)
-for rules in (conv_integer.rules, qlinear_conv.rules, conv_int8.rules):
-    rules["reads_packed"] = ("w",)  # where w_zero is not zero
 dtypes(conv_int8, "float32", "float16", "bfloat16")
 tolerance(conv_int8, ulp=4)  # of the activation: without one, results are the reference's to the last bit
 

@@ -119,7 +119,6 @@ def _(given: dict[str, Any]) -> dict[str, Any]:
 
 # A phase of the stride multiplies the zeros beyond the border of x.
 conv_transpose.rules["spreading"] = ("w",)
-conv_transpose.rules["reads_packed"] = ("w",)  # where phases differ in their taps
 
 
 @depth(conv_transpose)

@@ -127,6 +127,7 @@ def _(
 
 
 dtypes(linear_int8, "float32", "float16", "bfloat16")
+linear_int8.rules["reads_packed"] = ("w",)
 tolerance(linear_int8, ulp=4)  # of the activation: without one, results are the reference's to the last bit
 
 

@@ -101,6 +101,7 @@ def _swapped(x: Array) -> Array:
 
 
 dtypes(matmul, "float32", "float64", "float16", "bfloat16")
+matmul.rules["reads_packed"] = ("b",)
 
 
 @samples(matmul)
@@ -242,6 +243,7 @@ def _(
 
 
 dtypes(linear, "float32", "float64", "float16", "bfloat16")
+linear.rules["reads_packed"] = ("w",)
 
 
 @samples(linear)

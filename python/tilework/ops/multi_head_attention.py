@@ -152,6 +152,7 @@ def _(q: Any, k: Any, v: Any, wq: Any, *others: Any, **attrs: Any) -> int:
 
 
 dtypes(multi_head_attention, *FLOATING)
+multi_head_attention.rules["reads_packed"] = ("wq", "wk", "wv", "wo")
 # What a hidden key holds may spread, if it is no number.
 multi_head_attention.rules["spreading"] = tuple(n for n in multi_head_attention.operands if n not in ("wo", "bo"))
 
