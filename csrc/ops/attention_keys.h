@@ -27,46 +27,70 @@ TW_INLINE void fetch_rows(const Rows<S>& x, int64_t first, int64_t rows, int64_t
 template <int R, class W, class S>
 TW_INLINE void score_rows(const Rows<S>& k, int64_t n, int64_t depth, const W* q, int64_t q_row, W* scores,
                           bool fetch) {
-    constexpr int M = R == 1 ? 6 : R == 2 ? 4 : 2;
-    W sums[M * R];
+    constexpr int kWhole = 8 / R, kHalf = R == 1 ? 4 : 1;
     int64_t j = 0;
-    for (; j + M <= n; j += M) {
-        if (fetch) fetch_rows(k, j + kKeysAhead, M, n, depth);
-        dots<W, M, R>(k.data + j * k.row, k.row, q, q_row, depth, sums);
-        for (int i = 0; i < M; ++i)
-            for (int r = 0; r < R; ++r) scores[r * kTileKeys + j + i] = sums[i * R + r];
-    }
-    for (; j < n; ++j) {
-        dots<W, 1, R>(k.data + j * k.row, k.row, q, q_row, depth, sums);
-        for (int r = 0; r < R; ++r) scores[r * kTileKeys + j] = sums[r];
-    }
+    const auto pass = [&]<int M>() __attribute__((always_inline)) {
+        W sums[M * R];
+        for (; j + M <= n; j += M) {
+            if (fetch) fetch_rows(k, j + kKeysAhead, M, n, depth);
+            dots<W, M, R>(k.data + j * k.row, k.row, q, q_row, depth, sums);
+            for (int i = 0; i < M; ++i)
+                for (int r = 0; r < R; ++r) scores[r * kTileKeys + j + i] = sums[i * R + r];
+        }
+    };
+    pass.template operator()<kWhole>();
+    if constexpr (kHalf > 1) pass.template operator()<kHalf>();
+    pass.template operator()<1>();
+}
+
+template <class W, class S>
+TW_INLINE Vec<W> part_of(const S* p, int64_t lanes) {
+    return lanes == kLanes<W> ? load_as<W>(p) : load_as_n<W>(p, lanes);
+}
+
+// sums of R rows += four rows of v, weighted: their weights stay in registers along the columns.
+template <int R, class W, class S>
+TW_INLINE void add_four(const Rows<S>& v, int64_t columns, const W* weights, W* sums, int64_t sums_row) {
+    Vec<W> w[R][4];
+#pragma GCC unroll 2
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+        for (int k = 0; k < 4; ++k) w[r][k] = splat(weights[r * kTileKeys + k]);
+    each_vector<W>(columns, [&](int64_t i, int64_t lanes) __attribute__((always_inline)) {
+        Vec<W> x[4];
+#pragma GCC unroll 4
+        for (int k = 0; k < 4; ++k) x[k] = part_of<W>(v.data + k * v.row + i, lanes);
+#pragma GCC unroll 2
+        for (int r = 0; r < R; ++r) {
+            Vec<W> sum = load(sums + r * sums_row + i);
+#pragma GCC unroll 4
+            for (int k = 0; k < 4; ++k) sum += w[r][k] * x[k];
+            store(sums + r * sums_row + i, sum);
+        }
+    });
 }
 
 // sums[r] += the n rows of v, weighted; four at a time, so that sums are fetched a quarter as often.
 template <class W, class S>
 TW_INLINE void add_rows(const Rows<S>& v, int64_t n, int64_t columns, const W* weights, int64_t rows, W* sums,
                         int64_t sums_row) {
-    const auto part = [](const S* p, int64_t lanes) __attribute__((always_inline)) {
-        return lanes == kLanes<W> ? load_as<W>(p) : load_as_n<W>(p, lanes);
-    };
-    for (int64_t j = 0; j < n; j += 4) {
-        const int64_t some = min_of(4, n - j);
+    int64_t j = 0;
+    for (; j + 4 <= n; j += 4) {
         fetch_rows(v, j + kKeysAhead, 4, n, columns);
-        const S* at[4];
-        for (int64_t i = 0; i < 4; ++i) at[i] = v.data + (j + min_of(i, some - 1)) * v.row;
+        const Rows<S> four = {v.data + j * v.row, v.row};
+        int64_t r = 0;
+        for (; r + 2 <= rows; r += 2)
+            add_four<2>(four, columns, weights + r * kTileKeys + j, sums + r * sums_row, sums_row);
+        if (r < rows) add_four<1>(four, columns, weights + r * kTileKeys + j, sums + r * sums_row, sums_row);
+    }
+    for (; j < n; ++j)
         each_vector<W>(columns, [&](int64_t i, int64_t lanes) __attribute__((always_inline)) {
-            const Vec<W> v0 = part(at[0] + i, lanes), v1 = part(at[1] + i, lanes);
-            const Vec<W> v2 = part(at[2] + i, lanes), v3 = part(at[3] + i, lanes);
+            const Vec<W> x = part_of<W>(v.data + j * v.row + i, lanes);
             for (int64_t r = 0; r < rows; ++r) {
-                const W* w = weights + r * kTileKeys + j;
-                Vec<W> s = load(sums + r * sums_row + i) + w[0] * v0;
-                if (some > 1) s += w[1] * v1;
-                if (some > 2) s += w[2] * v2;
-                if (some > 3) s += w[3] * v3;
-                store(sums + r * sums_row + i, s);
+                W* const at = sums + r * sums_row + i;
+                store(at, load(at) + weights[r * kTileKeys + j] * x);
             }
         });
-    }
 }
 
 // score_rows for any number of rows of q; of the keys only the first pass fetches.

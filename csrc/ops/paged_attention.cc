@@ -161,6 +161,10 @@ TW_INLINE void each_run(const View& pool, const View& scale, const int64_t* page
             gather_block(room, run.rows.data, run.rows.row, pool.stride[3], run.n, pool.shape[3]);
             run.rows = {room, pool.shape[3]};
         }
+        if (j + run.n < n) {  // no stream leads from page to page
+            const Run<S> next = run_at<S>(pool, scale, pages, page, head, first + j + run.n, n - j - run.n);
+            fetch_rows(next.rows, 0, kKeysAhead, next.n, pool.shape[3]);
+        }
         f(run, j);
         j += run.n;
     }
