@@ -3,7 +3,8 @@
 //     t[i, q] = (sum over u of down[i, u] image[first(i) + u, q] + 2^7) >> 8
 //     y[i, j] = (sum over v of along[j, v] t[i, first(j) + v] + 2^19) >> 20, saturated
 //
-// Method    separable: rows are summed downwards, whole vectors at once, then along. Half the size is the mean of four.
+// Method    separable: rows are summed downwards, whole vectors at once, then along, where pairs of neighbours are fetched one
+//           by one and weighed as vectors. Half the size is the mean of four.
 // Numerics  weights in 1/2^14 of sum 2^14 (core/resample.cc), exact sums, two roundings half up. Outside, the edge
 //           repeats. Half the size, linear or by area, and nearest have the bits of OpenCV 5. Pixels of 16 bits and floats
 //           are weighted by float32 numbers; sums are taken in float64, in order, and rounded to float32 each.
@@ -44,29 +45,64 @@ void sum_down(const uint8_t* const* rows, const int16_t* weights, int64_t taps, 
     }
 }
 
-// Of N weights, or of any number for N = 0, and Step channels.
-template <int N, int Step>
-void sum_along(const int16_t* sums, const Axis& axis, uint8_t* to, int64_t width) {
-    const int64_t taps = N ? N : axis.taps;
-    for (int64_t x = 0; x < width; ++x) {
-        const int16_t* const weights = axis.weights + x * taps;
-        for (int64_t c = 0; c < Step; ++c) {
-            const int16_t* const from = sums + int64_t{axis.first[x]} * Step + c;
-            int32_t total = 1 << 19;
-            for (int64_t k = 0; k < taps; ++k) total += weights[k] * from[k * Step];
-            total >>= 20;
-            to[x * Step + c] = static_cast<uint8_t>(total < 0 ? 0 : total > 255 ? 255 : total);
+// Weights along a row, two by two as they lie in 32 bits, the last with a zero: pair j of all pixels, then the next.
+void pair_weights(const Axis& axis, int64_t width, int32_t* pairs) {
+    for (int64_t j = 0; 2 * j < axis.taps; ++j)
+        for (int64_t x = 0; x < width; ++x) {
+            const int16_t* const weights = axis.weights + x * axis.taps + 2 * j;
+            pairs[j * width + x] = static_cast<int32_t>(
+                static_cast<uint16_t>(weights[0]) |
+                static_cast<uint32_t>(static_cast<uint16_t>(2 * j + 1 < axis.taps ? weights[1] : 0)) << 16);
+        }
+}
+
+// One channel: pairs of neighbours are fetched one by one, and weighed whole vectors at once.
+void sum_along(const int16_t* sums, const Axis& axis, const int32_t* pairs, uint8_t* to, int64_t width) {
+    constexpr int64_t block = 256, lanes = kLanes<int32_t>;
+    alignas(64) int32_t fetched[block] = {}, totals[block];
+    for (int64_t start = 0; start < width; start += block) {
+        const int64_t n = min_of(block, width - start);
+        for (int64_t i = 0; i < block; ++i) totals[i] = 1 << 19;
+        for (int64_t j = 0; 2 * j < axis.taps; ++j) {
+            const int32_t *const first = axis.first + start, *const weights = pairs + j * width + start;
+#pragma GCC unroll 4
+            for (int64_t i = 0; i < n; ++i) __builtin_memcpy(fetched + i, sums + first[i] + 2 * j, sizeof(int32_t));
+            for (int64_t i = 0; i < n; i += lanes) {
+                const i32v both = load_n(weights + i, min_of(n - i, lanes));
+                store(totals + i, load(totals + i) + dot_pairs(bitcast<i16v>(load(fetched + i)), bitcast<i16v>(both)));
+            }
+        }
+        for (int64_t i = 0; i < n; i += lanes) {
+            typedef VecOf<uint8_t, static_cast<int>(lanes)> Bytes;
+            const i32v sum = min_any(max_any(load(totals + i) >> 20, splat(0)), splat(255));
+            const auto bytes = __builtin_convertvector(sum, typename Bytes::type);
+            __builtin_memcpy(to + start + i, &bytes, static_cast<size_t>(min_of(n - i, lanes)));
         }
     }
 }
-template <int Step>
-void sum_along(const int16_t* sums, const Axis& axis, uint8_t* to, int64_t width) {
+
+// Three channels; N weights, or any number for N = 0.
+template <int N>
+void sum_colours(const int16_t* sums, const Axis& axis, uint8_t* to, int64_t width) {
+    const int64_t taps = N ? N : axis.taps;
+    for (int64_t x = 0; x < width; ++x) {
+        const int16_t* const weights = axis.weights + x * taps;
+        for (int64_t c = 0; c < 3; ++c) {
+            const int16_t* const from = sums + int64_t{axis.first[x]} * 3 + c;
+            int32_t total = 1 << 19;
+            for (int64_t k = 0; k < taps; ++k) total += weights[k] * from[k * 3];
+            total >>= 20;
+            to[x * 3 + c] = static_cast<uint8_t>(total < 0 ? 0 : total > 255 ? 255 : total);
+        }
+    }
+}
+void sum_colours(const int16_t* sums, const Axis& axis, uint8_t* to, int64_t width) {
     switch (axis.taps) {
-        case 1: return sum_along<1, Step>(sums, axis, to, width);
-        case 2: return sum_along<2, Step>(sums, axis, to, width);
-        case 4: return sum_along<4, Step>(sums, axis, to, width);
-        case 8: return sum_along<8, Step>(sums, axis, to, width);
-        default: return sum_along<0, Step>(sums, axis, to, width);
+        case 1: return sum_colours<1>(sums, axis, to, width);
+        case 2: return sum_colours<2>(sums, axis, to, width);
+        case 4: return sum_colours<4>(sums, axis, to, width);
+        case 8: return sum_colours<8>(sums, axis, to, width);
+        default: return sum_colours<0>(sums, axis, to, width);
     }
 }
 
@@ -76,12 +112,17 @@ Status resample(const Call& c, Interpolation kind) {
     const int64_t rows = y.shape[0], columns = y.shape[1];
     Axis down = {resample_taps(kind, height, rows), nullptr, nullptr};
     Axis along = {resample_taps(kind, width, columns), nullptr, nullptr};
-    Scratch scratch(static_cast<size_t>(4 * (rows + columns) + 2 * (down.taps * rows + along.taps * columns)));
+    const int64_t pairs_bytes = ceil_div(along.taps, 2) * columns * static_cast<int64_t>(sizeof(int32_t));
+    Scratch scratch(
+        static_cast<size_t>(4 * (rows + columns) + pairs_bytes + 2 * (down.taps * rows + along.taps * columns)));
     if (!scratch.as<char>()) return fail(Status::memory, "size", "no memory for the weights; want a smaller size");
     down.first = scratch.as<int32_t>(), along.first = down.first + rows;
-    down.weights = reinterpret_cast<int16_t*>(along.first + columns), along.weights = down.weights + down.taps * rows;
+    int32_t* const pairs = along.first + columns;
+    down.weights = reinterpret_cast<int16_t*>(reinterpret_cast<char*>(pairs) + pairs_bytes),
+    along.weights = down.weights + down.taps * rows;
     resample_weights(kind, height, rows, down.first, down.weights);
     resample_weights(kind, width, columns, along.first, along.weights);
+    pair_weights(along, columns, pairs);
     // Rows end with room for whole vectors; rows of sums begin and end with the edge, as far as weights reach.
     const int64_t reach = along.taps, pitch = row_pitch(n), sums_pitch = row_pitch(n + 2 * reach * step);
     const bool whole = has_whole_rows(image);
@@ -118,7 +159,7 @@ Status resample(const Call& c, Interpolation kind) {
                     sums[n + (k - 1) * step + j] = sums[n - step + j];
                 }
             uint8_t* const to = begin_row(y, i, row);
-            step == 1 ? sum_along<1>(sums, along, to, columns) : sum_along<3>(sums, along, to, columns);
+            step == 1 ? sum_along(sums, along, pairs, to, columns) : sum_colours(sums, along, to, columns);
             end_row(y, i, to);
         }
     });
