@@ -165,13 +165,51 @@ void substitute_columns(int64_t rows, const T* t, bool unit, T* x, int64_t x_row
     for (; i < rows; ++i) substitute_rows<T, 1, NV, Masked>(i, t, unit, x, x_row, n);
 }
 
+// One right side beside rows of neighbours: four dot products with what is known, then the four unknowns one by one.
+template <class T>
+void substitute_one(int64_t n, const Matrix<T>& t, bool unit, T* x) {
+    constexpr int64_t L = kLanes<T>, kRows = 4;
+    for (int64_t i = 0; i < n; i += kRows) {
+        const int64_t count = min_of(kRows, n - i);
+        const T* row[kRows];
+        for (int64_t r = 0; r < kRows; ++r) row[r] = t.data + (i + (r < count ? r : 0)) * t.row;
+        Vec<T> sum[kRows]{};
+        int64_t j = 0;
+        for (; j + L <= i; j += L) {
+            const Vec<T> known = load(x + j);
+#pragma GCC unroll 4
+            for (int64_t r = 0; r < kRows; ++r) sum[r] += load(row[r] + j) * known;
+        }
+        if (j < i) {
+            const Vec<T> known = load_n(x + j, i - j);
+#pragma GCC unroll 4
+            for (int64_t r = 0; r < kRows; ++r) sum[r] += load_n(row[r] + j, i - j) * known;
+        }
+        T found[kRows];
+#pragma GCC unroll 4
+        for (int64_t r = 0; r < kRows; ++r) found[r] = reduce_add(sum[r]);
+        for (int64_t r = 0; r < count; ++r) {
+            T value = x[i + r] - found[r];
+            for (int64_t s = 0; s < r; ++s) value -= row[r][i + s] * x[i + s];
+            x[i + r] = unit ? value : value / row[r][i + r];
+        }
+    }
+}
+
 // At most kBlock rows. The triangle is copied, so that its numbers are neighbours whatever its strides.
 template <class T>
 void substitute(int64_t rows, int64_t m, const Matrix<T>& from, bool unit, T* x, int64_t x_row) {
+    if (m == 1 && from.col == 1 && x_row == 1) return substitute_one(rows, from, unit, x);
     constexpr int64_t step = 2 * kLanes<T>, kColumns = 32 * kLanes<T>;
     alignas(64) T t[kBlock * kBlock];
     for (int64_t i = 0; i < rows; ++i)
         copy_row(t + i * kBlock, 1, from.data + i * from.row, from.col, unit ? i : i + 1);
+    if (m == 1) {
+        T column[kBlock];
+        copy_row(column, 1, x, x_row, rows);
+        substitute_one<T>(rows, {t, kBlock, 1}, unit, column);
+        return copy_row(x, x_row, column, 1, rows);
+    }
     const auto chunk = [&](int64_t piece) {
         const int64_t end = min_of(m, (piece + 1) * kColumns);
         int64_t j = piece * kColumns;
