@@ -334,7 +334,17 @@ def attended(x: Any) -> Any:
 W1, W2, W3, BIAS = normal(6, 3, 3, 3), normal(6, 6, 3, 3), normal(4, 3, 3, 3), normal(8)
 M, M2, M3 = normal(8, 8), normal(8, 8), normal(8, 8)
 NORM = (normal(6), normal(6), normal(6), abs(normal(6)) + 0.5)
+
+
+def activated(x: Any) -> Any:
+    """Activations behind layers, of which a clip is one only from 0 to 6."""
+    y = tw.clip(tw.conv(x, W1, padding=1), low=0.0, high=6.0)
+    y = tw.silu(tw.conv(tw.hard_swish(tw.conv(y, W2, padding=1)), W2, padding=1))
+    return tw.clip(tw.conv(y, W2), low=-1.0, high=6.0)
+
+
 FUSED = {
+    "activated": (activated, normal(2, 3, 8, 8), ["conv", "conv", "conv", "conv", "clip"]),
     "folded": (folded, normal(2, 3, 8, 8), ["conv", "conv", "conv"]),
     "spread": (spread, normal(2, 4, 5, 6), ["conv_transpose", "conv_transpose"]),
     "normed": (normed, normal(5, 8), ["linear", "layer_norm", "add", "rms_norm"]),

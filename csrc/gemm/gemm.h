@@ -12,7 +12,9 @@
 
 namespace tw::TW_ISA {
 
-enum class Activation : int { none, relu, sigmoid, tanh, gelu };
+// In the order of the choices of an op's attribute.
+enum class Activation : int { none, relu, relu6, sigmoid, tanh, gelu, silu, hard_swish };
+#define TW_ACTIVATIONS "relu|relu6|sigmoid|tanh|gelu|silu|hard_swish"
 
 // Element (i, j) at data[i * row + j * col].
 template <class T>

@@ -8,19 +8,33 @@
 namespace tw::TW_ISA {
 namespace {
 
+// relu and relu6: cheap enough for sums that are still in registers. NaN stays NaN.
+TW_INLINE bool is_clip(Activation a) { return a == Activation::relu || a == Activation::relu6; }
+template <class V>
+TW_INLINE V clip_limit(Activation a) {
+    return splat<Elem<V>>(a == Activation::relu6 ? Elem<V>(6) : Elem<V>(__builtin_inf()));
+}
+template <class V>
+TW_INLINE V clipped(V v, V limit) {
+    return min_any(limit, select(v <= V{}, V{}, v));
+}
+
 template <class V>
 TW_INLINE V activate(V v, Activation activation) {
     switch (activation) {
         case Activation::none: return v;
-        case Activation::relu: return select(v <= V{}, V{}, v);
+        case Activation::relu:
+        case Activation::relu6: return clipped(v, clip_limit<V>(activation));
         case Activation::sigmoid: return sigmoid(v);
         case Activation::tanh: return tanh(v);
         case Activation::gelu: return gelu(v);
+        case Activation::silu: return silu(v);
+        case Activation::hard_swish: return v * clipped(v + 3, clip_limit<V>(Activation::relu6)) / 6;
     }
     return v;
 }
 
-// Functions more costly than relu run over the finished tile, out of the way of the register allocator.
+// More costly functions run over the finished tile, out of the way of the register allocator.
 template <class T>
 __attribute__((noinline)) void activate_tile(T* c, int64_t c_row, int m, int n, Activation activation) {
     for (int i = 0; i < m; ++i)
@@ -44,7 +58,7 @@ void micro(const Tile<T>& t, int n) {
     const int64_t start_row = t.start ? t.start_row : c_row;
     const T* bias_row = t.bias_row;
     const T* const bias_col = t.bias_col;
-    const bool load_c = t.load_c, relu = t.activation == Activation::relu;
+    const bool load_c = t.load_c, clips = is_clip(t.activation);
     const char* ahead = t.ahead;
     const int64_t ahead_each = kc < 4 ? 0 : (4 * t.ahead_lines + kc - 1) / kc;
     const auto part = [&](const T* p, int j) __attribute__((always_inline)) {
@@ -108,11 +122,13 @@ void micro(const Tile<T>& t, int n) {
 #pragma GCC unroll 8
                 for (int i = 0; i < MR; ++i) acc[i][j] += bias;
             }
-        if (relu)
+        if (clips) {
+            const V limit = clip_limit<V>(t.activation);
 #pragma GCC unroll 8
             for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 4
-                for (int j = 0; j < NV; ++j) acc[i][j] = activate(acc[i][j], Activation::relu);
+                for (int j = 0; j < NV; ++j) acc[i][j] = clipped(acc[i][j], limit);
+        }
 #pragma GCC unroll 8
         for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 4
@@ -122,7 +138,7 @@ void micro(const Tile<T>& t, int n) {
                 else
                     store(c_tile + i * c_row + j * L, acc[i][j]);
             }
-        if (t.activation > Activation::relu) activate_tile(c_tile, c_row, MR, n, t.activation);
+        if (t.activation > Activation::relu6) activate_tile(c_tile, c_row, MR, n, t.activation);
     }
 }
 

@@ -115,10 +115,11 @@ struct Tiled {
                 T v = sums[r * kMR + i % kMR];
                 if (t.load_c) v += from[i * from_row + at + r];
                 if (t.bias_row) v += t.bias_row[i];
-                t.c[i * t.c_row + at + r] = t.activation == Activation::relu ? (v <= 0 ? 0 : v) : v;
+                if (is_clip(t.activation)) v = activate(splat<T>(v), t.activation)[0];
+                t.c[i * t.c_row + at + r] = v;
             }
         }
-        if (t.activation > Activation::relu)
+        if (t.activation > Activation::relu6)
             activate_tile(t.c + at, t.c_row, static_cast<int>(m), static_cast<int>(spare), t.activation);
     }
 

@@ -260,7 +260,7 @@ void pack(const Call& c, void* packed) {
 constexpr Operand kOperands[] = {{"x"}, {"w"}, {"b", Role::optional}, {"residual", Role::optional}};
 constexpr AttrSpec kAttrs[] = {
     TW_CONV_ATTRS,
-    {.name = "activation", .kind = AttrKind::choice, .choices = "relu|sigmoid|tanh|gelu", .none_ok = true},
+    {.name = "activation", .kind = AttrKind::choice, .choices = TW_ACTIVATIONS, .none_ok = true},
     TW_CONV_LAYOUT,
     {.name = "algo", .kind = AttrKind::choice, .choices = "winograd|winograd_2x2", .none_ok = true}};
 

@@ -344,7 +344,7 @@ constexpr Operand kDynamic[] = {{"x"}, {"w"}, {"w_scale"}, {"b", Role::optional}
 constexpr AttrSpec kAttrs[] = {TW_CONV_ATTRS};
 constexpr AttrSpec kDynamicAttrs[] = {
     TW_CONV_ATTRS,
-    {.name = "activation", .kind = AttrKind::choice, .choices = "relu|sigmoid|tanh|gelu", .none_ok = true}};
+    {.name = "activation", .kind = AttrKind::choice, .choices = TW_ACTIVATIONS, .none_ok = true}};
 
 }  // namespace
 

@@ -193,7 +193,7 @@ struct Last {
             for (; p + kPixels <= high; p += kPixels) (this->*block)(x, seen, p, w, bias, to);
             for (; p < high; ++p) (this->*one)(x, seen, p, w, bias, to);
             for (; p < s.out[2]; ++p) depthwise_edge(x, seen, p, w, bias, zeros, to);
-            if (q.activation > Activation::relu)
+            if (q.activation > Activation::relu6)
                 activate_tile(to, s.y_stride[2], static_cast<int>(s.out[2]), static_cast<int>(channels), q.activation);
         }
     }
@@ -265,7 +265,7 @@ struct Last {
     }
 
     void put(T* to, Vec<T> v, int64_t lanes) const {
-        store_n(to, q.activation == Activation::relu ? activate(v, Activation::relu) : v, lanes);
+        store_n(to, is_clip(q.activation) ? clipped(v, clip_limit<Vec<T>>(q.activation)) : v, lanes);
     }
 
     Status run() const {

@@ -128,7 +128,7 @@ constexpr Operand kOperands[] = {{"x"}, {"w"}, {"b", Role::optional}, {"residual
 constexpr AttrSpec kAttrs[] = {
     TW_CONV_ATTRS,
     {.name = "output_padding", .kind = AttrKind::integers, .i = 0},
-    {.name = "activation", .kind = AttrKind::choice, .choices = "relu|sigmoid|tanh|gelu", .none_ok = true},
+    {.name = "activation", .kind = AttrKind::choice, .choices = TW_ACTIVATIONS, .none_ok = true},
     TW_CONV_LAYOUT};
 
 }  // namespace

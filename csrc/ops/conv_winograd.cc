@@ -168,10 +168,10 @@ struct Winograd {
                     const int64_t lanes = min_of(L, width - j);
                     Vec<T> v = load(line + j) + splat<T>(bias);
                     if (residual) v += load_n(residual + at + j, lanes);
-                    if (q.activation == Activation::relu) v = select(v <= Vec<T>{}, Vec<T>{}, v);
+                    if (is_clip(q.activation)) v = clipped(v, clip_limit<Vec<T>>(q.activation));
                     store_n(y + at + j, v, lanes);
                 }
-                if (q.activation > Activation::relu)
+                if (q.activation > Activation::relu6)
                     activate_tile(y + at, s.out[2], 1, static_cast<int>(width), q.activation);
             }
             i += run;

@@ -26,7 +26,8 @@ struct Strip {
     int64_t kernel_rows, kernel_columns;
     const T* w;  // [kernel row][column]
     T bias;
-    bool relu, add_to_y;
+    Activation activation;
+    bool add_to_y;
     T* y;
     int64_t y_row;
 };
@@ -46,6 +47,8 @@ TW_INLINE Lanes lanes_inside(const Strip<T>& s, int64_t x, int64_t offset, int64
 template <class T, int R, int SH, int KH, int KW, bool Edge>
 void strip_fixed(const Strip<T>& s, int64_t first, int64_t last) {
     constexpr int L = kLanes<T>, kSeen = (R - 1) * SH + KH;
+    const bool clips = is_clip(s.activation);
+    const Vec<T> limit = clip_limit<Vec<T>>(s.activation);
     Vec<T> w[KH][KW];
 #pragma GCC unroll 8
     for (int i = 0; i < KH; ++i)
@@ -77,7 +80,7 @@ void strip_fixed(const Strip<T>& s, int64_t first, int64_t last) {
             }
 #pragma GCC unroll 4
         for (int r = 0; r < R; ++r) {
-            if (s.relu) acc[r] = activate(acc[r], Activation::relu);
+            if (clips) acc[r] = clipped(acc[r], limit);
             store_n(s.y + r * s.y_row + x, acc[r], lanes);
         }
     };
@@ -93,6 +96,8 @@ void strip_fixed(const Strip<T>& s, int64_t first, int64_t last) {
 template <class T, int R>
 void strip_stride2(const Strip<T>& s, int64_t last) {
     constexpr int L = kLanes<T>, K = 3, kSeen = (R - 1) * 2 + K;
+    const bool clips = is_clip(s.activation);
+    const Vec<T> limit = clip_limit<Vec<T>>(s.activation);
     Vec<T> w[K][K];
 #pragma GCC unroll 3
     for (int i = 0; i < K; ++i)
@@ -129,7 +134,7 @@ void strip_stride2(const Strip<T>& s, int64_t last) {
         }
 #pragma GCC unroll 4
         for (int r = 0; r < R; ++r) {
-            if (s.relu) acc[r] = activate(acc[r], Activation::relu);
+            if (clips) acc[r] = clipped(acc[r], limit);
             store_n(s.y + r * s.y_row + x, from_units(acc[r]), lanes);
         }
     };
@@ -147,6 +152,8 @@ void strip_stride2(const Strip<T>& s, int64_t last) {
 template <class T, bool Edge>
 void strip_any(const Strip<T>& s, int64_t first, int64_t last) {
     constexpr int L = kLanes<T>, V = 4;
+    const bool clips = is_clip(s.activation);
+    const Vec<T> limit = clip_limit<Vec<T>>(s.activation);
     for (int64_t x = first; x < last; x += V * L) {
         Vec<T> acc[V];
         const int64_t n = min_of(last - x, V * L);
@@ -167,7 +174,7 @@ void strip_any(const Strip<T>& s, int64_t first, int64_t last) {
                     }
             }
         for (int v = 0; v * L < n; ++v) {
-            if (s.relu) acc[v] = activate(acc[v], Activation::relu);
+            if (clips) acc[v] = clipped(acc[v], limit);
             store_n(s.y + x + v * L, acc[v], min_of(L, n - v * L));
         }
     }
@@ -234,11 +241,19 @@ struct Plane {
                     const bool inside = xd >= 0 && xd < s.in[0] && xh >= 0 && xh < s.in[1];
                     row[seen++] = (inside ? x + xd * s.x_stride[0] + xh * s.x_stride[1] : zeros) - s.before[2];
                 }
-        const Strip<T> q{
-            row,          s.taps[0] * s.taps[1],          offset,    s.before[2],
-            s.in[2],      s.taps[0] * s.taps[1],          s.taps[2], w,
-            bias,         activation == Activation::relu, add_to_y,  y + d * s.y_stride[0] + h * s.y_stride[1],
-            s.y_stride[1]};
+        const Strip<T> q{row,
+                         s.taps[0] * s.taps[1],
+                         offset,
+                         s.before[2],
+                         s.in[2],
+                         s.taps[0] * s.taps[1],
+                         s.taps[2],
+                         w,
+                         bias,
+                         activation,
+                         add_to_y,
+                         y + d * s.y_stride[0] + h * s.y_stride[1],
+                         s.y_stride[1]};
         const int64_t end = s.out[2];
         if (stride2) {
             Strip<T> one = q;
@@ -259,7 +274,7 @@ struct Plane {
         } else {
             columns(q, rows, 0, end, false);
         }
-        if (activation > Activation::relu)
+        if (activation > Activation::relu6)
             activate_tile(q.y, s.y_stride[1], static_cast<int>(rows), static_cast<int>(end), activation);
     }
 };

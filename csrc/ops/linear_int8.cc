@@ -207,7 +207,7 @@ void pack(const Call& c, void* packed) {
 
 constexpr Operand kOperands[] = {{"x"}, {"w"}, {"w_scale"}, {"b", Role::optional}, {"w_zero", Role::optional}};
 constexpr AttrSpec kAttrs[] = {
-    {.name = "activation", .kind = AttrKind::choice, .choices = "relu|sigmoid|tanh|gelu", .none_ok = true}};
+    {.name = "activation", .kind = AttrKind::choice, .choices = TW_ACTIVATIONS, .none_ok = true}};
 
 }  // namespace
 

@@ -273,7 +273,7 @@ constexpr AttrSpec kMatmulAttrs[] = {{.name = "alpha", .kind = AttrKind::real, .
                                      {.name = "beta", .kind = AttrKind::real, .f = 1}};
 constexpr Operand kXWBR[] = {{"x"}, {"w"}, {"b", Role::optional}, {"residual", Role::optional}};
 constexpr AttrSpec kLinearAttrs[] = {
-    {.name = "activation", .kind = AttrKind::choice, .choices = "relu|sigmoid|tanh|gelu", .none_ok = true}};
+    {.name = "activation", .kind = AttrKind::choice, .choices = TW_ACTIVATIONS, .none_ok = true}};
 
 }  // namespace
 

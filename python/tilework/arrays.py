@@ -12,7 +12,7 @@ Array: TypeAlias = Any
 Ints: TypeAlias = int | Sequence[int]
 Padding: TypeAlias = int | Sequence[int] | Sequence[tuple[int, int]] | Literal["same", "valid"]
 Axes: TypeAlias = int | Sequence[int] | None
-Activation: TypeAlias = Literal["relu", "sigmoid", "tanh", "gelu"] | None
+Activation: TypeAlias = Literal["relu", "relu6", "sigmoid", "tanh", "gelu", "silu", "hard_swish"] | None
 # Of the gates and states of recurrent layers, in the order of recurrent_gates.h and recurrent.clh.
 GateActivation: TypeAlias = Literal[
     "sigmoid", "tanh", "relu", "hard_sigmoid", "leaky_relu", "elu", "softsign", "softplus", "identity"

@@ -9,7 +9,7 @@ from tilework.graph.passes import Add, replaced, used_once
 
 _LAYERS = ("conv", "conv_transpose", "linear")
 _B, _RESIDUAL = 2, 3  # of all
-_ACTIVATIONS = ("relu", "sigmoid", "tanh", "gelu")
+_ACTIVATIONS = ("relu", "sigmoid", "tanh", "gelu", "silu", "hard_swish")
 
 
 def _open_layer(value: Operand) -> Node | None:
@@ -56,15 +56,23 @@ def _is_bias(layer: Node, value: Value) -> bool:
     return at >= 0 and value.shape[at] == channels == value.size and bool(value.ghost.flags.c_contiguous)
 
 
+def _activation_of(node: Node) -> str | None:
+    """The choice of a layer's ``activation`` that a node is, None where it is none."""
+    name, at = node.op.name, node.resolved
+    if name == "clip":
+        return "relu6" if (at["low"], at["high"]) == (0.0, 6.0) else None
+    if name == "gelu" and at["approximate"] != "none":
+        return None
+    return name if name in _ACTIVATIONS else None
+
+
 def activation_fusion(graph: Graph) -> Graph:
-    """Puts relu, sigmoid, tanh or gelu behind a convolution or a linear into it."""
+    """Puts an activation behind a convolution or a linear into it; a clip from 0 to 6 is one."""
     once = used_once(graph)
 
     def rule(old: Node, node: Node, add: Add) -> tuple[Value, ...] | None:
-        name = node.op.name
-        if name not in _ACTIVATIONS or (name == "gelu" and node.resolved["approximate"] != "none"):
-            return None
-        layer = _open_layer(node.operands[0])
+        name = _activation_of(node)
+        layer = _open_layer(node.operands[0]) if name else None
         if layer is None or old.operands[0] not in once:
             return None
         return add(layer.op, layer.operands, layer.attrs | {"activation": name}, node.where)

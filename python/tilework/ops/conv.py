@@ -298,7 +298,7 @@ def _(fill: Fill) -> Iterator[Sample]:
     yield sample(fill(1, 30, 9, 9), fill(13, 30, 3, 6), fill(13), padding=3)
     yield sample(fill(1, 3, 6, 6), fill(4, 3, 3, 3))
     yield sample(fill(4, 3, 6, 2).transpose(3, 1, 0, 2), fill(3, 3, 3, 4).T, fill(4), padding=1)
-    for activation in ("relu", "sigmoid", "tanh", "gelu"):
+    for activation in ("relu6", "sigmoid", "tanh", "gelu"):
         yield sample(fill(1, 3, 5, 6), fill(4, 3, 3, 3), fill(4), padding=1, activation=activation)
     yield sample(fill(1, 3, 9), fill(4, 3, 3), activation="gelu", stride=2)
     yield sample(fill(0, 3, 5, 5), fill(4, 3, 3, 3), fill(4))
@@ -307,7 +307,7 @@ def _(fill: Fill) -> Iterator[Sample]:
     yield sample(fill(1, 3, 21, 40), fill(14, 3, 3, 3), fill(14), fill(1, 14, 11, 20), stride=2, padding=1)
     yield sample(fill(1, 9, 12, 23), fill(14, 9, 3, 3), fill(14), fill(1, 14, 12, 23), padding=1, activation="relu")
     yield sample(fill(1, 9, 12, 23), fill(14, 9, 1, 1), fill(14), activation="tanh")
-    yield sample(fill(1, 4, 9, 27), fill(4, 1, 3, 3), fill(4), fill(1, 4, 9, 27), padding=1, groups=4)
+    yield sample(fill(1, 4, 9, 27), fill(4, 1, 3, 3), fill(4), fill(1, 4, 9, 27), padding=1, groups=4, activation="relu6")
     yield sample(fill(1, 2, 11, 26), fill(2, 1, 5, 5), fill(2), padding=2, groups=2, activation="gelu")
     residual = fill(1, 2, 5, 14)
     yield sample(
@@ -315,7 +315,7 @@ def _(fill: Fill) -> Iterator[Sample]:
     )
     for x, w, attrs in NHWC:
         yield Sample((fill(*x), fill(*w), fill(w[0])), {"layout": "NHWC", **attrs})
-    yield sample(fill(1, 4, 5, 3), fill(6, 3, 2, 2), fill(6), fill(1, 3, 4, 6), layout="NHWC", activation="relu")
+    yield sample(fill(1, 4, 5, 3), fill(6, 3, 2, 2), fill(6), fill(1, 3, 4, 6), layout="NHWC", activation="relu6")
 
 
 # ----------------------------------------------------------------------------------------------------- errors

@@ -504,14 +504,17 @@ def activated(y: Any, activation: Activation) -> Any:
     if activation is None:
         return y
     functions: dict[str, Callable[[Any], Any]] = {"relu": _relu, "sigmoid": _sigmoid, "tanh": np.tanh, "gelu": _gelu}
+    functions["relu6"] = lambda y: np.minimum(_relu(y), 6)
+    functions["silu"] = lambda y: np.where(np.isneginf(y), 0, y * _sigmoid(y))
+    functions["hard_swish"] = lambda y: y * np.clip(y + 3, 0, 6) / 6
     return functions[activation](y)
 
 
 def forward_activated(run: Callable[[Activation], Array], activation: Activation) -> tuple[Array, Array | None]:
     """(y, what activation_dx needs) of an op that ``run`` calls with the activation it is given."""
-    if activation == "gelu":
+    if activation in ("gelu", "silu", "hard_swish"):
         before = run(None)
-        return gelu(before), before
+        return getattr(ops, activation)(before), before
     y = run(activation)
     return y, y if activation else None
 
@@ -520,6 +523,10 @@ def activation_dx(dy: Array, saved: Array, activation: Activation) -> Array:
     """The gradient in front of an op's activation, from what ``forward_activated`` saved."""
     if activation is None:
         return dy
+    if activation in ("silu", "hard_swish"):
+        return ops.activation_dx(dy, saved, function=activation)
+    if activation == "relu6":
+        return relu_dx(relu_dx(dy, saved), sub(6.0, saved))
     gradients: dict[str, Callable[..., Array]]
     gradients = {"relu": relu_dx, "sigmoid": sigmoid_dx, "tanh": tanh_dx, "gelu": gelu_dx}
     return gradients[activation](dy, saved)

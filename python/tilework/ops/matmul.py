@@ -254,7 +254,7 @@ def _(fill: Fill) -> Iterator[Sample]:
     yield sample(fill(5), fill(4, 5), fill(4))
     yield sample(fill(2, 3, 5), fill(9, 5), fill(9))
     yield sample(fill(3, 2, 5).transpose(1, 0, 2), fill(5, 9).T, fill(9))
-    for activation in ("relu", "sigmoid", "tanh", "gelu"):
+    for activation in ("relu", "sigmoid", "tanh", "gelu", "silu", "hard_swish"):
         yield sample(fill(3, 9), fill(17, 9), fill(17), activation=activation)
     yield sample(fill(2, 3, 9), fill(5, 9), activation="gelu")
     yield sample(fill(0, 5), fill(4, 5), fill(4))

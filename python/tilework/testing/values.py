@@ -46,7 +46,7 @@ def check_reference(case: Case) -> None:
 def check_exact(case: Case) -> None:
     """On small integers a linear op hits its reference to the last bit, unless it divides them into thirds."""
     made = case.build(exact=True)
-    if made.attrs.get("activation") not in (None, "relu"):
+    if made.attrs.get("activation") not in (None, "relu", "relu6"):
         return
     operands = copied(made.args)
     wide, dtypes = expected(case.op, operands, made.attrs)

@@ -1,7 +1,7 @@
 """MobileNet-v2 out of tilework's calls: inference with folded norms.
 
 Sandler et al., "MobileNetV2: inverted residuals and linear bottlenecks", 2018: blocks widen by a 1x1 convolution,
-filter each channel by itself, and narrow without an activation; relu6 is `clip` from 0 to 6.
+filter each channel by itself, and narrow without an activation.
 """
 
 from __future__ import annotations
@@ -100,8 +100,10 @@ class MobileNet(Network):
     def inference(self, weights: Weights, *, prepared: bool) -> Callable[[Any], Any]:
         def layer(u: Unit) -> Callable[..., Any]:
             w, b = weights[f"{u.name}.w"], weights[f"{u.name}.b"]
-            run = tw.conv.prepare(w=w, b=b, **u.attrs) if prepared else lambda x: tw.conv(x, w, b, **u.attrs)
-            return (lambda x: tw.clip(run(x), low=0.0, high=6.0)) if u.relu6 else run
+            attrs = u.attrs | {"activation": "relu6" if u.relu6 else None}
+            if prepared:
+                return tw.conv.prepare(w=w, b=b, **attrs)
+            return lambda x, residual=None: tw.conv(x, w, b, residual, **attrs)
 
         w, b = weights["classes.w"], weights["classes.b"]
         classes = tw.linear.prepare(w=w, b=b) if prepared else lambda x: tw.linear(x, w, b)
@@ -110,9 +112,9 @@ class MobileNet(Network):
         def run(x: Any) -> Any:
             for layers, added in blocks:
                 y = x
-                for each in layers:
+                for each in layers[:-1]:
                     y = each(y)
-                x = tw.add(x, y) if added else y
+                x = layers[-1](y, x if added else None)
             return classes(tw.reduce_mean(x, axes=(2, 3)))
 
         return run

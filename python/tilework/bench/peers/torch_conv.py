@@ -22,7 +22,7 @@ def activated(torch: Any, y: Any, name: str | None) -> Any:
     """An activation by its name."""
     if name is None:
         return y
-    return torch.nn.functional.gelu(y) if name == "gelu" else getattr(torch, name)(y)
+    return getattr(torch if name in ("sigmoid", "tanh") else torch.nn.functional, name.replace("_", ""))(y)
 
 
 def even(padding: Any) -> list[int] | None:
