@@ -13,11 +13,6 @@ namespace {
 // One copy of what several regimes call.
 #define TW_NOINLINE __attribute__((noinline))
 
-template <int N>
-struct Constant {
-    static constexpr int value = N;
-};
-
 template <class C, class A, class B>
 struct Engine {
     typedef Wide<C> T;

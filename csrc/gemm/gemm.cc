@@ -46,6 +46,11 @@ void run_pack_all(const Matrix<B>& b, int64_t k, int64_t n, B* packed) {
     });
 }
 
+template <class T>
+void run_any(const Tile<T>& t, int m, int n) {
+    t.offset || t.in_pairs ? choose_special(t, m, n)(t, n) : tile(t, m, n);
+}
+
 }  // namespace
 
 bool gemm(const Gemm<float>& g) { return run_gemm(g); }
@@ -58,7 +63,7 @@ void pack_all(const Matrix<float>& b, int64_t k, int64_t n, float* packed) { run
 void pack_all(const Matrix<double>& b, int64_t k, int64_t n, double* packed) { run_pack_all(b, k, n, packed); }
 void pack_all(const Matrix<f16>& b, int64_t k, int64_t n, f16* packed) { run_pack_all(b, k, n, packed); }
 void pack_all(const Matrix<bf16>& b, int64_t k, int64_t n, bf16* packed) { run_pack_all(b, k, n, packed); }
-void run_tile(const Tile<float>& t, int m, int n) { tile(t, m, n); }
-void run_tile(const Tile<double>& t, int m, int n) { tile(t, m, n); }
+void run_tile(const Tile<float>& t, int m, int n) { run_any(t, m, n); }
+void run_tile(const Tile<double>& t, int m, int n) { run_any(t, m, n); }
 
 }  // namespace tw::TW_ISA

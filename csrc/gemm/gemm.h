@@ -84,11 +84,16 @@ struct Tile {
     int64_t start_row = 0;
     Activation activation = Activation::none;
     int64_t tiles = 1, a_tile = 0;  // how many tiles below each other, and how far apart they are in a
+    // Instead of b: vector j of term k lies at vectors[j] + offset[k], and is kept in `keep`, [k][NR], for tiles to come.
+    const T* const* vectors = nullptr;
+    const int64_t* offset = nullptr;
+    T* keep = nullptr;
+    bool in_pairs = false;  // even and odd terms may be summed apart; a_row is 1
     // What is needed soon: with each tile, so many lines of each of kStreams places so many bytes apart go into L2.
     const char* ahead = nullptr;
     int64_t ahead_step = 0, ahead_lines = 0;
 };
-// m in 1..kMR rows, n in 1..NR columns.
+// m in 1..kMR rows, n in 1..NR columns; both whole, and a_row 1, where vectors are given.
 void run_tile(const Tile<float>& t, int m, int n);
 void run_tile(const Tile<double>& t, int m, int n);
 

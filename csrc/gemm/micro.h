@@ -45,8 +45,14 @@ __attribute__((noinline)) void activate_tile(T* c, int64_t c_row, int m, int n, 
         }
 }
 
-// Columns: one pointer, the MR numbers of a term are neighbours. Otherwise one pointer per row.
-template <class T, int MR, int NV, bool Columns, bool Masked>
+template <int N>
+struct Constant {
+    static constexpr int value = N;
+};
+
+// Columns: one pointer, the MR numbers of a term are neighbours. Otherwise one pointer per row. Gathered: B by vectors.
+// kSets: sums of every kSets-th term, where a few sums alone would wait for each other.
+template <class T, int MR, int NV, bool Columns, bool Masked, bool Gathered = false, int kSets = 1>
 void micro(const Tile<T>& t, int n) {
     typedef Vec<T> V;
     constexpr int L = kLanes<T>;
@@ -73,46 +79,71 @@ void micro(const Tile<T>& t, int n) {
 #pragma GCC unroll 8
             for (int i = 0; i < MR; ++i) __builtin_prefetch(start + i * start_row);
         const char* const ahead_end = ahead + 64 * t.ahead_lines;
-        V acc[MR][NV] = {};
+        V acc[kSets][MR][NV] = {};
+        const int64_t* offset = t.offset;
+        T* keep = t.keep;
+        const T* vectors[NV];
+#pragma GCC unroll 4
+        for (int j = 0; Gathered && j < NV; ++j) vectors[j] = t.vectors[j];
         for (int64_t outer = 0; outer < t.outer; ++outer) {
             const T* b = t.b + outer * t.b_outer;
             const T* rows[Columns ? 1 : MR];
 #pragma GCC unroll 8
             for (int i = 0; i < (Columns ? 1 : MR); ++i) rows[i] = a_tile + outer * t.a_outer + i * t.a_row;
             int64_t at = 0;
-            const auto term = [&]() __attribute__((always_inline)) {
+            const auto term = [&](auto set) __attribute__((always_inline)) {
                 V bv[NV];
+                if constexpr (Gathered) {
+                    const int64_t at_b = *offset;
+                    // The next panel is next to this one; rows far apart are no stream that the hardware sees.
+                    __builtin_prefetch(vectors[0] + at_b + NV * L, 0, 2);
 #pragma GCC unroll 4
-                for (int j = 0; j < NV; ++j) bv[j] = part(b, j);
+                    for (int j = 0; j < NV; ++j) bv[j] = load(vectors[j] + at_b), store(keep + j * L, bv[j]);
+                    offset = stepped(offset, 1), keep = stepped(keep, NV * L);
+                } else {
+#pragma GCC unroll 4
+                    for (int j = 0; j < NV; ++j) bv[j] = part(b, j);
+                    b = stepped(b, b_k);
+                }
 #pragma GCC unroll 8
                 for (int i = 0; i < MR; ++i) {
                     const V av = splat<T>(Columns ? rows[0][at + i] : rows[Columns ? 0 : i][at]);
 #pragma GCC unroll 4
-                    for (int j = 0; j < NV; ++j) accumulate(acc[i][j], av, bv[j]);
+                    for (int j = 0; j < NV; ++j) accumulate(acc[set.value][i][j], av, bv[j]);
                 }
-                b = stepped(b, b_k), at = stepped(at, a_k);
+                at = stepped(at, a_k);
             };
+            constexpr Constant<0> even{};
+            constexpr Constant<kSets - 1> odd{};
             int64_t k = 0;
             if constexpr (!Masked)
                 for (; k + 4 <= kc; k += 4) {
                     for (int64_t i = 0; i < ahead_each && ahead != ahead_end; ++i, ahead += 64)
 #pragma GCC unroll 4
                         for (int s = 0; s < kStreams; ++s) __builtin_prefetch(ahead + s * t.ahead_step, 0, 2);
-                    term(), term(), term(), term();
+                    term(even), term(odd), term(even), term(odd);
                 }
-            for (; k < kc; ++k) term();
+            if constexpr (kSets == 2)
+                for (; k + 2 <= kc; k += 2) term(even), term(odd);
+            for (; k < kc; ++k) term(even);
         }
+        V(&sum)[MR][NV] = acc[0];
+        if constexpr (kSets == 2)
+#pragma GCC unroll 8
+            for (int i = 0; i < MR; ++i)
+#pragma GCC unroll 4
+                for (int j = 0; j < NV; ++j) sum[i][j] += acc[1][i][j];
         ahead = ahead_end;
         if (load_c)
 #pragma GCC unroll 8
             for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 4
-                for (int j = 0; j < NV; ++j) acc[i][j] += part(start + i * start_row, j);
+                for (int j = 0; j < NV; ++j) sum[i][j] += part(start + i * start_row, j);
         if (bias_row) {
 #pragma GCC unroll 8
             for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 4
-                for (int j = 0; j < NV; ++j) acc[i][j] += splat<T>(bias_row[i]);
+                for (int j = 0; j < NV; ++j) sum[i][j] += splat<T>(bias_row[i]);
             bias_row += MR;
         }
         if (bias_col)
@@ -120,23 +151,23 @@ void micro(const Tile<T>& t, int n) {
             for (int j = 0; j < NV; ++j) {
                 const V bias = part(bias_col, j);
 #pragma GCC unroll 8
-                for (int i = 0; i < MR; ++i) acc[i][j] += bias;
+                for (int i = 0; i < MR; ++i) sum[i][j] += bias;
             }
         if (clips) {
             const V limit = clip_limit<V>(t.activation);
 #pragma GCC unroll 8
             for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 4
-                for (int j = 0; j < NV; ++j) acc[i][j] = clipped(acc[i][j], limit);
+                for (int j = 0; j < NV; ++j) sum[i][j] = clipped(sum[i][j], limit);
         }
 #pragma GCC unroll 8
         for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 4
             for (int j = 0; j < NV; ++j) {
                 if (Masked && j == NV - 1)
-                    store_n(c_tile + i * c_row + j * L, acc[i][j], last);
+                    store_n(c_tile + i * c_row + j * L, sum[i][j], last);
                 else
-                    store(c_tile + i * c_row + j * L, acc[i][j]);
+                    store(c_tile + i * c_row + j * L, sum[i][j]);
             }
         if (t.activation > Activation::relu6) activate_tile(c_tile, c_row, MR, n, t.activation);
     }

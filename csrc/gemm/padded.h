@@ -176,5 +176,18 @@ void pack_padded(const void* context, int64_t k0, int64_t kc, int64_t n0, int64_
     }
 }
 
+// Matches Source::vectors.
+template <class T>
+bool padded_vectors(const void* context, int64_t n0, const T** vector) {
+    constexpr int64_t L = kLanes<T>;
+    const auto& p = *static_cast<const Padded<T>*>(context);
+    for (int v = 0; v < kNV; ++v, n0 += L) {
+        const int64_t at = n0 % p.out[2], row = n0 / p.out[2];
+        if (at + L > p.out[2]) return false;
+        vector[v] = p.data + (row / p.out[1] * p.move[0] * p.size[1] + row % p.out[1] * p.move[1]) * p.row + at;
+    }
+    return true;
+}
+
 }  // namespace
 }  // namespace tw::TW_ISA

@@ -41,6 +41,22 @@ Kernel<T> choose(int m, int n) {
     return kernel_for<T, kNV, Columns, true>(m);
 }
 
+template <class T, int NV, bool Masked>
+constexpr Kernel<T> kernel_in_pairs(int m) {
+    constexpr Kernel<T> table[] = {micro<T, 1, NV, true, Masked, false, 2>, micro<T, 2, NV, true, Masked, false, 2>,
+                                   micro<T, 3, NV, true, Masked, false, 2>, micro<T, 4, NV, true, Masked, false, 2>,
+                                   micro<T, 5, NV, true, Masked, false, 2>, micro<T, 6, NV, true, Masked, false, 2>};
+    return table[m - 1];
+}
+
+// Tiles that the others do not ask for: see Tile.
+template <class T>
+Kernel<T> choose_special(const Tile<T>& t, int m, int n) {
+    if (t.offset) return micro<T, kMR, kNV, true, false, true>;
+    if (n <= kLanes<T>) return kernel_in_pairs<T, 1, true>(m);
+    return choose<T, true>(m, n);
+}
+
 template <class T>
 TW_INLINE void tile(const Tile<T>& t, int m, int n) {
     (t.a_row == 1 ? choose<T, true>(m, n) : choose<T, false>(m, n))(t, n);

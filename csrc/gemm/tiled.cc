@@ -9,32 +9,43 @@
 namespace tw::TW_ISA {
 namespace {
 
-constexpr int64_t kStayingBytes = 320 * 1024;      // of an A that stays in L2
+constexpr int64_t kStayingBytes = 640 * 1024;      // of an A that passes through L2 once for a few panels
 constexpr int64_t kSharedBytes = 2 * 1024 * 1024;  // of B packed at a time by all threads
 constexpr int64_t kSerialWork = int64_t{1} << 18;  // multiply-adds that are not worth a second thread
 constexpr int64_t kGroup = 16;                     // tiles of A that take turns with each panel
 constexpr int64_t kSidePanels = 4;                 // panels of a thread that share each group of tiles
 constexpr int64_t kFewPanels = 8;                  // too few to share among threads
 
-// The blocks of k: as even as possible, each with its part of a panel in L1.
+// The blocks of k: as even as possible, each with its part of a panel in L1; a little too many are one block all the same,
+// which is cheaper than to meet C twice.
 struct Blocks {
     int64_t k, count, terms;
     template <class T>
     static constexpr int64_t kTerms = kVectorRegisters >= 32 ? Blocking<T>::KC : 384;
-    Blocks(int64_t depth, int64_t most) : k(depth), count(k ? ceil_div(k, most) : 1), terms(ceil_div(k, count)) {}
+    Blocks(int64_t depth, int64_t most)
+        : k(depth), count(k <= most + most / 2 ? 1 : ceil_div(k, most)), terms(ceil_div(k, count)) {}
     int64_t begin(int64_t block) const { return min_of(block * terms, k); }
     int64_t size(int64_t block) const { return begin(block + 1) - begin(block); }
 };
 
+template <class V, int U, int W>
+TW_INLINE V total(const V (&acc)[U][W], int v) {
+    V sum[U];
+    for (int u = 0; u < U; ++u) sum[u] = acc[u][v];
+    for (int half = U / 2; half; half /= 2)
+        for (int u = 0; u < half; ++u) sum[u] += sum[u + half];
+    return sum[0];
+}
+
 // sums[column][kMR] of one tile and R columns of a panel: rows of A are the lanes.
 template <class T, int R>
 void sum_columns(const T* a, int64_t kc, const T* b, T* sums) {
-    constexpr int L = kLanes<T>, V = (kMR + L - 1) / L, U = 4, NR = Blocking<T>::NR;
+    constexpr int L = kLanes<T>, V = (kMR + L - 1) / L, U = R * V > 1 ? 4 : 8, NR = Blocking<T>::NR;
     Vec<T> acc[R][U][V] = {};
     int64_t k = 0;
     // A vector reaches into the term that follows, which the last terms do not have.
     for (; k + 2 * U + L <= kc; k += U, a += U * kMR, b += U * NR)
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int u = 0; u < U; ++u)
 #pragma GCC unroll 2
             for (int v = 0; v < V; ++v) {
@@ -48,9 +59,7 @@ void sum_columns(const T* a, int64_t kc, const T* b, T* sums) {
             for (int r = 0; r < R; ++r) acc[r][0][v] += rows * splat<T>(b[r]);
         }
     for (int r = 0; r < R; ++r)
-        for (int v = 0; v < V; ++v)
-            store_n(sums + r * kMR + v * L, (acc[r][0][v] + acc[r][1][v]) + (acc[r][2][v] + acc[r][3][v]),
-                    min_of(L, kMR - v * L));
+        for (int v = 0; v < V; ++v) store_n(sums + r * kMR + v * L, total(acc[r], v), min_of(L, kMR - v * L));
 }
 
 // The next tiles of A, fetched from memory while these are multiplied: kStreams stretches of so many lines.
@@ -64,11 +73,17 @@ struct Tiled {
     static constexpr int NR = Blocking<T>::NR, L = kLanes<T>;
     const Gemm<T>& g;
     const T* tiles;
+    Source<T> source;
     Blocks blocks;
     int64_t n_tiles, panels, spare;
 
-    Tiled(const Gemm<T>& gemm, const T* a)
-        : g(gemm), tiles(a), blocks(g.k, Blocks::kTerms<T>), n_tiles(ceil_div(g.m, kMR)), panels(ceil_div(g.n, NR)) {
+    Tiled(const Gemm<T>& gemm, const T* a, const Source<T>& b)
+        : g(gemm),
+          tiles(a),
+          source(b),
+          blocks(g.k, Blocks::kTerms<T>),
+          n_tiles(ceil_div(g.m, kMR)),
+          panels(ceil_div(g.n, NR)) {
         const int64_t rest = g.n % L;
         spare = rest <= 2 ? rest : 0;
     }
@@ -77,9 +92,30 @@ struct Tiled {
         return tiles + (blocks.begin(block) * n_tiles + tile * blocks.size(block)) * kMR;
     }
 
-    // Tile rows [i0, i1) of panel j: a and b point at their terms of the block.
-    void multiply(int64_t i0, int64_t i1, const T* a, int64_t j, const T* b, int64_t block, const Next& next) const {
-        const int64_t n0 = j * NR, m0 = i0 * kMR, m = min_of(i1 * kMR, g.m) - m0, n = min_of(NR, g.n - spare - n0);
+    // Whether the first tile can make panel j while it reads B in place, and from where.
+    bool gathers(int64_t j, const T** vector) const {
+        if (!source.offset || !tiles || g.m < kMR || (j + 1) * NR > g.n) return false;
+        if (source.vectors) return source.vectors(g.context, j * NR, vector);
+        for (int v = 0; v < kNV; ++v) vector[v] = g.b.data + j * NR + v * L;
+        return true;
+    }
+    bool gathers(int64_t j) const {
+        const T* vector[kNV];
+        return gathers(j, vector);
+    }
+
+    // Makes panel j of a block at `to`, and the first tile of it.
+    void gather(int64_t j, int64_t block, T* to) const {
+        const T* vector[kNV];
+        gathers(j, vector);
+        Tile<T> t = tile_at(0, tile_of(block, 0), j, to, block);
+        t.vectors = vector, t.offset = source.offset + blocks.begin(block), t.keep = to;
+        run_tile(t, kMR, NR);
+    }
+
+    // The first of the tiles from row i0 on of panel j: a and b point at their terms of the block.
+    Tile<T> tile_at(int64_t i0, const T* a, int64_t j, const T* b, int64_t block) const {
+        const int64_t n0 = j * NR, m0 = i0 * kMR;
         Tile<T> t{};
         t.kc = blocks.size(block);
         t.a = a, t.a_row = 1, t.a_k = kMR, t.a_tile = kMR * t.kc;
@@ -89,6 +125,15 @@ struct Tiled {
         if (block == 0 && g.addend.data) t.start = g.addend.data + m0 * g.addend.row + n0, t.start_row = g.addend.row;
         t.bias_row = block == 0 && g.bias_row ? g.bias_row + m0 : nullptr;
         t.activation = block == blocks.count - 1 ? g.activation : Activation::none;
+        t.in_pairs = true;
+        return t;
+    }
+
+    // Tile rows [i0, i1) of panel j: a and b point at their terms of the block.
+    void multiply(int64_t i0, int64_t i1, const T* a, int64_t j, const T* b, int64_t block, const Next& next) const {
+        if (i0 >= i1) return;
+        const int64_t n0 = j * NR, m0 = i0 * kMR, m = min_of(i1 * kMR, g.m) - m0, n = min_of(NR, g.n - spare - n0);
+        Tile<T> t = tile_at(i0, a, j, b, block);
         if (spare && n0 + NR >= g.n) multiply_spare(t, m, b + n, n);
         if (n <= 0) return;
         t.ahead = next.at, t.ahead_lines = ceil_div(next.lines, i1 - i0);
@@ -141,6 +186,13 @@ struct Tiled {
         }
     }
 
+    // Panels [j0, j1) of a block, and the first tile of those that it gathers.
+    void make(int64_t block, int64_t j0, int64_t j1, T* to) const {
+        if (!source.offset) return pack(block, j0, j1, to);
+        for (int64_t j = j0; j < j1; ++j, to += blocks.size(block) * NR)
+            gathers(j) ? gather(j, block, to) : pack(block, j, j + 1, to);
+    }
+
     template <class Body>
     bool spread(int64_t jobs, const Body& body) const {
         if (g.m * g.n * g.k >= kSerialWork) return parallel(jobs, body);
@@ -161,11 +213,13 @@ struct Tiled {
             if (!packed) return __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
             for (int64_t block = 0; block < blocks.count; ++block) {
                 const int64_t each = blocks.size(block) * NR;
-                pack(block, j0, j1, packed);
+                make(block, j0, j1, packed);
                 for (int64_t i = 0; i < n_tiles; i += group)
-                    for (int64_t j = j0; j < j1; ++j)
-                        multiply(i, min_of(i + group, n_tiles), tile_of(block, i), j, packed + (j - j0) * each, block,
-                                 {});
+                    for (int64_t j = j0; j < j1; ++j) {
+                        const int64_t from = i == 0 && gathers(j) ? 1 : i;
+                        multiply(from, min_of(i + group, n_tiles), tile_of(block, from), j, packed + (j - j0) * each,
+                                 block, {});
+                    }
             }
         });
         return enough;
@@ -198,10 +252,11 @@ struct Tiled {
                 const auto panel = [&](int64_t block, int64_t j) {
                     return b + (block - first) * here * each + j * blocks.size(block) * NR;
                 };
-                const int64_t quads = ceil_div(here, kSidePanels);
-                if (!spread((last - first) * quads, [&](int64_t job) {
-                    const int64_t block = first + job / quads, j = job % quads * kSidePanels;
-                    pack(block, j0 + j, j0 + min_of(j + kSidePanels, here), panel(block, j));
+                const int64_t side = max_of(1, min_of(kSidePanels, here / 8));
+                if (!spread(ceil_div(here, side), [&](int64_t job) {
+                    const int64_t j = job * side;
+                    for (int64_t block = first; block < last; ++block)
+                        make(block, j0 + j, j0 + min_of(j + side, here), panel(block, j));
                 }))
                     return true;
                 const int64_t across = min_of(here, max_of(1, 8 / down)), wide = ceil_div(here, across);
@@ -217,7 +272,9 @@ struct Tiled {
                         for (int64_t j = k0; j < k1; ++j) {
                             Next next = share;
                             if (next.at) next.at += (j - k0) * next.lines * 64 * kStreams;
-                            multiply(i0, i1, tiles ? tile_of(block, i0) : own, j0 + j, panel(block, j), block, next);
+                            const int64_t from = i0 == 0 && gathers(j0 + j) ? 1 : i0;
+                            multiply(from, i1, tiles ? tile_of(block, from) : own, j0 + j, panel(block, j), block,
+                                     next);
                         }
                     }
                 }))
@@ -245,13 +302,13 @@ struct Tiled {
         T* const own = scratch.template as<T>();
         if (!own) return false;
         pack_all_tiles(g.a, g.m, g.k, own);
-        return Tiled(g, own).by_panels();
+        return Tiled(g, own, source).by_panels();
     }
 
     static void pack_all_tiles(const Matrix<T>& a, int64_t m, int64_t k, T* to) {
         Gemm<T> g{};
         g.m = m, g.k = k, g.a = a;
-        const Tiled all(g, to);
+        const Tiled all(g, to, {});
         const auto job = [&](int64_t i) {
             for (int64_t block = 0; block < all.blocks.count; ++block)
                 all.pack_block(i, i + 1, block, to + (all.tile_of(block, i) - to));
@@ -264,8 +321,8 @@ struct Tiled {
 };
 
 template <class T>
-bool run_tiled(const Gemm<T>& g, const T* tiles) {
-    return g.m == 0 || g.n == 0 || Tiled<T>(g, tiles).run();
+bool run_tiled(const Gemm<T>& g, const T* tiles, const Source<T>& source) {
+    return g.m == 0 || g.n == 0 || Tiled<T>(g, tiles, source).run();
 }
 
 template <class T>
@@ -273,7 +330,7 @@ void run_panel(const T* tiles, int64_t m, int64_t k, const T* panel, T* c) {
     Gemm<T> g{};
     g.m = m, g.n = Blocking<T>::NR, g.k = k;
     g.c = c, g.c_row = g.n, g.c_col = 1;
-    Tiled<T>(g, tiles).run_panel(panel);
+    Tiled<T>(g, tiles, {}).run_panel(panel);
 }
 
 }  // namespace
@@ -282,8 +339,12 @@ void pack_tiles(const Matrix<float>& a, int64_t m, int64_t k, float* to) { Tiled
 void pack_tiles(const Matrix<double>& a, int64_t m, int64_t k, double* to) {
     Tiled<double>::pack_all_tiles(a, m, k, to);
 }
-bool gemm_tiled(const Gemm<float>& g, const float* tiles) { return run_tiled(g, tiles); }
-bool gemm_tiled(const Gemm<double>& g, const double* tiles) { return run_tiled(g, tiles); }
+bool gemm_tiled(const Gemm<float>& g, const float* tiles, const Source<float>& source) {
+    return run_tiled(g, tiles, source);
+}
+bool gemm_tiled(const Gemm<double>& g, const double* tiles, const Source<double>& source) {
+    return run_tiled(g, tiles, source);
+}
 
 void multiply_tiles(const float* tiles, int64_t m, int64_t k, const float* panel, float* c) {
     run_panel(tiles, m, k, panel, c);

@@ -4,8 +4,9 @@
 // Method    A lies as [block of k][tile][k][kMR], one stream for the register tile however far apart its rows were; it
 //           is laid out once ahead, or piece by piece on the way. An A that stays in L2: each thread packs panels of B
 //           and runs all of A over them. A larger one: B is packed by all threads, a few blocks of k at a time, and
-//           every thread runs its share of A over all of it, so that A passes from memory once. One or two columns
-//           beyond whole vectors are summed with rows of A as the lanes.
+//           every thread runs its share of A over all of it, so that A passes from memory once. Where whole vectors of
+//           B can be read in place, the first tile of A does so, and stores them as the panel of the others. One or two
+//           columns beyond whole vectors are summed with rows of A as the lanes.
 // Numerics  one running sum over k, cut every few hundred terms, by k alone; see gemm/gemm.h.
 // Threads   panels of C, or tiles of rows by panels.
 #pragma once
@@ -19,10 +20,18 @@ inline int64_t tiled_elements(int64_t m, int64_t k) { return (m + kMR - 1) / kMR
 void pack_tiles(const Matrix<float>& a, int64_t m, int64_t k, float* tiles);
 void pack_tiles(const Matrix<double>& a, int64_t m, int64_t k, double* tiles);
 
+// Where a packer reads: term k of a vector of columns lies at its address + offset[k]. `vectors` finds those of columns
+// [n0, n0 + NR) and says whether all are whole.
+template <class T>
+struct Source {
+    const int64_t* offset;
+    bool (*vectors)(const void* context, int64_t n0, const T** vector);
+};
+
 // tiles null: g.a is laid out on the way. Without pack_b, b is a matrix. Not looked at: packed_b, bias_col, alpha, beta;
 // c_col and addend.col are 1. pack_b need not write zeros beyond its columns. False: no memory.
-bool gemm_tiled(const Gemm<float>& g, const float* tiles);
-bool gemm_tiled(const Gemm<double>& g, const double* tiles);
+bool gemm_tiled(const Gemm<float>& g, const float* tiles, const Source<float>& source = {});
+bool gemm_tiled(const Gemm<double>& g, const double* tiles, const Source<double>& source = {});
 
 // c (m, NR) = tiles of (m, k) times one panel [k][NR], on this thread.
 void multiply_tiles(const float* tiles, int64_t m, int64_t k, const float* panel, float* c);

@@ -169,7 +169,7 @@ Status conv(const Call& c) {
     const bool padded = tiled && taps_of(s) > 1 && padded_copy_fits(s) &&
                         layout.elements(cg) * static_cast<int64_t>(sizeof(T)) <= kCopiedBytes;
     const bool tiles_once = tiled && !tiles && x.shape[0] > 1;
-    Scratch table(static_cast<size_t>(padded ? g.k + 1 : 1) * sizeof(int64_t)),
+    Scratch table(static_cast<size_t>(g.k + 1) * sizeof(int64_t)),
         start_scratch(given(residual) ? run_bytes<T>(residual, 2) : 64),
         tile_scratch(tiles_once ? static_cast<size_t>(groups * tiled_elements(kg, g.k) + 1) * sizeof(T) : 64);
     layout.offset = table.as<int64_t>();
@@ -178,7 +178,10 @@ Status conv(const Call& c) {
         pack_weights(w, groups, tile_scratch.as<T>());
         tiles = tile_scratch.as<T>();
     }
-    if (padded) padded_offsets(layout, window, cg, s.dilation);
+    if (padded)
+        padded_offsets(layout, window, cg, s.dilation);
+    else
+        for (int64_t k = 0; point && k < g.k; ++k) layout.offset[k] = k * x.stride[1];
     View start{};
     if (given(residual)) start = as_run<T>(residual, 2, start_scratch, true);
     const Status status = for_images(x.shape[0], groups, conv_flops(y, w), [&](int64_t image, int64_t group) {
@@ -202,7 +205,9 @@ Status conv(const Call& c) {
         } else {
             one.pack_b = pack_window<T>, one.context = &here;
         }
-        return tiled ? gemm_tiled(one, tiles ? tiles + group * tiled_elements(kg, g.k) : nullptr) : gemm(one);
+        if (!tiled) return gemm(one);
+        const Source<T> source = {padded || point ? layout.offset : nullptr, padded ? padded_vectors<T> : nullptr};
+        return gemm_tiled(one, tiles ? tiles + group * tiled_elements(kg, g.k) : nullptr, source);
     });
     if (y.data != y_given.data) copy<T>(y_given, y);
     return status;

@@ -343,8 +343,7 @@ constexpr Operand kLinear[] = {{"x"},       {"x_scale"}, {"x_zero"},           {
 constexpr Operand kDynamic[] = {{"x"}, {"w"}, {"w_scale"}, {"b", Role::optional}, {"w_zero", Role::optional}};
 constexpr AttrSpec kAttrs[] = {TW_CONV_ATTRS};
 constexpr AttrSpec kDynamicAttrs[] = {
-    TW_CONV_ATTRS,
-    {.name = "activation", .kind = AttrKind::choice, .choices = TW_ACTIVATIONS, .none_ok = true}};
+    TW_CONV_ATTRS, {.name = "activation", .kind = AttrKind::choice, .choices = TW_ACTIVATIONS, .none_ok = true}};
 
 }  // namespace
 

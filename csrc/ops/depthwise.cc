@@ -241,18 +241,12 @@ struct Plane {
                     const bool inside = xd >= 0 && xd < s.in[0] && xh >= 0 && xh < s.in[1];
                     row[seen++] = (inside ? x + xd * s.x_stride[0] + xh * s.x_stride[1] : zeros) - s.before[2];
                 }
-        const Strip<T> q{row,
-                         s.taps[0] * s.taps[1],
-                         offset,
-                         s.before[2],
-                         s.in[2],
-                         s.taps[0] * s.taps[1],
-                         s.taps[2],
-                         w,
-                         bias,
-                         activation,
-                         add_to_y,
-                         y + d * s.y_stride[0] + h * s.y_stride[1],
+        const Strip<T> q{row,          s.taps[0] * s.taps[1],
+                         offset,       s.before[2],
+                         s.in[2],      s.taps[0] * s.taps[1],
+                         s.taps[2],    w,
+                         bias,         activation,
+                         add_to_y,     y + d * s.y_stride[0] + h * s.y_stride[1],
                          s.y_stride[1]};
         const int64_t end = s.out[2];
         if (stride2) {

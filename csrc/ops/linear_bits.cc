@@ -572,8 +572,7 @@ Status run_lut(const Call& c) {
 
 constexpr Operand kInt4[] = {{"x"}, {"w"}, {"scales"}, {"zeros", Role::optional}, {"b", Role::optional}};
 constexpr Operand kLut[] = {{"x"}, {"w"}, {"table"}, {"b", Role::optional}};
-#define TW_ACTIVATION \
-    {.name = "activation", .kind = AttrKind::choice, .choices = TW_ACTIVATIONS, .none_ok = true}
+#define TW_ACTIVATION {.name = "activation", .kind = AttrKind::choice, .choices = TW_ACTIVATIONS, .none_ok = true}
 constexpr AttrSpec kInt4Attrs[] = {{.name = "group", .kind = AttrKind::integer, .i = 32}, TW_ACTIVATION};
 constexpr AttrSpec kLutAttrs[] = {{.name = "bits", .kind = AttrKind::integer, .required = true},
                                   {.name = "group", .kind = AttrKind::integer},
