@@ -59,6 +59,8 @@ def _is_bias(layer: Node, value: Value) -> bool:
 def _activation_of(node: Node) -> str | None:
     """The choice of a layer's ``activation`` that a node is, None where it is none."""
     name, at = node.op.name, node.resolved
+    if node.numbers:
+        return None
     if name == "clip":
         return "relu6" if (at["low"], at["high"]) == (0.0, 6.0) else None
     if name == "gelu" and at["approximate"] != "none":

@@ -101,9 +101,10 @@ class MobileNet(Network):
         def layer(u: Unit) -> Callable[..., Any]:
             w, b = weights[f"{u.name}.w"], weights[f"{u.name}.b"]
             attrs = u.attrs | {"activation": "relu6" if u.relu6 else None}
-            if prepared:
-                return tw.conv.prepare(w=w, b=b, **attrs)
-            return lambda x, residual=None: tw.conv(x, w, b, residual, **attrs)
+            if not prepared:
+                return lambda x, residual=None: tw.conv(x, w, b, residual, **attrs)
+            run: Callable[..., Any] = tw.conv.prepare(w=w, b=b, **attrs)
+            return run
 
         w, b = weights["classes.w"], weights["classes.b"]
         classes = tw.linear.prepare(w=w, b=b) if prepared else lambda x: tw.linear(x, w, b)
