@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import tilework as tw
+from tilework.dtypes import FLOATING, named
 
 RANDOM = np.random.default_rng(5)
 
@@ -224,6 +225,14 @@ def test_a_gru_may_reset_the_state_before_its_product() -> None:
     n = np.tanh(first[:, fresh] + (gates[:, :4] * h[0]) @ r[0, fresh].T)
     want = (1 - gates[:, 4:]) * n + gates[:, 4:] * h[0]
     np.testing.assert_allclose(tw.gru(x, w, r, None, None, h, reset_after=False)[1][0], want, rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", FLOATING)
+def test_rows_that_are_looked_up_are_copies(dtype: str) -> None:
+    w, indices = _normal(7, 19).astype(named(dtype)), RANDOM.integers(0, 7, (3, 4))
+    assert np.array_equal(tw.embedding(w, indices), w[indices])
+    held = tw.embedding(w, indices, max_norm=1e3)
+    assert np.array_equal(held, w[indices])
 
 
 @pytest.mark.parametrize("norm", [1.0, 2.0, float("inf")])

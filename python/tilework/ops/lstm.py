@@ -83,7 +83,7 @@ def lstm(
 
     ``dtype`` is what w and r are rounded to and stored in, float16, bfloat16 or int8, by ``prepare`` once for all; x is
     of 32 bits or fewer. In 8 bits a row of weights is code * largest / 127, and rows of x and of states are quantised
-    on the way as in ``linear_int8``; sums of codes are exact. Gradients pass straight through the rounding.
+    on the way as in ``linear_int8``. Gradients pass straight through the rounding.
 
     The result is y (T, N, D H) and the last states h and c (D, N, H), H of y and h the P of a projection; with
     return_saved also what ``lstm_dx`` needs: the gates (D, T, N, 4H) and the cells (D, T, N, H), float32 for 16-bit x.
