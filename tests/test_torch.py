@@ -77,6 +77,17 @@ def test_results_are_those_of_the_numpy_call(dtype: str) -> None:
     assert _array(got).tobytes() == want.tobytes()
 
 
+def test_a_gradient_that_is_handed_on_has_memory_of_its_own() -> None:
+    x, dy = _random(5, grad=True), torch.ones(5)
+    y = torch.ops.tilework.sub(x, torch.ops.tilework.tanh(x))
+    (dx,) = torch.autograd.grad(y, x, dy)  # torch adds the second gradient to the first in place
+    assert dy.tolist() == [1.0] * 5
+    torch.testing.assert_close(dx, torch.tanh(x.detach()).square())
+    a, b = torch.autograd.grad(torch.ops.tilework.add(x, other := _random(5, grad=True)), (x, other), dy)
+    a += 1
+    assert b.tolist() == dy.tolist() == [1.0] * 5
+
+
 def _array(t: Any) -> Any:
     if t.dtype != torch.bfloat16:
         return t.detach().numpy()

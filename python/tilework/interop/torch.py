@@ -125,6 +125,12 @@ def _tensor(array: Any) -> Any:
         return _from_numpy(array.view(bits)).view(_TO_TORCH[array.dtype.name])
 
 
+def _own(gradient: Any, others: Sequence[Any]) -> Any:
+    """A gradient in memory of its own: torch adds to gradients in place, and some rules hand on dy itself."""
+    shared = any(np.may_share_memory(gradient, other) for other in others)
+    return gradient.copy() if shared else np.ascontiguousarray(gradient)
+
+
 def _spec(tensor: Any) -> Any:
     """Shape and dtype, which is all that the shape rule looks at."""
     if tensor is None:
@@ -286,7 +292,8 @@ class Bridge:
         names = self._wanted(wanted)
         arrays = self._arrays(operands)
         arrays += [None] * (len(self.roles) - len(arrays))
-        found = self.op.backward(_array(self.op.name, "dy", dy), *arrays, wanted=names, **attrs)
+        dy = _array(self.op.name, "dy", dy)
+        found = self.op.backward(dy, *arrays, wanted=names, **attrs)
         if len(self.roles) == 1:
             found = (found,)
         by_name = dict(zip(self.op.operands, found, strict=False))
@@ -294,7 +301,7 @@ class Bridge:
         for name in names:
             gradient = by_name[name]
             made += gradient if self.roles[name] == "variadic" else [gradient]
-        return [_tensor(np.ascontiguousarray(g)) for g in made]
+        return [_tensor(_own(g, [dy, *made[:i]])) for i, g in enumerate(made)]
 
     def backward_shapes(self, dy: Any, *operands: Any, wanted: Sequence[bool], **attrs: Any) -> list[Any]:
         """Empty tensors of the shapes of the wanted operands."""
