@@ -58,6 +58,71 @@ def test_training_has_the_losses_of_eager_torch() -> None:
     assert "of the operations in" in str(report)
 
 
+class Basic(torch.nn.Module):
+    """A block of ResNet-18."""
+
+    def __init__(self, taken: int, made: int, stride: int) -> None:
+        super().__init__()
+        self.first = torch.nn.Conv2d(taken, made, 3, stride, 1, bias=False)
+        self.second = torch.nn.Conv2d(made, made, 3, 1, 1, bias=False)
+        self.norms = torch.nn.ModuleList(torch.nn.BatchNorm2d(made) for _ in range(3 if stride > 1 else 2))
+        self.short = torch.nn.Conv2d(taken, made, 1, stride, bias=False) if stride > 1 else None
+
+    def forward(self, x: Any) -> Any:
+        y = self.norms[1](self.second(torch.relu(self.norms[0](self.first(x)))))
+        return torch.relu(y + (x if self.short is None else self.norms[2](self.short(x))))
+
+
+def resnet18() -> Any:
+    sizes = [
+        (64, 64, 1),
+        (64, 64, 1),
+        (64, 128, 2),
+        (128, 128, 1),
+        (128, 256, 2),
+        (256, 256, 1),
+        (256, 512, 2),
+        (512, 512, 1),
+    ]
+    head = [torch.nn.Conv2d(3, 64, 7, 2, 3, bias=False), torch.nn.BatchNorm2d(64), torch.nn.ReLU()]
+    tail = [torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(512, 10)]
+    return torch.nn.Sequential(*head, torch.nn.MaxPool2d(3, 2, 1), *(Basic(*s) for s in sizes), *tail)
+
+
+def transformer() -> Any:
+    layer = torch.nn.TransformerEncoderLayer(64, 4, 128, dropout=0.0, activation="gelu", batch_first=True)
+    return torch.nn.Sequential(torch.nn.TransformerEncoder(layer, 2), torch.nn.Flatten(), torch.nn.Linear(64 * 16, 10))
+
+
+NETWORKS = {"resnet18": (resnet18, (2, 3, 64, 64), 0.005), "transformer": (transformer, (4, 16, 64), 0.02)}
+
+
+def steps(name: str, backend: Any, count: int) -> list[float]:
+    """The losses of steps of training."""
+    torch.manual_seed(0)
+    build, shape, rate = NETWORKS[name]
+    net = build()
+    run = net if backend is None else torch.compile(net, backend=backend, dynamic=False)
+    descent = torch.optim.SGD(net.parameters(), lr=rate)
+    x, labels = torch.randn(shape), torch.arange(shape[0])
+    found = []
+    for _ in range(count):
+        descent.zero_grad()
+        loss = torch.nn.functional.cross_entropy(run(x), labels)
+        loss.backward()
+        descent.step()
+        found.append(float(loss))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_train_as_eager_torch_trains_them(name: str) -> None:
+    torch._dynamo.reset()
+    assert steps(name, bridge.backend, 20) == pytest.approx(steps(name, None, 20), rel=1e-3, abs=1e-4)
+    assert bridge.last_report().share >= 0.95, str(bridge.last_report())
+
+
 def test_what_tilework_lacks_is_left_and_counted() -> None:
     torch._dynamo.reset()
     f = torch.compile(lambda x: torch.cumsum(torch.tanh(x @ x), 0) * 2, backend=bridge.backend, dynamic=False)

@@ -6,6 +6,7 @@ with torch, and :func:`last_report` counts them. Shapes must be known: ``dynamic
 
 from __future__ import annotations
 
+import math
 import operator
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -118,6 +119,51 @@ def _norm_back(dy: Any, x: Any, shape: Sequence[int], mean: Any, rstd: Any, weig
     return ops.layer_norm_dx(dy, x, mean, rstd, weight, axes=tuple(range(-len(shape), 0)), return_dw=True)
 
 
+def _batch_norm(
+    x: Any, weight: Any, bias: Any, mean: Any, var: Any, training: bool, momentum: float, eps: float
+) -> Any:
+    """The result, the statistics used, and the running ones as they become, with n - 1 in the variance."""
+    if not training:
+        y, used, rstd = ops.batch_norm(x, weight, bias, mean, var, eps=eps, return_stats=True)
+        return y, used, rstd, mean, var
+    y, used, rstd = ops.batch_norm(x, weight, bias, training=True, eps=eps, return_stats=True)
+    n = x.shape[0] * math.prod(x.shape[2:])
+    variance = ops.sub(ops.div(1.0, ops.mul(rstd, rstd)), eps)
+    kept, taken = 1 - momentum, momentum * n / max(n - 1, 1)
+    moved = ops.add(ops.mul(mean, kept), ops.mul(used, momentum))
+    return y, used, rstd, moved, ops.add(ops.mul(var, kept), ops.mul(variance, taken))
+
+
+def _batch_norm_back(
+    dy: Any, x: Any, weight: Any, _mean: Any, _var: Any, mean: Any, rstd: Any, training: bool, _eps: float, _mask: Any
+) -> Any:
+    return ops.batch_norm_dx(dy, x, mean, rstd, weight, training=training, return_dw=True)
+
+
+def _max_pool(
+    x: Any, kernel: Any, stride: Any = (), padding: Any = (0,), dilation: Any = (1,), ceil_mode: bool = False
+) -> Any:
+    attrs: dict[str, Any] = {"padding": _ints(padding), "dilation": _ints(dilation), "ceil_mode": ceil_mode}
+    return ops.max_pool(x, kernel=_ints(kernel), stride=_ints(stride) if stride else None, return_indices=True, **attrs)
+
+
+def _ints(value: Sequence[int]) -> Any:
+    return value[0] if len(value) == 1 else tuple(value)
+
+
+def _attention(
+    q: Any, k: Any, v: Any, dropout: float = 0.0, causal: bool = False, *, attn_mask: Any = None, scale: Any = None
+) -> Any:
+    return ops.attention(q, k, v, attn_mask, causal=causal, scale=scale, return_lse=True)
+
+
+def _attention_back(
+    dy: Any, q: Any, k: Any, v: Any, y: Any, lse: Any, dropout: float, causal: bool, *, attn_mask: Any = None,
+    scale: Any = None,
+) -> Any:  # fmt: skip
+    return ops.attention_dx(dy, q, k, v, y, lse, attn_mask, causal=causal, scale=scale)
+
+
 def _added(x: Any, y: Any, *, alpha: float = 1) -> Any:
     return ops.add(x, y if alpha == 1 else ops.mul(y, float(alpha)))
 
@@ -152,6 +198,14 @@ _OPS: dict[Any, Callable[..., Any]] = {
     aten.addmm.default: lambda c, a, b: ops.add(ops.matmul(a, b), c),
     aten.native_layer_norm.default: _norm,
     aten.native_layer_norm_backward.default: _norm_back,
+    aten._native_batch_norm_legit_functional.default: _batch_norm,
+    aten.native_batch_norm_backward.default: _batch_norm_back,
+    aten.max_pool2d_with_indices.default: _max_pool,
+    aten.max_pool2d_with_indices_backward.default: lambda dy, x, _k, _s, _p, _d, _c, indices: ops.max_pool_dx(
+        dy, indices, shape=tuple(x.shape[2:])
+    ),
+    aten._scaled_dot_product_flash_attention_for_cpu.default: _attention,
+    aten._scaled_dot_product_flash_attention_for_cpu_backward.default: _attention_back,
     aten._softmax.default: lambda x, dim, _: ops.softmax(x, axis=dim),
     aten._softmax_backward_data.default: lambda dy, y, dim, _: ops.softmax_dx(dy, y, axis=dim),
     aten._log_softmax.default: lambda x, dim, _: ops.log_softmax(x, axis=dim),
@@ -184,6 +238,11 @@ _OPS: dict[Any, Callable[..., Any]] = {
     aten.mean.dim: _reduced(ops.reduce_mean),
 }
 _ALL = _VIEWS | _OPS
+_WITH_INDICES = {aten.max_pool2d_with_indices.default, aten.max_pool2d_with_indices_backward.default}
+_ATTENTION = {
+    aten._scaled_dot_product_flash_attention_for_cpu.default: 3,  # where dropout stands among the arguments
+    aten._scaled_dot_product_flash_attention_for_cpu_backward.default: 6,
+}
 
 
 def _values(item: Any) -> list[Any]:
@@ -193,6 +252,15 @@ def _values(item: Any) -> list[Any]:
     if isinstance(item, torch.fx.Node):
         return _values(item.meta.get("val"))
     return [item] if isinstance(item, torch.Tensor) else []
+
+
+def _is_plain_attention(node: torch.fx.Node) -> bool:
+    """Without dropout, with as many heads of keys as of queries, and causal only where first and last places agree."""
+    at = _ATTENTION[node.target]
+    dropout, causal = (*node.args[at : at + 2], 0.0, False)[:2] if len(node.args) > at else (0.0, False)
+    first = 0 if at == 3 else 1  # behind dy
+    q, k = (_values(n)[0] for n in node.args[first : first + 2])
+    return dropout == 0 and q.dim() == 4 and q.shape[1] == k.shape[1] and (not causal or q.shape[2] == k.shape[2])
 
 
 def _is_plain(tensor: Any) -> bool:
@@ -209,9 +277,11 @@ class _Supported(OperatorSupportBase):  # type: ignore[misc]
         made, given = _values(node.meta.get("val")), _values(list(node.args))
         if not made or not all(map(_is_plain, [*made, *given])):
             return False
-        if node.target in _OPS and any(not t.dtype.is_floating_point for t in [*made, *given]):
+        floats = {t.dtype for t in [*made, *given] if t.dtype.is_floating_point}
+        others = any(not t.dtype.is_floating_point for t in [*made, *given])
+        if others and (floats or node.target in _OPS) and node.target not in _WITH_INDICES:
             return False
-        if len({t.dtype for t in [*made, *given]}) > 1:
+        if len(floats) > 1 or (node.target in _ATTENTION and not _is_plain_attention(node)):
             return False
         if node.target in (aten.convolution.default, aten.convolution_backward.default):
             at = 6 if node.target is aten.convolution.default else 7
