@@ -10,6 +10,7 @@ from collections.abc import Sequence
 # name: (module, what it does)
 COMMANDS = {
     "info": ("tilework.info", "what was built, what runs here, and why"),
+    "coverage": ("tilework.coverage", "every op: its types, gradients, devices and routes"),
     "demo": ("tilework.demo", "trains a small network on handwritten digits"),
     "edges": ("tilework.edges", "finds the edges of a picture"),
     "run": ("tilework.interop.onnx.command", "runs an ONNX model on arrays in .npy files"),
