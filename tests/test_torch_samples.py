@@ -22,7 +22,7 @@ pytest.importorskip("expecttest", reason="torch's samples want expecttest")
 pytest.importorskip("tilework.interop.torch")
 samples = pytest.importorskip("torch.testing._internal.common_methods_invocations")
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.slow]
 
 Call: TypeAlias = Callable[..., Any]
 
@@ -236,12 +236,9 @@ def _(
     scale: Any = None,
     enable_gqa: bool = False,
 ) -> Any:
-    documented(dropout_p == 0 and q.dim() in (3, 4) and k.dim() == q.dim())
+    documented(dropout_p == 0 and q.dim() == k.dim() == 4)
     if is_causal:  # torch lines up the first query and key, tilework the last
         attn_mask = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool).tril()
-    if q.dim() == 3:
-        mask = None if attn_mask is None else attn_mask.unsqueeze(-3) if attn_mask.dim() == 3 else attn_mask
-        return op.attention(q.unsqueeze(1), k.unsqueeze(1), v.unsqueeze(1), mask, scale=scale)[0].squeeze(1)
     return op.attention(q, k, v, attn_mask, scale=scale)[0]
 
 
