@@ -94,17 +94,21 @@ def transformer() -> Any:
     return torch.nn.Sequential(torch.nn.TransformerEncoder(layer, 2), torch.nn.Flatten(), torch.nn.Linear(64 * 16, 10))
 
 
-NETWORKS = {"resnet18": (resnet18, (2, 3, 64, 64), 0.005), "transformer": (transformer, (4, 16, 64), 0.02)}
+# A rounding of float32 may turn the gradient of a rectified number near 0 on or off; in float64 none does.
+NETWORKS = {
+    "resnet18": (resnet18, (2, 3, 64, 64), 0.005, torch.float64),
+    "transformer": (transformer, (4, 16, 64), 0.02, torch.float32),
+}
 
 
 def steps(name: str, backend: Any, count: int) -> list[float]:
     """The losses of steps of training."""
     torch.manual_seed(0)
-    build, shape, rate = NETWORKS[name]
-    net = build()
+    build, shape, rate, dtype = NETWORKS[name]
+    net = build().to(dtype)
     run = net if backend is None else torch.compile(net, backend=backend, dynamic=False)
     descent = torch.optim.SGD(net.parameters(), lr=rate)
-    x, labels = torch.randn(shape), torch.arange(shape[0])
+    x, labels = torch.randn(shape, dtype=dtype), torch.arange(shape[0])
     found = []
     for _ in range(count):
         descent.zero_grad()
@@ -119,7 +123,7 @@ def steps(name: str, backend: Any, count: int) -> list[float]:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_networks_train_as_eager_torch_trains_them(name: str) -> None:
     torch._dynamo.reset()
-    assert steps(name, bridge.backend, 20) == pytest.approx(steps(name, None, 20), rel=1e-3, abs=1e-4)
+    assert steps(name, bridge.backend, 20) == pytest.approx(steps(name, None, 20), rel=1e-4)
     assert bridge.last_report().share >= 0.95, str(bridge.last_report())
 
 
