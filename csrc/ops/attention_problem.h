@@ -52,8 +52,8 @@ Status check_scores(const View& q, Attr& scale, const Attr& softcap, Attr& windo
 }
 
 // q (B, H, T, D), k (B, Hkv, S, D), v (B, Hkv, S, Dv), mask and lengths, and the attributes.
-Status check_attention(const View& q, const View& k, const View& v, const View& mask, const View& lengths,
-                       const View& alibi, Attr* attr) {
+inline Status check_attention(const View& q, const View& k, const View& v, const View& mask, const View& lengths,
+                              const View& alibi, Attr* attr) {
     const auto ll = [](int64_t n) { return static_cast<long long>(n); };
     TW_TRY(want_floating(q, "q"));
     TW_TRY(want_dtype_of(k, "k", q, "q"));
@@ -108,8 +108,8 @@ Status check_attention(const View& q, const View& k, const View& v, const View& 
     return check_scores(q, attr[kScale], attr[kSoftcap], attr[kWindow]);
 }
 
-Attention attention_of(const View& q, const View& k, const View& v, const View& mask, const View& alibi,
-                       const int64_t* lengths, const Attr* attr) {
+inline Attention attention_of(const View& q, const View& k, const View& v, const View& mask, const View& alibi,
+                              const int64_t* lengths, const Attr* attr) {
     Attention a{};
     a.q = q, a.k = k, a.v = v, a.mask = mask;
     a.batch = q.shape[0], a.heads = q.shape[1], a.queries = q.shape[2], a.depth = q.shape[3];
@@ -130,7 +130,7 @@ Attention attention_of(const View& q, const View& k, const View& v, const View& 
 }
 
 // to[b] = lengths[b]; an IndexError names the first that is not a number of keys.
-Status check_lengths(const View& lengths, int64_t keys, int64_t* to) {
+inline Status check_lengths(const View& lengths, int64_t keys, int64_t* to) {
     for (int64_t b = 0; b < lengths.shape[0]; ++b) {
         const int64_t at = b * lengths.stride[0];
         to[b] = lengths.dtype == DType::i32 ? lengths.as<int32_t>()[at] : lengths.as<int64_t>()[at];

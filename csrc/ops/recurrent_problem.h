@@ -78,7 +78,7 @@ Status check_layer(const View& x, const View& w, const View& r, int64_t blocks, 
 }
 
 // The dtype in which w and r are kept, for x of 32 bits or fewer.
-Status check_stored(const View& x, const View& w, const View& r, const Attr& dtype) {
+inline Status check_stored(const View& x, const View& w, const View& r, const Attr& dtype) {
     constexpr int64_t kMostTerms = 0x7fffffff / (255 * 128);
     if (dtype.is_none) return Status::ok;
     const DType stored = static_cast<DType>(dtype.choice);
