@@ -6,8 +6,6 @@
 #include "each.clh"
 #include "activation.clh"
 
-inline ACC act_silu(const ACC x) { return x == -INFINITY ? 0 : x * act_sigmoid(x); }
-
 inline ACC silu_slope(const ACC x) {
     const ACC s = act_sigmoid(x);
     return isinf(x) ? s : s + x * s * act_sigmoid(-x);

@@ -284,4 +284,4 @@ def test_a_run_out_of_time_says_what_it_left_and_goes_on(tmp_path: Path, capsys:
     assert main([*command, "--minutes", "0.0001"]) == 0
     assert Path(path).read_bytes() == before  # a whole run is kept
     assert "## The 10 worst rows" in (tmp_path / "performance.md").read_text()
-    assert "| all |" in (tmp_path / "README.md").read_text()
+    assert "| best peer |" in (tmp_path / "README.md").read_text()

@@ -55,7 +55,7 @@ bool gemm(const Gemm<float, float, bf16>& g);
 
 // B packed ahead of time, in its own type, for every block the gemm will ask for.
 template <class B>
-int64_t packed_elements(int64_t k, int64_t n) {
+TW_INLINE int64_t packed_elements(int64_t k, int64_t n) {
     constexpr int NR = Blocking<Wide<B>>::NR;
     return (n + NR - 1) / NR * NR * (k ? k : 1);
 }
