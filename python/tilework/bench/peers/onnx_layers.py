@@ -85,7 +85,9 @@ def _cast(problem: Problem, a: dict[str, Any], given: list[str]) -> Graph | None
     return node("Cast", "x", to=1 + kinds.index(name)) if name in kinds else None
 
 
-def _conv_transpose(problem: Problem, a: dict[str, Any], given: list[str]) -> Graph:
+def _conv_transpose(problem: Problem, a: dict[str, Any], given: list[str]) -> Graph | None:
+    if a["layout"] != "NCHW" or "residual" in given:
+        return None
     made = node("ConvTranspose", *_optional(("x", "w", "b"), given), output_padding=a["output_padding"], **_window(a))
     return then(made, a["activation"])
 
@@ -137,9 +139,11 @@ def _linear_int4(problem: Problem, a: dict[str, Any], given: list[str]) -> Graph
 
 
 def _lstm(problem: Problem, a: dict[str, Any], given: list[str]) -> Graph | None:
-    if a["return_saved"] or a["dtype"] or "lengths" in given:
+    names, functions = ("x", "w", "r", "b", "", "h0", "c0"), ("gate_activation", "cell_activation", "output_activation")
+    plain = [a[f] for f in functions] == ["sigmoid", "tanh", "tanh"] and not (a["clip"] or a["coupled"] or a["dtype"])
+    if a["return_saved"] or not plain or set(given) - set(names):
         return None
-    inputs = [str(n) if n in given else "" for n in ("x", "w", "r", "b", "", "h0", "c0")]
+    inputs = [str(n) if n in given else "" for n in names]
     return _recurrent("LSTM", problem, inputs, ("h", "c"))
 
 
@@ -265,7 +269,7 @@ _LAYERS: dict[str, Callable[[Problem, dict[str, Any], list[str]], Graph | None]]
     "clip": _clip,
     "cast": _cast,
     "transpose": lambda p, a, given: _transpose(len(p.shapes[0]), a["axes"]),
-    "embedding": lambda p, a, given: node("Gather", "w", "indices", axis=0),
+    "embedding": lambda p, a, given: None if a["max_norm"] else node("Gather", "w", "indices", axis=0),
     "conv_transpose": _conv_transpose,
     "deform_conv": _deform_conv,
     "conv_integer": _conv_integer,

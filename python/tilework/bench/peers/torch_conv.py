@@ -57,7 +57,12 @@ def _transpose(torch: Any, a: dict[str, Any]) -> Call | None:
         return None
     function = getattr(torch.nn.functional, f"conv_transpose{rank}d")
     rest = (a["stride"], padding, a["output_padding"], a["groups"], a["dilation"])
-    return lambda x, w, b=None: activated(torch, function(x, w, b, *rest), a["activation"])
+
+    def transposed(x: Any, w: Any, b: Any = None, residual: Any = None) -> Any:
+        y = _last(function(_first(x, a), w, b, *rest), a)
+        return activated(torch, y if residual is None else y + residual, a["activation"])
+
+    return transposed
 
 
 def _gradient(torch: Any, a: dict[str, Any], of_x: bool) -> Call | None:

@@ -66,7 +66,7 @@ def functions(torch: Any, a: dict[str, Any]) -> dict[str, Callable[[], Callable[
 
     return {
         "attention": attention,
-        "embedding": lambda: lambda w, indices: functional.embedding(indices, w),
+        "embedding": lambda: None if a["max_norm"] else lambda w, indices: functional.embedding(indices, w),
         "gru": gru,
         "lstm": lstm,
         "rnn": rnn,
