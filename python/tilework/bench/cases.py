@@ -20,7 +20,7 @@ def of_set(document: dict[str, Any], name: str) -> tuple[list[str], list[list[st
     counts = sorted({n for case in cases.values() for n in case})
     columns = ["case"]
     for count in counts:
-        columns += [f"{count} thread{'s' * (count > 1)}", "of bound", "best peer", "ratio"]
+        columns += [table.threads_text(count), "of bound", "best peer", "ratio"]
     return columns, [line for case in cases.values() if case for line in _lines(case, counts)]
 
 

@@ -321,7 +321,7 @@ def show(counts: Sequence[int], seconds: float, scenes: int, seed: int | None, m
     entropy = np.random.SeedSequence(seed)
     seeds = [int(s) for s in entropy.generate_state(scenes)]
     put = print_markdown if markdown else table.show
-    columns = ["what", "picture", *(c for n in counts for c in (f"{n} thread{'s' * (n > 1)}", "OpenCV takes"))]
+    columns = ["what", "picture", *(c for n in counts for c in (table.threads_text(n), "OpenCV takes"))]
     try:
         lines = [timed(race, cv2, counts, seconds) for race in races(cv2)]
         put([*columns, "2 for 1", "wanted", "reached"], lines, f"Time beside OpenCV {cv2.__version__}")

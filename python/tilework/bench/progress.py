@@ -26,11 +26,11 @@ class Progress:
                 self._open()
         elif what == "begin":
             problem, threads, device, sweep = value
-            where = f"{threads} thread{'s' * (threads > 1)}" if device == "cpu" else device
+            where = table.threads_text(threads) if device == "cpu" else device
             self._done += 1
             self._say(f"{problem.text}, {where}" + (f", sweep {sweep + 1}" if sweep else ""))
         elif what == "peaks":
-            self._say(f"peaks, {value} thread{'s' * (value != 1)}" if isinstance(value, int) else f"peaks, {value}")
+            self._say(f"peaks, {table.threads_text(value)}" if isinstance(value, int) else f"peaks, {value}")
         elif what == "refused":
             self._print(f"{value[0]} takes no part: {value[1]}")
         elif what == "row":

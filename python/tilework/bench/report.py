@@ -70,7 +70,7 @@ def peaks_table(document: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
             ]
             line.append(table.count_text(max(rates), "B/s" if level else "op/s") if rates else "")
         lines.append(line)
-    return ["peak", *(f"{n} thread{'s' * (n > 1)}" for n in counts)], lines
+    return ["peak", *(table.threads_text(n) for n in counts)], lines
 
 
 def means_table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
@@ -135,10 +135,6 @@ def _counts(rows: list[dict[str, Any]]) -> list[int]:
     return sorted({r["threads"] for r in rows if r["device"] == "cpu"})
 
 
-def _threads_text(count: int) -> str:
-    return f"{count} thread{'s' * (count > 1)}"
-
-
 def standing_table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """By family: the geometric means of ratios to the best peer by thread count, and how often each verdict fell."""
     counts = _counts(rows)
@@ -150,7 +146,7 @@ def standing_table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str
         [family, *(m.get(family, "") for m in means), *(str(tally[v]) for v in _VERDICTS)]
         for family, tally in table.tally(rows).items()
     ]
-    return ["family", *(f"mean ratio, {_threads_text(n)}" for n in counts), *_VERDICTS], lines
+    return ["family", *(f"mean ratio, {table.threads_text(n)}" for n in counts), *_VERDICTS], lines
 
 
 def overall_table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
@@ -162,7 +158,7 @@ def overall_table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]
     ]
     peers = sorted({p for m in means for p in m}, key=lambda p: (p != "best peer", p))
     lines = [[peer, *(m.get(peer, "") for m in means)] for peer in peers]
-    return ["beside", *(f"mean ratio (rows), {_threads_text(n)}" for n in counts)], lines
+    return ["beside", *(f"mean ratio (rows), {table.threads_text(n)}" for n in counts)], lines
 
 
 _VERDICTS = ("faster", "same", "undecided", "slower")
@@ -177,7 +173,7 @@ def _sections(document: dict[str, Any]) -> list[Section]:
         found.append((f"All {len(slower)} losses", columns, [table.cells(r) for r in slower]))
     found.append(("Standing against the best peer of each row", *standing_table(rows)))
     for count in _counts(rows):
-        title = f"Geometric means of ratios to each peer (rows), {_threads_text(count)}"
+        title = f"Geometric means of ratios to each peer (rows), {table.threads_text(count)}"
         found.append((title, *means_table([r for r in rows if r["threads"] == count])))
     found += [
         ("Every row, the lowest ratio first", columns, [table.cells(r) for r in ordered(rows)]),
@@ -236,7 +232,7 @@ _PICTURES = {
 def summary(document: dict[str, Any]) -> str:
     """The standing in a few lines of Markdown, for a README."""
     facts_of, rows = dict(facts(document)), document["rows"]
-    counts = " and ".join(_threads_text(n) for n in _counts(rows))
+    counts = " and ".join(table.threads_text(n) for n in _counts(rows))
     ranked = table.losses(rows)
     slower = sum(table.verdict_of(r) == "slower" for _, r in ranked)
     columns, lines = overall_table(rows)

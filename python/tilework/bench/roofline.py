@@ -98,7 +98,7 @@ def figure(document: dict[str, Any]) -> Any:
     for i, threads in enumerate(counts):
         tier = document["build"].get("tier", "")
         found = [p for p in document["peaks"] if p["threads"] == threads and p["tier"] == tier]
-        where = f"{document['machine'].get('cpu', '')}, {tier}, {threads} thread{'s' * (threads > 1)}"
+        where = f"{document['machine'].get('cpu', '')}, {tier}, {table.threads_text(threads)}"
         _arithmetic_panel(axes[2 * i], found, tier, points(document, threads), looks)
         axes[2 * i].set_title(where)
         _memory_panel(axes[2 * i + 1], found, levels_of(document, threads), rates(document, threads), looks)

@@ -47,6 +47,11 @@ def place_text(row: dict[str, Any]) -> str:
     return str(row["threads"]) if row["device"] == "cpu" else str(row["device"])
 
 
+def threads_text(count: int) -> str:
+    """A number of threads in words."""
+    return f"{count} thread{'s' * (count > 1)}"
+
+
 def count_text(value: float, unit: str) -> str:
     """A large number with three digits and a prefix."""
     for prefix, scale in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
