@@ -284,7 +284,8 @@ def _(fill: Fill) -> Iterator[Sample]:
         yield Sample((fill(*x), weights(*w), scale(w[0]), fill(w[0])), attrs)
     yield sample(fill(6, 9, 3, 2).T, weights(5, 3, 3, 2, dtype=np.uint8), scale(), fill(5), weights(5, dtype=np.uint8))
     yield sample(fill(1, 3, 9), weights(4, 3, 3), fill.positive(4), None, weights(), padding=1, activation="gelu")
-    yield sample(fill(1, 3, 9), weights(4, 3, 3), scale(4), fill(4), stride=2, activation="relu")
+    for activation in ("relu", "relu6", "silu"):
+        yield sample(fill(1, 3, 9), weights(4, 3, 3), scale(4), fill(4), stride=2, activation=activation)
     yield sample(fill(0, 3, 5), weights(4, 3, 3), scale(4), fill(4))
     yield sample(fill(1, 0, 3, 3), weights(2, 0, 3, 3), scale(), fill(2), padding=1)
 

@@ -154,7 +154,8 @@ def _(fill: Fill) -> Iterator[Sample]:
         yield sample(fill(m, i), _bytes(fill, o, groups, group // 2), fill(o, groups), None, fill(o), group=group)
     yield sample(fill(2, 2, 70), _bytes(fill, 5, 48), fill(5, 3).astype(np.float32), _bytes(fill, 5, 2))
     yield sample(fill(40, 18).T, _bytes(fill, 5, 2, 16), fill(5, 2), _bytes(fill, 5, 1), fill(5), activation="gelu")
-    yield sample(fill(33), _bytes(fill, 4, 2, 16), fill(4, 2), activation="relu")
+    for activation in ("relu", "relu6", "hard_swish"):
+        yield sample(fill(33), _bytes(fill, 4, 2, 16), fill(4, 2), activation=activation)
     yield sample(fill(0, 5), _bytes(fill, 4, 1, 16), fill(4, 1))
     yield sample(fill(3, 0), _bytes(fill, 4, 0, 16), fill(4, 0), None, fill(4))
 

@@ -145,7 +145,7 @@ def _(fill: Fill) -> Iterator[Sample]:
     yield sample(fill(2, 3, 70), weights(70, 17).T, scale())
     yield sample(fill(9, 6).T, weights(5, 9, dtype=np.uint8), scale(5), fill(5), weights(5, dtype=np.uint8))
     yield sample(fill(1, 40), weights(19, 40), scale(1), None, weights())
-    for activation in ("relu", "sigmoid", "tanh", "gelu"):
+    for activation in ("relu", "relu6", "sigmoid", "tanh", "gelu", "silu", "hard_swish"):
         yield sample(fill(3, 9), weights(17, 9), scale(17), fill(17), activation=activation)
     yield sample(fill(5), weights(4, 5), fill.positive(4))
     yield sample(np.zeros((2, 5), fill.dtype), weights(4, 5), scale(4))
