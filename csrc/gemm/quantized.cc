@@ -1,5 +1,6 @@
 #include "gemm/quantized.h"
 
+#include "core/index.h"
 #include "core/memory.h"
 #include "core/parallel.h"
 #include "core/profile.h"
@@ -16,9 +17,6 @@ constexpr int64_t kWidePanels = 16;
 constexpr int64_t kChunkWork = int64_t{1} << 19;  // multiply-adds that are worth handing to another thread
 constexpr int64_t kPackedA = int64_t{4} << 20, kPackedB = int64_t{16} << 20;  // bytes packed at a time
 
-TW_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-TW_INLINE int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
-TW_INLINE int64_t max_of(int64_t a, int64_t b) { return a > b ? a : b; }
 TW_INLINE int64_t words_of(int64_t k) { return ceil_div(k, kDotDepth); }
 
 // ---- the register tile ------------------------------------------------------------------------------------------------

@@ -1,13 +1,10 @@
 // The table of register tiles: one compiled micro() for every size that occurs.
 #pragma once
+#include "core/index.h"
 #include "gemm/micro.h"
 
 namespace tw::TW_ISA {
 namespace {
-
-TW_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-TW_INLINE int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
-TW_INLINE int64_t max_of(int64_t a, int64_t b) { return a > b ? a : b; }
 
 // Rows per tile: as even as possible, so that no thin last tile remains.
 struct Rows {

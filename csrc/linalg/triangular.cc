@@ -1,4 +1,5 @@
 // Triangular solves, and the moves and updates that every factorisation needs.
+#include "core/index.h"
 #include "core/memory.h"
 #include "core/parallel.h"
 #include "linalg/linalg.h"
@@ -6,9 +7,6 @@
 
 namespace tw::TW_ISA {
 namespace {
-
-TW_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-TW_INLINE int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
 
 // ---- moves ----------------------------------------------------------------------------------------------------------------
 

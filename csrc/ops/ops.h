@@ -1,5 +1,6 @@
 // What every op file starts from: the vectors of this tier, the call types and the checks that shape rules share.
 #pragma once
+#include "core/index.h"
 #include "core/isa.h"
 #include "core/memory.h"
 #include "core/opdef.h"
@@ -12,10 +13,6 @@
 namespace tw::TW_ISA {
 
 #define TW_COUNT(table) static_cast<int>(sizeof(table) / sizeof(table[0]))
-
-TW_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-TW_INLINE int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
-TW_INLINE int64_t max_of(int64_t a, int64_t b) { return a > b ? a : b; }
 
 // body.operator()<T>() for the element type T of a floating dtype.
 template <class Body>
