@@ -9,42 +9,26 @@
 //           abs and neg of integers wrap.
 // Threads   rows are cut into pieces of kChunkElements; elements are independent, so bits never depend on the split.
 #include "core/check.h"
-#include "core/walk.h"
+#include "ops/map.h"
 #include "ops/pieces.h"
 #include "simd/functions.h"
-#include "simd/rows.h"
 
 namespace tw::TW_ISA {
 namespace {
 
 template <class F, class T>
 void each(const Call& c, double alpha, double beta) {
-    typedef Wide<T> W;
-    const View* views[] = {&c.out[0], &c.in[0]};
-    const Walk w = walk_over(views, 2, c.out[0].ndim, c.out[0].shape);
-    const Constants<Vec<W>> with = {constant<Vec<W>>(alpha), constant<Vec<W>>(beta)};
-    for_each_row(w, kChunkElements, [&](char* const* at, int64_t count) {
-        T* const y = reinterpret_cast<T*>(at[0]);
-        const T* const x = reinterpret_cast<const T*>(at[1]);
-        each_vector<T>(count, [&](int64_t i, int64_t k) __attribute__((always_inline)) {
-            put(y, w.stride[0], i, k, F::of(take(x, w.stride[1], i, k), with));
-        });
-    });
+    typedef Vec<Wide<T>> V;
+    const Constants<V> with = {constant<V>(alpha), constant<V>(beta)};
+    map_one<T>(c.out[0], c.in[0], [with](V x) __attribute__((always_inline)) { return F::of(x, with); });
 }
 
 template <class F, class T>
 void each_slope(const Call& c, double alpha, double beta) {
-    typedef Wide<T> W;
-    const View* views[] = {&c.out[0], &c.in[0], &c.in[1]};
-    const Walk w = walk_over(views, 3, c.out[0].ndim, c.out[0].shape);
-    const Constants<Vec<W>> with = {constant<Vec<W>>(alpha), constant<Vec<W>>(beta)};
-    for_each_row(w, kChunkElements, [&](char* const* at, int64_t count) {
-        T* const dx = reinterpret_cast<T*>(at[0]);
-        const T *const dy = reinterpret_cast<const T*>(at[1]), *const x = reinterpret_cast<const T*>(at[2]);
-        each_vector<T>(count, [&](int64_t i, int64_t k) __attribute__((always_inline)) {
-            put(dx, w.stride[0], i, k, take(dy, w.stride[1], i, k) * F::slope(take(x, w.stride[2], i, k), with));
-        });
-    });
+    typedef Vec<Wide<T>> V;
+    const Constants<V> with = {constant<V>(alpha), constant<V>(beta)};
+    map_two<T>(c.out[0], c.in[0], c.in[1],
+               [with](V dy, V x) __attribute__((always_inline)) { return dy * F::slope(x, with); });
 }
 
 template <class F>

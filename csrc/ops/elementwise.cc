@@ -6,62 +6,21 @@
 //           and is 0 where b is.
 // Threads   rows are cut into pieces of kChunkElements; elements are independent, so bits never depend on the split.
 #include "core/check.h"
-#include "core/walk.h"
+#include "ops/map.h"
 #include "ops/pieces.h"
 #include "simd/functions.h"
-#include "simd/rows.h"
 
 namespace tw::TW_ISA {
 namespace {
 
-// ---- loops ------------------------------------------------------------------------------------------------------------
-
-template <class T, class F>
-TW_INLINE void row_unary(T* y, int64_t sy, const T* x, int64_t sx, int64_t count) {
-    typedef Wide<T> W;
-    int64_t i = 0;
-    if (sy == 1 && sx == 1)
-        for (; i + kLanes<W> <= count; i += kLanes<W>) store_from(y + i, F::of(load_as<W>(x + i)));
-    for (; i < count; i += kLanes<W>) {
-        const int64_t n = min_of(count - i, kLanes<W>);
-        put(y, sy, i, n, F::of(take(x, sx, i, n)));
-    }
-}
-
-template <class T, class F>
-TW_INLINE void row_binary(T* y, int64_t sy, const T* a, int64_t sa, const T* b, int64_t sb, int64_t count) {
-    typedef Wide<T> W;
-    int64_t i = 0;
-    if (sy == 1 && sa == 1 && sb == 1) {
-        for (; i + kLanes<W> <= count; i += kLanes<W>) store_from(y + i, F::of(load_as<W>(a + i), load_as<W>(b + i)));
-    } else if (sy == 1 && sa == 1 && sb == 0) {
-        const Vec<W> c = splat<W>(widened(*b));
-        for (; i + kLanes<W> <= count; i += kLanes<W>) store_from(y + i, F::of(load_as<W>(a + i), c));
-    }
-    for (; i < count; i += kLanes<W>) {
-        const int64_t n = min_of(count - i, kLanes<W>);
-        put(y, sy, i, n, F::of(take(a, sa, i, n), take(b, sb, i, n)));
-    }
-}
-
 template <class T, class F>
 void unary(const Call& c) {
-    const View* views[] = {&c.out[0], &c.in[0]};
-    const Walk w = walk_over(views, 2, c.out[0].ndim, c.out[0].shape);
-    for_each_row(w, kChunkElements, [&](char* const* at, int64_t count) {
-        row_unary<T, F>(reinterpret_cast<T*>(at[0]), w.stride[0], reinterpret_cast<const T*>(at[1]), w.stride[1],
-                        count);
-    });
+    map_one<T>(c.out[0], c.in[0], [](auto x) __attribute__((always_inline)) { return F::of(x); });
 }
 
 template <class T, class F>
 void binary(const Call& c) {
-    const View* views[] = {&c.out[0], &c.in[0], &c.in[1]};
-    const Walk w = walk_over(views, 3, c.out[0].ndim, c.out[0].shape);
-    for_each_row(w, kChunkElements, [&](char* const* at, int64_t count) {
-        row_binary<T, F>(reinterpret_cast<T*>(at[0]), w.stride[0], reinterpret_cast<const T*>(at[1]), w.stride[1],
-                         reinterpret_cast<const T*>(at[2]), w.stride[2], count);
-    });
+    map_two<T>(c.out[0], c.in[0], c.in[1], [](auto a, auto b) __attribute__((always_inline)) { return F::of(a, b); });
 }
 
 template <class F>

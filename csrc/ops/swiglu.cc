@@ -6,9 +6,7 @@
 // Threads   rows in pieces; elements are independent.
 // Source    Shazeer, "GLU variants improve transformer", 2020.
 #include "core/check.h"
-#include "core/walk.h"
-#include "ops/ops.h"
-#include "simd/rows.h"
+#include "ops/map.h"
 
 namespace tw::TW_ISA {
 namespace {
@@ -28,15 +26,8 @@ struct GeluTanh {
 
 template <class Act, class T>
 void gated(const Call& c) {
-    const View* views[] = {&c.out[0], &c.in[0], &c.in[1]};
-    const Walk w = walk_over(views, 3, c.out[0].ndim, c.out[0].shape);
-    for_each_row(w, kChunkElements, [&](char* const* at, int64_t count) {
-        T* const y = reinterpret_cast<T*>(at[0]);
-        const T *const gate = reinterpret_cast<const T*>(at[1]), *const x = reinterpret_cast<const T*>(at[2]);
-        each_vector<T>(count, [&](int64_t i, int64_t n) __attribute__((always_inline)) {
-            put(y, w.stride[0], i, n, Act::of(take(gate, w.stride[1], i, n)) * take(x, w.stride[2], i, n));
-        });
-    });
+    map_two<T>(c.out[0], c.in[0], c.in[1],
+               [](auto gate, auto x) __attribute__((always_inline)) { return Act::of(gate) * x; });
 }
 
 template <class Act, class T>
