@@ -149,18 +149,28 @@ int64_t pixel_at(const ConvAxes& s, int a, int64_t q, int64_t tap) {
     return far >= 0 && far % s.stride[a] == 0 && far / s.stride[a] < s.out[a] ? far / s.stride[a] : -1;
 }
 
-// Adds what the taps of one row of the kernel bring from a row of pixels to the phases of a row of x.
-template <class T>
-void add_row(const ConvAxes& s, const T* y, int64_t tap_stride, int64_t wide, Wide<T>* sums) {
-    for (int64_t t = 0; t < s.taps[2]; ++t, y += tap_stride) {
+// Where a tap of a row of the kernel lies: the pixels whose tap is inside x, and where the first one's falls in the sums.
+struct TapPixels {
+    int64_t begin, count, to;
+};
+void tap_pixels(const ConvAxes& s, int64_t wide, TapPixels* taps) {
+    for (int64_t t = 0; t < s.taps[2]; ++t) {
         int64_t begin, end;
         reach(s, 2, t, begin, end);
-        if (begin >= end) continue;
         const int64_t place = begin * s.stride[2] + t * s.dilation[2] - s.before[2];
-        Wide<T>* to = sums + place % s.stride[2] * wide + place / s.stride[2];
-        const T* from = y + begin * s.y_stride[2];
-        each_vector<T>(end - begin, [&](int64_t i, int64_t n) __attribute__((always_inline)) {
-            store_n(to + i, load_n(to + i, n) + take(from, s.y_stride[2], i, n), n);
+        const bool any = begin < end;
+        taps[t] = {begin, end - begin, any ? place % s.stride[2] * wide + place / s.stride[2] : 0};
+    }
+}
+
+// Adds what the taps of one row of the kernel bring from a row of pixels to the phases of a row of x.
+template <class T>
+void add_row(const TapPixels* taps, int64_t n_taps, const T* y, int64_t tap_stride, int64_t step, Wide<T>* sums) {
+    for (int64_t t = 0; t < n_taps; ++t, y += tap_stride) {
+        Wide<T>* const to = sums + taps[t].to;
+        const T* const from = y + taps[t].begin * step;
+        each_vector<T>(taps[t].count, [&](int64_t i, int64_t n) __attribute__((always_inline)) {
+            store_n(to + i, load_n(to + i, n) + take(from, step, i, n), n);
         });
     }
 }
@@ -175,9 +185,12 @@ Status fold(const View& y, const View& x, const ConvAxes& s) {
     parallel(x.shape[0] * channels * bands, [&](int64_t job) {
         const int64_t n = job / bands / channels, c = job / bands % channels,
                       last = min_of(rows, (job % bands + 1) * band);
-        Scratch scratch(static_cast<size_t>(phases * wide + s.in[2]) * sizeof(W));
+        Scratch scratch(static_cast<size_t>(phases * wide + s.in[2]) * sizeof(W)),
+            places(static_cast<size_t>(s.taps[2]) * sizeof(TapPixels));
         W* const sums = scratch.as<W>();
-        if (!sums) return __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
+        TapPixels* const along = places.as<TapPixels>();
+        if (!sums || !along) return __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
+        tap_pixels(s, wide, along);
         W* const line = phases == 1 ? sums : sums + phases * wide;
         const T* from = y.as<T>() + n * y.stride[0] + c * taps * y.stride[1];
         T* to = x.as<T>() + n * x.stride[0] + c * x.stride[1];
@@ -187,8 +200,9 @@ Status fold(const View& y, const View& x, const ConvAxes& s) {
             for (int64_t t = 0; t < s.taps[0] * s.taps[1]; ++t) {
                 const int64_t at_d = pixel_at(s, 0, d, t / s.taps[1]), at_h = pixel_at(s, 1, h, t % s.taps[1]);
                 if (at_d >= 0 && at_h >= 0)
-                    add_row(s, from + t * s.taps[2] * y.stride[1] + at_d * s.y_stride[0] + at_h * s.y_stride[1],
-                            y.stride[1], wide, sums);
+                    add_row(along, s.taps[2],
+                            from + t * s.taps[2] * y.stride[1] + at_d * s.y_stride[0] + at_h * s.y_stride[1],
+                            y.stride[1], s.y_stride[2], sums);
             }
             if (phases > 1) write_phases(sums, wide, s.stride[2], s.in[2], line, 1);
             copy_row(to + d * s.x_stride[0] + h * s.x_stride[1], s.x_stride[2], line, 1, s.in[2]);
