@@ -343,7 +343,21 @@ def activated(x: Any) -> Any:
     return tw.clip(tw.conv(y, W2), low=-1.0, high=6.0)
 
 
+def narrowed(x: Any) -> Any:
+    """Inverted residuals: with and without what widens, and one whose middle others need."""
+
+    def block(x: Any, wide: bool, residual: Any = None) -> tuple[Any, Any]:
+        y = tw.conv(x, W4, activation="relu6") if wide else x
+        d = tw.conv(y, W5, BIAS, padding=1, groups=8, activation="relu6")
+        return tw.conv(d, W6, None, residual), d
+
+    y, d = block(block(x, True, x)[0], True)
+    return y, block(d, False)[0]
+
+
+W4, W5, W6 = normal(8, 6, 1, 1), normal(8, 1, 3, 3), normal(6, 8, 1, 1)
 FUSED = {
+    "narrowed": (narrowed, normal(2, 6, 7, 9), ["inverted_residual", "conv", "conv", "conv", "inverted_residual"]),
     "activated": (activated, normal(2, 3, 8, 8), ["conv", "conv", "conv", "conv", "clip"]),
     "folded": (folded, normal(2, 3, 8, 8), ["conv", "conv", "conv"]),
     "spread": (spread, normal(2, 4, 5, 6), ["conv_transpose", "conv_transpose"]),

@@ -188,6 +188,7 @@ def test_op_is_one_room_on_every_floor(name: str) -> None:
     assert any(re.search(rf"\bop_{name} = ", text) for text in texts)
     # A gradient by another name, a product of other numbers and a layer made of ops launch the same kernels.
     kernels = (family, family.removesuffix("_transpose").removesuffix("_integer"), family.removeprefix("multi_head_"))
+    kernels += ("conv",) if family == "inverted_residual" else ()
     if "opencl" in ops()[name].rules:
         assert any((ROOT / "kernels_cl" / f"{room}.cl").exists() for room in kernels)
     listed = (ROOT / "csrc/ops/ops.def").read_text()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tilework.graph.bottlenecks import inverted_residual_fusion
 from tilework.graph.epilogues import activation_fusion, bias_and_residual_fusion, norm_residual_fusion
 from tilework.graph.folding import batch_norm_folding, matmul_to_linear
 from tilework.graph.fusion import fusion
@@ -23,8 +24,8 @@ PASSES: list[Pass] = [
     early_updates,
 ]
 
-# Behind those, on the CPU, where an op writes its result in any order.
-CPU_PASSES: list[Pass] = [layout_propagation, dead_nodes]
+# Behind those, on the CPU, where caches hold what is between layers and an op writes its result in any order.
+CPU_PASSES: list[Pass] = [inverted_residual_fusion, dead_nodes, layout_propagation, dead_nodes]
 
 # Those that change no bit; the others move a rounding or take a sum in another order.
 EXACT: list[Pass] = [dead_nodes, constant_folding, common_subexpressions, early_updates, layout_propagation]

@@ -178,6 +178,7 @@ from tilework.ops.inverse import (
     inv as inv,
     slogdet as slogdet,
 )
+from tilework.ops.inverted_residual import inverted_residual as inverted_residual
 from tilework.ops.label import label as label
 from tilework.ops.layer_norm import (
     layer_norm as layer_norm,

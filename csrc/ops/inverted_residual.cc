@@ -1,0 +1,490 @@
+// An inverted residual: x (N, Cin, H, W) widened by a 1x1 convolution, filtered channel by channel, narrowed by another:
+//     e = act(wide x + wide_b),  d[c,p] = act(b[c] + sum_t w[c,t] e[c, p*stride + t*dilation - padding]),
+//     y = narrow_act(narrow d + narrow_b + residual);  without `wide` e is x.
+//
+// Method    What is wide never leaves the caches. Channels go in slices of a register tile's width, and lie beside each
+//           other: a few rows of e of one slice are filtered as soon as they are made,
+//               e [row][column][NR]  ->  d [pixel][C]
+//           and d, of a band of the image that stays in L2, is narrowed in runs of pixels, whose results are
+//           turned on their way to y. 1x1 products are register tiles over packed weights, [panel][k][NR].
+// Numerics  one running sum each, cut every KC terms of a product; zeros of the border are multiplied.
+// Threads   slices by bands, then runs of pixels or panels; sums are never split between threads.
+// Source    Sandler et al., "MobileNetV2: inverted residuals and linear bottlenecks", 2018.
+#include "gemm/micro.h"
+#include "ops/conv_problem.h"
+
+namespace tw::TW_ISA {
+namespace {
+
+enum Place { kX, kW, kNarrow, kWide, kB, kNarrowB, kWideB, kResidual, kPlaces };
+enum Attribute { kStride, kPadding, kDilation, kActivation, kNarrowActivation };
+
+constexpr int64_t kRowBytes = 64 << 10;  // of e, for one slice
+constexpr int64_t kBandBytes = 448 << 10;  // of d
+constexpr int64_t kRun = 48;  // pixels that are narrowed together
+constexpr int64_t kFewRuns = 8;  // below, threads share panels
+constexpr int kPixels = 4;  // filtered together: they share what they load
+
+// ---- shapes -----------------------------------------------------------------------------------------------------------------
+
+int64_t channels_of(const Call& c) { return given(c.in[kWide]) ? c.in[kWide].shape[0] : c.in[kX].shape[1]; }
+
+// A 1x1 kernel (out, in, 1, 1); out < 0: any.
+Status check_point(const Call& c, Place place, int64_t out, int64_t in) {
+    const View& w = c.in[place];
+    const char* const name = c.op->operands[place].name;
+    TW_TRY(want_dtype_of(w, name, c.in[kX], "x"));
+    TW_TRY(want_ndim(w, name, 4, 4));
+    const int64_t shape[] = {out < 0 ? w.shape[0] : out, in, 1, 1};
+    return want_shape(w, name, 4, shape);
+}
+
+Status check_biases(const Call& c, int64_t channels, int64_t filters) {
+    const Place places[] = {kB, kNarrowB, kWideB};
+    for (const Place place : places) {
+        if (!given(c.in[place])) continue;
+        const char* const name = c.op->operands[place].name;
+        TW_TRY(want_dtype_of(c.in[place], name, c.in[kX], "x"));
+        TW_TRY(want_shape(c.in[place], name, 1, place == kNarrowB ? &filters : &channels));
+    }
+    if (given(c.in[kWideB]) && !given(c.in[kWide]))
+        return fail(Status::shape, "wide_b", "wide_b is given but wide is not; want both or neither");
+    return Status::ok;
+}
+
+Status infer(Call& c, Inferred& r) {
+    const View &x = c.in[kX], &w = c.in[kW], &residual = c.in[kResidual];
+    TW_TRY(want_conv_float(x, "x"));
+    TW_TRY(want_ndim(x, "x", 4, 4));
+    if (given(c.in[kWide])) TW_TRY(check_point(c, kWide, -1, x.shape[1]));
+    const int64_t channels = channels_of(c);
+    TW_TRY(want_dtype_of(w, "w", x, "x"));
+    TW_TRY(want_ndim(w, "w", 4, 4));
+    const int64_t filter[] = {channels, 1, w.shape[2], w.shape[3]};
+    TW_TRY(want_shape(w, "w", 4, filter));
+    if (channels < 1) return fail(Status::shape, "w", "w has shape %s; want one channel or more", shape_text(w).text);
+    const int64_t wide[] = {x.shape[0], channels, x.shape[2], x.shape[3]};
+    Attr groups{};
+    groups.i = channels;
+    View y = result(x.dtype, 4, wide);
+    TW_TRY(check_conv(result(x.dtype, 4, wide), w, c.attr[kStride], c.attr[kPadding], c.attr[kDilation], groups,
+                      y.shape + 2, "x"));
+    TW_TRY(check_point(c, kNarrow, -1, channels));
+    y.shape[1] = c.in[kNarrow].shape[0];
+    TW_TRY(check_biases(c, channels, y.shape[1]));
+    if (given(residual)) {
+        TW_TRY(want_dtype_of(residual, "residual", x, "x"));
+        TW_TRY(want_shape(residual, "residual", 4, y.shape));
+    }
+    r.n_out = 1;
+    r.out[0] = y;
+    const double seen = static_cast<double>(x.shape[0] * x.shape[2] * x.shape[3]);
+    const double made = static_cast<double>(x.shape[0] * y.shape[2] * y.shape[3]);
+    r.flops = 2 * made * static_cast<double>(numel(w) + channels * y.shape[1]);
+    if (given(c.in[kWide])) r.flops += 2 * seen * static_cast<double>(numel(c.in[kWide]));
+    return Status::ok;
+}
+
+// ---- weights: where each of the three begins, then the panels of wide and narrow, and of w [panel][tap][NR] --------------
+
+struct Header {
+    int64_t at[3];  // bytes from the header on; 0: not packed
+    int64_t pad[5];
+};
+constexpr Place kWeights[] = {kWide, kW, kNarrow};
+
+template <class T>
+constexpr int64_t kNR = Blocking<T>::NR;
+
+// Rows of a panel: the numbers of one filter.
+int64_t depth_of(const View& w) { return w.shape[1] * w.shape[2] * w.shape[3]; }
+
+template <class T>
+int64_t panel_bytes(const View& w) {
+    return ceil_div(w.shape[0], kNR<T>) * kNR<T> * max_of(depth_of(w), 1) * static_cast<int64_t>(sizeof(T));
+}
+int64_t packed_bytes(const View& w) {
+    if (!given(w) || w.ndim != 4 || numel(w) == 0) return 0;
+    return w.dtype == DType::f32 ? panel_bytes<float>(w) : w.dtype == DType::f64 ? panel_bytes<double>(w) : 0;
+}
+
+// Filters (out, in, kh, kw) as [panel][in][kh][kw][NR], zeros beyond the last one.
+template <class T>
+void pack_filters(const View& w, T* to) {
+    const int64_t depth = depth_of(w);
+    parallel(ceil_div(w.shape[0], kNR<T>), [&](int64_t p) {
+        T* panel = to + p * kNR<T> * depth;
+        const int64_t n = min_of(kNR<T>, w.shape[0] - p * kNR<T>);
+        for (int64_t i = 0; i < w.shape[1]; ++i)
+            for (int64_t h = 0; h < w.shape[2]; ++h)
+                for (int64_t v = 0; v < w.shape[3]; ++v, panel += kNR<T>) {
+                    const T* from =
+                        w.as<T>() + p * kNR<T> * w.stride[0] + i * w.stride[1] + h * w.stride[2] + v * w.stride[3];
+                    for (int64_t k = 0; k < kNR<T>; ++k) panel[k] = k < n ? from[k * w.stride[0]] : T{};
+                }
+    });
+}
+
+int64_t packed_size(const Call& c) {
+    int64_t bytes = 0;
+    for (const Place place : kWeights) bytes += packed_bytes(c.in[place]);
+    return bytes ? bytes + static_cast<int64_t>(sizeof(Header)) : 0;
+}
+
+void pack(const Call& c, void* to) {
+    Header* const header = static_cast<Header*>(to);
+    *header = {};
+    int64_t at = sizeof(Header);
+    for (int i = 0; i < 3; ++i) {
+        const View& w = c.in[kWeights[i]];
+        const int64_t bytes = packed_bytes(w);
+        if (!bytes) continue;
+        void* const panels = static_cast<char*>(to) + at;
+        w.dtype == DType::f32 ? pack_filters(w, static_cast<float*>(panels))
+                              : pack_filters(w, static_cast<double*>(panels));
+        header->at[i] = at;
+        at += bytes;
+    }
+}
+
+// ---- running ----------------------------------------------------------------------------------------------------------------
+
+// A row of e under the kernel: its column 0, and how far the next. Zeros are one pixel for all columns.
+template <class T>
+struct Seen {
+    const T* data;
+    int64_t step;
+};
+
+template <class T>
+struct Block {
+    static constexpr int64_t NR = kNR<T>;
+    static constexpr int L = kLanes<T>;
+    ConvAxes s;
+    int64_t in, channels, filters, panels;  // panels: of the wide channels
+    int64_t x_plane, y_plane, residual_plane;
+    const T *wide, *w, *narrow, *wide_b, *b, *narrow_b, *zeros;
+    Activation activation, last;
+
+    // Tiles of C (m rows) = A (by `like`, whose a, c and columns are set) times a panel of `depth` rows, cut every KC.
+    void multiply(Tile<T> t, int64_t m, int n, int64_t depth, const T* panel, const T* bias, Activation act) const {
+        const int64_t cuts = max_of(1, ceil_div(depth, Blocking<T>::KC)), piece = ceil_div(depth, cuts);
+        const int64_t tiles = ceil_div(m, kMR), rows = m / tiles, more = m % tiles;
+        const T* const a = t.a;
+        T* const c = t.c;
+        t.b_k = NR;
+        for (int64_t cut = 0; cut < cuts; ++cut) {
+            const int64_t k = cut * piece;
+            t.kc = min_of(piece, depth - k);
+            t.b = panel + k * NR;
+            t.load_c = cut > 0;
+            t.bias_col = cut == 0 ? bias : nullptr;
+            t.activation = cut == cuts - 1 ? act : Activation::none;
+            t.a = a + k * t.a_k, t.c = c;
+            t.tiles = more, t.a_tile = (rows + 1) * t.a_row;
+            if (more) run_tile(t, static_cast<int>(rows + 1), n);
+            t.a += more * t.a_tile, t.c += more * (rows + 1) * t.c_row;
+            t.tiles = tiles - more, t.a_tile = rows * t.a_row;
+            run_tile(t, static_cast<int>(rows), n);
+        }
+    }
+
+    // Vectors of a slice that hold channels.
+    int vectors_of(int64_t slice) const { return static_cast<int>(ceil_div(min_of(NR, channels - slice * NR), L)); }
+
+    // Pixels [from, from + count) of e of a slice, [pixel][NR].
+    void widen(const T* x, int64_t slice, int64_t from, int64_t count, T* e) const {
+        if (count <= 0) return;
+        if (!wide) return turn_in(x + slice * NR * x_plane + from, min_of(NR, channels - slice * NR), count, e);
+        Tile<T> t{};
+        t.a = x + from, t.a_row = 1, t.a_k = x_plane;
+        t.c = e, t.c_row = NR;
+        multiply(t, count, vectors_of(slice) * L, in, wide + slice * NR * in, wide_b ? wide_b + slice * NR : nullptr,
+                 activation);
+    }
+
+    // n planes of x as pixels beside each other; what is beyond the last plane is zero.
+    void turn_in(const T* x, int64_t n, int64_t count, T* e) const {
+        for (int64_t c = 0; c < NR; c += L)
+            for (int64_t p = 0; p < count; p += L) {
+                if (c + L <= n && p + L <= count) {
+                    transpose_tile(x + c * x_plane + p, x_plane, e + p * NR + c, NR);
+                    continue;
+                }
+                for (int64_t i = p; i < min_of(p + L, count); ++i)
+                    for (int64_t k = c; k < c + L; ++k) e[i * NR + k] = k < n ? x[k * x_plane + i] : T{};
+            }
+    }
+
+    // Rows [first, last) of d of a slice: e is made a few rows ahead.
+    void filter(const T* x, int64_t slice, int64_t first, int64_t last, T* d, T* e, int64_t room, Seen<T>* seen) const {
+        const int64_t row = s.in[2] * NR, reach = (s.taps[1] - 1) * s.dilation[1] + 1;
+        const auto inside = [&](int64_t h) { return max_of(0, min_of(h, s.in[1])); };
+        int64_t low = 0, high = 0;  // rows of e that are there
+        for (int64_t h = first; h < last;) {
+            const int64_t from = inside(h * s.stride[1] - s.before[1]);
+            if (from < high)
+                __builtin_memmove(e, e + (from - low) * row, static_cast<size_t>((high - from) * row) * sizeof(T));
+            low = from, high = max_of(high, from);
+            // As many rows of d as there is room for what they see.
+            int64_t end = h + 1;
+            while (end < last && inside(end * s.stride[1] - s.before[1] + reach) - low <= room) ++end;
+            const int64_t needed = max_of(high, inside((end - 1) * s.stride[1] - s.before[1] + reach));
+            widen(x, slice, high * s.in[2], (needed - high) * s.in[2], e + (high - low) * row);
+            high = needed;
+            for (; h < end; ++h) {
+                for (int64_t i = 0; i < s.taps[1]; ++i) {
+                    const int64_t at = h * s.stride[1] + i * s.dilation[1] - s.before[1];
+                    if (at >= 0 && at < s.in[1])
+                        seen[i] = {e + (at - low) * row, NR};
+                    else
+                        seen[i] = {zeros, 0};
+                }
+                filter_row(slice, seen, d + ((h - first) * s.out[2] * panels + slice) * NR);
+            }
+        }
+    }
+
+    // One row of d.
+    void filter_row(int64_t slice, const Seen<T>* seen, T* d) const {
+        const int64_t end = s.out[2];
+        const bool side_by_side = s.dilation[2] == 1 && end >= kPixels;
+        const int64_t taps = s.taps[2], stride = s.stride[2];
+        if (side_by_side && taps == 3 && stride == 1)
+            columns<3, 1>(slice, seen, d);
+        else if (side_by_side && taps == 3 && stride == 2)
+            columns<3, 2>(slice, seen, d);
+        else if (side_by_side && taps == 5 && stride == 1)
+            columns<5, 1>(slice, seen, d);
+        else if (side_by_side && taps == 5 && stride == 2)
+            columns<5, 2>(slice, seen, d);
+        else
+            for (int64_t p = 0; p < end; ++p) pixel(slice, seen, p, d + p * panels * NR);
+        if (activation > Activation::relu6)
+            activate_tile(d, panels * NR, static_cast<int>(end), vectors_of(slice) * L, activation);
+    }
+
+    // Pixels in groups; the last one may repeat some.
+    template <int KW, int SW>
+    void columns(int64_t slice, const Seen<T>* seen, T* d) const {
+        const int64_t end = s.out[2];
+        for (int64_t x = 0; x < end; x += kPixels) {
+            const int64_t p = min_of(x, end - kPixels), column = p * SW - s.before[2];
+            if (column >= 0 && column + (kPixels - 1) * SW + KW <= s.in[2])
+                pixels<KW, SW, false>(slice, seen, column, d + p * panels * NR);
+            else
+                pixels<KW, SW, true>(slice, seen, column, d + p * panels * NR);
+        }
+    }
+
+    // kPixels pixels whose first tap is at `column`. Edge: columns may lie beside the image.
+    template <int KW, int SW, bool Edge>
+    void pixels(int64_t slice, const Seen<T>* seen, int64_t column, T* d) const {
+        constexpr int kSeen = (kPixels - 1) * SW + KW;
+        const bool clips = is_clip(activation);
+        const Vec<T> limit = clip_limit<Vec<T>>(activation);
+        const T* taps = w + slice * NR * s.taps[1] * KW;
+        const int lanes = vectors_of(slice) * L;
+        for (int c = 0; c < lanes; c += L) {
+            Vec<T> acc[kPixels];
+            const Vec<T> start = b ? load(b + slice * NR + c) : Vec<T>{};
+#pragma GCC unroll 4
+            for (int i = 0; i < kPixels; ++i) acc[i] = start;
+            for (int64_t r = 0; r < s.taps[1]; ++r) {
+                const int64_t step = seen[r].step;
+                const T* const from = seen[r].data + c;
+                Vec<T> v[kSeen];
+#pragma GCC unroll 16
+                for (int j = 0; j < kSeen; ++j) {
+                    const bool here = !Edge || (column + j >= 0 && column + j < s.in[2]);
+                    v[j] = load(here ? from + (column + j) * step : zeros);
+                }
+#pragma GCC unroll 8
+                for (int j = 0; j < KW; ++j) {
+                    const Vec<T> factor = load(taps + (r * KW + j) * NR + c);
+#pragma GCC unroll 4
+                    for (int i = 0; i < kPixels; ++i) acc[i] += factor * v[i * SW + j];
+                }
+            }
+#pragma GCC unroll 4
+            for (int i = 0; i < kPixels; ++i) store(d + i * panels * NR + c, clips ? clipped(acc[i], limit) : acc[i]);
+        }
+    }
+
+    // One pixel, any taps.
+    void pixel(int64_t slice, const Seen<T>* seen, int64_t p, T* d) const {
+        const int lanes = vectors_of(slice) * L;
+        for (int c = 0; c < lanes; c += L) {
+            Vec<T> acc = b ? load(b + slice * NR + c) : Vec<T>{};
+            const T* tap = w + slice * NR * s.taps[1] * s.taps[2] + c;
+            for (int64_t r = 0; r < s.taps[1]; ++r)
+                for (int64_t j = 0; j < s.taps[2]; ++j, tap += NR) {
+                    const int64_t column = p * s.stride[2] + j * s.dilation[2] - s.before[2];
+                    const bool here = column >= 0 && column < s.in[2];
+                    acc += load(tap) * load(here ? seen[r].data + column * seen[r].step + c : zeros);
+                }
+            store(d + c, is_clip(activation) ? clipped(acc, clip_limit<Vec<T>>(activation)) : acc);
+        }
+    }
+
+    // `count` pixels of y of a panel of filters: d at their first one, y and residual at the first filter's.
+    void narrow_run(const T* d, int64_t panel, int64_t count, T* y, const T* residual, T* made) const {
+        const int64_t n = min_of(NR, filters - panel * NR), lanes = ceil_div(n, L) * L;
+        Tile<T> t{};
+        t.a = d, t.a_row = panels * NR, t.a_k = 1;
+        t.c = made, t.c_row = NR;
+        multiply(t, count, static_cast<int>(lanes), channels, narrow + panel * NR * channels,
+                 narrow_b ? narrow_b + panel * NR : nullptr, residual ? Activation::none : last);
+        for (int64_t c = 0; c < n; c += L)
+            for (int64_t p = 0; p < count; p += L)
+                turn_out(made + p * NR + c, min_of(L, n - c), min_of(L, count - p), y + c * y_plane + p,
+                         residual ? residual + c * residual_plane + p : nullptr);
+    }
+
+    // Pixels by filters into planes of y.
+    void turn_out(const T* made, int64_t n, int64_t count, T* y, const T* residual) const {
+        if (n == L && count == L && !residual) return transpose_tile(made, NR, y, y_plane);
+        alignas(kVecBytes) T turned[L * L];
+        transpose_tile(made, NR, turned, L);
+        for (int64_t k = 0; k < n; ++k, y += y_plane) {
+            Vec<T> v = load(turned + k * L);
+            if (residual) v += load_n(residual + k * residual_plane, count);
+            if (residual && is_clip(last)) v = clipped(v, clip_limit<Vec<T>>(last));
+            store_n(y, v, count);
+            if (residual && last > Activation::relu6) activate_tile(y, y_plane, 1, static_cast<int>(count), last);
+        }
+    }
+
+    // One image.
+    bool run(const T* x, T* y, const T* residual) const {
+        const int64_t wide_row = s.out[2] * panels * NR, bytes = wide_row * static_cast<int64_t>(sizeof(T));
+        const int64_t most = max_of(1, kBandBytes / max_of(bytes, 1)),
+                      band = ceil_div(s.out[1], ceil_div(max_of(s.out[1], 1), most));
+        const int64_t reach = (s.taps[1] - 1) * s.dilation[1] + 1;
+        const int64_t row_bytes = max_of(1, s.in[2] * NR * static_cast<int64_t>(sizeof(T)));
+        const int64_t room = min_of(s.in[1], max_of(min_of(reach, s.in[1]), kRowBytes / row_bytes));
+        Scratch d_scratch(static_cast<size_t>(band * bytes + 64));
+        T* const d = d_scratch.as<T>();
+        if (!d) return false;
+        bool enough = true;
+        const auto failed = [&] { __atomic_store_n(&enough, false, __ATOMIC_RELAXED); };
+        for (int64_t h0 = 0; h0 < s.out[1] && enough; h0 += band) {
+            const int64_t rows = min_of(band, s.out[1] - h0);
+            // A few jobs for every thread; parts of a slice make some rows twice.
+            const int64_t parts = min_of(ceil_div(8, panels), max_of(1, rows / 16)), tall = ceil_div(rows, parts);
+            parallel(panels * parts, [&](int64_t job) {
+                Scratch e(static_cast<size_t>(room * row_bytes + 64)),
+                    seen(static_cast<size_t>(s.taps[1]) * sizeof(Seen<T>));
+                if (!e.as<T>() || !seen.template as<Seen<T>>()) return failed();
+                const int64_t first = job % parts * tall, end = min_of(first + tall, rows);
+                if (first < end)
+                    filter(x, job / parts, h0 + first, h0 + end, d + first * wide_row, e.as<T>(), room,
+                           seen.template as<Seen<T>>());
+            });
+            const int64_t pixels = rows * s.out[2], runs = ceil_div(pixels, kRun),
+                          each = ceil_div(pixels, max_of(runs, 1));
+            const int64_t narrow_panels = ceil_div(filters, NR), at = h0 * s.out[2];
+            const bool by_runs = runs >= kFewRuns;
+            parallel(by_runs ? runs : narrow_panels, [&](int64_t job) {
+                Scratch made(static_cast<size_t>((kRun + L) * NR) * sizeof(T));
+                if (!made.as<T>()) return failed();
+                const int64_t first_run = by_runs ? job : 0, last_run = by_runs ? job + 1 : runs;
+                const int64_t first_panel = by_runs ? 0 : job, last_panel = by_runs ? narrow_panels : job + 1;
+                for (int64_t r = first_run; r < last_run; ++r)
+                    for (int64_t p = first_panel; p < last_panel; ++p) {
+                        const int64_t from = r * each, count = min_of(each, pixels - from);
+                        if (count <= 0) continue;
+                        narrow_run(d + from * panels * NR, p, count, y + p * NR * y_plane + at + from,
+                                   residual ? residual + p * NR * residual_plane + at + from : nullptr, made.as<T>());
+                    }
+            });
+        }
+        return enough;
+    }
+};
+
+// The numbers of an optional bias, zeros up to whole panels behind them; null where it is not given.
+template <class T>
+const T* padded_bias(const View& b, int64_t count, T* to) {
+    if (!given(b)) return nullptr;
+    for (int64_t k = 0; k < ceil_div(count, kNR<T>) * kNR<T>; ++k) to[k] = k < count ? b.as<T>()[k * b.stride[0]] : T{};
+    return to;
+}
+
+template <class T>
+Status run_as(const Call& c) {
+    const View &x_given = c.in[kX], &y_given = c.out[0], &residual_given = c.in[kResidual];
+    Scratch x_scratch(run_bytes<T>(x_given, 2)), y_scratch(run_bytes<T>(y_given, 2)),
+        residual_scratch(given(residual_given) ? run_bytes<T>(residual_given, 2) : 64);
+    const Header* const header = static_cast<const Header*>(c.packed);
+    int64_t unpacked = 64;
+    for (int i = 0; i < 3; ++i)
+        if (!header || !header->at[i]) unpacked += packed_bytes(c.in[kWeights[i]]);
+    Block<T> q{};
+    q.in = x_given.shape[1], q.channels = channels_of(c), q.filters = y_given.shape[1];
+    q.panels = ceil_div(q.channels, kNR<T>);
+    const int64_t wide_b = q.panels * kNR<T>, narrow_b = ceil_div(q.filters, kNR<T>) * kNR<T>;
+    Scratch weights(static_cast<size_t>(unpacked)),
+        biases(static_cast<size_t>(2 * wide_b + narrow_b + kNR<T>) * sizeof(T));
+    if (!x_scratch.as<T>() || !y_scratch.as<T>() || !residual_scratch.as<T>() || !weights.as<T>() || !biases.as<T>())
+        return no_memory();
+    const View x = as_run<T>(x_given, 2, x_scratch, true), y = as_run<T>(y_given, 2, y_scratch, false);
+    View residual{};
+    if (given(residual_given)) residual = as_run<T>(residual_given, 2, residual_scratch, true);
+    const T* panels[3] = {};
+    T* own = weights.as<T>();
+    for (int i = 0; i < 3; ++i) {
+        const View& w = c.in[kWeights[i]];
+        if (header && header->at[i]) {
+            panels[i] = reinterpret_cast<const T*>(static_cast<const char*>(c.packed) + header->at[i]);
+        } else if (given(w)) {
+            pack_filters(w, own);
+            panels[i] = own;
+            own += packed_bytes(w) / static_cast<int64_t>(sizeof(T));
+        }
+    }
+    q.wide = panels[0], q.w = panels[1], q.narrow = panels[2];
+    T* const bias = biases.as<T>();
+    q.wide_b = padded_bias(c.in[kWideB], q.channels, bias);
+    q.b = padded_bias(c.in[kB], q.channels, bias + wide_b);
+    q.narrow_b = padded_bias(c.in[kNarrowB], q.filters, bias + 2 * wide_b);
+    T* const zeros = bias + 2 * wide_b + narrow_b;
+    for (int64_t k = 0; k < kNR<T>; ++k) zeros[k] = T{};
+    q.zeros = zeros;
+    q.s = conv_axes(x, c.in[kW], y, c.attr[kStride], c.attr[kPadding], c.attr[kDilation]);
+    q.x_plane = x.stride[1], q.y_plane = y.stride[1], q.residual_plane = residual.stride[1];
+    q.activation = activation_of(c.attr[kActivation]), q.last = activation_of(c.attr[kNarrowActivation]);
+    note_kernel("inverted residual");
+    for (int64_t n = 0; n < x.shape[0]; ++n) {
+        const T* const added = residual.data ? residual.as<T>() + n * residual.stride[0] : nullptr;
+        if (!q.run(x.as<T>() + n * x.stride[0], y.as<T>() + n * y.stride[0], added)) return no_memory();
+    }
+    if (y.data != y_given.data) copy<T>(y_given, y);
+    return Status::ok;
+}
+
+Status run_f32_f64(const Call& c) { return c.in[kX].dtype == DType::f32 ? run_as<float>(c) : run_as<double>(c); }
+Status run(const Call& c) { return in_float32(c, run_f32_f64); }
+
+constexpr Operand kOperands[] = {{"x"},
+                                 {"w"},
+                                 {"narrow"},
+                                 {"wide", Role::optional},
+                                 {"b", Role::optional},
+                                 {"narrow_b", Role::optional},
+                                 {"wide_b", Role::optional},
+                                 {"residual", Role::optional}};
+static_assert(TW_COUNT(kOperands) == kPlaces);
+constexpr AttrSpec kAttrs[] = {
+    {.name = "stride", .kind = AttrKind::integers, .i = 1},
+    {.name = "padding", .kind = AttrKind::padding, .i = 0},
+    {.name = "dilation", .kind = AttrKind::integers, .i = 1},
+    {.name = "activation", .kind = AttrKind::choice, .choices = TW_ACTIVATIONS, .none_ok = true},
+    {.name = "narrow_activation", .kind = AttrKind::choice, .choices = TW_ACTIVATIONS, .none_ok = true}};
+
+}  // namespace
+
+extern const OpDef op_inverted_residual = {
+    "inverted_residual", kOperands, kPlaces, kAttrs, TW_COUNT(kAttrs), infer, run, 0, packed_size, pack};
+
+}  // namespace tw::TW_ISA
