@@ -112,3 +112,42 @@ def test_a_run_that_was_started_ends_with_its_event() -> None:
         exe.start(x, after=[3])
     with pytest.raises(tw.UnsupportedError, match="start: the graph is on the CPU"):
         tw.trace(lambda x: tw.tanh(x), np.ones(3)).compile().start(np.ones(3))
+
+
+def test_what_a_concat_joins_is_made_where_it_is_joined() -> None:
+    def dense(x: Any) -> Any:
+        first, second = tw.tanh(x * 2.0), tw.conv(x, W, padding=1)
+        all_of_it = tw.concat([first, second, x, second], axis=1)
+        more = tw.concat([all_of_it, tw.exp(all_of_it)], axis=1)
+        return tw.neg(more), second
+
+    x = RANDOM.standard_normal((1, 3, 6, 7)).astype(np.float32)
+    exe = tw.trace(dense, x).compile(without=["fusion"])
+    assert exe._native is not None
+    steps = [node.op.name for node in exe._native.plan.steps]
+    assert "concat" not in steps
+    assert steps.count("expand") == 3  # of second, twice, and of x; all_of_it is made within the last
+    for got, want in zip(exe(x), dense(x), strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
+def test_a_result_is_written_in_the_order_in_which_it_is_copied() -> None:
+    def heads(x: Any, w: Any) -> Any:
+        y = tw.reshape(tw.matmul(x, w), (2, 4, 6, 8))
+        return tw.neg(tw.reshape(tw.transpose(y, (2, 0, 1, 3)), (6, 64)))
+
+    x, w = (RANDOM.standard_normal(s).astype(np.float32) for s in ((8, 6, 5), (5, 8)))
+    exe = tw.trace(heads, x, w).compile(deterministic=True)
+    assert exe._native is not None
+    assert [node.op.name for node in exe._native.plan.steps] == ["matmul", "neg"]
+    want = np.matmul(x.astype(np.float64), w).reshape(2, 4, 6, 8).transpose(2, 0, 1, 3).reshape(6, 64)
+    np.testing.assert_allclose(exe(x, w), -want, rtol=1e-5, atol=1e-5)
+
+
+def test_axes_of_a_strided_array_are_split_without_a_copy() -> None:
+    def f(x: Any) -> Any:
+        return tw.reshape(tw.transpose(x), (5, 2, 3)) + 1.0
+
+    x = RANDOM.standard_normal((6, 5)).astype(np.float32)
+    assert [n.op.name for n in tw.trace(f, x).nodes] == ["placeholder", "transpose", "reshape", "add"]
+    np.testing.assert_array_equal(tw.trace(f, x).compile()(x), x.T.reshape(5, 2, 3) + 1)

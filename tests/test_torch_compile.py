@@ -136,6 +136,38 @@ def test_what_tilework_lacks_is_left_and_counted() -> None:
     assert "left to torch: cumsum.default 1" in str(bridge.last_report())
 
 
+def test_tensors_come_and_go_as_torch_lays_them_out() -> None:
+    torch._dynamo.reset()
+
+    def f(x: Any, y: Any) -> Any:
+        z = torch.tanh(x @ y)
+        q, k, v = z.view(4, 2, 3, 4).permute(2, 1, 0, 3).contiguous().unbind(0)
+        return z.t(), y.t(), x.expand(2, 4, 6).relu().permute(2, 0, 1), q, (k * v).transpose(0, 1), z[1:, ::5].exp()
+
+    run = torch.compile(f, backend=bridge.backend, dynamic=False)
+    x, y = torch.randn(6, 4).t(), torch.randn(6, 24)
+    for given in ((x, y), (x.contiguous(), y.t().contiguous().t()), (torch._neg_view(x), y)):
+        for got, want in zip(run(*given), f(*given), strict=True):
+            torch.testing.assert_close(got, want)
+            assert got.stride() == want.stride()
+
+
+def test_gradients_of_parts_are_joined_and_nothing_is_left() -> None:
+    torch._dynamo.reset()
+    net = torch.nn.MultiheadAttention(8, 2, batch_first=True)
+    wanted = []
+    for run in (net, torch.compile(net, backend=bridge.backend, dynamic=False)):
+        torch.manual_seed(0)
+        x = torch.randn(3, 5, 8, requires_grad=True)
+        run(x, x, x, need_weights=False)[0].square().sum().backward()
+        wanted.append([x.grad, *(p.grad.clone() for p in net.parameters())])
+        net.zero_grad()
+    for got, want in zip(wanted[1], wanted[0], strict=True):
+        torch.testing.assert_close(got, want)
+    assert not bridge.last_report().torch
+    assert len(bridge.last_report().parts) == 2
+
+
 def test_the_program_of_the_docs_runs_and_the_entry_point_is_the_backend() -> None:
     root = Path(__file__).parents[1]
     entry = re.search(r'torch_dynamo_backends]\ntilework = "([\w.]+):(\w+)"', (root / "pyproject.toml").read_text())

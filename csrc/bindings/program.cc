@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "bindings/arrays.h"
+#include "bindings/exchange.h"
 #include "bindings/foreign.h"
 #include "bindings/invoke.h"
 #include "bindings/raise.h"
@@ -78,10 +79,12 @@ bool same_shape(const View& a, const View& b) {
     return a.dtype == b.dtype && a.ndim == b.ndim && std::equal(a.shape, a.shape + a.ndim, b.shape);
 }
 
-// An array of the caller's as a View, if it is laid out as the program wants it.
-bool fits(PyObject* array, const View& want, View& view) {
-    if (!is_numpy(array)) return false;
-    if (!view_of(array, view, "graph", "", nullptr)) return PyErr_Clear(), false;
+// An array of the caller's, a tensor if there is an exchange, as a View if it is laid out as the program wants it.
+bool fits(PyObject* array, const View& want, View& view, const Exchange* exchange = nullptr) {
+    const bool tensor = exchange && is_tensor(*exchange, array);
+    if (!tensor && !is_numpy(array)) return false;
+    if (tensor ? !view_of(*exchange, array, view, "graph", "") : !view_of(array, view, "graph", "", nullptr))
+        return PyErr_Clear(), false;
     return same_shape(view, want) && (is_contiguous(view) || numel(view) == 0);
 }
 
@@ -118,15 +121,18 @@ public:
     Program(const Program&) = delete;
     Program& operator=(const Program&) = delete;
 
-    // The results as a tuple, or None if an array is not laid out as the program needs it; then nothing was written.
+    // The results as a tuple, or None if an array is not laid out as the program needs it; then nothing was written. With
+    // a type of tensors, those are taken too and the results are some.
     py::object run(const py::tuple& arrays, const py::object& outs, const std::vector<double>& numbers,
-                   std::vector<Timing>* times) {
+                   std::vector<Timing>* times, const py::object& tensors = py::none()) {
         if (arrays.size() != inputs_.size()) return py::none();
+        const Exchange* exchange = nullptr;
+        if (!tensors.is_none() && !(exchange = exchange_with(tensors))) return py::none();
         std::vector<View> fed(inputs_.size()), given(outputs_.size());
         for (size_t i = 0; i < inputs_.size(); ++i)
-            if (!fits(PyTuple_GET_ITEM(arrays.ptr(), i), place(inputs_[i]).view, fed[i])) return py::none();
+            if (!fits(PyTuple_GET_ITEM(arrays.ptr(), i), place(inputs_[i]).view, fed[i], exchange)) return py::none();
         py::tuple results(outputs_.size());
-        if (!take_outputs(outs, fed, given, results)) return py::none();
+        if (!take_outputs(outs, fed, given, results, exchange)) return py::none();
         std::unique_ptr<Frame> frame = take_frame();
         for (const Frame::Patch& p : frame->patches) {
             const auto& bases = p.place->kind == Kind::input ? fed : given;
@@ -428,13 +434,23 @@ private:
         if (p.kind == Kind::input || p.kind == Kind::output) frame.patches.push_back({view, &p});
     }
 
+    // The exchange of a type of tensors, null if it shows none.
+    const Exchange* exchange_with(const py::object& tensors) {
+        if (!tensors_.is(tensors)) {
+            if (!PyType_Check(tensors.ptr()) || !exchange_of(reinterpret_cast<PyTypeObject*>(tensors.ptr()), exchange_))
+                return nullptr;
+            tensors_ = tensors;
+        }
+        return &exchange_;
+    }
+
     bool take_outputs(const py::object& outs, const std::vector<View>& fed, std::vector<View>& given,
-                      py::tuple& results) {
+                      py::tuple& results, const Exchange* exchange) {
         if (!outs.is_none() && (!PyTuple_Check(outs.ptr()) || py::len(outs) != outputs_.size())) return false;
         for (size_t i = 0; i < outputs_.size(); ++i) {
             given[i] = place(outputs_[i]).view;
             if (outs.is_none()) {
-                PyObject* array = allocate(given[i], "graph");
+                PyObject* array = exchange ? allocate(*exchange, given[i], "graph") : allocate(given[i], "graph");
                 if (!array) rethrow();
                 results[i] = py::reinterpret_steal<py::object>(array);
                 continue;
@@ -523,6 +539,8 @@ private:
     static constexpr double kReleaseWork = 40000;  // operations from which dropping the GIL pays (about 10 us)
 
     Tier tier_;
+    Exchange exchange_{};
+    py::object tensors_ = py::none();  // the type whose exchange that is
     std::vector<py::object> constants_;  // None: let go of
     std::vector<Place> places_;
     std::vector<int64_t> inputs_, outputs_;
@@ -542,10 +560,13 @@ void init_program(py::module_& module) {
              py::arg("values"), py::arg("constants"), py::arg("inputs"), py::arg("outputs"), py::arg("steps"),
              py::arg("arena_bytes"))
         .def("run",
-             [](Program& p, const py::tuple& arrays, const py::object& outs, const std::vector<double>& numbers) {
-        return p.run(arrays, outs, numbers, nullptr);
-    }, py::arg("arrays"), py::arg("outs") = py::none(), py::arg("numbers") = std::vector<double>(),
-             "Runs once: the results as a tuple, or None if an array is not contiguous or does not fit.")
+             [](Program& p, const py::tuple& arrays, const py::object& outs, const std::vector<double>& numbers,
+                const py::object& tensors) { return p.run(arrays, outs, numbers, nullptr, tensors); },
+             py::arg("arrays"), py::arg("outs") = py::none(), py::arg("numbers") = std::vector<double>(),
+             py::arg("tensors") = py::none(),
+             "Runs once: the results as a tuple, or None if an array is not contiguous or does not fit. With a type "
+             "that "
+             "shows __dlpack_c_exchange_api__, tensors of it are taken too, and the results are some.")
         .def("timed", &Program::timed, py::arg("arrays"), py::arg("numbers") = std::vector<double>(),
              "Runs once: (seconds, kernel, threads) of every step.")
         .def_property_readonly("packed_bytes", &Program::packed_bytes)

@@ -114,7 +114,7 @@ class Graph:
         where = _users_line()
         try:
             values = [self._operand(target, i, o) for i, o in enumerate(operands)]
-            if target.name == "reshape" and isinstance(values[0], Value) and not values[0].ghost.flags.c_contiguous:
+            if target.name == "reshape" and isinstance(values[0], Value) and not _is_seen(target, values[0], attrs):
                 values[0] = self._add(registry.find("expand"), values, {"shape": values[0].shape}, where)[0]
             results = self._add(target, values, attrs, where)
         except Error as e:
@@ -293,6 +293,17 @@ def _check_updatable(op: Any, i: int, value: Operand) -> None:
             op=op.name,
             argument=name,
         )
+
+
+def _is_seen(view: Any, value: Value, attrs: dict[str, Any]) -> bool:
+    """Whether a value lies such that it can be looked at so without a copy."""
+    if value.ghost.flags.c_contiguous:
+        return True
+    try:
+        view(value.ghost, **attrs)
+    except ShapeError:
+        return False
+    return True
 
 
 def _named_op(name: str) -> Any:

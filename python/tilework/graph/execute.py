@@ -125,6 +125,18 @@ class Executable:
             return nested.unflatten(self.graph.result, results)
         return results[0] if len(results) == 1 else tuple(results)
 
+    def run_on(self, tensors: type, arrays: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        """The results for tensors of a type that shows ``__dlpack_c_exchange_api__``, as such tensors, on the CPU.
+
+        None, and nothing has run, where one is not contiguous or the type shows no such thing.
+        """
+        if self._native is None:
+            return None
+        if self._threads is None:
+            return self._native.run(arrays, None, (), tensors)
+        with limited_threads(self._threads):
+            return self._native.run(arrays, None, (), tensors)
+
     def start(self, *args: Any, after: Sequence[Any] = (), **named: Any) -> Started:
         """Begins a run on the device behind the OpenCL events ``after``, and returns at once.
 

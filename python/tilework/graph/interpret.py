@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from tilework import registry
 from tilework.arrays import Array
 from tilework.devices import queue_on, to_device
 from tilework.dispatch import Number
@@ -58,6 +59,8 @@ class Interpreter:
                 operands.append(array)
             else:
                 operands.append([arrays[v] for v in operand] if isinstance(operand, tuple) else operand)
+        if node.op.name == "reshape" and not operands[0].flags.c_contiguous:  # device arrays have fewer views
+            operands[0] = registry.find("expand")(operands[0], shape=tuple(operands[0].shape))
         attrs = node.attrs | {name: settings[n] for name, n in node.numbers.items()} if settings else node.attrs
         made = node.op(*operands, **attrs)
         results = () if made is None else made if isinstance(made, tuple) else (made,)

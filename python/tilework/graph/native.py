@@ -44,9 +44,9 @@ class Native:
         def number(value: Value) -> int:
             if value not in numbers:
                 numbers[value] = len(rows)
-                home = plan.home(value)
+                home, at = plan.home(value).whole()
                 size = value.dtype.itemsize
-                offset = value.offset + (home.offset if home.kind == Kind.ARENA else 0)
+                offset = value.offset + at + (home.offset if home.kind == Kind.ARENA else 0)
                 strides = [s // size for s in value.strides]
                 rows.append((value.shape, value.dtype, strides, int(home.kind), home.index, offset))
             return numbers[value]
@@ -82,11 +82,15 @@ class Native:
         return self._program
 
     def run(
-        self, feeds: tuple[Array, ...], outs: tuple[Array, ...] | None, numbers: Sequence[float] = ()
+        self,
+        feeds: tuple[Array, ...],
+        outs: tuple[Array, ...] | None,
+        numbers: Sequence[float] = (),
+        tensors: type | None = None,
     ) -> tuple[Array, ...] | None:
-        """The results, or None where an array is not contiguous or does not fit."""
+        """The results, or None where an array is not contiguous or does not fit; ``tensors`` if a type is given."""
         states = tuple(v.value for v in self.plan.variables)
-        return self.program.run((*feeds, *states), outs, numbers)
+        return self.program.run((*feeds, *states), outs, numbers, tensors)
 
     def timed(self, feeds: tuple[Array, ...], numbers: Sequence[float] = ()) -> list[tuple[Node, float, str, int]]:
         """(node, seconds, kernel, threads) of every step of one run."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass, field
 from enum import IntEnum
 
@@ -33,7 +34,15 @@ class Home:
     nbytes: int
     first: int = 0
     last: int = 0
-    offset: int = 0  # in the arena
+    offset: int = 0  # in the arena, or in the home that this one is part of
+    within: Home | None = None
+
+    def whole(self) -> tuple[Home, int]:
+        """The home that this one is part of in the end, and where in it this one begins."""
+        home, at = self, 0
+        while home.within is not None:
+            home, at = home.within, at + home.offset
+        return home, at
 
 
 @dataclass
@@ -69,6 +78,7 @@ def planned(graph: Graph) -> Plan:
             plan.homes[value] = home
     _give_out(plan, graph)
     _store_states(plan, graph)
+    _join(plan)
     _lay_out(plan)
     return plan
 
@@ -182,9 +192,50 @@ def _store_states(plan: Plan, graph: Graph) -> None:
         plan.homes[_append_copy(plan, state)] = home
 
 
+def _join(plan: Plan) -> None:
+    """Lets arrays be made where a concat wants them, each one piece of its result; the others are copied there."""
+    steps: list[Node] = []
+    for i, node in enumerate(plan.steps):
+        steps += _pieces(plan, node, i) if node.op.name == "concat" else [node]
+    plan.steps = steps
+
+
+def _pieces(plan: Plan, node: Node, i: int) -> list[Node]:
+    """The copies that are left of a concat; itself if all are, or if its operands lie scattered in the result."""
+    (result,) = node.results
+    whole = plan.home(result)
+    operands = list(node.values())
+    in_one_piece = math.prod(result.shape[: node.resolved["axis"]]) == 1 and bool(result.ghost.flags.c_contiguous)
+    if not in_one_piece or whole.nbytes != result.nbytes:
+        return [node]
+    at = 0
+    copies: list[tuple[Value, int]] = []
+    taken: list[tuple[Home, int]] = []
+    for operand in operands:
+        home = plan.home(operand)
+        ours = home.kind == Kind.ARENA and home.within is None and home.last == i and home.nbytes == operand.nbytes
+        dense = not operand.is_view and bool(operand.ghost.flags.c_contiguous)
+        if ours and dense and not any(home is h for h, _ in taken):
+            taken.append((home, at))
+        else:
+            copies.append((operand, at))
+        at += operand.nbytes
+    if not taken:
+        return [node]
+    for home, place in taken:
+        home.within, home.offset = whole, place
+        whole.first = min(whole.first, home.first)
+    made = []
+    for operand, place in copies:
+        made.append(_copy(operand))
+        plan.homes[made[-1].results[0]] = Home(Kind.ARENA, 0, operand.nbytes, i, i, place, whole)
+    return made
+
+
 def _lay_out(plan: Plan) -> None:
     """Places in the arena, the largest first, each as low as those that live at the same time leave room."""
-    homes = sorted({id(h): h for h in plan.homes.values() if h.kind == Kind.ARENA}.values(), key=lambda h: -h.nbytes)
+    wholes = {id(h): h for h in plan.homes.values() if h.kind == Kind.ARENA and h.within is None}
+    homes = sorted(wholes.values(), key=lambda h: -h.nbytes)
     placed: list[Home] = []
     for home in homes:
         at = 0

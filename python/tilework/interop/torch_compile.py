@@ -6,6 +6,7 @@ with torch, and :func:`last_report` counts them. Shapes must be known: ``dynamic
 
 from __future__ import annotations
 
+import itertools
 import math
 import operator
 from collections import Counter
@@ -91,6 +92,30 @@ def _sliced(x: Any, dim: int = 0, start: Any = None, end: Any = None, step: int 
 
 def _selected(x: Any, dim: int, index: int) -> Any:
     return x[(*(slice(None),) * (dim % len(x.shape)), index)]
+
+
+def _back(dy: Any, sizes: Sequence[int], dim: int, start: int, end: int) -> Any:
+    """dy among zeros, where a part of an array was taken along an axis."""
+    dim %= len(sizes)
+    return ops.pad(dy, pads=tuple((start, n - end) if d == dim else (0, 0) for d, n in enumerate(sizes)))
+
+
+def _select_back(dy: Any, sizes: Sequence[int], dim: int, index: int) -> Any:
+    dim, index = dim % len(sizes), index % sizes[dim]
+    return _back(_moved_in(dy, dim), sizes, dim, index, index + 1)
+
+
+def _slice_back(dy: Any, sizes: Sequence[int], dim: int, start: int, end: int, step: int) -> Any:
+    n = sizes[dim]
+    start, end, _ = slice(start, end).indices(n)
+    return _back(dy, sizes, dim, start, end)
+
+
+def _pieces(x: Any, size: Any, dim: int = 0) -> Any:
+    n = x.shape[dim]
+    sizes = [min(size, n - at) for at in range(0, n, size)] if isinstance(size, int) else size
+    ends = list(itertools.accumulate(sizes))
+    return tuple(_sliced(x, dim, end - s, end) for s, end in zip(sizes, ends, strict=True))
 
 
 def _widened(x: Any, size: Sequence[int], **_: Any) -> Any:
@@ -185,17 +210,22 @@ _VIEWS: dict[Any, Callable[..., Any]] = {
     aten.expand.default: _widened,
     aten.slice.Tensor: _sliced,
     aten.select.int: _selected,
+    aten.split.Tensor: _pieces,
+    aten.split_with_sizes.default: _pieces,
     aten.detach.default: lambda x: x,
     aten.alias.default: lambda x: x,
     operator.getitem: lambda x, i: x[i],
 }
 _OPS: dict[Any, Callable[..., Any]] = {
     aten.clone.default: lambda x, **_: x,
+    aten.cat.default: lambda arrays, dim=0: ops.concat(list(arrays), axis=dim),
+    aten.select_backward.default: _select_back,
+    aten.slice_backward.default: _slice_back,
     aten.convolution.default: _conv,
     aten.convolution_backward.default: _conv_back,
     aten.mm.default: lambda a, b: ops.matmul(a, b),
     aten.bmm.default: lambda a, b: ops.matmul(a, b),
-    aten.addmm.default: lambda c, a, b: ops.add(ops.matmul(a, b), c),
+    aten.addmm.default: lambda c, a, b: ops.matmul(a, b, c),
     aten.native_layer_norm.default: _norm,
     aten.native_layer_norm_backward.default: _norm_back,
     aten._native_batch_norm_legit_functional.default: _batch_norm,
@@ -265,7 +295,8 @@ def _is_plain_attention(node: torch.fx.Node) -> bool:
 
 def _is_plain(tensor: Any) -> bool:
     sizes = all(isinstance(n, int) for n in tensor.shape)
-    return bool(sizes and tensor.dtype in _DTYPES and tensor.device.type == "cpu" and tensor.numel() > 0)
+    plain = tensor.dtype in _DTYPES and tensor.device.type == "cpu" and not tensor.is_neg()
+    return bool(sizes and plain and tensor.numel() > 0)
 
 
 class _Supported(OperatorSupportBase):  # type: ignore[misc]
@@ -288,10 +319,32 @@ class _Supported(OperatorSupportBase):  # type: ignore[misc]
             return node.args[at] is False
         if node.target is aten.pow.Tensor_Scalar:
             return node.args[1] in (2, 3)
+        if node.target is aten.slice_backward.default:
+            return bool(node.args[5] == 1)
         return True
 
 
 # ----------------------------------------------------------------------------------------------------------- compiling
+
+
+_MOST_KEPT = 4  # times its own memory that a view may keep
+
+
+@dataclass(frozen=True)
+class Result:
+    """Where a tensor lies: its shape, strides and offset in elements, of one array that is fed or made."""
+
+    number: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    offset: int
+    whole: bool  # the array as it is
+
+    def of(self, arrays: Sequence[Any]) -> Any:
+        array = arrays[self.number]
+        if self.whole:
+            return array
+        return array.as_strided(self.shape, self.strides, array.storage_offset() + self.offset)
 
 
 class Part:
@@ -304,31 +357,112 @@ class Part:
         (last,) = (n for n in nodes if n.op == "output")
         self._single = not isinstance(last.args[0], (tuple, list))
         outputs: Any = [last.args[0]] if self._single else list(last.args[0])
-        self._strides = [n.meta["val"].stride() for n in outputs]
+        orders = [_order(n.meta["val"]) for n in inputs]
+        self._turned = [(i, o) for i, o in enumerate(orders) if o is not None]
+        self._results: list[Result] = []
 
         def run(*arrays: Any) -> Any:
-            held = dict(zip(inputs, arrays, strict=True))
+            given = [a if o is None else ops.transpose(a, _inverse(o)) for a, o in zip(arrays, orders, strict=True)]
+            held = dict(zip(inputs, given, strict=True))
             for node in nodes:
                 if node.op == "call_function":
                     args = torch.fx.map_arg(node.args, held.__getitem__)
                     kwargs = torch.fx.map_arg(node.kwargs, held.__getitem__)
                     held[node] = _ALL[node.target](*args, **kwargs)
-            return tuple(held[n] for n in outputs)
+            bases = list(arrays)
+            self._results = [_laid(held[n], n.meta["val"], bases) for n in outputs]
+            return tuple(bases[len(arrays) :])
 
-        specs = [graph.spec(tuple(n.meta["val"].shape), _DTYPES[n.meta["val"].dtype]) for n in inputs]
+        specs = [
+            graph.spec(_taken(n.meta["val"].shape, o), _DTYPES[n.meta["val"].dtype])
+            for n, o in zip(inputs, orders, strict=True)
+        ]
         self.executable = graph.trace(run, *specs).compile()
 
     def __call__(self, *tensors: Any) -> Any:
-        made = self.executable(*(t.detach().numpy() for t in tensors))
-        results = [self._laid(torch.from_numpy(a), s) for a, s in zip(made, self._strides, strict=True)]
-        return results[0] if self._single else tuple(results)
+        if self._turned:
+            fed = list(tensors)
+            for i, order in self._turned:
+                fed[i] = fed[i].permute(order)
+            tensors = tuple(fed)
+        made = self.executable.run_on(torch.Tensor, tensors)
+        if made is None:  # a tensor that is not contiguous, or a torch older than 2.10
+            tensors = tuple(t.detach().contiguous() for t in tensors)
+            made = tuple(map(torch.from_numpy, self.executable(*(t.numpy() for t in tensors))))
+        arrays = (*tensors, *made)
+        if self._single:
+            return self._results[0].of(arrays)
+        return tuple(r.of(arrays) for r in self._results)
 
-    @staticmethod
-    def _laid(tensor: Any, stride: Any) -> Any:
-        """The tensor with the strides that torch expects of it."""
-        if tensor.stride() == stride or tensor.numel() < 2:
-            return tensor
-        return torch.empty_strided(tensor.shape, stride, dtype=tensor.dtype).copy_(tensor)
+
+def _order(tensor: Any) -> tuple[int, ...] | None:
+    """The axes in the order in which a dense tensor lies, None if that is C's or it is not dense."""
+    if tensor.is_contiguous():
+        return None
+    order = tuple(sorted(range(tensor.dim()), key=lambda d: -tensor.stride(d)))
+    return order if tensor.permute(order).is_contiguous() else None
+
+
+def _inverse(order: Sequence[int]) -> tuple[int, ...]:
+    return tuple(sorted(range(len(order)), key=order.__getitem__))
+
+
+def _taken(shape: Sequence[int], order: Sequence[int] | None) -> tuple[int, ...]:
+    return tuple(shape if order is None else (shape[d] for d in order))
+
+
+def _laid(made: Any, want: Any, bases: list[Any]) -> Result:
+    """Where a result lies as torch wants it: in memory that others share, if need be in a copy of another order."""
+    order = _order(want)
+    moved = made if order is None else ops.transpose(made, order)
+    value = moved.value
+    alone = value.base.nbytes > _MOST_KEPT * value.nbytes  # little of memory that would be kept for it
+    if alone or not value.ghost.flags.c_contiguous:
+        moved = ops.expand(moved, shape=moved.shape)
+        value = moved.value
+    number = next((i for i, b in enumerate(bases) if b.value is value.base), len(bases))
+    if number == len(bases):
+        bases.append(moved if moved.value is value.base else type(moved)(moved.graph, value.base))
+    size = value.dtype.itemsize
+    back = range(want.dim()) if order is None else _inverse(order)
+    shape, strides = ([row[d] for d in back] for row in (value.shape, value.strides))
+    whole = value is value.base and order is None
+    return Result(number, tuple(shape), tuple(s // size for s in strides), value.offset // size, whole)
+
+
+def _join_selects(module: torch.fx.GraphModule) -> None:
+    """Writes sums of the gradients of all the parts that were selected along an axis as one array of those."""
+    for node in reversed(module.graph.nodes):
+        leaves = _leaves(node)
+        if len(leaves) < 2 or any(n.target is not aten.select_backward.default for n in leaves):
+            continue
+        places = {(tuple(n.args[1]), n.args[2]) for n in leaves}
+        by_index = {n.args[3] % n.args[1][n.args[2]]: n.args[0] for n in leaves}
+        (sizes, dim), *others = places
+        if others or len(by_index) != len(leaves) or len(leaves) != sizes[dim]:
+            continue
+        with module.graph.inserting_before(node):
+            parts = []
+            for index in range(sizes[dim]):
+                parts.append(module.graph.call_function(aten.unsqueeze.default, (by_index[index], dim % len(sizes))))
+                parts[-1].meta["val"] = aten.unsqueeze.default(by_index[index].meta["val"], dim % len(sizes))
+            joined = module.graph.call_function(aten.cat.default, (parts, dim % len(sizes)))
+        joined.meta["val"] = node.meta["val"]
+        node.replace_all_uses_with(joined)
+    module.graph.eliminate_dead_code()
+
+
+def _leaves(node: Any) -> list[torch.fx.Node]:
+    """What a tree of additions adds up; none of what is no addition."""
+    if not isinstance(node, torch.fx.Node) or node.target is not aten.add.Tensor or node.kwargs:
+        return []
+    found = []
+    for term in node.args:
+        if not isinstance(term, torch.fx.Node):
+            return []
+        within = _leaves(term) if len(term.users) == 1 else []
+        found += within or [term]
+    return found
 
 
 def _flops(node: torch.fx.Node) -> float:
@@ -341,6 +475,7 @@ def _flops(node: torch.fx.Node) -> float:
 
 def _compiled(module: torch.fx.GraphModule, examples: Any) -> Any:
     """A graph of aten's ops with parts of it replaced."""
+    _join_selects(module)
     partitioner = CapabilityBasedPartitioner(module, _Supported(), allows_single_node_partition=True)
     chosen = [p for p in partitioner.propose_partitions() if any(n.target in _OPS for n in p.nodes)]
     inside = {n for p in chosen for n in p.nodes}
