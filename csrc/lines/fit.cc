@@ -14,13 +14,12 @@
 #include <tuple>
 
 #include "lines/chance.h"
+#include "lines/places.h"
 
 namespace tw::lines {
 namespace {
 
 constexpr double kWeakest = 0.7;  // of the threshold, where a line leads there
-constexpr int32_t kUnit = 1024;  // of gradients across a line
-constexpr double kAligned = 0.853553390593274;  // the squared cosine of 22.5 degrees
 
 // ---- least squares --------------------------------------------------------------------------------------------------
 
@@ -55,20 +54,6 @@ bool straight(const Moments& m, double error) {
     const double xy = m.n * m.xy - m.x * m.y;
     return xx <= 0 || yy <= 0 || xx * yy <= xy * xy;
 }
-
-// y on x, where x are places along a line.
-struct Slope {
-    double n = 0, x = 0, y = 0, xx = 0, xy = 0;
-
-    void add(double px, double py) { n += 1, x += px, y += py, xx += px * px, xy += px * py; }
-    bool solve(double& at0, double& per_step) const {
-        const double spread = n * xx - x * x;
-        if (n < 2 || !(spread > 0)) return false;
-        per_step = (n * xy - x * y) / spread;
-        at0 = (y - per_step * x) / n;
-        return true;
-    }
-};
 
 // ---- pieces of chains -----------------------------------------------------------------------------------------------
 
@@ -112,13 +97,6 @@ void cut(const Chains& chains, double fit_error, int64_t least, std::vector<Piec
 
 // ---- lines on the gradients -----------------------------------------------------------------------------------------
 
-enum class Look : uint8_t { nothing, weak, contrary, near_it, on_it };
-
-struct Place {
-    float at, size, bend;  // across, the gradient there, and how sharply it falls beside it
-    Look look;
-};
-
 constexpr double kArcTurn = 0.1;  // radians from end to end
 constexpr double kArcSigmas = 3;  // standard errors; one less where the turn is twice as large
 
@@ -128,29 +106,38 @@ struct Bend {
     bool is_arc() const { return turn > kArcTurn && sigmas > (turn > 2 * kArcTurn ? kArcSigmas - 1 : kArcSigmas); }
 };
 
+constexpr int64_t kOne = int64_t{1} << 32;  // of positions on a course
+constexpr double kSteepest = 1.5;
+
 class Fitter {
 public:
     Fitter(const Planes& p, const LineOptions& o, double least)
-        : p_(p),
-          o_(o),
-          least_(static_cast<int32_t>(kUnit * least)),
-          contrary_(static_cast<int32_t>(2 * least * least)),
-          places_(static_cast<size_t>(std::max(p.height, p.width))) {}
+        : p_(p), o_(o), kernels_(line_kernels()), memory_(5 * std::max(p.height, p.width) + kProfile) {
+        const int64_t n = std::max(p.height, p.width);
+        places_ = {memory_.data(), memory_.data() + n, memory_.data() + 2 * n, memory_.data() + 3 * n};
+        profile_ = memory_.data() + 4 * n;
+        c_.gradient = p.gradient;
+        c_.least = static_cast<int32_t>(kUnit * least), c_.contrary = static_cast<int32_t>(2 * least * least);
+    }
 
     bool fit(const Chains& chains, Piece piece, double least_length, Line& line);
     void prefetch(const Chains& chains, Piece piece) const;
 
 private:
-    double across_at(double i) const { return at0_ + per_step_ * (i - origin_); }
-    int32_t dx(int64_t place) const { return p_.gradient[2 * place]; }
-    int32_t dy(int64_t place) const { return p_.gradient[2 * place + 1]; }
-    int32_t gradient_at(int64_t place) const { return inx_ * dx(place) + iny_ * dy(place); }
+    static constexpr int64_t kProfile = 32;  // places beyond an end of a line that its profile may reach
+
+    int64_t fixed_at(int64_t i) const { return c_.at0 + (i - c_.origin) * c_.step; }
+    double across_at(double i) const {
+        return static_cast<double>(c_.base) +
+               (static_cast<double>(c_.at0) + (i - static_cast<double>(c_.origin)) * static_cast<double>(c_.step)) /
+                   static_cast<double>(kOne);
+    }
+    void lead(double at0, double per_step);
     void face(double nx, double ny);
-    Place look(int64_t i, double tolerance) const;
-    bool refit(double tolerance);
+    bool solve(const Sums& sums);
+    bool refit(int32_t stray) { return solve(kernels_.sum(c_, low_, high_, stray, places_)); }
     void grow(int way);
-    double smooth_at(int64_t i) const;
-    double end_of(int way) const;
+    double end_of(int way);
     Bend bend() const;
     bool exists() const;
     bool claimed(const Chains& chains, Piece piece) const;
@@ -158,15 +145,13 @@ private:
 
     const Planes& p_;
     const LineOptions& o_;
-    const int32_t least_;  // gradient of an edge, in 1 / kUnit
-    const int32_t contrary_;  // square of a gradient that speaks for another edge
-    std::vector<Place> places_;
-    // The line: across = at0 + per_step (i - origin), for i from low to high along x (flat) or y.
-    bool flat_ = false;
-    int64_t along_ = 0, beside_ = 0, n_along_ = 0, n_beside_ = 0;
-    int64_t low_ = 0, high_ = 0;
-    double origin_ = 0, at0_ = 0, per_step_ = 0, nx_ = 0, ny_ = 0;
-    int32_t inx_ = 0, iny_ = 0;  // the direction across the line, towards the brighter side, in 1 / kUnit
+    const LineKernels& kernels_;
+    Buffer<int32_t> memory_;
+    Places places_;
+    int32_t* profile_;
+    Course c_ = {};
+    bool flat_ = false;  // along x
+    int64_t low_ = 0, high_ = 0;  // the first and the last place on the line
 };
 
 // Pieces lie anywhere in the picture: the gradients of one are on their way while another is fitted.
@@ -188,107 +173,84 @@ bool Fitter::claimed(const Chains& chains, Piece piece) const {
 }
 
 void Fitter::claim() const {
-    double want = across_at(static_cast<double>(low_)) + 0.5;
-    for (int64_t i = low_; i <= high_; ++i, want += per_step_) {
-        const int64_t c = std::clamp<int64_t>(static_cast<int64_t>(want), 1, n_beside_ - 2);
-        uint16_t* const at = p_.strength + i * along_ + c * beside_;
-        at[-beside_] |= kClaimed;
+    int64_t want = fixed_at(low_) + kOne / 2;
+    for (int64_t i = low_; i <= high_; ++i, want += c_.step) {
+        const int64_t c = std::clamp<int64_t>(c_.base + (want >> 32), 1, c_.n_beside - 2);
+        uint16_t* const at = p_.strength + i * c_.along + c * c_.beside;
+        at[-c_.beside] |= kClaimed;
         at[0] |= kClaimed;
-        at[beside_] |= kClaimed;
+        at[c_.beside] |= kClaimed;
     }
+}
+
+void Fitter::lead(double at0, double per_step) {
+    c_.at0 = std::llrint(at0 * static_cast<double>(kOne));
+    c_.step = std::llrint(std::clamp(per_step, -16.0, 16.0) * static_cast<double>(kOne));
 }
 
 void Fitter::face(double nx, double ny) {
-    nx_ = nx, ny_ = ny;
-    inx_ = static_cast<int32_t>(std::lrint(nx * kUnit)), iny_ = static_cast<int32_t>(std::lrint(ny * kUnit));
+    c_.across[0] = static_cast<int16_t>(std::lrint(nx * kUnit)),
+    c_.across[1] = static_cast<int16_t>(std::lrint(ny * kUnit));
 }
 
-// Whether a gradient points across the line within 22.5 degrees, towards the brighter side.
-bool aligned(int32_t across, int32_t gx, int32_t gy) {
-    const int64_t size = int64_t{gx} * gx + int64_t{gy} * gy;
-    return across > 0 && int64_t{across} * across >= static_cast<int64_t>(kAligned * kUnit * kUnit) * size;
+// Leads the line to where places lie beside it in the mean square.
+bool Fitter::solve(const Sums& s) {
+    const double n = static_cast<double>(s.n), k = static_cast<double>(s.k), d = static_cast<double>(s.d);
+    const double spread = n * static_cast<double>(s.kk) - k * k;
+    if (s.n < 2 || !(spread > 0)) return false;
+    const double turn = (n * static_cast<double>(s.kd) - k * d) / spread, shift = (d - turn * k) / n;
+    lead(static_cast<double>(c_.at0) / static_cast<double>(kOne) + shift / kPart,
+         static_cast<double>(c_.step) / static_cast<double>(kOne) + turn / kPart);
+    return true;
 }
 
-Place Fitter::look(int64_t i, double tolerance) const {
-    const double want = across_at(static_cast<double>(i));
-    Place found = {0, 0, 0, Look::nothing};
-    if (!(want >= 2 && want <= static_cast<double>(n_beside_ - 3))) return found;
-    const int64_t c = static_cast<int64_t>(want + 0.5), middle = i * along_ + c * beside_;
-    int32_t size[5];
-    for (int k = 0; k < 5; ++k) size[k] = gradient_at(middle + (k - 2) * beside_);
-    // The largest of three, without a branch that nobody could predict.
-    const int up = (size[3] > size[2]) & (size[3] >= size[1]), down = (size[1] > size[2]) & ~up;
-    const int k = 2 + up - down;
-    const int64_t place = middle + (up - down) * beside_;
-    const int32_t before = size[k - 1], here = size[k], after = size[k + 1];
-    const int32_t gx = dx(middle), gy = dy(middle);
-    const int32_t bend = 2 * here - before - after;
-    found.look = gx * gx + gy * gy >= contrary_ ? Look::contrary : Look::weak;
-    if (here < least_ || bend <= 0 || here < before || here < after) return found;
-    const double at = static_cast<double>(c + up - down) + static_cast<double>(after - before) / (2.0 * bend);
-    if (!(std::abs(at - want) <= tolerance)) return found;
-    found.at = static_cast<float>(at), found.size = static_cast<float>(here), found.bend = static_cast<float>(bend);
-    found.look = aligned(here, dx(place), dy(place)) ? Look::on_it : Look::near_it;
-    return found;
-}
-
-bool Fitter::refit(double tolerance) {
-    Slope slope;
-    for (int64_t i = low_; i <= high_; ++i) {
-        const Place& found = places_[static_cast<size_t>(i)];
-        if (found.look < Look::near_it) continue;
-        if (std::abs(found.at - across_at(static_cast<double>(i))) > tolerance) continue;
-        slope.add(static_cast<double>(i) - origin_, found.at);
-    }
-    return slope.solve(at0_, per_step_);
-}
-
-constexpr double kStray = 1;  // pixels from where a line leads
-constexpr double kClose = 0.7;  // the same, of what a line is fitted to in the end
+constexpr int32_t kStray = kPart;  // from where a line leads, in 1/kPart pixel
+constexpr int32_t kClose = kPart * 7 / 10;  // the same, of what a line is fitted to in the end
+constexpr int64_t kLooks = 8;  // places looked at together
 constexpr int64_t kSure = 5;  // pixels on the line that show that it goes on behind a gap
 constexpr int64_t kContrary = 3;  // pixels in a row at which another edge crosses
 
 void Fitter::grow(int way) {
     int64_t& end = way > 0 ? high_ : low_;
-    int64_t weak = 0, contrary = 0, hits = 0, again = end + way * 8;
-    for (int64_t i = end + way; i >= 0 && i < n_along_; i += way) {
-        const Place found = places_[static_cast<size_t>(i)] = look(i, kStray);
-        if (found.look == Look::nothing) return;
-        if (found.look == Look::on_it) {
+    int64_t weak_ones = 0, contrary_ones = 0, hits = 0, again = end + way * 8, seen = end;
+    for (int64_t i = end + way; i >= 0 && i < c_.n_along; i += way) {
+        if (way * (i - seen) > 0) {
+            seen = std::clamp<int64_t>(i + way * (kLooks - 1), 0, c_.n_along - 1);
+            kernels_.look(c_, std::min(i, seen), std::max(i, seen), kStray, places_);
+        }
+        const int32_t found = places_.look[i];
+        if (found == nothing) return;
+        if (found == on_it) {
             ++hits;
             const int64_t jumped = std::abs(i - end) - hits;
             if (hits < std::min<int64_t>(1 + jumped, kSure)) continue;
-            end = i, weak = contrary = hits = 0;
+            end = i, weak_ones = contrary_ones = hits = 0;
             if (way * (i - again) < 0) continue;
             refit(kStray);
             again = i + way * std::max<int64_t>(8, (high_ - low_) / 8);
+            seen = i;
         } else {
             hits = 0;
-            if (found.look == Look::weak)
-                ++weak;
+            if (found == weak)
+                ++weak_ones;
             else
-                ++contrary;
-            if (weak + contrary > std::min(o_.gap, (high_ - low_) / 2) || contrary > kContrary) return;
+                ++contrary_ones;
+            if (weak_ones + contrary_ones > std::min(o_.gap, (high_ - low_) / 2) || contrary_ones > kContrary) return;
         }
     }
 }
 
-// The gradient across the line, on it.
-double Fitter::smooth_at(int64_t i) const {
-    if (i < 0 || i >= n_along_) return 0;
-    const double want = across_at(static_cast<double>(i));
-    if (!(want >= 1 && want <= static_cast<double>(n_beside_ - 3))) return 0;
-    const int64_t c = static_cast<int64_t>(want), place = i * along_ + c * beside_;
-    const double part = want - static_cast<double>(c);
-    return (1 - part) * gradient_at(place) + part * gradient_at(place + beside_);
-}
-
-double Fitter::end_of(int way) const {
+// Where the gradient on the line has fallen to half of what it is inside.
+double Fitter::end_of(int way) {
     const int64_t end = way > 0 ? high_ : low_, span = high_ - low_;
-    const auto level = [&](int64_t i) { return (smooth_at(i - 1) + 2 * smooth_at(i) + smooth_at(i + 1)) / 4; };
+    const int64_t inside = std::max<int64_t>(span / 3, 13) + 2, outside = 10;
+    const int64_t first = way > 0 ? end - inside : end - outside;
+    kernels_.profile(c_, first, first + inside + outside, profile_);
+    const auto at = [&](int64_t i) { return static_cast<double>(profile_[i - first]); };
+    const auto level = [&](int64_t i) { return (at(i - 1) + 2 * at(i) + at(i + 1)) / 4; };
     const int64_t some = std::clamp<int64_t>(span / 3, 2, 10);
     double half = 0;
-    for (int64_t k = 3; k < 3 + some; ++k) half += smooth_at(end - way * k);
+    for (int64_t k = 3; k < 3 + some; ++k) half += at(end - way * k);
     half /= static_cast<double>(2 * some);
     if (!(half > 0)) return static_cast<double>(end);
     // From inside the line outwards to where it has fallen to half.
@@ -306,14 +268,16 @@ double Fitter::end_of(int way) const {
 
 // A parabola through the places found, whose top lies beside the ends.
 Bend Fitter::bend() const {
-    const double slant = 1 / std::sqrt(1 + per_step_ * per_step_);
+    const double step = static_cast<double>(c_.step) / static_cast<double>(kOne),
+                 slant = 1 / std::sqrt(1 + step * step);
     const double middle = static_cast<double>(low_ + high_) / 2, half = static_cast<double>(high_ - low_) / 2;
     double n = 0, t2 = 0, t4 = 0, r0 = 0, r2 = 0, rr = 0;
     for (int64_t i = low_ + 1; i < high_; ++i) {
-        const Place& found = places_[static_cast<size_t>(i)];
-        if (found.look < Look::near_it) continue;
-        const double t = (static_cast<double>(i) - middle) / half, r = found.at - across_at(static_cast<double>(i));
-        n += 1, t2 += t * t, t4 += t * t * t * t, r0 += r, r2 += r * t * t, rr += r * r;
+        const bool counts = places_.look[i] >= near_it;  // what does not adds 0
+        const int64_t off = places_.at[i] - (fixed_at(i) >> (32 - kPartBits));
+        const double t = counts ? (static_cast<double>(i) - middle) / half : 0, tt = t * t;
+        const double r = counts ? static_cast<double>(off) / kPart : 0;
+        n += counts, t2 += tt, t4 += tt * tt, r0 += r, r2 += r * tt, rr += r * r;
     }
     if (n < 6) return {0, 0};
     const double spread = t4 / n - t2 / n * (t2 / n), joint = r2 / n - r0 / n * (t2 / n);
@@ -327,10 +291,10 @@ Bend Fitter::bend() const {
 // Whether another piece has led to this line before.
 bool Fitter::exists() const {
     int64_t taken = 0;
-    double want = across_at(static_cast<double>(low_)) + 0.5;
-    for (int64_t i = low_; i <= high_; ++i, want += per_step_) {
-        const int64_t c = std::clamp<int64_t>(static_cast<int64_t>(want), 0, n_beside_ - 1);
-        taken += (p_.strength[i * along_ + c * beside_] & kClaimed) != 0;
+    int64_t want = fixed_at(low_) + kOne / 2;
+    for (int64_t i = low_; i <= high_; ++i, want += c_.step) {
+        const int64_t c = std::clamp<int64_t>(c_.base + (want >> 32), 0, c_.n_beside - 1);
+        taken += (p_.strength[i * c_.along + c * c_.beside] & kClaimed) != 0;
     }
     return 2 * taken > high_ - low_;
 }
@@ -348,23 +312,17 @@ bool Fitter::fit(const Chains& chains, Piece piece, double least_length, Line& l
     flat_ = std::abs(axis.ux) >= std::abs(axis.uy);
     const bool rising = (flat_ ? axis.ux : axis.uy) > 0;
     face(-axis.uy, axis.ux);
-    along_ = flat_ ? 1 : p_.width, beside_ = flat_ ? p_.width : 1;
-    n_along_ = flat_ ? p_.width : p_.height, n_beside_ = flat_ ? p_.height : p_.width;
+    c_.along = flat_ ? 1 : p_.width, c_.beside = flat_ ? p_.width : 1;
+    c_.n_along = flat_ ? p_.width : p_.height, c_.n_beside = flat_ ? p_.height : p_.width;
     const int32_t a = flat_ ? first.x : first.y, b = flat_ ? last.x : last.y;
     low_ = std::min(a, b), high_ = std::max(a, b);
-    origin_ = flat_ ? axis.x + first.x : axis.y + first.y;
-    at0_ = flat_ ? axis.y + first.y : axis.x + first.x;
-    per_step_ = flat_ ? axis.uy / axis.ux : axis.ux / axis.uy;
+    c_.origin = a, c_.base = flat_ ? first.y : first.x;
+    const double per_step = flat_ ? axis.uy / axis.ux : axis.ux / axis.uy;
+    lead(flat_ ? axis.y - per_step * axis.x : axis.x - per_step * axis.y, per_step);
 
-    int64_t sure = 0;
-    Slope slope;
-    for (int64_t i = low_; i <= high_; ++i) {
-        const Place found = places_[static_cast<size_t>(i)] = look(i, o_.fit_error);
-        sure += found.look == Look::on_it;
-        if (found.look >= Look::near_it) slope.add(static_cast<double>(i) - origin_, found.at);
-    }
-    if (2 * sure < high_ - low_ || !slope.solve(at0_, per_step_) || !refit(kStray)) return false;
-    const double start0 = at0_, start_step = per_step_;
+    const Sums seen = kernels_.look(c_, low_, high_, static_cast<int32_t>(kPart * o_.fit_error), places_);
+    if (2 * seen.sure < high_ - low_ || !solve(seen) || !refit(kStray)) return false;
+    const Course start = c_;
     const int64_t start_low = low_, start_high = high_;
     grow(1);
     grow(-1);
@@ -372,39 +330,38 @@ bool Fitter::fit(const Chains& chains, Piece piece, double least_length, Line& l
     Bend bend_of = bend();
     bool arc = bend_of.is_arc();
     if (arc && (low_ != start_low || high_ != start_high)) {  // it may have grown round a corner
-        low_ = start_low, high_ = start_high, at0_ = start0, per_step_ = start_step;
+        low_ = start_low, high_ = start_high, c_ = start;
         refit(kClose);
         bend_of = bend();
         arc = bend_of.is_arc() || bend_of.turn > kArcTurn;
     }
-    if (!(std::abs(per_step_) < 1.5) || exists()) return false;
+    const double step = static_cast<double>(c_.step) / static_cast<double>(kOne);
+    if (!(std::abs(step) < kSteepest) || exists()) return false;
     claim();
     if (arc) return false;
-    const double slant = 1 / std::sqrt(1 + per_step_ * per_step_);
-    const double nx = flat_ ? -per_step_ * slant : slant, ny = flat_ ? slant : -per_step_ * slant;
+    const double slant = 1 / std::sqrt(1 + step * step);
+    const double nx = flat_ ? -step * slant : slant, ny = flat_ ? slant : -step * slant;
     const double way = nx * -axis.uy + ny * axis.ux < 0 ? -1 : 1;
     face(way * nx, way * ny);
     double begin = end_of(-1), end = end_of(1);
     if ((end - begin) / slant < least_length) return false;
 
-    int64_t n = 0, k = 0;
-    double size = 0, fall = 0, peak = 0;
-    for (int64_t i = static_cast<int64_t>(std::ceil(begin)); i <= static_cast<int64_t>(end); ++i) {
-        const int64_t c = std::clamp<int64_t>(std::lrint(across_at(static_cast<double>(i))), 0, n_beside_ - 1);
-        const int64_t place = i * along_ + c * beside_;
-        const int32_t across = gradient_at(place);
-        ++n;
-        k += aligned(across, dx(place), dy(place));
-        size += across;
-        const Place& found = places_[static_cast<size_t>(i)];
-        if (i >= low_ && i <= high_ && found.look >= Look::near_it) fall += found.bend, peak += found.size;
+    const int64_t from = std::max<int64_t>(static_cast<int64_t>(std::ceil(begin)), 0);
+    const int64_t to = std::min(static_cast<int64_t>(end), c_.n_along - 1), n = to - from + 1;
+    if (n < 1) return false;
+    const Agreement agreed = kernels_.agree(c_, from, to);
+    int64_t fall = 0, peak = 0;
+    for (int64_t i = std::max(from, low_); i <= std::min(to, high_); ++i) {
+        const int32_t counts = places_.look[i] >= near_it;
+        fall += counts * places_.bend[i], peak += counts * places_.size[i];
     }
-    line.log_nfa = static_cast<float>(-log10_of_chance(n, k) -
+    line.log_nfa = static_cast<float>(-log10_of_chance(n, agreed.aligned) -
                                       2 * std::log10(static_cast<double>(p_.width) * static_cast<double>(p_.height)));
     if (o_.validate && line.log_nfa < -o_.log_eps) return false;
-    line.strength = static_cast<float>(size / static_cast<double>(n * kUnit));
+    line.strength = static_cast<float>(static_cast<double>(agreed.size) / static_cast<double>(n * kUnit));
     // A Gaussian falls by bend / size beside its top; between its halves lie 2.355 sigma.
-    line.width = static_cast<float>(fall > 0 ? 2.354820045 * std::sqrt(peak / fall) * slant : 0);
+    line.width = static_cast<float>(
+        fall > 0 ? 2.354820045 * std::sqrt(static_cast<double>(peak) / static_cast<double>(fall)) * slant : 0);
     if (!o_.subpixel) begin = std::rint(begin), end = std::rint(end);
     if (!rising) std::swap(begin, end);
     double c1 = across_at(begin), c2 = across_at(end);

@@ -15,43 +15,53 @@ namespace {
 constexpr int kSizes = 2048;
 constexpr int64_t kAhead = 8;  // anchors between asking for one and looking at it
 
-// A step ahead and one to the side, by heading: in pixels and in places.
+// A step ahead and one to the side, by heading: in places, and in pixels as one number.
 struct Steps {
-    int32_t x[4], y[4], side_x[4], side_y[4];
-    int64_t ahead[4], side[4];
+    int64_t ahead[4], side[4], ahead_pixel[4], side_pixel[4];
 };
+
+// x in the lower half, y in the upper one. Both stay positive, so that no sum borrows.
+constexpr int64_t packed(int64_t x, int64_t y) { return x + y * (int64_t{1} << 32); }
 
 // Forward is the way of the headings, -1 against it.
 Steps steps_of(int64_t width, int forward) {
     Steps s;
     constexpr int x[] = {1, 0, -1, 0}, y[] = {0, 1, 0, -1};
     for (int h = 0; h < 4; ++h) {
-        s.x[h] = forward * x[h], s.y[h] = forward * y[h];
-        s.side_x[h] = h & 1, s.side_y[h] = ~h & 1;
-        s.ahead[h] = s.y[h] * width + s.x[h];
+        s.ahead[h] = forward * (y[h] * width + x[h]);
+        s.ahead_pixel[h] = packed(forward * x[h], forward * y[h]);
         s.side[h] = h & 1 ? 1 : width;
+        s.side_pixel[h] = h & 1 ? packed(1, 0) : packed(0, 1);
     }
     return s;
 }
 
-// Writes the pixels after `from` to `out`, and gives how many. The rim is 0, so that no step leaves the picture.
-int64_t walk(const Planes& p, const Steps& steps, unsigned least, Pixel from, Pixel* out) {
-    constexpr int kTurn[] = {1, -1, 0};  // of equals first the one ahead, then the one on the left
-    int64_t at = from.y * p.width + from.x, n = 0;
-    unsigned heading = p.strength[at] & kHeading;
+// Writes the pixels after `from`, at place `at`, to `out`, and gives how many. The rim is 0, so that no step leaves the
+// picture. While the heading stays, which it mostly does, a step waits for three loads and two comparisons only.
+int64_t walk(const Planes& p, const Steps& steps, int least, int64_t at, Pixel from, Pixel* out) {
+    uint16_t* const strength = p.strength;
+    int64_t n = 0, pixel = packed(from.x, from.y);
+    int heading = strength[at] & kHeading;
     while (true) {
-        const int64_t side = steps.side[heading], ahead = at + steps.ahead[heading];
-        __builtin_prefetch(p.strength + at + 4 * steps.ahead[heading]);
-        const unsigned left = (p.strength[ahead - side] & kSize) + 1u, right = p.strength[ahead + side] & kSize;
-        const unsigned best = std::max(std::max((p.strength[ahead] & kSize) + 2u, left), right);
-        const int turn = kTurn[best & 3];
-        at = ahead + turn * side;
-        const unsigned there = p.strength[at];
-        if (best < least || there & kDrawn || (there ^ heading) % 4 == 2) return n;
-        p.strength[at] = static_cast<uint16_t>(there | kDrawn);
-        from.x += steps.x[heading] + turn * steps.side_x[heading];
-        from.y += steps.y[heading] + turn * steps.side_y[heading];
-        out[n++] = from;
+        const int64_t ahead = steps.ahead[heading], side = steps.side[heading];
+        const int64_t ahead_pixel = steps.ahead_pixel[heading], side_pixel = steps.side_pixel[heading];
+        int there;
+        do {
+            const uint16_t* const next = strength + at + ahead;
+            __builtin_prefetch(next + 3 * ahead);
+            // Of equals first the one ahead, then the one on the left. Signs as masks: no branch could be predicted.
+            const int left = next[-side], right = next[side];
+            there = next[0];
+            const int64_t to_left = ((there & kSize) - (left & kSize)) >> 31;
+            there ^= (there ^ left) & static_cast<int>(to_left);
+            const int64_t to_right = ((there & kSize) - (right & kSize)) >> 31;
+            there ^= (there ^ right) & static_cast<int>(to_right);
+            at += ahead + (side & to_right) - (side & to_left & ~to_right);
+            if ((there & kSize) < least || there & kDrawn || (there ^ heading) % 4 == 2) return n;
+            strength[at] = static_cast<uint16_t>(there | kDrawn);
+            pixel += ahead_pixel + (side_pixel & to_right) - (side_pixel & to_left & ~to_right);
+            out[n++] = {static_cast<int32_t>(pixel), static_cast<int32_t>(pixel >> 32)};
+        } while ((there & kHeading) == heading);
         heading = there & kHeading;
     }
 }
@@ -66,25 +76,32 @@ int64_t sorted_anchors(const Planes& p, const RouteOptions& options, int32_t* so
     int64_t n = 0, first[kSizes + 1] = {};
     const auto look = [&](unsigned s, int64_t place) {
         const int size = (s & kSize) >> kSizeShift;
-        if (size < options.threshold) return;
-        found[n++] = {static_cast<int32_t>(place), kSizes - 1 - size};
-        ++first[kSizes - size];
+        found[n] = {static_cast<int32_t>(place), kSizes - 1 - size};
+        const bool counts = size >= options.threshold;
+        n += counts;
+        first[kSizes - size] += counts;
     };
+    // Four pixels in a word. Of a column that holds anchors of flat edges kAnchor is set.
+    const int64_t whole = p.width / 4 * 4;
+    Buffer<uint16_t> columns(p.width);
+    for (int64_t x = 0; x < p.width; ++x) columns[x] = x % options.interval ? 0 : kAnchor;
     constexpr uint64_t anchors = kAnchor * 0x0001000100010001;
     for (int64_t y = 0; y < p.height; ++y) {
         const uint16_t* const row = p.strength + y * p.width;
-        if (y % options.interval) {
-            for (int64_t x = 0; x < p.width; x += options.interval)
-                if ((row[x] & (kAnchor | 1)) == kAnchor) look(row[x], y * p.width + x);
-            continue;
+        const bool holds_upright = y % options.interval == 0;
+        for (int64_t x = 0; x < whole; x += 4) {
+            uint64_t four, flat;
+            std::memcpy(&four, row + x, sizeof four);
+            std::memcpy(&flat, columns.data() + x, sizeof flat);
+            const uint64_t upright = four << 2;
+            uint64_t held = four & anchors & (holds_upright ? flat | upright : flat & ~upright);
+            for (; held; held &= held - 1) {
+                const int64_t i = x + __builtin_ctzll(held) / 16;
+                look(row[i], y * p.width + i);
+            }
         }
-        for (int64_t x = 0; x < p.width; x += 4) {
-            uint64_t four = anchors;
-            if (x + 4 <= p.width) std::memcpy(&four, row + x, sizeof four);
-            if (!(four & anchors)) continue;
-            for (int64_t i = x; i < std::min(x + 4, p.width); ++i)
-                if (row[i] & kAnchor && (row[i] & 1 || i % options.interval == 0)) look(row[i], y * p.width + i);
-        }
+        for (int64_t x = whole; x < p.width; ++x)
+            if (row[x] & kAnchor && (row[x] & 1 ? holds_upright : columns[x] != 0)) look(row[x], y * p.width + x);
     }
     for (int i = 1; i <= kSizes; ++i) first[i] += first[i - 1];
     for (int64_t i = 0; i < n; ++i) sorted[first[found[i].order]++] = found[i].place;
@@ -100,7 +117,7 @@ Chains draw_chains(const Planes& p, const RouteOptions& options) {
     const Buffer<int32_t> anchors(pixels);
     const int64_t count = sorted_anchors(p, options, anchors.data());
     const Steps forward = steps_of(p.width, 1), backward = steps_of(p.width, -1);
-    const unsigned least = static_cast<unsigned>(std::min(options.threshold, kSizes - 1)) << kSizeShift;
+    const int least = std::min(options.threshold, kSizes - 1) << kSizeShift;
     int64_t n = 0;
     for (int64_t i = 0; i < count; ++i) {
         if (i + kAhead < count) __builtin_prefetch(p.strength + anchors[i + kAhead]);
@@ -110,10 +127,10 @@ Chains draw_chains(const Planes& p, const RouteOptions& options) {
         if ((p.strength[at - across] | p.strength[at + across]) & kDrawn) continue;
         const Pixel anchor = {static_cast<int32_t>(at % p.width), static_cast<int32_t>(at / p.width)};
         p.strength[at] |= kDrawn;
-        const int64_t before = walk(p, backward, least, anchor, back.data());
+        const int64_t before = walk(p, backward, least, at, anchor, back.data());
         std::reverse_copy(back.data(), back.data() + before, chains.pixel.data() + n);
         chains.pixel[n + before] = anchor;
-        const int64_t length = before + 1 + walk(p, forward, least, anchor, chains.pixel.data() + n + before + 1);
+        const int64_t length = before + 1 + walk(p, forward, least, at, anchor, chains.pixel.data() + n + before + 1);
         if (length < options.least) continue;
         n += length;
         chains.start.push_back(n);

@@ -1,0 +1,218 @@
+// Places along lines (lines/places.h): where the gradient across a line is largest.
+//
+// Method    several places at once. Of five pixels across the line the largest gradient of the middle three is taken, and
+//           the top of the parabola through it and its neighbours. Nothing branches on what is found.
+// Numerics  integers. A course is followed exactly from block to block of 16 places, and in 1/65536 within one, so that
+//           the number of lanes changes no bit. The top of a parabola is one division of floats.
+// Threads   none; the caller fits lines one by one.
+#include "lines/places.h"
+
+#include "ops/ops.h"
+#include "simd/gather.h"
+#include "simd/pixels.h"
+
+namespace tw::TW_ISA {
+namespace {
+
+using lines::Course;
+using lines::kPart;
+using lines::Places;
+using lines::Sums;
+
+constexpr int64_t kBlock = 16;
+constexpr int kStepBits = 16;  // of positions within a block
+constexpr int64_t kMostStep = 1 << 20;  // steeper ones are no lines, and would overflow
+constexpr int64_t L = kLanes<int32_t>;
+
+// The lanes of places `first + from` on, of `n` places of a block that begins at `first`.
+struct Lanes {
+    i32v k, across;  // places from the block's first, and where the course is, from `whole` on, in 1/2^kStepBits
+    i32v counts;
+};
+
+struct Block {
+    int64_t first, n, whole;
+    int32_t part, step;
+
+    TW_INLINE Block of(const Course& c, int64_t first, int64_t last) {
+        const int64_t n = last - first + 1, at = c.at0 + (first - c.origin) * c.step;
+        const int64_t step = c.step >> (32 - kStepBits);
+        return {first, n < kBlock ? n : kBlock, at >> 32,
+                static_cast<int32_t>(static_cast<uint32_t>(at) >> (32 - kStepBits)),
+                static_cast<int32_t>(step > kMostStep    ? kMostStep
+                                     : step < -kMostStep ? -kMostStep
+                                                         : step)};
+    }
+    TW_INLINE Lanes lanes(const Block& b, int64_t from) {
+        const i32v k = iota<int32_t>() + splat(static_cast<int32_t>(from));
+        return {k, k * splat(b.step) + splat(b.part), k < splat(static_cast<int32_t>(b.n))};
+    }
+};
+
+TW_INLINE i32v within(i32v v, i32v low, i32v high) { return min_any(max_any(v, low), high); }
+
+// A line's gradients, as words of dx and dy.
+struct Gradients {
+    const int32_t* word;
+    i16v across;
+
+    TW_INLINE Gradients of(const Course& c) {
+        int32_t both;
+        __builtin_memcpy(&both, c.across, sizeof both);
+        return {reinterpret_cast<const int32_t*>(c.gradient), bitcast<i16v>(splat(both))};
+    }
+    TW_INLINE i32v across_of(const Gradients& g, i32v words) { return dot_pairs(bitcast<i16v>(words), g.across); }
+};
+TW_INLINE i32v squared(i32v words) { return dot_pairs(bitcast<i16v>(words), bitcast<i16v>(words)); }
+
+// Whether gradients point across the line within 22.5 degrees, towards the brighter side.
+TW_INLINE i32v is_aligned(i32v across, i32v words) {
+    constexpr float limit = static_cast<float>(lines::kAligned * lines::kUnit * lines::kUnit);
+    const f32v size = to_f32(across);
+    return (across > 0) & (size * size >= to_f32(squared(words)) * limit);
+}
+
+// Of places within `stray` of the course, for positions of a block.
+struct BlockSums {
+    i32v n, k, kk, d, kd, sure;
+
+    TW_INLINE void add(BlockSums& s, i32v counts, i32v sure, i32v k, i32v d) {
+        const i32v own_k = counts & k, own_d = counts & d;
+        s.n -= counts, s.k += own_k, s.kk += own_k * k, s.d += own_d, s.kd += own_d * k, s.sure -= sure;
+    }
+    // Places are counted from `x0` on.
+    TW_INLINE void put(const BlockSums& s, int64_t x0, Sums& total) {
+        const int64_t n = reduce_add(s.n), k = reduce_add(s.k), d = reduce_add(s.d);
+        total.n += n, total.k += n * x0 + k, total.kk += (n * x0 + 2 * k) * x0 + reduce_add(s.kk);
+        total.d += d, total.kd += d * x0 + reduce_add(s.kd), total.sure += reduce_add(s.sure);
+    }
+};
+
+Sums look(const Course& c, int64_t first, int64_t last, int32_t stray, const Places& to) {
+    Sums total = {};
+    const Gradients g = Gradients::of(c);
+    const int32_t beside = static_cast<int32_t>(c.beside), along = static_cast<int32_t>(c.along);
+    for (int64_t at = first; at <= last; at += kBlock) {
+        const Block b = Block::of(c, at, last);
+        BlockSums sums = {};
+        const i32v low = splat(static_cast<int32_t>(2 - b.whole - c.base));
+        const i32v high = splat(static_cast<int32_t>(c.n_beside - 3 - b.whole - c.base));
+        const int32_t* const word = g.word + (at * c.along + (b.whole + c.base) * c.beside);
+        for (int64_t from = 0; from < b.n; from += L) {
+            const Lanes lane = Block::lanes(b, from);
+            const i32v near = (lane.across + (1 << (kStepBits - 1))) >> kStepBits;
+            const i32v inside = lane.counts & (near >= low) & (near <= high);
+            if (!any(inside)) {
+                store_n(to.look + at + from, i32v{}, b.n - from);
+                continue;
+            }
+            // Lanes that do not count look at the nearest place that may be looked at.
+            const i32v safe =
+                min_any(lane.k, splat(static_cast<int32_t>(b.n - 1))) * along + within(near, low, high) * beside;
+            const i32v w1 = gather(word - beside, safe), w2 = gather(word, safe), w3 = gather(word + beside, safe);
+            const i32v s0 = Gradients::across_of(g, gather(word - 2 * beside, safe)), s1 = Gradients::across_of(g, w1);
+            const i32v s2 = Gradients::across_of(g, w2), s3 = Gradients::across_of(g, w3);
+            const i32v s4 = Gradients::across_of(g, gather(word + 2 * beside, safe));
+            const i32v up = (s3 > s2) & (s3 >= s1), down = (s1 > s2) & ~up;
+            const auto pick = [&](i32v a, i32v same, i32v z)
+                                  __attribute__((always_inline)) { return select(up, z, select(down, a, same)); };
+            const i32v before = pick(s0, s1, s2), here = pick(s1, s2, s3), after = pick(s2, s3, s4);
+            const i32v bend = here + here - before - after;
+            const i32v peak = (here >= splat(c.least)) & (bend > 0) & (here >= before) & (here >= after);
+            const f32v top = to_f32(peak & (after - before)) / to_f32(select(peak, bend, splat(1)));
+            const i32v whole = near - up + down;
+            const i32v across = whole * kPart + to_i32(top * (0.5f * kPart));
+            const i32v off = across - (lane.across >> (kStepBits - lines::kPartBits));
+            const i32v found = inside & peak & (abs(off) <= splat(stray));
+            const i32v sure = found & is_aligned(here, pick(w1, w2, w3));
+            const i32v other = splat<int32_t>(lines::weak) - (squared(w2) >= splat(c.contrary));
+            const i32v seen = inside & select(found, splat<int32_t>(lines::near_it) - sure, other);
+            BlockSums::add(sums, found, sure, lane.k, off);
+            const int64_t i = at + from, n = b.n - from;
+            store_n(to.at + i, across + splat(static_cast<int32_t>(b.whole * kPart)), n);
+            store_n(to.size + i, here, n);
+            store_n(to.bend + i, bend, n);
+            store_n(to.look + i, seen, n);
+        }
+        BlockSums::put(sums, at - c.origin, total);
+    }
+    return total;
+}
+
+Sums sum(const Course& c, int64_t first, int64_t last, int32_t stray, const Places& p) {
+    Sums total = {};
+    for (int64_t at = first; at <= last; at += kBlock) {
+        const Block b = Block::of(c, at, last);
+        BlockSums sums = {};
+        for (int64_t from = 0; from < b.n; from += L) {
+            const int64_t i = at + from, n = b.n - from;
+            const Lanes lane = Block::lanes(b, from);
+            const i32v course =
+                (lane.across >> (kStepBits - lines::kPartBits)) + splat(static_cast<int32_t>(b.whole * kPart));
+            const i32v off = load_n(p.at + i, n) - course, seen = load_n(p.look + i, n);
+            const i32v found = lane.counts & (seen >= splat<int32_t>(lines::near_it)) & (abs(off) <= splat(stray));
+            BlockSums::add(sums, found, found & (seen == splat<int32_t>(lines::on_it)), lane.k, off);
+        }
+        BlockSums::put(sums, at - c.origin, total);
+    }
+    return total;
+}
+
+void profile(const Course& c, int64_t first, int64_t last, int32_t* to) {
+    const Gradients g = Gradients::of(c);
+    const int32_t beside = static_cast<int32_t>(c.beside), along = static_cast<int32_t>(c.along);
+    for (int64_t at = first; at <= last; at += kBlock) {
+        const Block b = Block::of(c, at, last);
+        const i32v low = splat(static_cast<int32_t>(1 - b.whole - c.base));
+        const i32v high = splat(static_cast<int32_t>(c.n_beside - 4 - b.whole - c.base));
+        const int64_t before = -at < 0 ? 0 : -at, behind = c.n_along - at;
+        const i32v begin = splat(static_cast<int32_t>(before < kBlock ? before : kBlock));
+        const i32v end = splat(static_cast<int32_t>(behind < 0 ? 0 : behind < kBlock ? behind : kBlock));
+        const int32_t* const word = g.word + (at * c.along + (b.whole + c.base) * c.beside);
+        for (int64_t from = 0; from < b.n; from += L) {
+            const Lanes lane = Block::lanes(b, from);
+            const i32v floor = lane.across >> kStepBits;
+            const i32v inside = lane.counts & (floor >= low) & (floor <= high) & (lane.k >= begin) & (lane.k < end);
+            i32v level{};
+            if (any(inside)) {
+                const i32v safe = within(lane.k, begin, end - 1) * along + within(floor, low, high) * beside;
+                const i32v here = Gradients::across_of(g, gather(word, safe));
+                const i32v next = Gradients::across_of(g, gather(word + beside, safe));
+                const i32v part = lane.across >> (kStepBits - 8) & splat(255);
+                level = inside & (here * 256 + (next - here) * part);
+            }
+            store_n(to + at - first + from, level, b.n - from);
+        }
+    }
+}
+
+lines::Agreement agree(const Course& c, int64_t first, int64_t last) {
+    lines::Agreement total = {};
+    const Gradients g = Gradients::of(c);
+    const int32_t beside = static_cast<int32_t>(c.beside), along = static_cast<int32_t>(c.along);
+    for (int64_t at = first; at <= last; at += kBlock) {
+        const Block b = Block::of(c, at, last);
+        const i32v low = splat(static_cast<int32_t>(-b.whole - c.base));
+        const i32v high = splat(static_cast<int32_t>(c.n_beside - 1 - b.whole - c.base));
+        const int32_t* const word = g.word + (at * c.along + (b.whole + c.base) * c.beside);
+        i32v aligned{}, size{};
+        for (int64_t from = 0; from < b.n; from += L) {
+            const Lanes lane = Block::lanes(b, from);
+            const i32v near = within((lane.across + (1 << (kStepBits - 1))) >> kStepBits, low, high);
+            const i32v k = min_any(lane.k, splat(static_cast<int32_t>(b.n - 1)));
+            const i32v words = gather(word, k * along + near * beside);
+            const i32v across = Gradients::across_of(g, words);
+            aligned -= lane.counts & is_aligned(across, words);
+            size += lane.counts & across;
+        }
+        total.aligned += reduce_add(aligned), total.size += reduce_add(size);
+    }
+    return total;
+}
+
+}  // namespace
+
+extern const lines::LineKernels kLineKernels;
+const lines::LineKernels kLineKernels = {look, sum, profile, agree};
+
+}  // namespace tw::TW_ISA
