@@ -16,6 +16,9 @@ constexpr int64_t kTallTiles = 28;                    // of A that stay in L2 wh
 constexpr int64_t kWidePanels = 16;
 constexpr int64_t kChunkWork = int64_t{1} << 19;  // multiply-adds that are worth handing to another thread
 constexpr int64_t kPackedA = int64_t{4} << 20, kPackedB = int64_t{16} << 20;  // bytes packed at a time
+constexpr int64_t kFewCodes = 128 << 10;  // bytes of an A that stays in L2 while panels of B are streams
+constexpr int64_t kFewTiles = 4;
+constexpr int64_t kAhead = 2048;  // bytes of B fetched before they are multiplied
 
 TW_INLINE int64_t words_of(int64_t k) { return ceil_div(k, kDotDepth); }
 
@@ -28,10 +31,12 @@ struct Dots {
     int32_t* c;
     int64_t c_row;
     bool load_c;
+    const int8_t* ahead;  // if given: fetched meanwhile, ahead_step bytes with each word
+    int64_t ahead_step;
 };
 
 // B is DotRight, or int8_t where words are widened as they are read.
-template <int MR, class B>
+template <int MR, class B, bool Ahead>
 void dots(const Dots& t, const B* b) {
     constexpr int L = kLanes<int32_t>;
     i32v acc[MR][kNV];
@@ -43,6 +48,7 @@ void dots(const Dots& t, const B* b) {
 #pragma GCC unroll 8
     for (int i = 0; i < MR; ++i) rows[i] = t.a + i * t.a_row;
     for (int64_t w = 0; w < t.words; ++w, b += NR * kDotDepth) {
+        if constexpr (Ahead) __builtin_prefetch(t.ahead + w * t.ahead_step);
         i32v bv[kNV];
 #pragma GCC unroll 4
         for (int j = 0; j < kNV; ++j) bv[j] = load_words(b + j * L * kDotDepth);
@@ -65,11 +71,16 @@ void dots(const Dots& t, const B* b) {
         for (int j = 0; j < kNV; ++j) store(t.c + i * t.c_row + j * L, acc[i][j]);
 }
 
+template <class B, bool Ahead>
+void run_dots(int m, const Dots& t, const B* b) {
+    constexpr void (*table[kMR])(const Dots&, const B*) = {dots<1, B, Ahead>, dots<2, B, Ahead>, dots<3, B, Ahead>,
+                                                           dots<4, B, Ahead>, dots<5, B, Ahead>, dots<6, B, Ahead>};
+    table[m - 1](t, b);
+}
+
 template <class B>
 void run_dots(int m, const Dots& t, const B* b) {
-    constexpr void (*table[kMR])(const Dots&, const B*) = {dots<1, B>, dots<2, B>, dots<3, B>,
-                                                           dots<4, B>, dots<5, B>, dots<6, B>};
-    table[m - 1](t, b);
+    t.ahead ? run_dots<B, true>(m, t, b) : run_dots<B, false>(m, t, b);
 }
 
 // ---- packing ------------------------------------------------------------------------------------------------------------
@@ -127,7 +138,7 @@ void pack_panel(const Bytes& b, int64_t k, int64_t n0, int64_t n, int8_t* to) {
 void sum_panel(const int8_t* panel, int64_t words, int32_t* sums) {
     DotLeft ones[kDotDepth];
     for (DotLeft& one : ones) one = 1;
-    const Dots t = {1, ones, 0, sums, 0, true};
+    const Dots t = {1, ones, 0, sums, 0, true, nullptr, 0};
     for (int j = 0; j < NR; ++j) sums[j] = 0;
     for (int64_t w = 0; w < words; ++w) run_dots(1, t, panel + w * NR * kDotDepth);
 }
@@ -160,7 +171,7 @@ struct Engine {
 
     explicit Engine(const IntGemm& gemm) : g(gemm) {
         words = words_of(g.k);
-        k_blocks = max_of(1, ceil_div(words, kBlockWords));
+        k_blocks = g.m <= kMR ? 1 : max_of(1, ceil_div(words, kBlockWords));
         block_words = ceil_div(words, k_blocks);
         a_stride = left_stride(g.k);
         panels = ceil_div(g.n, NR);
@@ -235,35 +246,49 @@ struct Engine {
 
     // Tile rows [t0, t1) of the packed A by packed panels [p0, p1); A starts at row i0 of C, B at panel j0.
     bool run_chunk(const Rows& rows, int64_t i0, int64_t t0, int64_t t1, int64_t j0, int64_t p0, int64_t p1) const {
+        const int64_t tall = t1 - t0, wide = p1 - p0;
         const bool keep = k_blocks > 1;  // the sums of the whole chunk, between blocks
-        const bool widen = kDotDepth == 2 && t1 - t0 > 2;
-        Scratch sums_scratch(static_cast<size_t>((keep ? (p1 - p0) * (t1 - t0) : 1) * kMR * NR) * sizeof(int32_t));
+        const bool widen = kDotDepth == 2 && tall > 1;
+        // A block of a tall A stays in L2 while panels pass; all of a small one, and each panel is a stream.
+        const bool streams = tall * kMR * a_stride * static_cast<int64_t>(sizeof(DotLeft)) <= kFewCodes;
+        Scratch sums_scratch(static_cast<size_t>((keep ? wide * tall : 1) * kMR * NR) * sizeof(int32_t));
         Scratch wide_scratch(widen ? static_cast<size_t>(block_words * NR) * kWordBytes + 64 : 64);
         int32_t* const sums = sums_scratch.as<int32_t>();
         DotRight* const panel = wide_scratch.as<DotRight>();
         if (!sums || !panel) return false;
-        for (int64_t block = 0; block < k_blocks; ++block) {
+        for (int64_t step = 0; step < k_blocks * wide; ++step) {
+            const int64_t block = streams ? step % k_blocks : step / wide;
+            const int64_t p = p0 + (streams ? step / k_blocks : step % wide);
             const int64_t w0 = min_of(block * block_words, words), w1 = min_of(w0 + block_words, words);
-            for (int64_t p = p0; p < p1; ++p) {
-                const int8_t* from = b + p * panel_bytes + w0 * NR * kDotDepth;
-                if (widen) widen_panel(from, w1 - w0, panel);
-                const int64_t n0 = (j0 + p) * NR;
-                const int n = static_cast<int>(min_of(NR, g.n - n0));
-                const int64_t bytes = (w1 - w0) * NR * kDotDepth, share = ceil_div(bytes, 64 * (t1 - t0)) * 64;
-                for (int64_t i = t0; i < t1; ++i) {
-                    const int m = rows.count(i);
-                    const int64_t row = rows.begin(i);
-                    // The next panel is too far away to be a stream: a share of it is fetched with each tile.
-                    const int64_t last = p + 1 < p1 ? min_of((i - t0 + 1) * share, bytes) : 0;
-                    for (int64_t at = (i - t0) * share; at < last; at += 64)
-                        __builtin_prefetch(from + panel_bytes + at);
-                    Dots t = {w1 - w0, a + row * a_stride + w0 * kDotDepth, a_stride, nullptr, NR, block > 0};
-                    const bool straight = direct && n == NR;
-                    t.c = sums + (keep ? ((p - p0) * (t1 - t0) + i - t0) * kMR * NR : 0);
-                    if (straight) t.c = g.c + (i0 + row) * g.c_row + n0, t.c_row = g.c_row;
-                    widen ? run_dots(m, t, static_cast<const DotRight*>(panel)) : run_dots(m, t, from);
-                    if (!straight && block == k_blocks - 1) hand_over(t.c, terms + row, i0 + row, m, n0, n, p);
-                }
+            const int8_t* from = b + p * panel_bytes + w0 * NR * kDotDepth;
+            if (widen) widen_panel(from, w1 - w0, panel);
+            const int64_t n0 = (j0 + p) * NR;
+            const int n = static_cast<int>(min_of(NR, g.n - n0));
+            // What is multiplied next is not seen as a stream: a share of it is fetched with each tile. Few tiles take
+            // little time: they fetch while they multiply, and a single one what comes a little later.
+            const int64_t bytes = (w1 - w0) * NR * kDotDepth, share = ceil_div(bytes, 64 * tall) * 64;
+            const int8_t* const next = from + (tall == 1 ? kAhead : streams ? bytes : panel_bytes);
+            const bool steady = tall <= kFewTiles;
+            for (int64_t i = t0; i < t1; ++i) {
+                const int m = rows.count(i);
+                const int64_t row = rows.begin(i), first = (i - t0) * share;
+                for (int64_t at = first; !steady && at < min_of(first + share, bytes); at += 64)
+                    __builtin_prefetch(next + at);
+                Dots t = {w1 - w0,
+                          a + row * a_stride + w0 * kDotDepth,
+                          a_stride,
+                          nullptr,
+                          NR,
+                          block > 0,
+                          steady ? next + first : nullptr,
+                          ceil_div(NR * kDotDepth, tall)};
+                if (g.y && block == k_blocks - 1)
+                    for (int r = 0; r < m; ++r) __builtin_prefetch(g.y + (i0 + row + r) * g.y_row + n0 * g.y_col, 1);
+                const bool straight = direct && n == NR;
+                t.c = sums + (keep ? ((p - p0) * tall + i - t0) * kMR * NR : 0);
+                if (straight) t.c = g.c + (i0 + row) * g.c_row + n0, t.c_row = g.c_row;
+                widen ? run_dots(m, t, static_cast<const DotRight*>(panel)) : run_dots(m, t, from);
+                if (!straight && block == k_blocks - 1) hand_over(t.c, terms + row, i0 + row, m, n0, n, p);
             }
         }
         return true;
@@ -355,7 +380,8 @@ void pack_right(void (*pack_b)(const void* context, int64_t n0, int64_t n, int8_
 void multiply_panel(const DotLeft* a, const RowTerms* rows, int m, const int8_t* packed, int64_t k, int64_t n,
                     int64_t panel, int32_t* sums) {
     const int64_t panel_bytes = words_of(k) * NR * kDotDepth;
-    run_dots(m, Dots{words_of(k), a, left_stride(k), sums, NR, false}, packed + panel * panel_bytes);
+    const int8_t* const b = packed + panel * panel_bytes;
+    run_dots(m, Dots{words_of(k), a, left_stride(k), sums, NR, false, b + kAhead, NR * kDotDepth}, b);
     if (kDotDepth != 4) return;
     const auto* const columns = reinterpret_cast<const int32_t*>(packed + ceil_div(n, NR) * panel_bytes) + panel * NR;
     for (int i = 0; i < m; ++i)

@@ -56,6 +56,9 @@ struct IntGemm {
     int64_t c_row = 0, c_col = 1;
     void (*finish)(const void* context, const IntTile& tile) = nullptr;  // what is called with each tile of them
     const void* context = nullptr;
+    // Where finish writes to, if it is known, and bytes from row to row and from column to column: fetched in time.
+    const char* y = nullptr;
+    int64_t y_row = 0, y_col = 0;
 };
 
 bool int_gemm(const IntGemm& g);  // false: no memory for panels

@@ -123,19 +123,21 @@ TW_INLINE void put_tile_row(T* y, int64_t col, f32v v, int lanes) {
     }
 }
 
-template <class T>
+template <class T, bool Biased>
 void finish(const void* context, const IntTile& t) {
     const Finish& f = *static_cast<const Finish*>(context);
     constexpr int L = kLanes<float>;
     for (int j = 0; j < t.n; j += L) {
         const int lanes = t.n - j < L ? t.n - j : L;
-        const f32v scale = load_n(f.scale + t.n0 + j, lanes), bias = f.bias ? load_n(f.bias + t.n0 + j, lanes) : f32v{};
-        for (int i = 0; i < t.m; ++i) {
+        const f32v scale = load_n(f.scale + t.n0 + j, lanes);
+        const f32v bias = Biased ? load_n(f.bias + t.n0 + j, lanes) : f32v{};
+        T* y = reinterpret_cast<T*>(f.y) + t.m0 * f.row + (t.n0 + j) * f.col;
+        for (int i = 0; i < t.m; ++i, y += f.row) {
             const f32v both = apart(splat(t.rows[i].scale) * scale);
             f32v v = apart(to_f32(load(t.sums + i * kIntNR + j)) * both);
-            if (f.bias) v = v + bias;
+            if (Biased) v = v + bias;
             if (f.activation != Activation::none) v = activate(v, f.activation);
-            put_tile_row(reinterpret_cast<T*>(f.y) + (t.m0 + i) * f.row + (t.n0 + j) * f.col, f.col, v, lanes);
+            put_tile_row(y, f.col, v, lanes);
         }
     }
 }
@@ -164,6 +166,7 @@ Status linear_int8(const Call& c) {
     View lx = x, ly = y;
     --lx.ndim, --ly.ndim;
     const View* views[] = {&ly, &lx};
+    constexpr int64_t kSize = sizeof(T);
     const Walk rows = walk_over(views, 2, ly.ndim, ly.shape);
     bool enough = true;
     for (int64_t i = 0; i < walk_rows(rows); ++i) {
@@ -177,7 +180,8 @@ Status linear_int8(const Call& c) {
         g.b = {w.data, w.stride[1], w.stride[0], w.dtype == DType::u8};
         g.packed_b = static_cast<const int8_t*>(c.packed);
         g.b_zero = shifted ? zero : nullptr;
-        g.finish = finish<T>, g.context = &last;
+        g.finish = given(b) ? finish<T, true> : finish<T, false>, g.context = &last;
+        g.y = last.y, g.y_row = last.row * kSize, g.y_col = last.col * kSize;
         enough = int_gemm(g) && enough;
     }
     return enough ? Status::ok : fail(Status::memory, "", "no memory for packed panels; want smaller operands");
