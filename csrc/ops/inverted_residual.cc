@@ -21,6 +21,7 @@ enum Attribute { kStride, kPadding, kDilation, kActivation, kNarrowActivation };
 
 constexpr int64_t kRowBytes = 64 << 10;  // of e, for one slice
 constexpr int64_t kBandBytes = 448 << 10;  // of d
+constexpr int64_t kStayingBytes = 192 << 10;  // of weights, in L2
 constexpr int64_t kRun = 48;  // pixels that are narrowed together
 constexpr int64_t kFewRuns = 8;  // below, threads share panels
 constexpr int kPixels = 4;  // filtered together: they share what they load
@@ -149,13 +150,6 @@ void pack(const Call& c, void* to) {
 
 // ---- running ----------------------------------------------------------------------------------------------------------------
 
-// A row of e under the kernel: its column 0, and how far the next. Zeros are one pixel for all columns.
-template <class T>
-struct Seen {
-    const T* data;
-    int64_t step;
-};
-
 template <class T>
 struct Block {
     static constexpr int64_t NR = kNR<T>;
@@ -163,20 +157,25 @@ struct Block {
     ConvAxes s;
     int64_t in, channels, filters, panels;  // panels: of the wide channels
     int64_t x_plane, y_plane, residual_plane;
-    const T *wide, *w, *narrow, *wide_b, *b, *narrow_b, *zeros;
+    const T *wide, *w, *narrow, *wide_b, *b, *narrow_b, *zeros;  // zeros: a row of e
     Activation activation, last;
 
-    // Tiles of C (m rows) = A (by `like`, whose a, c and columns are set) times a panel of `depth` rows, cut every KC.
-    void multiply(Tile<T> t, int64_t m, int n, int64_t depth, const T* panel, const T* bias, Activation act) const {
+    // Tiles of C (m rows) = A (by `t`, whose a, c and rows are set) times a panel of `depth` rows, cut every KC; the panel
+    // at `next`, where it is given, is fetched meanwhile.
+    void multiply(Tile<T> t, int64_t m, int n, int64_t depth, const T* panel, const T* next, const T* bias,
+                  Activation act) const {
         const int64_t cuts = max_of(1, ceil_div(depth, Blocking<T>::KC)), piece = ceil_div(depth, cuts);
         const int64_t tiles = ceil_div(m, kMR), rows = m / tiles, more = m % tiles;
         const T* const a = t.a;
         T* const c = t.c;
         t.b_k = NR;
+        const int64_t lines = ceil_div(piece * NR * static_cast<int64_t>(sizeof(T)), 64 * kStreams);
+        if (next) t.ahead_step = 64 * lines, t.ahead_lines = ceil_div(lines, tiles);
         for (int64_t cut = 0; cut < cuts; ++cut) {
             const int64_t k = cut * piece;
             t.kc = min_of(piece, depth - k);
             t.b = panel + k * NR;
+            t.ahead = next ? reinterpret_cast<const char*>(next + k * NR) : nullptr;
             t.load_c = cut > 0;
             t.bias_col = cut == 0 ? bias : nullptr;
             t.activation = cut == cuts - 1 ? act : Activation::none;
@@ -184,9 +183,17 @@ struct Block {
             t.tiles = more, t.a_tile = (rows + 1) * t.a_row;
             if (more) run_tile(t, static_cast<int>(rows + 1), n);
             t.a += more * t.a_tile, t.c += more * (rows + 1) * t.c_row;
+            if (next) t.ahead += more * 64 * t.ahead_lines;
             t.tiles = tiles - more, t.a_tile = rows * t.a_row;
             run_tile(t, static_cast<int>(rows), n);
         }
+    }
+
+    // The panel that this thread, probably, multiplies by next, where all of them do not stay in L2.
+    static const T* next_panel(const T* panels, int64_t panel, int64_t count, int64_t depth) {
+        const int64_t each = depth * NR, at = panel + num_threads();
+        const bool stay = count * each * static_cast<int64_t>(sizeof(T)) <= kStayingBytes;
+        return stay || at >= count ? nullptr : panels + at * each;
     }
 
     // Vectors of a slice that hold channels.
@@ -199,8 +206,8 @@ struct Block {
         Tile<T> t{};
         t.a = x + from, t.a_row = 1, t.a_k = x_plane;
         t.c = e, t.c_row = NR;
-        multiply(t, count, vectors_of(slice) * L, in, wide + slice * NR * in, wide_b ? wide_b + slice * NR : nullptr,
-                 activation);
+        multiply(t, count, vectors_of(slice) * L, in, wide + slice * NR * in, next_panel(wide, slice, panels, in),
+                 wide_b ? wide_b + slice * NR : nullptr, activation);
     }
 
     // n planes of x as pixels beside each other; what is beyond the last plane is zero.
@@ -217,8 +224,10 @@ struct Block {
     }
 
     // Rows [first, last) of d of a slice: e is made a few rows ahead.
-    void filter(const T* x, int64_t slice, int64_t first, int64_t last, T* d, T* e, int64_t room, Seen<T>* seen) const {
+    void filter(const T* x, int64_t slice, int64_t first, int64_t last, T* d, T* e, int64_t room,
+                const T** seen) const {
         const int64_t row = s.in[2] * NR, reach = (s.taps[1] - 1) * s.dilation[1] + 1;
+        const bool pairs = is_pairwise();
         const auto inside = [&](int64_t h) { return max_of(0, min_of(h, s.in[1])); };
         int64_t low = 0, high = 0;  // rows of e that are there
         for (int64_t h = first; h < last;) {
@@ -232,87 +241,107 @@ struct Block {
             const int64_t needed = max_of(high, inside((end - 1) * s.stride[1] - s.before[1] + reach));
             widen(x, slice, high * s.in[2], (needed - high) * s.in[2], e + (high - low) * row);
             high = needed;
-            for (; h < end; ++h) {
-                for (int64_t i = 0; i < s.taps[1]; ++i) {
+            while (h < end) {
+                const bool two = pairs && h + 2 <= end;
+                for (int64_t i = 0; i < s.taps[1] + two; ++i) {
                     const int64_t at = h * s.stride[1] + i * s.dilation[1] - s.before[1];
-                    if (at >= 0 && at < s.in[1])
-                        seen[i] = {e + (at - low) * row, NR};
-                    else
-                        seen[i] = {zeros, 0};
+                    seen[i] = at >= 0 && at < s.in[1] ? e + (at - low) * row : zeros;
                 }
-                filter_row(slice, seen, d + ((h - first) * s.out[2] * panels + slice) * NR);
+                filter_rows(slice, seen, two, d + ((h - first) * s.out[2] * panels + slice) * NR);
+                h += 1 + two;
             }
         }
     }
 
-    // One row of d.
-    void filter_row(int64_t slice, const Seen<T>* seen, T* d) const {
+    // Whether two rows of d are made at once, which share rows of e.
+    bool is_pairwise() const {
+        return s.taps[1] == 3 && s.taps[2] == 3 && s.stride[1] == 1 && s.stride[2] == 1 && s.dilation[1] == 1 &&
+               s.dilation[2] == 1 && s.out[2] >= kPixels;
+    }
+
+    // One row of d, or two.
+    void filter_rows(int64_t slice, const T* const* seen, bool two, T* d) const {
         const int64_t end = s.out[2];
         const bool side_by_side = s.dilation[2] == 1 && end >= kPixels;
         const int64_t taps = s.taps[2], stride = s.stride[2];
-        if (side_by_side && taps == 3 && stride == 1)
-            columns<3, 1>(slice, seen, d);
+        if (two)
+            columns<2, 3, 1>(slice, seen, d);
+        else if (side_by_side && taps == 3 && stride == 1)
+            columns<1, 3, 1>(slice, seen, d);
         else if (side_by_side && taps == 3 && stride == 2)
-            columns<3, 2>(slice, seen, d);
+            columns<1, 3, 2>(slice, seen, d);
         else if (side_by_side && taps == 5 && stride == 1)
-            columns<5, 1>(slice, seen, d);
+            columns<1, 5, 1>(slice, seen, d);
         else if (side_by_side && taps == 5 && stride == 2)
-            columns<5, 2>(slice, seen, d);
+            columns<1, 5, 2>(slice, seen, d);
         else
             for (int64_t p = 0; p < end; ++p) pixel(slice, seen, p, d + p * panels * NR);
         if (activation > Activation::relu6)
-            activate_tile(d, panels * NR, static_cast<int>(end), vectors_of(slice) * L, activation);
+            activate_tile(d, panels * NR, static_cast<int>(end * (1 + two)), vectors_of(slice) * L, activation);
     }
 
     // Pixels in groups; the last one may repeat some.
-    template <int KW, int SW>
-    void columns(int64_t slice, const Seen<T>* seen, T* d) const {
+    template <int R, int KW, int SW>
+    void columns(int64_t slice, const T* const* seen, T* d) const {
         const int64_t end = s.out[2];
         for (int64_t x = 0; x < end; x += kPixels) {
             const int64_t p = min_of(x, end - kPixels), column = p * SW - s.before[2];
             if (column >= 0 && column + (kPixels - 1) * SW + KW <= s.in[2])
-                pixels<KW, SW, false>(slice, seen, column, d + p * panels * NR);
+                pixels<R, KW, SW, false>(slice, seen, column, d + p * panels * NR);
             else
-                pixels<KW, SW, true>(slice, seen, column, d + p * panels * NR);
+                pixels<R, KW, SW, true>(slice, seen, column, d + p * panels * NR);
         }
     }
 
-    // kPixels pixels whose first tap is at `column`. Edge: columns may lie beside the image.
-    template <int KW, int SW, bool Edge>
-    void pixels(int64_t slice, const Seen<T>* seen, int64_t column, T* d) const {
+    // kPixels pixels of R rows, whose first tap is at `column`; of two rows the taps are 3x3. Edge: columns may lie beside
+    // the image.
+    template <int R, int KW, int SW, bool Edge>
+    void pixels(int64_t slice, const T* const* seen, int64_t column, T* d) const {
         constexpr int kSeen = (kPixels - 1) * SW + KW;
         const bool clips = is_clip(activation);
         const Vec<T> limit = clip_limit<Vec<T>>(activation);
-        const T* taps = w + slice * NR * s.taps[1] * KW;
+        const T* const taps = w + slice * NR * s.taps[1] * KW;
         const int lanes = vectors_of(slice) * L;
         for (int c = 0; c < lanes; c += L) {
-            Vec<T> acc[kPixels];
+            Vec<T> acc[R][kPixels];
             const Vec<T> start = b ? load(b + slice * NR + c) : Vec<T>{};
+#pragma GCC unroll 2
+            for (int k = 0; k < R; ++k)
 #pragma GCC unroll 4
-            for (int i = 0; i < kPixels; ++i) acc[i] = start;
-            for (int64_t r = 0; r < s.taps[1]; ++r) {
-                const int64_t step = seen[r].step;
-                const T* const from = seen[r].data + c;
+                for (int i = 0; i < kPixels; ++i) acc[k][i] = start;
+            const auto add = [&](int64_t r) __attribute__((always_inline)) {
+                const T* const from = seen[r] + column * NR + c;
                 Vec<T> v[kSeen];
 #pragma GCC unroll 16
                 for (int j = 0; j < kSeen; ++j) {
                     const bool here = !Edge || (column + j >= 0 && column + j < s.in[2]);
-                    v[j] = load(here ? from + (column + j) * step : zeros);
+                    v[j] = load(here ? from + j * NR : zeros);
                 }
 #pragma GCC unroll 8
-                for (int j = 0; j < KW; ++j) {
-                    const Vec<T> factor = load(taps + (r * KW + j) * NR + c);
+                for (int j = 0; j < KW; ++j)
+#pragma GCC unroll 2
+                    for (int k = 0; k < R; ++k) {
+                        if (R > 1 && (r < k || r >= k + 3)) continue;
+                        const Vec<T> factor = load(taps + ((r - k) * KW + j) * NR + c);
 #pragma GCC unroll 4
-                    for (int i = 0; i < kPixels; ++i) acc[i] += factor * v[i * SW + j];
-                }
-            }
+                        for (int i = 0; i < kPixels; ++i) acc[k][i] += factor * v[i * SW + j];
+                    }
+            };
+            if constexpr (R == 2)
 #pragma GCC unroll 4
-            for (int i = 0; i < kPixels; ++i) store(d + i * panels * NR + c, clips ? clipped(acc[i], limit) : acc[i]);
+                for (int r = 0; r < 4; ++r) add(r);
+            else
+                for (int64_t r = 0; r < s.taps[1]; ++r) add(r);
+#pragma GCC unroll 2
+            for (int k = 0; k < R; ++k)
+#pragma GCC unroll 4
+                for (int i = 0; i < kPixels; ++i)
+                    store(d + (k * s.out[2] + i) * panels * NR + c, clips ? clipped(acc[k][i], limit) : acc[k][i]);
         }
     }
 
     // One pixel, any taps.
-    void pixel(int64_t slice, const Seen<T>* seen, int64_t p, T* d) const {
+    void pixel(int64_t slice, const T* const* seen, int64_t p, T* d) const {
         const int lanes = vectors_of(slice) * L;
         for (int c = 0; c < lanes; c += L) {
             Vec<T> acc = b ? load(b + slice * NR + c) : Vec<T>{};
@@ -321,19 +350,19 @@ struct Block {
                 for (int64_t j = 0; j < s.taps[2]; ++j, tap += NR) {
                     const int64_t column = p * s.stride[2] + j * s.dilation[2] - s.before[2];
                     const bool here = column >= 0 && column < s.in[2];
-                    acc += load(tap) * load(here ? seen[r].data + column * seen[r].step + c : zeros);
+                    acc += load(tap) * load(here ? seen[r] + column * NR + c : zeros);
                 }
             store(d + c, is_clip(activation) ? clipped(acc, clip_limit<Vec<T>>(activation)) : acc);
         }
     }
 
     // `count` pixels of y of a panel of filters: d at their first one, y and residual at the first filter's.
-    void narrow_run(const T* d, int64_t panel, int64_t count, T* y, const T* residual, T* made) const {
+    void narrow_run(const T* d, int64_t panel, const T* next, int64_t count, T* y, const T* residual, T* made) const {
         const int64_t n = min_of(NR, filters - panel * NR), lanes = ceil_div(n, L) * L;
         Tile<T> t{};
         t.a = d, t.a_row = panels * NR, t.a_k = 1;
         t.c = made, t.c_row = NR;
-        multiply(t, count, static_cast<int>(lanes), channels, narrow + panel * NR * channels,
+        multiply(t, count, static_cast<int>(lanes), channels, narrow + panel * NR * channels, next,
                  narrow_b ? narrow_b + panel * NR : nullptr, residual ? Activation::none : last);
         for (int64_t c = 0; c < n; c += L)
             for (int64_t p = 0; p < count; p += L)
@@ -374,12 +403,12 @@ struct Block {
             const int64_t parts = min_of(ceil_div(8, panels), max_of(1, rows / 16)), tall = ceil_div(rows, parts);
             parallel(panels * parts, [&](int64_t job) {
                 Scratch e(static_cast<size_t>(room * row_bytes + 64)),
-                    seen(static_cast<size_t>(s.taps[1]) * sizeof(Seen<T>));
-                if (!e.as<T>() || !seen.template as<Seen<T>>()) return failed();
+                    seen(static_cast<size_t>(s.taps[1] + 1) * sizeof(T*));
+                if (!e.as<T>() || !seen.template as<const T*>()) return failed();
                 const int64_t first = job % parts * tall, end = min_of(first + tall, rows);
                 if (first < end)
                     filter(x, job / parts, h0 + first, h0 + end, d + first * wide_row, e.as<T>(), room,
-                           seen.template as<Seen<T>>());
+                           seen.template as<const T*>());
             });
             const int64_t pixels = rows * s.out[2], runs = ceil_div(pixels, kRun),
                           each = ceil_div(pixels, max_of(runs, 1));
@@ -394,7 +423,9 @@ struct Block {
                     for (int64_t p = first_panel; p < last_panel; ++p) {
                         const int64_t from = r * each, count = min_of(each, pixels - from);
                         if (count <= 0) continue;
-                        narrow_run(d + from * panels * NR, p, count, y + p * NR * y_plane + at + from,
+                        narrow_run(d + from * panels * NR, p,
+                                   by_runs || r > 0 ? nullptr : next_panel(narrow, p, narrow_panels, channels), count,
+                                   y + p * NR * y_plane + at + from,
                                    residual ? residual + p * NR * residual_plane + at + from : nullptr, made.as<T>());
                     }
             });
@@ -425,7 +456,7 @@ Status run_as(const Call& c) {
     q.panels = ceil_div(q.channels, kNR<T>);
     const int64_t wide_b = q.panels * kNR<T>, narrow_b = ceil_div(q.filters, kNR<T>) * kNR<T>;
     Scratch weights(static_cast<size_t>(unpacked)),
-        biases(static_cast<size_t>(2 * wide_b + narrow_b + kNR<T>) * sizeof(T));
+        biases(static_cast<size_t>(2 * wide_b + narrow_b + max_of(1, x_given.shape[3]) * kNR<T>) * sizeof(T));
     if (!x_scratch.as<T>() || !y_scratch.as<T>() || !residual_scratch.as<T>() || !weights.as<T>() || !biases.as<T>())
         return no_memory();
     const View x = as_run<T>(x_given, 2, x_scratch, true), y = as_run<T>(y_given, 2, y_scratch, false);
@@ -449,7 +480,7 @@ Status run_as(const Call& c) {
     q.b = padded_bias(c.in[kB], q.channels, bias + wide_b);
     q.narrow_b = padded_bias(c.in[kNarrowB], q.filters, bias + 2 * wide_b);
     T* const zeros = bias + 2 * wide_b + narrow_b;
-    for (int64_t k = 0; k < kNR<T>; ++k) zeros[k] = T{};
+    for (int64_t k = 0; k < max_of(1, x.shape[3]) * kNR<T>; ++k) zeros[k] = T{};
     q.zeros = zeros;
     q.s = conv_axes(x, c.in[kW], y, c.attr[kStride], c.attr[kPadding], c.attr[kDilation]);
     q.x_plane = x.stride[1], q.y_plane = y.stride[1], q.residual_plane = residual.stride[1];

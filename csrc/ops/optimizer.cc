@@ -44,28 +44,46 @@ struct Slope {
     }
 };
 
-// Rows of the operands that are given, w first; body(i, n, rows).
-template <class T>
+// Rows of the operands that are given, w first; Dense: they all lie in one run.
+template <class T, bool Dense>
 struct Rows {
     T* at[kMaxWalked];
     int64_t stride[kMaxWalked];
     __attribute__((always_inline)) Vec<T> get(int k, int64_t i, int64_t n) const {
+        if constexpr (Dense) return n == kLanes<T> ? load(at[k] + i) : load_n(at[k] + i, n);
         return take(at[k], stride[k], i, n);
     }
     __attribute__((always_inline)) void set(int k, int64_t i, int64_t n, Vec<T> v) const {
-        put(at[k], stride[k], i, n, v);
+        if constexpr (Dense)
+            n == kLanes<T> ? store(at[k] + i, v) : store_n(at[k] + i, v, n);
+        else
+            put(at[k], stride[k], i, n, v);
     }
 };
 
+constexpr int64_t kAheadBytes = 1024;  // so many streams at once are too many for the hardware to see far ahead
+
+// body(rows, i, n) for lanes [i, i + n) of all rows.
 template <class T, class Body>
 Status each_step(const Call& c, const int* operands, int count, const Body& body) {
     const View* views[kMaxWalked];
     for (int k = 0; k < count; ++k) views[k] = &c.in[operands[k]];
     const Walk walk = walk_over(views, count, c.in[0].ndim, c.in[0].shape);
-    for_each_row(walk, kChunkElements, [&](char* const* at, int64_t elements) {
-        Rows<T> rows;
+    bool dense = true;
+    for (int k = 0; k < count; ++k) dense = dense && walk.stride[k] == 1;
+    const auto run = [&](auto rows, char* const* at, int64_t elements) __attribute__((always_inline)) {
         for (int k = 0; k < count; ++k) rows.at[k] = reinterpret_cast<T*>(at[k]), rows.stride[k] = walk.stride[k];
-        each_vector<T>(elements, [&](int64_t i, int64_t n) __attribute__((always_inline)) { body(rows, i, n); });
+        each_vector<T>(elements, [&](int64_t i, int64_t n) __attribute__((always_inline)) {
+            for (int k = 0; k < count; ++k)
+                __builtin_prefetch(reinterpret_cast<const char*>(rows.at[k] + i * rows.stride[k]) + kAheadBytes);
+            body(rows, i, n);
+        });
+    };
+    for_each_row(walk, kChunkElements, [&](char* const* at, int64_t elements) {
+        if (dense)
+            run(Rows<T, true>{}, at, elements);
+        else
+            run(Rows<T, false>{}, at, elements);
     });
     return Status::ok;
 }
@@ -82,7 +100,7 @@ Status sgd(const Call& c) {
     const T lr = static_cast<T>(a[kLr].f), momentum = static_cast<T>(a[kMomentum].f);
     if (momentum == 0) {
         const int operands[] = {0, 1};
-        return each_step<T>(c, operands, 2, [&](const Rows<T>& r, int64_t i, int64_t n) __attribute__((always_inline)) {
+        return each_step<T>(c, operands, 2, [&](const auto& r, int64_t i, int64_t n) __attribute__((always_inline)) {
             const Vec<T> w = r.get(0, i, n);
             r.set(0, i, n, plus(-lr, slope.of(r.get(1, i, n), w), w));
         });
@@ -94,7 +112,7 @@ Status sgd(const Call& c) {
     // The rate goes in before the velocity or behind it.
     const bool late = a[kVelocity].choice == kGradients;
     const T in = late ? keep : sign * static_cast<T>(a[kLr].f * (1 - a[kDampening].f)), out = late ? lr : sign;
-    return each_step<T>(c, operands, 3, [&](const Rows<T>& r, int64_t i, int64_t n) __attribute__((always_inline)) {
+    return each_step<T>(c, operands, 3, [&](const auto& r, int64_t i, int64_t n) __attribute__((always_inline)) {
         const Vec<T> w = r.get(0, i, n), g = slope.of(r.get(1, i, n), w);
         const Vec<T> along = in * g, v = plus(momentum, r.get(2, i, n), along);
         r.set(2, i, n, v);
@@ -120,7 +138,7 @@ Status adam(const Call& c) {
     const T beta2 = static_cast<T>(b2), rest2 = static_cast<T>(1 - b2);
     const int operands[] = {0, 1, 2, 3, 4};
     return each_step<T>(c, operands, largest ? 5 : 4,
-                        [&](const Rows<T>& r, int64_t i, int64_t n) __attribute__((always_inline)) {
+                        [&](const auto& r, int64_t i, int64_t n) __attribute__((always_inline)) {
         const Vec<T> w = r.get(0, i, n), g = slope.of(r.get(1, i, n), w);
         const Vec<T> m = plus(beta1, r.get(2, i, n), rest1 * g);
         const Vec<T> v = plus(beta2, r.get(3, i, n), rest2 * g * g);
@@ -151,7 +169,7 @@ Status rmsprop(const Call& c) {
     int operands[5] = {0, 1, 2}, count = 3, mean_at = 0, speed_at = 0;
     if (given(c.in[3])) operands[mean_at = count++] = 3;
     if (a[kRmsMomentum].f != 0) operands[speed_at = count++] = 4;
-    return each_step<T>(c, operands, count, [&](const Rows<T>& r, int64_t i, int64_t n) __attribute__((always_inline)) {
+    return each_step<T>(c, operands, count, [&](const auto& r, int64_t i, int64_t n) __attribute__((always_inline)) {
         const Vec<T> w = r.get(0, i, n), g = slope.of(r.get(1, i, n), w);
         const Vec<T> v = plus(alpha, r.get(2, i, n), rest * g * g);
         r.set(2, i, n, v);
@@ -182,7 +200,7 @@ Status lion(const Call& c) {
     const T beta1 = static_cast<T>(a[kLionBeta1].f), rest1 = static_cast<T>(1 - a[kLionBeta1].f);
     const T beta2 = static_cast<T>(a[kLionBeta2].f), rest2 = static_cast<T>(1 - a[kLionBeta2].f);
     const int operands[] = {0, 1, 2};
-    return each_step<T>(c, operands, 3, [&](const Rows<T>& r, int64_t i, int64_t n) __attribute__((always_inline)) {
+    return each_step<T>(c, operands, 3, [&](const auto& r, int64_t i, int64_t n) __attribute__((always_inline)) {
         const Vec<T> w = r.get(0, i, n), g = slope.of(r.get(1, i, n), w), m = r.get(2, i, n);
         r.set(0, i, n, plus(-lr, plus(decay, w, Slope<T>::sign(plus(beta1, m, rest1 * g))), w));
         r.set(2, i, n, plus(beta2, m, rest2 * g));
