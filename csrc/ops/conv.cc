@@ -56,6 +56,8 @@ Status infer(Call& c, Inferred& r) {
 
 constexpr int64_t kMaxTaps = 1 << 16;  // along one axis, for the offset tables
 constexpr int64_t kFewPixels = 4;  // of an image, for a register tile
+constexpr int64_t kSparePixels = 8, kSidePixels = 64;  // of an image, for a panel, and for the way of large weights
+constexpr int64_t kPassingWeights = 1 << 18;  // are large
 constexpr int64_t kCopiedBytes = 32 << 20;  // of a padded image; larger ones are read where they are
 constexpr int64_t kPaddedRows = 32;  // of the copy, filled by one job
 
@@ -107,22 +109,37 @@ bool is_depthwise(int64_t filters, int64_t channels, int64_t groups, const ConvA
 // Whether weights are laid out in tiles: prepared or not, so that the bits are the same.
 bool is_tiled(int64_t filters, const ConvAxes& s) { return filters > kMR && pixels_of(s) > kFewPixels; }
 
+// Whether the images of a batch are convolved as one: where an image leaves much of a panel empty, or makes more weights
+// pass through the caches than it has work for.
+bool is_side_by_side(const Call& c, const ConvAxes& s) {
+    const View &x = c.in[0], &w = c.in[1];
+    const int64_t pixels = pixels_of(s), groups = c.attr[kGroups].i, filters = w.shape[0] / groups;
+    if (x.shape[0] == 1 || x.ndim == 5 || !c.attr[kAlgo].is_none || filters <= kMR) return false;
+    if (x.shape[0] * pixels <= kFewPixels || is_depthwise(filters, w.shape[1], groups, s)) return false;
+    return pixels <= kSparePixels || (pixels <= kSidePixels && numel(w) / groups >= kPassingWeights);
+}
+
 template <class T>
 Status conv(const Call& c) {
-    const View &w_given = c.in[1], &b = c.in[2], &residual = c.in[3], &y_given = c.out[0];
+    const View &w_given = c.in[1], &b = c.in[2];
+    View x_given = c.in[0], residual = c.in[3], y_given = c.out[0];
     const int64_t groups = c.attr[kGroups].i, kg = w_given.shape[0] / groups, cg = w_given.shape[1];
-    const ConvAxes given_axes =
-        conv_axes(c.in[0], w_given, y_given, c.attr[kStride], c.attr[kPadding], c.attr[kDilation]);
-    const bool point = is_point(given_axes);
+    ConvAxes s = conv_axes(x_given, w_given, y_given, c.attr[kStride], c.attr[kPadding], c.attr[kDilation]);
+    if (s.taps[0] > kMaxTaps || s.taps[1] > kMaxTaps || s.taps[2] > kMaxTaps)
+        return fail(Status::unsupported, "w", "w has more than 65536 taps along an axis; want fewer");
+    if (is_side_by_side(c, s)) {
+        s = side_by_side(s, x_given, y_given);
+        x_given = side_by_side(x_given), y_given = side_by_side(y_given);
+        if (given(residual)) residual = side_by_side(residual);
+    }
+    const bool point = is_point(s);
     Scratch w_scratch(run_bytes<T>(w_given, 1)), y_scratch(run_bytes<T>(y_given, 2)),
-        x_scratch(point ? run_bytes<T>(c.in[0], 2) : 64);
+        x_scratch(point ? run_bytes<T>(x_given, 2) : 64);
     Scratch bias_scratch(static_cast<size_t>(w_given.shape[0] + 1) * sizeof(T));
     if (!w_scratch.as<T>() || !y_scratch.as<T>() || !x_scratch.as<T>() || !bias_scratch.as<T>()) return no_memory();
     const View w = as_run<T>(w_given, 1, w_scratch, true), y = as_run<T>(y_given, 2, y_scratch, false);
-    const View x = point ? as_run<T>(c.in[0], 2, x_scratch, true) : c.in[0];
-    const ConvAxes s = conv_axes(x, w, y, c.attr[kStride], c.attr[kPadding], c.attr[kDilation]);
-    if (s.taps[0] > kMaxTaps || s.taps[1] > kMaxTaps || s.taps[2] > kMaxTaps)
-        return fail(Status::unsupported, "w", "w has more than 65536 taps along an axis; want fewer");
+    const View x = point ? as_run<T>(x_given, 2, x_scratch, true) : x_given;
+    run_strides(x, s.x_stride), run_strides(y, s.y_stride);
     const Activation activation = activation_of(c.attr[kActivation]);
     T* bias = given(b) ? bias_scratch.as<T>() : nullptr;
     for (int64_t k = 0; bias && k < w.shape[0]; ++k) bias[k] = b.as<T>()[k * b.stride[0]];
@@ -247,7 +264,8 @@ int64_t packed_size(const Call& c) {
     if (const int tile = winograd_tile(c.attr[kAlgo]))
         return w.ndim == 4 && w.shape[2] == 3 && w.shape[3] == 3 ? conv_winograd_packed_size(w, tile) : 0;
     if (c.n_out > 0 && given(c.in[0])) {
-        const ConvAxes s = conv_axes(c.in[0], w, c.out[0], c.attr[kStride], c.attr[kPadding], c.attr[kDilation]);
+        ConvAxes s = conv_axes(c.in[0], w, c.out[0], c.attr[kStride], c.attr[kPadding], c.attr[kDilation]);
+        if (is_side_by_side(c, s)) s = side_by_side(s, c.in[0], c.out[0]);
         if (is_depthwise(filters, w.shape[1], groups, s) || !is_tiled(filters, s)) return 0;
     }
     return groups * tiled_elements(w.shape[0] / groups, numel(w) / w.shape[0]) * size;

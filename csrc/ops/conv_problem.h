@@ -100,6 +100,24 @@ inline Activation activation_of(const Attr& a) {
     return a.is_none ? Activation::none : static_cast<Activation>(a.choice + 1);
 }
 
+// The images of a batch as one image with one more axis, outermost and of one tap: (N, C, *spatial) as (1, C, N, *spatial).
+inline View side_by_side(const View& v) {
+    View r = v;
+    r.ndim = v.ndim + 1;
+    r.shape[0] = 1, r.shape[2] = v.shape[0], r.stride[2] = v.stride[0];
+    for (int d = 2; d < v.ndim; ++d) r.shape[d + 1] = v.shape[d], r.stride[d + 1] = v.stride[d];
+    return r;
+}
+
+// The axes of x and y, (N, C, *spatial), as they will be side by side.
+inline ConvAxes side_by_side(const ConvAxes& s, const View& x, const View& y) {
+    ConvAxes r = s;
+    const int a = 4 - x.ndim;  // in front of those that x has
+    r.in[a] = r.out[a] = x.shape[0];
+    r.x_stride[a] = x.stride[0], r.y_stride[a] = y.stride[0];
+    return r;
+}
+
 // Pixels p of one axis with 0 <= p * stride + offset < in: [begin, end).
 inline void reach(const ConvAxes& s, int a, int64_t tap, int64_t& begin, int64_t& end) {
     const int64_t offset = tap * s.dilation[a] - s.before[a];

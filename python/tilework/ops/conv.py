@@ -307,6 +307,12 @@ def _(fill: Fill) -> Iterator[Sample]:
     yield sample(fill(1, 3, 21, 40), fill(14, 3, 3, 3), fill(14), fill(1, 14, 11, 20), stride=2, padding=1)
     yield sample(fill(1, 9, 12, 23), fill(14, 9, 3, 3), fill(14), fill(1, 14, 12, 23), padding=1, activation="relu")
     yield sample(fill(1, 9, 12, 23), fill(14, 9, 1, 1), fill(14), activation="tanh")
+    # Images of few pixels, convolved side by side; one and two columns beyond whole panels.
+    yield sample(fill(5, 3, 2, 3), fill(14, 3, 3, 3), fill(14), fill(5, 14, 2, 3), padding=1, activation="relu")
+    yield sample(fill(9, 5, 1, 1), fill(8, 5, 1, 1))
+    yield sample(fill(3, 4, 11), fill(7, 4, 3), fill(7), stride=2, padding=1)
+    yield sample(fill(1, 9, 7, 7), fill(14, 9, 3, 3), fill(14), padding=1)
+    yield sample(fill(1, 9, 5, 10), fill(14, 9, 1, 1))
     residual = fill(1, 4, 9, 27)
     yield sample(fill(1, 4, 9, 27), fill(4, 1, 3, 3), fill(4), residual, padding=1, groups=4, activation="relu6")
     yield sample(fill(1, 2, 11, 26), fill(2, 1, 5, 5), fill(2), padding=2, groups=2, activation="gelu")
