@@ -88,7 +88,7 @@ struct Tile {
     const T* const* vectors = nullptr;
     const int64_t* offset = nullptr;
     T* keep = nullptr;
-    bool in_pairs = false;  // even and odd terms may be summed apart; a_row is 1
+    bool in_pairs = false;  // even and odd terms may be summed apart; a_row is 1 and rows of b are whole vectors
     // What is needed soon: with each tile, so many lines of each of kStreams places so many bytes apart go into L2.
     const char* ahead = nullptr;
     int64_t ahead_step = 0, ahead_lines = 0;

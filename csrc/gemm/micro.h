@@ -45,13 +45,20 @@ __attribute__((noinline)) void activate_tile(T* c, int64_t c_row, int m, int n, 
         }
 }
 
+// N neighbours, wherever the bounds of cache lines lie.
+template <class T, int N>
+TW_INLINE void fetch_line(const T* p) {
+    for (int i = 0; i < N; i += 64 / static_cast<int>(sizeof(T))) __builtin_prefetch(p + i);
+    __builtin_prefetch(p + N - 1);
+}
+
 template <int N>
 struct Constant {
     static constexpr int value = N;
 };
 
 // Columns: one pointer, the MR numbers of a term are neighbours. Otherwise one pointer per row. Gathered: B by vectors.
-// kSets: sums of every kSets-th term, where a few sums alone would wait for each other.
+// kSets: sums of every kSets-th term, where a few sums alone would wait for each other; vectors of B are then whole.
 template <class T, int MR, int NV, bool Columns, bool Masked, bool Gathered = false, int kSets = 1>
 void micro(const Tile<T>& t, int n) {
     typedef Vec<T> V;
@@ -72,12 +79,12 @@ void micro(const Tile<T>& t, int n) {
     };
     for (int64_t below = 0; below < t.tiles;
          ++below, a_tile += t.a_tile, c_tile += MR * c_row, start += MR * start_row) {
-        // C is met only after the sums are complete: its lines arrive meanwhile, and some of the next panel.
-#pragma GCC unroll 8
-        for (int i = 0; i < MR; ++i) __builtin_prefetch(c_tile + i * c_row);
-        if (t.start)
-#pragma GCC unroll 8
-            for (int i = 0; i < MR; ++i) __builtin_prefetch(start + i * start_row);
+        // C is met only after the sums are complete: its lines, those of the tile below and some of the next panel
+        // arrive meanwhile.
+        for (int64_t row = below == 0 ? 0 : MR; row < (below + 1 < t.tiles ? 2 * MR : MR); ++row) {
+            fetch_line<T, NV * L>(c_tile + row * c_row);
+            if (t.start) fetch_line<T, NV * L>(start + row * start_row);
+        }
         const char* const ahead_end = ahead + 64 * t.ahead_lines;
         V acc[kSets][MR][NV] = {};
         const int64_t* offset = t.offset;
@@ -102,7 +109,7 @@ void micro(const Tile<T>& t, int n) {
                     offset = stepped(offset, 1), keep = stepped(keep, NV * L);
                 } else {
 #pragma GCC unroll 4
-                    for (int j = 0; j < NV; ++j) bv[j] = part(b, j);
+                    for (int j = 0; j < NV; ++j) bv[j] = kSets == 2 ? load(b + j * L) : part(b, j);
                     b = stepped(b, b_k);
                 }
 #pragma GCC unroll 8
@@ -116,7 +123,7 @@ void micro(const Tile<T>& t, int n) {
             constexpr Constant<0> even{};
             constexpr Constant<kSets - 1> odd{};
             int64_t k = 0;
-            if constexpr (!Masked)
+            if constexpr (!Masked || kSets == 2)
                 for (; k + 4 <= kc; k += 4) {
                     for (int64_t i = 0; i < ahead_each && ahead != ahead_end; ++i, ahead += 64)
 #pragma GCC unroll 4

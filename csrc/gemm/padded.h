@@ -7,6 +7,7 @@
 //     row of the copy   0 b d f | a c e g
 #pragma once
 #include "gemm/window.h"
+#include "simd/rows.h"
 
 namespace tw::TW_ISA {
 namespace {
@@ -131,49 +132,56 @@ void fill_padded(const Padded<T>& p, const Window<T>& w, int64_t c, int64_t firs
     }
 }
 
-// A vector of a panel: where it comes from, beyond the offset of its row, and its column.
-struct Piece {
-    int64_t from;
-    int64_t to;
+// Where a pixel lies, beyond the offset of a row of B.
+template <class T>
+TW_INLINE int64_t place(const Padded<T>& p, int64_t pixel) {
+    const int64_t row = pixel / p.out[2];
+    return (row / p.out[1] * p.move[0] * p.size[1] + row % p.out[1] * p.move[1]) * p.row + pixel % p.out[2];
+}
+
+// A vector of a panel: its first lanes from one row of pixels, the others from where they lie in the next.
+struct Seam {
+    int64_t from, next, lanes;
 };
 
-// Rows of `Pieces` whole vectors (0: `pieces`). What one writes too far, the pieces and rows after it overwrite.
-template <class T, int Pieces>
-void copy_pieces(const T* data, const int64_t* offset, int64_t kc, const Piece* piece, int pieces, T* panel) {
-    if constexpr (Pieces > 0) pieces = Pieces;
+template <class T>
+void copy_seams(const T* data, const int64_t* offset, int64_t kc, const Seam* seam, T* panel) {
     for (int64_t k = 0; k < kc; ++k, panel += Blocking<T>::NR) {
+        const T* const at = data + offset[k];
         // The next panel is next to this one; rows far apart are no stream that the hardware sees.
-        __builtin_prefetch(data + offset[k] + piece[0].from + Blocking<T>::NR);
+        __builtin_prefetch(at + seam[0].from + Blocking<T>::NR);
 #pragma GCC unroll 4
-        for (int i = 0; i < pieces; ++i) store(panel + piece[i].to, load(data + offset[k] + piece[i].from));
+        for (int v = 0; v < kNV; ++v)
+            store(panel + v * kLanes<T>,
+                  first_lanes<T>(load(at + seam[v].from), load(at + seam[v].next), seam[v].lanes));
+    }
+}
+
+// Runs of a panel whose rows of pixels are shorter than vectors: what one writes too far, those after it overwrite.
+template <class T>
+void copy_short_rows(const Padded<T>& p, const int64_t* offset, int64_t kc, int64_t n0, int64_t n, T* panel) {
+    constexpr int NR = Blocking<T>::NR;
+    for (int64_t done = 0, count; done < n; done += count) {
+        count = least(p.out[2] - (n0 + done) % p.out[2], n - done);
+        const int64_t lanes = least(kLanes<T>, NR - done);
+        const T* const from = p.data + place(p, n0 + done);
+        for (int64_t k = 0; k < kc; ++k) store_n(panel + k * NR + done, load_n(from + offset[k], lanes), lanes);
     }
 }
 
 // Matches Gemm::pack_b, but may leave anything in columns from n on.
 template <class T>
 void pack_padded(const void* context, int64_t k0, int64_t kc, int64_t n0, int64_t n, T* panel) {
-    constexpr int NR = Blocking<T>::NR, L = kLanes<T>;
+    constexpr int64_t L = kLanes<T>;
     const auto& p = *static_cast<const Padded<T>*>(context);
-    const int64_t* const offset = p.offset + k0;
-    Piece piece[NR] = {};
-    int pieces = 0;
-    for (int64_t done = 0; done < n;) {
-        const int64_t pixel = n0 + done, at = pixel % p.out[2], row = pixel / p.out[2];
-        const int64_t count = least(p.out[2] - at, n - done);
-        const int64_t from = (row / p.out[1] * p.move[0] * p.size[1] + row % p.out[1] * p.move[1]) * p.row + at;
-        for (int64_t i = 0; i < count; i += L) piece[pieces++] = {from + i, done + i};
-        done += count;
+    if (p.out[2] < L - 1) return copy_short_rows(p, p.offset + k0, kc, n0, n, panel);
+    Seam seam[kNV];
+    for (int64_t v = 0; v < kNV; ++v) {
+        const int64_t pixel = n0 + least(v * L, (n - 1) / L * L), lanes = p.out[2] - pixel % p.out[2];
+        const int64_t from = place(p, pixel);
+        seam[v] = {from, lanes < least(L, n0 + n - pixel) ? place(p, pixel + lanes) - lanes : from, least(L, lanes)};
     }
-    // The last row of the panel has nothing after it.
-    const int64_t whole = kc - 1;
-    const auto copy = pieces == NR / L       ? copy_pieces<T, NR / L>
-                      : pieces == NR / L + 1 ? copy_pieces<T, NR / L + 1>
-                                             : copy_pieces<T, 0>;
-    copy(p.data, offset, whole, piece, pieces, panel);
-    for (int i = 0; i < pieces; ++i) {
-        const int64_t lanes = least(L, NR - piece[i].to);
-        store_n(panel + whole * NR + piece[i].to, load_n(p.data + offset[whole] + piece[i].from, lanes), lanes);
-    }
+    copy_seams(p.data, p.offset + k0, kc, seam, panel);
 }
 
 // Matches Source::vectors.
@@ -182,9 +190,8 @@ bool padded_vectors(const void* context, int64_t n0, const T** vector) {
     constexpr int64_t L = kLanes<T>;
     const auto& p = *static_cast<const Padded<T>*>(context);
     for (int v = 0; v < kNV; ++v, n0 += L) {
-        const int64_t at = n0 % p.out[2], row = n0 / p.out[2];
-        if (at + L > p.out[2]) return false;
-        vector[v] = p.data + (row / p.out[1] * p.move[0] * p.size[1] + row % p.out[1] * p.move[1]) * p.row + at;
+        if (n0 % p.out[2] + L > p.out[2]) return false;
+        vector[v] = p.data + place(p, n0);
     }
     return true;
 }

@@ -39,21 +39,21 @@ TW_INLINE V total(const V (&acc)[U][W], int v) {
 
 // sums[column][kMR] of one tile and R columns of a panel: rows of A are the lanes.
 template <class T, int R>
-void sum_columns(const T* a, int64_t kc, const T* b, T* sums) {
-    constexpr int L = kLanes<T>, V = (kMR + L - 1) / L, U = R * V > 1 ? 4 : 8, NR = Blocking<T>::NR;
+void sum_columns(const T* a, int64_t kc, const T* b, int64_t b_k, T* sums) {
+    constexpr int L = kLanes<T>, V = (kMR + L - 1) / L, U = R * V > 1 ? 4 : 8;
     Vec<T> acc[R][U][V] = {};
     int64_t k = 0;
     // A vector reaches into the term that follows, which the last terms do not have.
-    for (; k + 2 * U + L <= kc; k += U, a += U * kMR, b += U * NR)
+    for (; k + 2 * U + L <= kc; k += U, a += U * kMR, b += U * b_k)
 #pragma GCC unroll 8
         for (int u = 0; u < U; ++u)
 #pragma GCC unroll 2
             for (int v = 0; v < V; ++v) {
                 const Vec<T> rows = load(a + u * kMR + v * L);
 #pragma GCC unroll 2
-                for (int r = 0; r < R; ++r) acc[r][u][v] += rows * splat<T>(b[u * NR + r]);
+                for (int r = 0; r < R; ++r) acc[r][u][v] += rows * splat<T>(b[u * b_k + r]);
             }
-    for (; k < kc; ++k, a += kMR, b += NR)
+    for (; k < kc; ++k, a += kMR, b += b_k)
         for (int v = 0; v < V; ++v) {
             const Vec<T> rows = load_n(a + v * L, min_of(L, kMR - v * L));
             for (int r = 0; r < R; ++r) acc[r][0][v] += rows * splat<T>(b[r]);
@@ -76,6 +76,7 @@ struct Tiled {
     Source<T> source;
     Blocks blocks;
     int64_t n_tiles, panels, spare;
+    int64_t last_k;  // how far apart the terms of the last panel are: those of a narrow one lie close together
 
     Tiled(const Gemm<T>& gemm, const T* a, const Source<T>& b)
         : g(gemm),
@@ -86,6 +87,8 @@ struct Tiled {
           panels(ceil_div(g.n, NR)) {
         const int64_t rest = g.n % L;
         spare = rest <= 2 ? rest : 0;
+        const int64_t last = g.n - (panels - 1) * NR;
+        last_k = last == spare ? spare : last <= L ? L : NR;
     }
 
     const T* tile_of(int64_t block, int64_t tile) const {
@@ -119,7 +122,7 @@ struct Tiled {
         Tile<T> t{};
         t.kc = blocks.size(block);
         t.a = a, t.a_row = 1, t.a_k = kMR, t.a_tile = kMR * t.kc;
-        t.b = b, t.b_k = NR;
+        t.b = b, t.b_k = j + 1 == panels ? last_k : NR;
         t.c = g.c + m0 * g.c_row + n0, t.c_row = g.c_row;
         t.load_c = block > 0 || g.accumulate || g.addend.data;
         if (block == 0 && g.addend.data) t.start = g.addend.data + m0 * g.addend.row + n0, t.start_row = g.addend.row;
@@ -155,7 +158,7 @@ struct Tiled {
         const int64_t from_row = t.start ? t.start_row : t.c_row;
         for (int64_t i = 0; i < m; ++i) {
             if (i % kMR == 0)
-                (spare == 1 ? sum_columns<T, 1> : sum_columns<T, 2>)(t.a + i / kMR * t.a_tile, t.kc, b, sums);
+                (spare == 1 ? sum_columns<T, 1> : sum_columns<T, 2>)(t.a + i / kMR * t.a_tile, t.kc, b, t.b_k, sums);
             for (int64_t r = 0; r < spare; ++r) {
                 T v = sums[r * kMR + i % kMR];
                 if (t.load_c) v += from[i * from_row + at + r];
@@ -183,7 +186,16 @@ struct Tiled {
                 g.pack_b(g.context, k0, kc, j * NR, min_of(NR, g.n - j * NR), panel);
             else
                 pack_panel(g.b, k0, kc, j * NR, min_of(NR, g.n - j * NR), panel);
+            if (j + 1 == panels) draw_together(panel, kc);
         }
+    }
+
+    void draw_together(T* panel, int64_t kc) const {
+        if (last_k == L)
+            for (int64_t k = 1; k < kc; ++k) store(panel + k * L, load(panel + k * NR));
+        else if (last_k < L)
+            for (int64_t k = 1; k < kc; ++k)
+                for (int64_t r = 0; r < last_k; ++r) panel[k * last_k + r] = panel[k * NR + r];
     }
 
     // Panels [j0, j1) of a block, and the first tile of those that it gathers.
