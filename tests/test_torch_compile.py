@@ -58,22 +58,32 @@ def test_training_has_the_losses_of_eager_torch() -> None:
     assert "of the operations in" in str(report)
 
 
+class Bend(torch.nn.Module):
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Any) -> Any:
+        return self.function(x)
+
+
 class Basic(torch.nn.Module):
     """A block of ResNet-18."""
 
-    def __init__(self, taken: int, made: int, stride: int) -> None:
+    def __init__(self, taken: int, made: int, stride: int, bend: Any) -> None:
         super().__init__()
+        self.bend = bend
         self.first = torch.nn.Conv2d(taken, made, 3, stride, 1, bias=False)
         self.second = torch.nn.Conv2d(made, made, 3, 1, 1, bias=False)
         self.norms = torch.nn.ModuleList(torch.nn.BatchNorm2d(made) for _ in range(3 if stride > 1 else 2))
         self.short = torch.nn.Conv2d(taken, made, 1, stride, bias=False) if stride > 1 else None
 
     def forward(self, x: Any) -> Any:
-        y = self.norms[1](self.second(torch.relu(self.norms[0](self.first(x)))))
-        return torch.relu(y + (x if self.short is None else self.norms[2](self.short(x))))
+        y = self.norms[1](self.second(self.bend(self.norms[0](self.first(x)))))
+        return self.bend(y + (x if self.short is None else self.norms[2](self.short(x))))
 
 
-def resnet18() -> Any:
+def resnet18(bend: Any = torch.relu, *, pooled: bool = True) -> Any:
     sizes = [
         (64, 64, 1),
         (64, 64, 1),
@@ -84,9 +94,14 @@ def resnet18() -> Any:
         (256, 512, 2),
         (512, 512, 1),
     ]
-    head = [torch.nn.Conv2d(3, 64, 7, 2, 3, bias=False), torch.nn.BatchNorm2d(64), torch.nn.ReLU()]
+    head = [torch.nn.Conv2d(3, 64, 7, 2, 3, bias=False), torch.nn.BatchNorm2d(64), Bend(bend)]
+    pool = torch.nn.MaxPool2d(3, 2, 1) if pooled else torch.nn.Identity()
     tail = [torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(512, 10)]
-    return torch.nn.Sequential(*head, torch.nn.MaxPool2d(3, 2, 1), *(Basic(*s) for s in sizes), *tail)
+    return torch.nn.Sequential(*head, pool, *(Basic(*s, bend) for s in sizes), *tail)
+
+
+def smooth_resnet18() -> Any:
+    return resnet18(torch.nn.functional.gelu, pooled=False)
 
 
 def transformer() -> Any:
@@ -94,9 +109,12 @@ def transformer() -> Any:
     return torch.nn.Sequential(torch.nn.TransformerEncoder(layer, 2), torch.nn.Flatten(), torch.nn.Linear(64 * 16, 10))
 
 
-# A rounding of float32 may turn the gradient of a rectified number near 0 on or off; in float64 none does.
+# A rounding of float32 turns gradients of rectified numbers near 0 on or off: eager torch parts by 2 % from itself in
+# three steps where weights are one unit in the last place off. In float64 none is turned, and float32 is compared where
+# nothing has a kink.
 NETWORKS = {
     "resnet18": (resnet18, (2, 3, 64, 64), 0.005, torch.float64),
+    "resnet18 without kinks": (smooth_resnet18, (4, 3, 32, 32), 0.005, torch.float32),
     "transformer": (transformer, (4, 16, 64), 0.02, torch.float32),
 }
 
@@ -125,6 +143,46 @@ def test_networks_train_as_eager_torch_trains_them(name: str) -> None:
     torch._dynamo.reset()
     assert steps(name, bridge.backend, 20) == pytest.approx(steps(name, None, 20), rel=1e-4)
     assert bridge.last_report().share >= 0.95, str(bridge.last_report())
+
+
+LOGITS, OTHER, SIGNS, WEIGHT = (
+    torch.linspace(a, b, 30).sin().reshape(6, 5) for a, b in ((0, 99), (3, 70), (1, 50), (1, 9))
+)
+LABELS, PICTURES = torch.tensor([0, 4, 2, -100, 1, 3]), torch.arange(24).reshape(2, 3, 4) % 5
+F = torch.nn.functional
+LOSSES = {
+    "nll": lambda x: F.nll_loss(F.log_softmax(x, 1), LABELS, reduction="sum"),
+    "cross_entropy": lambda x: F.cross_entropy(x, LABELS, WEIGHT[0].abs()),
+    "cross_entropy of shares": lambda x: F.cross_entropy(x, OTHER.softmax(1)),
+    "cross_entropy of pictures": lambda x: F.cross_entropy(x[:2, :, None, None].expand(2, 5, 3, 4), PICTURES),
+    "mse": lambda x: F.mse_loss(x, OTHER),
+    "l1": lambda x: F.l1_loss(x, OTHER, reduction="sum"),
+    "smooth_l1": lambda x: F.smooth_l1_loss(x, OTHER, beta=0.5),
+    "huber": lambda x: F.huber_loss(x, OTHER, delta=0.7),
+    "binary_cross_entropy": lambda x: F.binary_cross_entropy(x.sigmoid(), OTHER.abs(), WEIGHT.abs()),
+    "with_logits": lambda x: F.binary_cross_entropy_with_logits(
+        20 * x, OTHER.abs(), WEIGHT.abs(), pos_weight=WEIGHT[0]
+    ),
+    "kl_div": lambda x: F.kl_div(F.log_softmax(x, 1), F.log_softmax(OTHER, 1), log_target=True, reduction="sum"),
+    "hinge_embedding": lambda x: F.hinge_embedding_loss(x, SIGNS.sign(), margin=0.3),
+    "margin_ranking": lambda x: F.margin_ranking_loss(x, OTHER, SIGNS.sign(), margin=0.3),
+    "cosine_embedding": lambda x: F.cosine_embedding_loss(x, OTHER, SIGNS[:, 0].sign()),
+    "poisson_nll": lambda x: F.poisson_nll_loss(x, OTHER.abs()),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses_have_torchs_values_and_gradients(name: str) -> None:
+    torch._dynamo.reset()
+    found = []
+    for run in (LOSSES[name], torch.compile(LOSSES[name], backend=bridge.backend, dynamic=False)):
+        x = LOGITS.clone().requires_grad_()
+        loss = run(x)
+        loss.backward()
+        found.append((loss.detach(), x.grad))
+    torch.testing.assert_close(found[1], found[0])
+    left = bridge.last_report().torch
+    assert not left or left.keys() <= {"sum.default", "log1p.default"}, left  # a count of labels; binary_cross_entropy
 
 
 def test_what_tilework_lacks_is_left_and_counted() -> None:

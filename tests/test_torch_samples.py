@@ -382,6 +382,63 @@ def _(x: Any, y: Any, *_: Any, reduction: str = "mean", weight: Any = None, name
     return apart if reduction == "none" else getattr(op, f"reduce_{reduction}")(apart)
 
 
+def _reduced(each: Any, reduction: str) -> Any:
+    return each if reduction == "none" else getattr(op, f"reduce_{reduction}")(each)
+
+
+@covers("nn.functional.smooth_l1_loss", "nn.functional.huber_loss")
+def _(x: Any, y: Any, *, reduction: str = "mean", name: str, **attrs: Any) -> Any:
+    bend = float(attrs.get("delta", attrs.get("beta", 1.0)))
+    documented(x.dim() > 0 and bend > 0 and attrs.get("weight") is None)
+    apart = op.abs(op.sub(x, y))
+    near = op.clip(apart, low=0.0, high=bend)
+    each = op.mul(near, op.sub(apart, op.mul(near, _number(x, 0.5))))
+    return _reduced(op.div(each, _number(x, bend)) if "smooth" in name else each, reduction)
+
+
+@covers("nn.functional.binary_cross_entropy_with_logits")
+def _(x: Any, y: Any, weight: Any = None, *, reduction: str = "mean", pos_weight: Any = None, **_: Any) -> Any:
+    documented(x.dim() > 0)
+    below, one = op.softplus(op.neg(x)), _number(x, 1.0)
+    if pos_weight is not None:
+        below = op.mul(below, op.add(op.mul(op.sub(pos_weight, one), y), one))
+    each = op.add(op.mul(op.sub(one, y), x), below)
+    return _reduced(each if weight is None else op.mul(each, weight), reduction)
+
+
+@covers("nn.functional.hinge_embedding_loss")
+def _(x: Any, y: Any, margin: float = 1.0, *, reduction: str = "mean", **_: Any) -> Any:
+    documented(x.dim() > 0)
+    zero = op.mul(x, _number(x, 0.0))
+    far = op.relu(op.sub(_number(x, margin), x))
+    near, other = (op.where(op.not_equal(y, _number(y, s)), a, zero) for s, a in ((-1.0, x), (1.0, far)))
+    return _reduced(op.add(near, other), reduction)
+
+
+@covers("nn.functional.margin_ranking_loss")
+def _(x: Any, y: Any, sign: Any, margin: float = 0.0, *, reduction: str = "mean", **_: Any) -> Any:
+    documented(x.dim() > 0)
+    return _reduced(op.relu(op.add(op.mul(op.neg(sign), op.sub(x, y)), _number(x, margin))), reduction)
+
+
+@covers("nn.functional.poisson_nll_loss")
+def _(
+    x: Any, y: Any, *, log_input: bool = True, full: bool = False, eps: float = 1e-8, reduction: str = "mean", **_: Any
+) -> Any:
+    documented(x.dim() > 0 and not full)
+    each = op.sub(op.exp(x), op.mul(y, x)) if log_input else op.sub(x, op.mul(y, op.log(op.add(x, _number(x, eps)))))
+    return _reduced(each, reduction)
+
+
+@covers("nn.functional.kl_div")
+def _(x: Any, y: Any, *, reduction: str = "mean", log_target: bool = False, **_: Any) -> Any:
+    documented(x.dim() > 0 and log_target)
+    each = op.mul(op.exp(y), op.sub(y, x))
+    if reduction == "batchmean":
+        return op.div(op.reduce_sum(each), _number(x, float(x.shape[0])))
+    return _reduced(each, reduction)
+
+
 # ------------------------------------------------------------------------------------------------- the samples
 
 

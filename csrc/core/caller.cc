@@ -122,9 +122,9 @@ Status view_from(const DLTensor& t, View& v, const char* name, bool shape_only) 
                     t.dtype.code, t.dtype.bits, t.dtype.lanes);
     bool empty = false;
     TW_TRY(check_sizes(t, v, name, empty));
-    set_contiguous(v);
     const int64_t size = item_size(v.dtype);
     int64_t low = 0, high = 0;
+    if (!t.strides) set_contiguous(v);
     for (int d = 0; d < v.ndim && t.strides; ++d) {
         v.stride[d] = t.strides[d];
         int64_t reach;

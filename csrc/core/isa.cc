@@ -74,7 +74,7 @@ struct Machine {
 };
 
 constinit Machine g_machine{};
-constinit std::atomic<Tier> g_active{kLeastTier};
+constinit std::atomic<Tier> g_active{Tier::count};  // count: not known yet
 
 // What this CPU runs, by tier, built or not.
 struct Runs {
@@ -229,6 +229,8 @@ bool tier_runs(Tier tier) {
 }
 
 Tier active_tier() {
+    const Tier tier = g_active.load(std::memory_order_relaxed);
+    if (tier != Tier::count) return tier;
     machine();
     return g_active.load(std::memory_order_relaxed);
 }
