@@ -64,6 +64,8 @@ EMULATE_2(min_ps, Floats, __m512)
 EMULATE_2(max_pd, Doubles, __m512d)
 EMULATE_2(min_pd, Doubles, __m512d)
 EMULATE_2(madd_epi16, Integers, __m512i)
+EMULATE_2(maddubs_epi16, Integers, __m512i)
+EMULATE_2(shuffle_epi8, Integers, __m512i)
 EMULATE_2(mulhi_epi16, Integers, __m512i)
 EMULATE_2(packs_epi32, Integers, __m512i)
 EMULATE_3(fmadd_ps, Floats, __m512)
@@ -255,6 +257,8 @@ EMULATED __m512 dpbf16_ps(__m512 acc, B left, B right) {
 #define _mm512_max_pd emulated_avx512::max_pd
 #define _mm512_min_pd emulated_avx512::min_pd
 #define _mm512_madd_epi16 emulated_avx512::madd_epi16
+#define _mm512_maddubs_epi16 emulated_avx512::maddubs_epi16
+#define _mm512_shuffle_epi8 emulated_avx512::shuffle_epi8
 #define _mm512_mulhi_epi16 emulated_avx512::mulhi_epi16
 #define _mm512_packs_epi32 emulated_avx512::packs_epi32
 #define _mm512_fmadd_ps emulated_avx512::fmadd_ps

@@ -155,6 +155,33 @@ def test_a_turn_by_a_right_angle_moves_pixels_whole() -> None:
     np.testing.assert_array_equal(vision.warp_perspective(image, quarter * -0.1, size=(9, 7)), want)
 
 
+def test_warps_of_many_tiles_have_the_bits_of_the_reference() -> None:
+    for seed in range(24):
+        random = np.random.default_rng(seed)
+        height, width, *size = (int(n) for n in random.integers(1, 200, 4))
+        image = random.integers(0, 256, (height, width, 3), np.uint8)[:, :: seed % 3 - 1 or 2]
+        image = image if seed % 4 else image[..., 1]
+        turn, scale = random.uniform(-4, 4), 2.0 ** random.uniform(-2.5, 2.5)
+        matrix = np.eye(3)
+        matrix[:2, :2] = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]) * scale
+        matrix[:2, 2] = random.uniform(-20, 200, 2)
+        matrix[2, :2] = random.normal(size=2) * 10.0 ** random.uniform(-6, -2)
+        if seed % 3 == 0:  # places half way between two that there are
+            matrix = np.rint(matrix * 256) / 256
+        how: Any = {"size": tuple(size), "border": 9.0, "interpolation": "linear"}
+        for op, m in ((tw.warp_affine, matrix[:2]), (tw.warp_perspective, matrix)):
+            want = op.reference(image, m, **how)
+            np.testing.assert_array_equal(op(image, m, **how), want, f"{op.name}, seed {seed}")
+
+
+def test_bilateral_of_wide_pictures_has_the_bits_of_the_reference() -> None:
+    random = np.random.default_rng(5)
+    image = (random.integers(0, 30, (70, 1000)) + np.arange(1000) // 5).astype(np.uint8)
+    for sigma in (3.0, 30.0, 80.0, 1000.0):
+        how: Any = {"d": 7, "sigma_color": sigma, "sigma_space": 2.0}
+        np.testing.assert_array_equal(vision.bilateral(image, **how), tw.bilateral.reference(image, **how))
+
+
 def test_bilateral_is_near_opencv() -> None:
     cv2 = opencv()
     for random, image in pictures(8):

@@ -2,24 +2,28 @@
 //
 //     y[i, j] = image at ((m00 j + m01 i + m02) / w, (m10 j + m11 i + m12) / w),   w = 1 or m20 j + m21 i + m22
 //
-// Method    places are computed in blocks of a row: of affine maps in steps of 64-bit integers, where these hold them, else
-//           in doubles. The pixels around them are fetched one by one and mixed whole vectors at once. Pieces that lie
-//           inside the picture are fetched without a check, pieces outside it not at all.
+// Method    tiles of the result see a piece of the picture. Where that is small and pixels have 8 bits, it is laid out anew
+//           so that the four pixels around a place are one word (image/quads.h): places are steps of 64-bit integers, or
+//           quotients in doubles of which those too near a half are divided again. Else places are computed in rows, the
+//           pixels around them fetched one by one and mixed whole vectors at once; those that lie inside the picture are
+//           fetched without a check, those outside it not at all.
 // Numerics  the matrix is rounded to whole numbers of at most 51 bits, scaled by a power of two, so that sums are exact as
 //           doubles and as integers, on every tier and device; places are rounded to 1/128 pixel, and mixtures, exact
 //           sums, once to a pixel, halves up. Floats are mixed in float64, along and then down, each rounded to float32.
 //           Outside the picture all pixels are `border`.
-// Threads   bands of rows. Same bits always.
+// Threads   rows of tiles. Same bits always.
 #include "image/check.h"
+#include "image/quads.h"
 #include "image/window.h"
 #include "ops/ops.h"
+#include "simd/units.h"
 
 namespace tw::TW_ISA {
 namespace {
 
-constexpr int64_t kBlock = 256, kMostPixels = 32767;
+constexpr int64_t kTile = 64, kTilesAtOnce = 4, kMostPixels = 32767;
 constexpr int64_t kPiece = 32;  // pixels that are fetched alike, at least a vector of any element
-constexpr int kPlaceBits = 7, kBits = 51;
+constexpr int kBits = 51;
 constexpr double kFarAway = 1 << 28;  // in 1/128 pixel: outside every picture
 constexpr int kDoubles = kLanes<double>;
 
@@ -52,7 +56,7 @@ void make_map(const View& matrix, int64_t height, int64_t width, Map& map) {
     map.projective = matrix.shape[0] == 3 || !finite;
     map.scale = map.projective ? 1 << kPlaceBits : __builtin_ldexp(1, exponent - kBits + kPlaceBits);
     const int shift = kBits - kPlaceBits - exponent;
-    map.shift = !map.projective && shift >= 32 && shift < 63 ? shift : 0;
+    map.shift = !map.projective && shift > 0 && shift < 63 ? shift : 0;
 }
 
 // Upper halves of 64-bit integers.
@@ -80,7 +84,7 @@ void find_places(const Map& map, int64_t x, int64_t y, int64_t n, int32_t* px, i
     double base[3];
     for (int i = 0; i < 3; ++i) base[i] = map.m[i][1] * static_cast<double>(y) + map.m[i][2];
     n = ceil_div(n, kPiece) * kPiece;
-    if (map.shift) {
+    if (map.shift >= 32) {
         step_along(map.m[0][0], base[0], map.shift, x, n, px);
         step_along(map.m[1][0], base[1], map.shift, x, n, py);
         return;
@@ -105,12 +109,6 @@ void find_places(const Map& map, int64_t x, int64_t y, int64_t n, int32_t* px, i
     }
 }
 
-template <class T>
-struct SourceOf {
-    const T* data;
-    int64_t height, width, row, column;
-    T border;
-};
 using Source = SourceOf<uint8_t>;
 
 template <class T>
@@ -204,8 +202,8 @@ void mix(const uint16_t* upper, const uint16_t* lower, const int16_t* parts_x, c
 
 // Pixels of 8 bits.
 void mix_all(const Source& s, const int32_t* px, const int32_t* py, int64_t n, uint8_t* to) {
-    alignas(64) int16_t parts_x[kBlock], parts_y[kBlock];
-    alignas(64) uint16_t upper[kBlock] = {}, lower[kBlock] = {};
+    alignas(64) int16_t parts_x[kTile], parts_y[kTile];
+    alignas(64) uint16_t upper[kTile] = {}, lower[kTile] = {};
     find_parts(px, n, parts_x);
     find_parts(py, n, parts_y);
     fetch_all(s, px, py, n, upper, lower);
@@ -250,6 +248,227 @@ void mix_all(const SourceOf<T>& s, const int32_t* px, const int32_t* py, int64_t
     }
 }
 
+// ---- tiles of words ---------------------------------------------------------------------------------------------------
+
+// Columns of the result that lane I of one of four vectors of 64 bits stands for: in this order their 32-bit halves, put
+// together by units, are two vectors that narrow_units brings into the order of a row.
+template <class T, int... I>
+TW_INLINE Vec<T> columns_of(Seq<I...>) {
+    return Vec<T>{static_cast<T>(I / 2 * 8 + I % 2)...};
+}
+template <int Odd, class V>
+TW_INLINE u32v halves(V a, V b) {
+    return bitcast<u32v>(halves_of_units<Odd, Odd>(bitcast<f32v>(a), bitcast<f32v>(b)));  // one shuffle, of floats
+}
+
+struct Places {
+    u32v x[2], y[2];  // in 1/2^23 pixel of a piece
+};
+
+// Steps of one axis: integers in 1/2^48 of 1/128 pixel, which wrap where no place of the tile is.
+class Steps {
+public:
+    Steps(const double* m, int shift, int64_t x, int64_t origin)
+        : along_(whole(m[0])),
+          down_(whole(m[1])),
+          first_(whole(m[2]) + along_ * static_cast<uint64_t>(x) + (uint64_t{1} << (shift - 1)) -
+                 (static_cast<uint64_t>(origin * (1 << kPlaceBits)) << shift)),
+          shift_(32 + kFineBits - shift) {
+        const uint64_t step = along_ << shift_;
+        columns_ = columns_of<uint64_t>(Indices<Vec<uint64_t>>{}) * splat(step);
+        for (int k = 0; k < 4; ++k) steps_[k] = splat(step * (k < 3 ? 2 * (k + 1) : kLanes<int16_t>));
+    }
+
+    TW_INLINE void start(Steps& s, int64_t y) {
+        s.at_ = s.columns_ + splat((s.first_ + s.down_ * static_cast<uint64_t>(y)) << s.shift_);
+    }
+    TW_INLINE void next(Steps& s, u32v (&to)[2]) {
+        to[0] = halves<1>(s.at_, s.at_ + s.steps_[0]);
+        to[1] = halves<1>(s.at_ + s.steps_[1], s.at_ + s.steps_[2]);
+        s.at_ += s.steps_[3];
+    }
+
+private:
+    TW_INLINE uint64_t whole(double v) { return static_cast<uint64_t>(static_cast<int64_t>(v)); }
+
+    uint64_t along_, down_, first_;
+    int shift_;
+    Vec<uint64_t> columns_, at_, steps_[4];
+};
+
+class AffinePlaces {
+public:
+    AffinePlaces(const Map& map, int64_t x, const Piece& piece)
+        : x_(map.m[0], map.shift, x, piece.x), y_(map.m[1], map.shift, x, piece.y) {}
+
+    TW_INLINE void start(AffinePlaces& p, int64_t y) {
+        Steps::start(p.x_, y);
+        Steps::start(p.y_, y);
+    }
+    TW_INLINE void next(AffinePlaces& p, Places& to) {
+        Steps::next(p.x_, to.x);
+        Steps::next(p.y_, to.y);
+    }
+
+private:
+    Steps x_, y_;
+};
+
+// Quotients less than 1/2^23 of a pixel off: the low half of a double to which 1.5 2^52 is added. Where that may end in
+// another 1/128 they are found anew.
+class ProjectivePlaces {
+    static constexpr int kScaleBits = kPlaceBits + kFineBits;
+    typedef VecOf<float, kDoubles> Floats;
+
+public:
+    ProjectivePlaces(const Map& map, int64_t x, const Piece& piece) : map_(map), piece_(piece), x_(x) {
+        for (int i = 0; i < 3; ++i) {
+            const double scale = i < 2 ? 1 << kScaleBits : 1;
+            const double step = map.m[i][0] * scale;
+            down_[i] = map.m[i][1] * scale, first_[i] = map.m[i][2] * scale + step * static_cast<double>(x);
+            columns_[i] = columns_of<double>(Indices<f64v>{}) * splat(step);
+            for (int k = 0; k < 4; ++k) steps_[i][k] = splat(step * (k < 3 ? 2 * (k + 1) : kLanes<int16_t>));
+        }
+        for (int i = 0; i < 2; ++i) {
+            const int64_t origin = (i ? piece.y : piece.x) * (1 << kScaleBits);
+            origin_[i] = splat(0x1.8p52 + static_cast<double>((1 << (kFineBits - 1)) + 1 - origin));
+        }
+    }
+
+    TW_INLINE void start(ProjectivePlaces& p, int64_t y) {
+        p.y_ = y, p.column_ = p.x_;
+        for (int i = 0; i < 3; ++i) p.at_[i] = p.columns_[i] + splat(p.first_[i] + p.down_[i] * static_cast<double>(y));
+    }
+    TW_INLINE void next(ProjectivePlaces& p, Places& to) {
+        f64v x[4], y[4];
+#pragma GCC unroll 4
+        for (int k = 0; k < 4; ++k) {
+            const auto part = [&](int i) __attribute__((always_inline)) {
+                return k ? p.at_[i] + p.steps_[i][k - 1] : p.at_[i];
+            };
+            const f64v w = part(2);
+            const f64v rough = __builtin_convertvector(1 / __builtin_convertvector(w, Floats::type), f64v);
+            const f64v over = rough + rough * (1 - w * rough);
+            x[k] = part(0) * over + p.origin_[0];
+            y[k] = part(1) * over + p.origin_[1];
+        }
+#pragma GCC unroll 2
+        for (int k = 0; k < 2; ++k) {
+            to.x[k] = halves<0>(x[2 * k], x[2 * k + 1]);
+            to.y[k] = halves<0>(y[2 * k], y[2 * k + 1]);
+        }
+        const u32v part = splat<uint32_t>((1 << kFineBits) - 1);
+        const auto parts = [&](const u32v(&v)[2])
+                               __attribute__((always_inline)) { return min_any(v[0] & part, v[1] & part); };
+        if (any(min_any(parts(to.x), parts(to.y)) < splat<uint32_t>(2)))
+            to = divided(p.map_, p.piece_, p.column_, p.y_);
+        for (int i = 0; i < 3; ++i) p.at_[i] += p.steps_[i][3];
+        p.column_ += kLanes<int16_t>;
+    }
+
+private:
+    __attribute__((noinline)) static Places divided(const Map& map, const Piece& piece, int64_t x, int64_t y) {
+        constexpr int64_t lanes = kLanes<int32_t>;
+        int32_t px[kPiece], py[kPiece];
+        find_places(map, x, y, kPiece, px, py);
+        const auto in_piece = [](const int32_t* places, int64_t origin, u32v(&v)[2]) {
+            for (int64_t i = 0; i < 2 * lanes; ++i) {
+                const int64_t column = i % lanes / 4 * 8 + i / lanes * 4 + i % 4;
+                v[i / lanes][i % lanes] = static_cast<uint32_t>(places[column] - origin * (1 << kPlaceBits))
+                                          << kFineBits;
+            }
+        };
+        Places to;
+        in_piece(px, piece.x, to.x);
+        in_piece(py, piece.y, to.y);
+        return to;
+    }
+
+    const Map& map_;
+    const Piece& piece_;
+    const int64_t x_;
+    int64_t y_ = 0, column_ = 0;
+    double down_[3], first_[3];
+    f64v columns_[3], at_[3], steps_[3][4], origin_[2];
+};
+
+struct Tile {
+    int64_t y, x, rows, columns;
+};
+
+// The piece of the picture that a tile sees: that of its corners, between which places rise or fall. False where it is not
+// known, since w may be 0 in between.
+bool find_piece(const Map& map, const Tile& t, Piece& piece) {
+    const int64_t ys[] = {t.y, t.y + t.rows - 1}, xs[] = {t.x, t.x + t.columns - 1};
+    int64_t low[2] = {INT32_MAX, INT32_MAX}, high[2] = {INT32_MIN, INT32_MIN};
+    int above = 0, below = 0;
+    for (const int64_t y : ys)
+        for (const int64_t x : xs) {
+            int32_t places[2][kPiece];
+            find_places(map, x, y, 1, places[0], places[1]);
+            for (int i = 0; i < 2; ++i) low[i] = min_of(low[i], places[i][0]), high[i] = max_of(high[i], places[i][0]);
+            const double w = map.m[2][0] * static_cast<double>(x) + map.m[2][1] * static_cast<double>(y) + map.m[2][2];
+            above += w > 0, below += w < 0;
+        }
+    piece.x = low[0] >> kPlaceBits, piece.columns = (high[0] >> kPlaceBits) - piece.x + 1;
+    piece.y = low[1] >> kPlaceBits, piece.rows = (high[1] >> kPlaceBits) - piece.y + 1;
+    return !map.projective || above == 4 || below == 4;
+}
+
+template <class Walk>
+void mix_tile(const Quads& quads, Walk walk, const Tile& t, uint8_t* to, int64_t row, int64_t column) {
+    constexpr int64_t lanes = kLanes<int16_t>;
+    const bool whole = column == 1 && t.columns == kTile;
+    uint8_t mixed[kTile];
+    for (int64_t i = 0; i < t.rows; ++i, to += row) {
+        Walk::start(walk, t.y + i);
+        for (int64_t x = 0; x < t.columns; x += lanes) {
+            Places p;
+            Walk::next(walk, p);
+            const i32v first = Quads::mixed(quads, p.x[0], p.y[0]), second = Quads::mixed(quads, p.x[1], p.y[1]);
+            store_pixels((whole ? to : mixed) + x, narrow_units(first, second));
+        }
+        if (!whole)
+            for (int64_t j = 0; j < t.columns; ++j) to[j * column] = mixed[j];
+    }
+}
+
+// False where the tile must be made another way.
+bool tile_of_words(const Map& map, const Source& s, const Tile& t, uint8_t* memory, uint8_t* to, int64_t row,
+                   int64_t column) {
+    Piece piece;
+    if (!(map.projective || (map.shift && map.shift <= 32 + kFineBits)) || !find_piece(map, t, piece)) return false;
+    if (piece.x >= s.width || piece.y >= s.height || piece.x + piece.columns < 0 || piece.y + piece.rows < 0) {
+        for (int64_t i = 0; i < t.rows; ++i)
+            for (int64_t j = 0; j < t.columns; ++j) to[i * row + j * column] = s.border;
+        return true;
+    }
+    if (!is_small(piece)) return false;
+    Quads quads(memory);
+    quads.take(s, piece);
+    if (map.projective)
+        mix_tile(quads, ProjectivePlaces(map, t.x, piece), t, to, row, column);
+    else
+        mix_tile(quads, AffinePlaces(map, t.x, piece), t, to, row, column);
+    return true;
+}
+
+template <class T>
+void tile_of_rows(const Map& map, const SourceOf<T>& s, const Tile& t, bool nearest, T* to, int64_t row,
+                  int64_t column) {
+    alignas(64) int32_t px[kTile] = {}, py[kTile] = {};
+    T mixed[kTile];
+    for (int64_t i = 0; i < t.rows; ++i, to += row) {
+        find_places(map, t.x, t.y + i, t.columns, px, py);
+        if (nearest)
+            for (int64_t j = 0; j < t.columns; ++j)
+                mixed[j] = pixel(s, (py[j] + 64) >> kPlaceBits, (px[j] + 64) >> kPlaceBits);
+        else
+            mix_all(s, px, py, t.columns, mixed);
+        for (int64_t j = 0; j < t.columns; ++j) to[j * column] = mixed[j];
+    }
+}
+
 template <class T>
 Status run_as(const Call& c) {
     const View &image = c.in[0], &matrix = c.in[1], &y = c.out[0];
@@ -258,32 +477,30 @@ Status run_as(const Call& c) {
     make_map(matrix, height, width, map);
     if (numel(y) == 0) return Status::ok;
     const bool nearest = c.attr[1].choice == 1;
-    const int64_t rows = max_of(1, kChunkElements / width);
-    parallel(ceil_div(height, rows), [&](int64_t band) {
-        alignas(64) int32_t px[kBlock] = {}, py[kBlock] = {};
-        T mixed[kBlock];
-        for (int64_t i = band * rows; i < min_of((band + 1) * rows, height); ++i)
-            for (int64_t x = 0; x < width; x += kBlock) {
-                const int64_t n = min_of(kBlock, width - x);
-                find_places(map, x, i, n, px, py);
-                for (int64_t k = 0; k < channels; ++k) {
-                    const int64_t channel = channels > 1 ? k * image.stride[2] : 0;
-                    const SourceOf<T> s = {image.as<T>() + channel, image.shape[0],  image.shape[1],
-                                           image.stride[0],         image.stride[1], static_cast<T>(c.attr[2].f)};
-                    if (nearest)
-                        for (int64_t j = 0; j < n; ++j)
-                            mixed[j] = pixel(s, (py[j] + 64) >> kPlaceBits, (px[j] + 64) >> kPlaceBits);
-                    else
-                        mix_all(s, px, py, n, mixed);
-                    T* const to = y.as<T>() + i * y.stride[0] + x * y.stride[1] + (channels > 1 ? k * y.stride[2] : 0);
-                    if (y.stride[1] == 1)
-                        __builtin_memcpy(to, mixed, static_cast<size_t>(n) * sizeof(T));
-                    else
-                        for (int64_t j = 0; j < n; ++j) to[j * y.stride[1]] = mixed[j];
-                }
+    const int64_t wide = kTilesAtOnce * kTile, across = ceil_div(width, wide);
+    bool enough = true;
+    parallel(ceil_div(height, kTile) * across, [&](int64_t chunk) {
+        Scratch scratch(static_cast<size_t>(Quads::kBytes));
+        if (!scratch.as<char>()) return __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
+        const int64_t top = chunk / across * kTile, left = chunk % across * wide;
+        for (int64_t x = left; x < min_of(left + wide, width); x += kTile) {
+            const Tile t = {top, x, min_of(kTile, height - top), min_of(kTile, width - x)};
+            for (int64_t k = 0; k < channels; ++k) {
+                const SourceOf<T> s = {image.as<T>() + (channels > 1 ? k * image.stride[2] : 0),
+                                       image.shape[0],
+                                       image.shape[1],
+                                       image.stride[0],
+                                       image.stride[1],
+                                       static_cast<T>(c.attr[2].f)};
+                T* const to = y.as<T>() + top * y.stride[0] + x * y.stride[1] + (channels > 1 ? k * y.stride[2] : 0);
+                if constexpr (sizeof(T) == 1)
+                    if (!nearest && tile_of_words(map, s, t, scratch.as<uint8_t>(), to, y.stride[0], y.stride[1]))
+                        continue;
+                tile_of_rows(map, s, t, nearest, to, y.stride[0], y.stride[1]);
             }
+        }
     });
-    return Status::ok;
+    return enough ? Status::ok : fail(Status::memory, "image", "no memory for a piece of the picture; want some free");
 }
 
 Status run(const Call& c) {

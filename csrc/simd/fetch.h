@@ -1,0 +1,65 @@
+// Loads from places anywhere, and what mixes the pixels that lie there.
+#pragma once
+#include "simd/pixels.h"
+
+namespace tw::TW_ISA {
+
+// Words of 32 bits that begin at p[at]. One by one, by way of memory: gathers and moves between registers are slower on Zen.
+template <int... I>
+TW_INLINE i32v load_words_at(const uint16_t* p, const uint32_t* at, Seq<I...>) {
+    const auto word = [=](int i) __attribute__((always_inline)) {
+        int32_t v;
+        __builtin_memcpy(&v, p + at[i], sizeof v);
+        return v;
+    };
+    return i32v{word(I)...};
+}
+TW_INLINE i32v load_words_at(const uint16_t* p, u32v at) {
+    alignas(kVecBytes) uint32_t lanes[kLanes<uint32_t>];
+    store(lanes, at);
+    __asm__("" : "+m"(lanes));
+    return load_words_at(p, lanes, Indices<u32v>{});
+}
+
+// 16 bytes from p[at[0]], p[at[1]], ..., one in each 16-byte unit.
+TW_INLINE i16v load_units_at(const int16_t* p, const int32_t* at) {
+#if defined(__AVX2__)
+    const auto unit = [=](int i) __attribute__((always_inline)) {
+        return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + at[i]));
+    };
+    const __m256i low = _mm256_inserti128_si256(_mm256_castsi128_si256(unit(0)), unit(1), 1);
+#if defined(__AVX512F__)
+    const __m256i high = _mm256_inserti128_si256(_mm256_castsi128_si256(unit(2)), unit(3), 1);
+    return (i16v)_mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
+#else
+    return (i16v)low;
+#endif
+#else
+    return load(p + at[0]);
+#endif
+}
+
+// All bytes of a 32-bit lane become its third one; both halves its upper one.
+template <int... I>
+TW_INLINE u8v third_bytes(u32v v, Seq<I...>) {
+    return look_up16(bitcast<u8v>(v), u8v{static_cast<uint8_t>(I % 16 / 4 * 4 + 2)...});
+}
+TW_INLINE u8v third_bytes(u32v v) { return third_bytes(v, Indices<u8v>{}); }
+template <int... I>
+TW_INLINE i16v upper_halves(u32v v, Seq<I...>) {
+    return bitcast<i16v>(look_up16(bitcast<u8v>(v), u8v{static_cast<uint8_t>(I % 16 / 4 * 4 + 2 + I % 2)...}));
+}
+TW_INLINE i16v upper_halves(u32v v) { return upper_halves(v, Indices<u8v>{}); }
+
+// Sums of two neighbouring products of bytes, of which a is unsigned; what does not fit 16 bits saturates.
+TW_INLINE i16v dot_bytes(u8v a, Vec<int8_t> b) {
+#if defined(__SSE4_2__)
+    return (i16v)TW_MM(maddubs_epi16)((Bits)a, (Bits)b);
+#elif defined(__aarch64__)
+    const int16x8_t low = vmulq_s16((int16x8_t)vmovl_u8(vget_low_u8(a)), vmovl_s8(vget_low_s8(b)));
+    const int16x8_t high = vmulq_s16((int16x8_t)vmovl_high_u8(a), vmovl_high_s8(b));
+    return vqaddq_s16(vuzp1q_s16(low, high), vuzp2q_s16(low, high));
+#endif
+}
+
+}  // namespace tw::TW_ISA
