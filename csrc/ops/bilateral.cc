@@ -3,11 +3,11 @@
 //     y = floor(sum w p / sum w + 1/2) over pixels p in a disc of diameter d around c,
 //     w = rint(255 exp(-r^2 / (2 sigma_space^2) - (p - c)^2 / (2 sigma_color^2)))
 //
-// Method    a weight is looked up by the distance in value, 16 entries of a table at a time, in registers: tables end
-//           where weights round to nothing. Pixels of one distance share a table. Sums are kept by lane, so that nothing
-//           is shuffled.
+// Method    two pixels weigh each other alike: weights are found once for both, a row of one half of the disc at a time. A
+//           weight is looked up by the distance in value, 16 entries of a table at a time, in registers: tables end where
+//           weights round to nothing. Sums are kept by lane, so that nothing is shuffled.
 // Numerics  weights in whole numbers, exact sums, one rounding half up. Outside, pixels mirror without repeating the edge.
-// Threads   bands of rows, whose windows overlap. Same bits always.
+// Threads   stripes of bands of rows, whose windows overlap. Same bits always.
 // Source    C. Tomasi and R. Manduchi, "Bilateral filtering for gray and color images", 1998.
 #include "image/check.h"
 #include "image/window.h"
@@ -17,38 +17,91 @@
 namespace tw::TW_ISA {
 namespace {
 
-constexpr int64_t kBandRows = 32;
+constexpr int64_t kBandRows = 64;
+constexpr int64_t kStripe = 480;  // columns at once, so that weights stay in L1
 constexpr int64_t kLargest = 17;  // so that 16 bits hold a sum of weights
-constexpr int kMostPixels = 225, kHalf = kLargest / 2;
+constexpr int64_t kHalf = kLargest / 2, kPitch = kStripe + 2 * kMargin + 32;
+constexpr int kMostTaps = 112, kParts = 16, kVectors = 4;
 
+// Rows that are kept in turn, a power of two of them.
+TW_INLINE int64_t ring_of(int64_t rows) {
+    int64_t ring = 1;
+    while (ring < rows) ring *= 2;
+    return ring;
+}
+
+// Of a pixel and the one `down` rows below and `along` columns to the right. Its weights of the last `down` + 1 rows are
+// kept from row `kept` of all that are.
 struct Tap {
-    int64_t row, column;
-    const uint8_t* table;  // entries 0-15 in every unit of 16 bytes of a vector, then 16-31, ...
+    int64_t down, along, kept;
+    const uint8_t* table;
 };
 
+// The pixels of a disc that follow its middle, as those before it are the same turned round.
 struct Disc {
-    Tap tap[kMostPixels];
-    int n, parts;  // vectors in a table
+    Tap tap[kMostTaps];
+    int n;
+    int64_t kept;
+    int parts;  // sixteens of distances in value, of which the last one weighs nothing
 };
 
-// Weights by squared distance in place and by distance in value; `memory` takes kHalf^2 + 1 tables of 16 vectors.
+// Tables by squared distance in place: entries 0-15 in every unit of 16 bytes of a vector, then what entries 16-31 differ
+// in, and so on; at 128 anew.
 void make_disc(int64_t d, double sigma_color, double sigma_space, uint8_t* memory, Disc& disc) {
     const int64_t half = d / 2;
     const double color = -0.5 / (sigma_color * sigma_color), space = -0.5 / (sigma_space * sigma_space);
     uint8_t flat[256];
-    disc.n = 0, disc.parts = 1;
-    for (int64_t square = 0; square <= half * half; ++square) {
-        uint8_t* const table = memory + square * 16 * kVecBytes;
+    disc.n = 0, disc.kept = 0, disc.parts = 1;
+    for (int64_t square = 1; square <= half * half; ++square) {
+        uint8_t* const table = memory + square * kParts * kVecBytes;
         for (int v = 0; v < 256; ++v) {
             const double weight = static_cast<double>(square) * space + static_cast<double>(v * v) * color;
             flat[v] = static_cast<uint8_t>(__builtin_rint(255 * __builtin_exp(weight)));
-            if (flat[v] && v / 16 >= disc.parts) disc.parts = v / 16 + 1;
+            if (flat[v] && (v + 1) / 16 >= disc.parts && disc.parts < kParts) disc.parts = (v + 1) / 16 + 1;
         }
-        for (int part = 0; part < 16; ++part)
-            for (int i = 0; i < kVecBytes; ++i) table[part * kVecBytes + i] = flat[part * 16 + i % 16];
-        for (int64_t y = -half; y <= half; ++y)
+        for (int part = 0; part < kParts; ++part)
+            for (int i = 0; i < kVecBytes; ++i) {
+                const int v = part * 16 + i % 16;
+                table[part * kVecBytes + i] = static_cast<uint8_t>(flat[v] ^ (part % 8 ? flat[v - 16] : 0));
+            }
+        for (int64_t y = 0; y <= half; ++y)
             for (int64_t x = -half; x <= half; ++x)
-                if (y * y + x * x == square) disc.tap[disc.n++] = {y + half, x, table};
+                if (y * y + x * x == square && (y > 0 || x > 0)) {
+                    disc.tap[disc.n++] = {y, x, disc.kept, table};
+                    disc.kept += ring_of(y + 1);
+                }
+    }
+}
+
+// Weights of n pairs of pixels, and up to kVectors vectors more.
+void find_weights(const uint8_t* a, const uint8_t* b, const uint8_t* table, int parts, uint8_t* to, int64_t n) {
+    typedef Vec<int8_t> Signed;
+    const u8v most = splat(static_cast<uint8_t>(16 * parts - 1));
+    for (int64_t x = 0; x < n; x += kVectors * kVecBytes) {
+        u8v apart[kVectors], found[kVectors] = {};
+        for (int v = 0; v < kVectors; ++v) {
+            const u8v p = load(a + x + v * kVecBytes), q = load(b + x + v * kVecBytes);
+            apart[v] = min_any(max_any(p, q) - min_any(p, q), most);
+        }
+        // Each part adds its change to what lies at or above it; lanes of 128 and more find 0 and stay there.
+        const auto look_up = [&](int first, int last) __attribute__((always_inline)) {
+            u8v left[kVectors];
+            for (int v = 0; v < kVectors; ++v) {
+                left[v] = apart[v] ^ splat(static_cast<uint8_t>(first * 16));
+                left[v] |= bitcast<u8v>(bitcast<Signed>(left[v]) < 0);
+            }
+#pragma GCC unroll 1
+            for (int part = first; part < last; ++part) {
+                const u8v entries = load(table + part * kVecBytes);
+                for (int v = 0; v < kVectors; ++v) {
+                    found[v] ^= look_up16(entries, left[v]);
+                    left[v] -= 16;
+                }
+            }
+        };
+        look_up(0, parts < 8 ? parts : 8);
+        if (parts > 8) look_up(8, parts);
+        for (int v = 0; v < kVectors; ++v) store(to + x + v * kVecBytes, found[v]);
     }
 }
 
@@ -61,33 +114,84 @@ TW_INLINE i32v quotient(u32v sum, u32v weight) {
     return q - bitcast<i32v>(rest >= d);
 }
 
-void filter_row(const uint8_t* const* rows, const Disc& disc, int64_t half, uint8_t* to, int64_t n) {
+struct Weighed {
+    const uint8_t *weights, *pixels;
+};
+
+// Means of n pixels.
+void find_means(const uint8_t* middle, const Weighed* others, int64_t count, uint8_t* to, int64_t n) {
     typedef Vec<uint16_t> Pairs;
+    // Of even or odd bytes: sums of weights, and of products, whole but for multiples of 2^16 and of their upper bytes.
+    struct Sums {
+        Pairs weights, products, upper;
+        TW_INLINE void add(Sums& s, Pairs weight, Pairs pixel) {
+            const Pairs product = weight * pixel;
+            s.weights += weight;
+            s.products += product;
+            s.upper += product >> 8;
+        }
+        // Means of every other lane, in the low bytes of 32 bits.
+        TW_INLINE i32v mean(const Sums& s, bool odd) {
+            const Pairs lower = s.products - (s.upper << 8);  // sums of lower bytes, which 16 bits hold
+            const auto half = [=](Pairs v) __attribute__((always_inline)) {
+                return odd ? bitcast<u32v>(v) >> 16 : bitcast<u32v>(v) & 0xffff;
+            };
+            return quotient((half(s.upper) << 8) + half(lower), half(s.weights));
+        }
+    };
     for (int64_t x = 0; x < n; x += kLanes<uint8_t>) {
-        const u8v center = load(rows[half] + x);
-        // Bytes 0, 1, 2 and 3 of every four, and weights of even and odd bytes.
-        u32v sum[4] = {};
-        Pairs even{}, odd{};
+        Sums even{}, odd{};
+        const auto add = [&](u8v weight, u8v pixel) __attribute__((always_inline)) {
+            const Pairs w = bitcast<Pairs>(weight), p = bitcast<Pairs>(pixel);
+            Sums::add(even, w & 255, p & 255);
+            Sums::add(odd, w >> 8, p >> 8);
+        };
+        add(splat<uint8_t>(255), load(middle + x));
+        for (int64_t k = 0; k < count; ++k) add(load(others[k].weights + x), load(others[k].pixels + x));
+        const i32v y = Sums::mean(even, false) | Sums::mean(odd, false) << 8 | Sums::mean(even, true) << 16 |
+                       Sums::mean(odd, true) << 24;
+        store_n(to + x, bitcast<u8v>(y), min_of(n - x, kLanes<uint8_t>));
+    }
+}
+
+// Columns x to x + n - 1 of rows first to last - 1.
+void filter_stripe(const View& image, const View& y, const Disc& disc, int64_t half, int64_t first, int64_t last,
+                   int64_t x, int64_t n, uint8_t* memory) {
+    const int64_t height = image.shape[0], width = image.shape[1], ring = ring_of(2 * half + 1);
+    const auto pixels = [&](int64_t i) { return memory + (i & (ring - 1)) * kPitch + kMargin; };
+    const auto weights = [&](const Tap& tap, int64_t i) {
+        return memory + (ring + tap.kept + (i & (ring_of(tap.down + 1) - 1))) * kPitch + kMargin;
+    };
+    const auto take = [&](int64_t i) {
+        const uint8_t* const from = image.as<uint8_t>() + mirrored(i, height) * image.stride[0];
+        uint8_t* const to = pixels(i);
+        const int64_t begin = max_of(x - half, 0), end = min_of(x + n + half, width), step = image.stride[1];
+        copy_row(to + begin - x, from + begin * step, step, end - begin);
+        for (int64_t k = x - half; k < begin; ++k) to[k - x] = from[mirrored(k, width) * step];
+        for (int64_t k = end; k < x + n + half; ++k) to[k - x] = from[mirrored(k, width) * step];
+    };
+    Weighed others[2 * kMostTaps];
+    uint8_t row[kStripe];
+    for (int64_t i = first - 2 * half; i < first; ++i) take(i + half);
+    for (int64_t i = first - half; i < last; ++i) {
+        if (i >= first) take(i + half);
         for (int t = 0; t < disc.n; ++t) {
             const Tap& tap = disc.tap[t];
-            const u8v pixel = load(rows[tap.row] + x + tap.column);
-            u8v apart = max_any(pixel, center) - min_any(pixel, center), weight{};
-            for (int part = 0; part < disc.parts; ++part, apart -= 16)
-                weight |= look_up16(load(tap.table + part * kVecBytes), min_any(apart, splat<uint8_t>(16)) + 112);
-            const Pairs w = bitcast<Pairs>(weight), p = bitcast<Pairs>(pixel);
-            const Pairs low = w & 255, high = w >> 8;
-            even += low;
-            odd += high;
-            const u32v a = bitcast<u32v>(low * (p & 255)), b = bitcast<u32v>(high * (p >> 8));
-            sum[0] += a & 0xffff;
-            sum[2] += a >> 16;
-            sum[1] += b & 0xffff;
-            sum[3] += b >> 16;
+            if (i + tap.down < first) continue;
+            const int64_t before = max_of(tap.along, 0), after = max_of(-tap.along, 0);
+            find_weights(pixels(i) - before, pixels(i + tap.down) + tap.along - before, tap.table, disc.parts,
+                         weights(tap, i) - before, n + before + after);
         }
-        const u32v w0 = bitcast<u32v>(even), w1 = bitcast<u32v>(odd);
-        const i32v y = quotient(sum[0], w0 & 0xffff) | quotient(sum[1], w1 & 0xffff) << 8 |
-                       quotient(sum[2], w0 >> 16) << 16 | quotient(sum[3], w1 >> 16) << 24;
-        store_n(to + x, bitcast<u8v>(y), min_of(n - x, kLanes<uint8_t>));
+        if (i < first) continue;
+        for (int t = 0; t < disc.n; ++t) {
+            const Tap& tap = disc.tap[t];
+            others[2 * t] = {weights(tap, i), pixels(i + tap.down) + tap.along};
+            others[2 * t + 1] = {weights(tap, i - tap.down) - tap.along, pixels(i - tap.down) - tap.along};
+        }
+        uint8_t* const to = y.as<uint8_t>() + i * y.stride[0] + x * y.stride[1];
+        const bool whole = y.stride[1] == 1;
+        find_means(pixels(i), others, 2 * disc.n, whole ? to : row, n);
+        for (int64_t k = 0; !whole && k < n; ++k) to[k * y.stride[1]] = row[k];
     }
 }
 
@@ -95,38 +199,22 @@ Status run(const Call& c) {
     const View &image = c.in[0], &y = c.out[0];
     if (numel(y) == 0) return Status::ok;
     const int64_t d = c.attr[0].i, half = d / 2, height = image.shape[0], n = image.shape[1];
-    Scratch scratch(static_cast<size_t>((kHalf * kHalf + 1) * 16 * kVecBytes));
+    Scratch scratch(static_cast<size_t>((kHalf * kHalf + 1) * kParts * kVecBytes));
     if (!scratch.as<char>()) return fail(Status::memory, "d", "no memory for the weights; want a smaller d");
     Disc disc;
     make_disc(d, c.attr[1].f, c.attr[2].f, scratch.as<uint8_t>(), disc);
-    const int64_t pitch = row_pitch(n);
+    const int64_t stripes = ceil_div(n, kStripe);
     bool enough = true;
-    parallel(ceil_div(height, kBandRows), [&](int64_t band) {
-        Scratch own(static_cast<size_t>((d + 1) * pitch));
-        uint8_t* const ring = own.as<uint8_t>();
-        if (!ring) return __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
-        uint8_t* const row = ring + d * pitch;
-        const auto place = [&](int64_t i) { return ring + (i % d + d) % d * pitch + kMargin; };
-        const auto take = [&](int64_t i) {
-            uint8_t* const to = place(i);
-            copy_row(to, image.as<uint8_t>() + mirrored(i, height) * image.stride[0], image.stride[1], n);
-            for (int64_t k = 1; k <= half; ++k)
-                to[-k] = to[mirrored(-k, n)], to[n - 1 + k] = to[mirrored(n - 1 + k, n)];
-        };
-        const int64_t first = band * kBandRows;
-        for (int64_t i = first - half; i < first + half; ++i) take(i);
-        for (int64_t i = first; i < min_of(first + kBandRows, height); ++i) {
-            take(i + half);
-            const uint8_t* rows[kLargest];
-            for (int64_t k = 0; k < 2 * half + 1; ++k) rows[k] = place(i + k - half);
-            uint8_t* const to = begin_row(y, i, row);
-            filter_row(rows, disc, half, to, n);
-            end_row(y, i, to);
-        }
+    parallel(ceil_div(height, kBandRows) * stripes, [&](int64_t chunk) {
+        Scratch own(static_cast<size_t>((ring_of(2 * half + 1) + disc.kept) * kPitch));
+        if (!own.as<char>()) return __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
+        const int64_t first = chunk / stripes * kBandRows, x = chunk % stripes * kStripe;
+        filter_stripe(image, y, disc, half, first, min_of(first + kBandRows, height), x, min_of(kStripe, n - x),
+                      own.as<uint8_t>());
     });
     return enough ? Status::ok
-                  : fail(Status::memory, "image", "no memory for rows of %lld; want a smaller picture",
-                         static_cast<long long>(n));
+                  : fail(Status::memory, "d", "no memory for %lld rows of weights; want a smaller d",
+                         static_cast<long long>(disc.kept));
 }
 
 Status want_sigma(const Attr& a, const char* name) {
