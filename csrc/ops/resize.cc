@@ -3,8 +3,9 @@
 //     t[i, q] = (sum over u of down[i, u] image[first(i) + u, q] + 2^7) >> 8
 //     y[i, j] = (sum over v of along[j, v] t[i, first(j) + v] + 2^19) >> 20, saturated
 //
-// Method    separable: rows are summed downwards, whole vectors at once, then along, where pairs of neighbours are fetched one
-//           by one and weighed as vectors. Half the size is the mean of four.
+// Method    separable: rows are summed downwards, whole vectors at once, then along, where pairs of neighbours are weighed as
+//           vectors: shuffled from units of 16 bytes where these hold four results or three channels of one, else fetched
+//           one by one. Half the size is the mean of four.
 // Numerics  weights in 1/2^14 of sum 2^14 (core/resample.cc), exact sums, two roundings half up. Outside, the edge
 //           repeats. Half the size, linear or by area, and nearest have the bits of OpenCV 5. Pixels of 16 bits and floats
 //           are weighted by float32 numbers; sums are taken in float64, in order, and rounded to float32 each.
@@ -13,6 +14,7 @@
 #include "core/resample.h"
 #include "image/separable.h"
 #include "ops/ops.h"
+#include "simd/fetch.h"
 
 namespace tw::TW_ISA {
 namespace {
@@ -27,11 +29,14 @@ struct Axis {
 
 TW_INLINE int64_t within(int64_t i, int64_t n) { return i < 0 ? 0 : i < n ? i : n - 1; }
 
-// Sums of the rows of one result, kept in 1/64.
-void sum_down(const uint8_t* const* rows, const int16_t* weights, int64_t taps, int16_t* to, int64_t n) {
+// Sums of the rows of one result, kept in 1/64; of N rows, or of any number for N = 0.
+template <int N>
+void sum_down(const uint8_t* const* rows, const int16_t* weights, int64_t count, int16_t* to, int64_t n) {
     const i32v half = splat<int32_t>(1 << 7);
+    const int64_t taps = N ? N : count;
     for (int64_t x = 0; x < n; x += kLanes<int16_t>) {
         i32v low = half, high = half;
+#pragma GCC unroll 4
         for (int64_t k = 0; k < taps; k += 2) {
             const bool two = k + 1 < taps;
             const i16v a = load_pixels(rows[k] + x), b = two ? load_pixels(rows[k + 1] + x) : i16v{};
@@ -44,6 +49,9 @@ void sum_down(const uint8_t* const* rows, const int16_t* weights, int64_t taps, 
         store(to + x, narrow_units(low >> 8, high >> 8));
     }
 }
+void sum_down(const uint8_t* const* rows, const int16_t* weights, int64_t taps, int16_t* to, int64_t n) {
+    taps == 2 ? sum_down<2>(rows, weights, taps, to, n) : sum_down<0>(rows, weights, taps, to, n);
+}
 
 // Weights along a row, two by two as they lie in 32 bits, the last with a zero: pair j of all pixels, then the next.
 void pair_weights(const Axis& axis, int64_t width, int32_t* pairs) {
@@ -54,6 +62,80 @@ void pair_weights(const Axis& axis, int64_t width, int32_t* pairs) {
                 static_cast<uint16_t>(weights[0]) |
                 static_cast<uint32_t>(static_cast<uint16_t>(2 * j + 1 < axis.taps ? weights[1] : 0)) << 16);
         }
+}
+
+// Of a row of one channel four results are made from a unit of 16 bytes, of one of three channels one, which lies in the
+// first three lanes of 32 bits. Two vectors of units are in the order in which narrow_units makes them a row.
+struct Near {
+    int32_t* first;  // sums before each unit
+    uint8_t* lanes;  // where in the unit each byte comes from
+    int32_t* weights;  // pairs, four per unit, as in pair_weights
+    int64_t units;
+};
+constexpr int64_t kUnitsAtOnce = 2 * kVecBytes / 16;
+
+TW_INLINE int64_t results_in_unit(int64_t step) { return step == 1 ? 4 : 1; }
+TW_INLINE int64_t units_of(int64_t width, int64_t step) {
+    return ceil_div(width, results_in_unit(step) * kUnitsAtOnce) * kUnitsAtOnce;
+}
+TW_INLINE int64_t near_bytes(const Axis& axis, int64_t units) { return units * (4 + 16 + 16 * ceil_div(axis.taps, 2)); }
+
+// False where four results do not fit.
+bool find_near(const Axis& axis, const int32_t* pairs, int64_t width, int64_t step, Near& near) {
+    constexpr int64_t half = kUnitsAtOnce / 2;
+    constexpr uint8_t none = 128;
+    for (int64_t u = 0; u < near.units; ++u) {
+        const int64_t inside = u % kUnitsAtOnce, place = u - inside + inside % half * 2 + inside / half;
+        const int64_t x = place * results_in_unit(step), at = axis.first[min_of(x, width - 1)];
+        near.first[u] = static_cast<int32_t>(at * step);
+        for (int64_t i = 0; i < 4; ++i) {
+            const int64_t from = step == 1 ? x + i : x, away = axis.first[min_of(from, width - 1)] - at;
+            if (away < 0 || away > 6) return false;
+            const bool is_one = from < width && (step == 1 || i < step);
+            for (int64_t b = 0; b < 4; ++b) {
+                const int64_t byte = step == 1 ? 2 * away + b : 2 * i + b % 2 + b / 2 * 2 * step;
+                near.lanes[16 * u + 4 * i + b] = is_one ? static_cast<uint8_t>(byte) : none;
+            }
+            for (int64_t j = 0; 2 * j < axis.taps; ++j)
+                near.weights[(j * near.units + u) * 4 + i] = is_one ? pairs[j * width + from] : 0;
+        }
+    }
+    return true;
+}
+
+// Results that are near; of N weights, or of any number for N = 0.
+template <int N>
+void sum_along(const int16_t* sums, const Near& near, int64_t count, int64_t step, uint8_t* to, int64_t n) {
+    constexpr int64_t half = kUnitsAtOnce / 2, lanes = kLanes<int16_t>;
+    const int64_t taps = N ? N : count;
+    for (int64_t u = 0, x = 0; u < near.units; u += kUnitsAtOnce, x += step == 1 ? lanes : lanes / 4 * step) {
+        i32v total[2] = {splat(1 << 19), splat(1 << 19)};
+#pragma GCC unroll 4
+        for (int64_t j = 0; 2 * j < taps; ++j)
+#pragma GCC unroll 2
+            for (int v = 0; v < 2; ++v) {
+                const int64_t at = u + v * half;
+                const u8v from = bitcast<u8v>(load_units_at(sums + 2 * j * step, near.first + at));
+                const i16v both = bitcast<i16v>(look_up16(from, load(near.lanes + 16 * at)));
+                total[v] += dot_pairs(both, bitcast<i16v>(load(near.weights + (j * near.units + at) * 4)));
+            }
+        i16v sum = narrow_units(total[0] >> 20, total[1] >> 20);
+        sum = min_any(max_any(sum, i16v{}), splat<int16_t>(255));
+        if (step == 1 && x + lanes <= n) {
+            store_pixels(to + x, sum);
+            continue;
+        }
+        uint8_t pixels[lanes];
+        store_pixels(pixels, sum);
+        if (step == 1)
+            __builtin_memcpy(to + x, pixels, static_cast<size_t>(n - x));
+        else
+            for (int64_t i = 0; i < lanes / 4 && x + 3 * i < n; ++i)
+                __builtin_memcpy(to + x + 3 * i, pixels + 4 * i, 3);
+    }
+}
+void sum_along(const int16_t* sums, const Near& near, int64_t taps, int64_t step, uint8_t* to, int64_t n) {
+    taps == 2 ? sum_along<2>(sums, near, taps, step, to, n) : sum_along<0>(sums, near, taps, step, to, n);
 }
 
 // One channel: pairs of neighbours are fetched one by one, and weighed whole vectors at once.
@@ -72,37 +154,10 @@ void sum_along(const int16_t* sums, const Axis& axis, const int32_t* pairs, uint
                 store(totals + i, load(totals + i) + dot_pairs(bitcast<i16v>(load(fetched + i)), bitcast<i16v>(both)));
             }
         }
-        for (int64_t i = 0; i < n; i += lanes) {
-            typedef VecOf<uint8_t, static_cast<int>(lanes)> Bytes;
-            const i32v sum = min_any(max_any(load(totals + i) >> 20, splat(0)), splat(255));
-            const auto bytes = __builtin_convertvector(sum, typename Bytes::type);
-            __builtin_memcpy(to + start + i, &bytes, static_cast<size_t>(min_of(n - i, lanes)));
+        for (int64_t i = 0; i < n; ++i) {
+            const int32_t sum = totals[i] >> 20;
+            to[start + i] = static_cast<uint8_t>(sum < 0 ? 0 : sum > 255 ? 255 : sum);
         }
-    }
-}
-
-// Three channels; N weights, or any number for N = 0.
-template <int N>
-void sum_colours(const int16_t* sums, const Axis& axis, uint8_t* to, int64_t width) {
-    const int64_t taps = N ? N : axis.taps;
-    for (int64_t x = 0; x < width; ++x) {
-        const int16_t* const weights = axis.weights + x * taps;
-        for (int64_t c = 0; c < 3; ++c) {
-            const int16_t* const from = sums + int64_t{axis.first[x]} * 3 + c;
-            int32_t total = 1 << 19;
-            for (int64_t k = 0; k < taps; ++k) total += weights[k] * from[k * 3];
-            total >>= 20;
-            to[x * 3 + c] = static_cast<uint8_t>(total < 0 ? 0 : total > 255 ? 255 : total);
-        }
-    }
-}
-void sum_colours(const int16_t* sums, const Axis& axis, uint8_t* to, int64_t width) {
-    switch (axis.taps) {
-        case 1: return sum_colours<1>(sums, axis, to, width);
-        case 2: return sum_colours<2>(sums, axis, to, width);
-        case 4: return sum_colours<4>(sums, axis, to, width);
-        case 8: return sum_colours<8>(sums, axis, to, width);
-        default: return sum_colours<0>(sums, axis, to, width);
     }
 }
 
@@ -113,16 +168,21 @@ Status resample(const Call& c, Interpolation kind) {
     Axis down = {resample_taps(kind, height, rows), nullptr, nullptr};
     Axis along = {resample_taps(kind, width, columns), nullptr, nullptr};
     const int64_t pairs_bytes = ceil_div(along.taps, 2) * columns * static_cast<int64_t>(sizeof(int32_t));
-    Scratch scratch(
-        static_cast<size_t>(4 * (rows + columns) + pairs_bytes + 2 * (down.taps * rows + along.taps * columns)));
+    const int64_t units = units_of(columns, step), near_size = near_bytes(along, units);
+    Scratch scratch(static_cast<size_t>(near_size + 4 * (rows + columns) + pairs_bytes +
+                                        2 * (down.taps * rows + along.taps * columns)));
     if (!scratch.as<char>()) return fail(Status::memory, "size", "no memory for the weights; want a smaller size");
-    down.first = scratch.as<int32_t>(), along.first = down.first + rows;
+    Near near = {nullptr, nullptr, scratch.as<int32_t>(), units};
+    near.first = near.weights + 4 * units * ceil_div(along.taps, 2);
+    near.lanes = reinterpret_cast<uint8_t*>(near.first + units);
+    down.first = reinterpret_cast<int32_t*>(scratch.as<char>() + near_size), along.first = down.first + rows;
     int32_t* const pairs = along.first + columns;
     down.weights = reinterpret_cast<int16_t*>(reinterpret_cast<char*>(pairs) + pairs_bytes),
     along.weights = down.weights + down.taps * rows;
     resample_weights(kind, height, rows, down.first, down.weights);
     resample_weights(kind, width, columns, along.first, along.weights);
     pair_weights(along, columns, pairs);
+    const bool is_near = find_near(along, pairs, columns, step, near);
     // Rows end with room for whole vectors; rows of sums begin and end with the edge, as far as weights reach.
     const int64_t reach = along.taps, pitch = row_pitch(n), sums_pitch = row_pitch(n + 2 * reach * step);
     const bool whole = has_whole_rows(image);
@@ -141,7 +201,7 @@ Status resample(const Call& c, Interpolation kind) {
                 const int64_t at = within(down.first[i] + k, height);
                 const uint8_t* const pixels = image.as<uint8_t>() + at * image.stride[0];
                 // Only behind the last row may a vector not be read whole.
-                if (whole && at + 1 < height && image.stride[0] >= n + kMargin) {
+                if (whole && at + 1 < height && image.stride[0] >= n && n >= kMargin) {
                     from[k] = pixels;
                     continue;
                 }
@@ -159,7 +219,10 @@ Status resample(const Call& c, Interpolation kind) {
                     sums[n + (k - 1) * step + j] = sums[n - step + j];
                 }
             uint8_t* const to = begin_row(y, i, row);
-            step == 1 ? sum_along(sums, along, pairs, to, columns) : sum_colours(sums, along, to, columns);
+            if (is_near)
+                sum_along(sums, near, along.taps, step, to, columns * step);
+            else
+                sum_along(sums, along, pairs, to, columns);
             end_row(y, i, to);
         }
     });
