@@ -16,34 +16,46 @@ namespace {
 
 constexpr int64_t kBandRows = 64;
 
-// v moved up by N lanes, zeros below.
+// Lanes that are summed up together: units of 16 bytes, two where 32-bit lanes of a vector are as many.
+constexpr int kGroup = kLanes<int32_t> > 8 ? kLanes<int32_t> : 8;
+
+// Lanes of units moved up by N, zeros below; the last lane of the lower of two units in all lanes of the upper.
 template <int N, int... I>
 TW_INLINE i16v moved_up(i16v v, Seq<I...>) {
-    return shuffle<(I < N ? kLanes<int16_t> + I : I - N)...>(v, i16v{});
+    return shuffle<(I % 8 < N ? kLanes<int16_t> + I : I - N)...>(v, i16v{});
 }
-// Lane i becomes the sum of lanes 0 to i: at most 32 pixels, which 16 bits hold.
-template <int N = 1>
+template <int... I>
+TW_INLINE i16v from_lower_unit(i16v v, Seq<I...>) {
+    return shuffle<(I % 16 < 8 ? kLanes<int16_t> + I : I / 8 * 8 - 1)...>(v, i16v{});
+}
+
+// Lane i becomes the sum of the lanes of its group up to i: at most 16 pixels, which 16 bits hold.
 TW_INLINE i16v summed_up(i16v v) {
-    if constexpr (N == kLanes<int16_t>) {
-        return v;
-    } else {
-        return summed_up<2 * N>(v + moved_up<N>(v, Indices<i16v>{}));
-    }
+    constexpr Indices<i16v> lanes;
+    v += moved_up<1>(v, lanes);
+    v += moved_up<2>(v, lanes);
+    v += moved_up<4>(v, lanes);
+    if constexpr (kGroup > 8) v += from_lower_unit(v, lanes);
+    return v;
 }
 
 // to[x + 1] = above[x + 1] + the pixels up to x.
 void sum_row(const uint8_t* x, const int32_t* above, int32_t* to, int64_t n) {
-    constexpr int64_t lanes = kLanes<int16_t>, half = kLanes<int32_t>;
+    constexpr int64_t lanes = kLanes<int16_t>, step = kLanes<int32_t>;
     uint32_t run = 0;
     int64_t i = 0;
     to[0] = 0;
     for (; i + lanes <= n; i += lanes) {
-        int16_t sums[lanes];
+        alignas(kVecBytes) int16_t sums[lanes];
         store(sums, summed_up(load_pixels(x + i)));
-        const i32v before = bitcast<i32v>(splat(run));
-        store(to + i + 1, load(above + i + 1) + (before + load_wide(sums)));
-        store(to + i + 1 + half, load(above + i + 1 + half) + (before + load_wide(sums + half)));
-        run += static_cast<uint32_t>(sums[lanes - 1]);
+#pragma GCC unroll 2
+        for (int64_t group = 0; group < lanes; group += kGroup) {
+            const i32v before = bitcast<i32v>(splat(run));
+#pragma GCC unroll 2
+            for (int64_t k = group; k < group + kGroup; k += step)
+                store(to + i + 1 + k, load(above + i + 1 + k) + (before + load_wide(sums + k)));
+            run += static_cast<uint32_t>(sums[group + kGroup - 1]);
+        }
     }
     for (; i < n; ++i) {
         run += x[i];
