@@ -58,55 +58,64 @@ Status run_wide(const Call& c) {
     return Status::ok;
 }
 
-// The result is (x & keep) | set, one such pair above the limit and one elsewhere.
-struct Rule {
-    uint8_t keep, set;
-};
+// What `rule` makes of whole vectors of 8-bit pixels; of pixels that lie apart, by a table.
+template <class Rule>
+Status apply(const Call& c, const Rule& rule) {
+    constexpr int64_t lanes = kLanes<uint8_t>;
+    const View* views[] = {&c.out[0], &c.in[0]};
+    const Walk w = walk_over(views, 2, c.out[0].ndim, c.out[0].shape);
+    if (w.stride[0] != 1 || w.stride[1] != 1) {
+        uint8_t table[256];
+        for (int v = 0; v < 256; v += lanes) store(table + v, rule(iota<uint8_t>() + static_cast<uint8_t>(v)));
+        for_each_row(w, kChunkElements, [&](char* const* at, int64_t count) {
+            uint8_t* const y = reinterpret_cast<uint8_t*>(at[0]);
+            const uint8_t* const x = reinterpret_cast<const uint8_t*>(at[1]);
+            for (int64_t i = 0; i < count; ++i) y[i * w.stride[0]] = table[x[i * w.stride[1]]];
+        });
+        return Status::ok;
+    }
+    for_each_row(w, 2 * kChunkElements, [&](char* const* at, int64_t count) {
+        uint8_t* const y = reinterpret_cast<uint8_t*>(at[0]);
+        const uint8_t* const x = reinterpret_cast<const uint8_t*>(at[1]);
+        int64_t i = 0;
+        for (; i + 4 * lanes <= count; i += 4 * lanes) {
+            const u8v a = load(x + i), b = load(x + i + lanes);
+            const u8v d = load(x + i + 2 * lanes), e = load(x + i + 3 * lanes);
+            store(y + i, rule(a));
+            store(y + i + lanes, rule(b));
+            store(y + i + 2 * lanes, rule(d));
+            store(y + i + 3 * lanes, rule(e));
+        }
+        for (; i < count; i += lanes) {
+            const int64_t n = min_of(count - i, lanes);
+            store_n(y + i, rule(load_n(x + i, n)), n);
+        }
+    });
+    return Status::ok;
+}
 
 Status run(const Call& c) {
     if (c.in[0].dtype == DType::f32) return run_wide<float>(c);
     if (c.in[0].dtype == DType::u16) return run_wide<uint16_t>(c);
     const double floor = __builtin_floor(c.attr[0].f);
-    const auto high = static_cast<uint8_t>(c.attr[1].f);
-    const auto limit = static_cast<uint8_t>(floor < 0 ? 0 : floor > 255 ? 255 : floor);
-    const uint8_t always = floor < 0 ? 255 : 0;  // even 0 exceeds it
-    const Rule zero = {0, 0}, same = {255, 0}, bright = {0, high}, capped = {0, limit};
-    const Rule above[] = {bright, zero, capped, same, zero}, other[] = {zero, bright, same, zero, same};
-    const Rule a = above[c.attr[2].choice], b = other[c.attr[2].choice];
-    const View* views[] = {&c.out[0], &c.in[0]};
-    const Walk w = walk_over(views, 2, c.out[0].ndim, c.out[0].shape);
-    const u8v limits = splat(limit), all = splat(always);
-    // What holds below the limit, and what changes above it.
-    const u8v keep = splat(b.keep), other_keep = splat(static_cast<uint8_t>(a.keep ^ b.keep));
-    const u8v set = splat(b.set), other_set = splat(static_cast<uint8_t>(a.set ^ b.set));
-    for_each_row(w, kChunkElements, [&](char* const* at, int64_t count) {
-        uint8_t* const y = reinterpret_cast<uint8_t*>(at[0]);
-        const uint8_t* const x = reinterpret_cast<const uint8_t*>(at[1]);
-        if (w.stride[0] == 1 && w.stride[1] == 1) {
-            const auto ruled = [&](u8v v) __attribute__((always_inline)) {
-                const u8v exceeds = bitcast<u8v>(v > limits) | all;
-                return (v & (keep ^ (exceeds & other_keep))) | (set ^ (exceeds & other_set));
-            };
-            constexpr int64_t lanes = kLanes<uint8_t>;
-            int64_t i = 0;
-            for (; i + 2 * lanes <= count; i += 2 * lanes) {
-                const u8v one = ruled(load(x + i)), two = ruled(load(x + i + lanes));
-                store(y + i, one);
-                store(y + i + lanes, two);
-            }
-            for (; i < count; i += lanes) {
-                const int64_t n = min_of(count - i, lanes);
-                store_n(y + i, ruled(load_n(x + i, n)), n);
-            }
-            return;
-        }
-        for (int64_t i = 0; i < count; ++i) {
-            const uint8_t v = x[i * w.stride[1]];
-            const Rule r = v > limit || always ? a : b;
-            y[i * w.stride[0]] = static_cast<uint8_t>((v & r.keep) | r.set);
-        }
-    });
-    return Status::ok;
+    int kind = static_cast<int>(c.attr[2].choice);
+    // Pixels exceed the value from `least` on. Where none does, the opposite kind holds of all.
+    const bool never = floor >= 255;
+    const u8v least = splat(static_cast<uint8_t>(floor < 0 || never ? 0 : floor + 1));
+    const u8v limit = splat(static_cast<uint8_t>(floor < 0 ? 0 : never ? 255 : floor));
+    const u8v high = splat(static_cast<uint8_t>(c.attr[1].f));
+    if (never) {
+        constexpr int opposite[] = {kBinaryInv, kBinary, kTrunc, kTozeroInv, kTozero};
+        kind = opposite[kind];
+    }
+    const auto exceeds = [=](u8v v) __attribute__((always_inline)) { return bitcast<u8v>(max_any(v, least) == v); };
+    switch (kind) {
+        case kBinary: return apply(c, [=](u8v v) __attribute__((always_inline)) { return exceeds(v) & high; });
+        case kBinaryInv: return apply(c, [=](u8v v) __attribute__((always_inline)) { return ~exceeds(v) & high; });
+        case kTrunc: return apply(c, [=](u8v v) __attribute__((always_inline)) { return min_any(v, limit); });
+        case kTozero: return apply(c, [=](u8v v) __attribute__((always_inline)) { return exceeds(v) & v; });
+        default: return apply(c, [=](u8v v) __attribute__((always_inline)) { return ~exceeds(v) & v; });
+    }
 }
 
 Status infer(Call& c, Inferred& r) {
