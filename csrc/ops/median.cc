@@ -64,11 +64,10 @@ TW_INLINE V middle_of(V a, V b, V c) {
     return max_any(min_any(a, b), min_any(max_any(a, b), c));
 }
 
-// Of a column with a NaN the largest is one.
+// Of a column with a NaN the largest is one. Writes up to a vector more than n.
 template <class T>
 void sort_columns(const T* const* rows, T* low, T* middle, T* high, int64_t n) {
-    for (int64_t x = 0; x < n; x += kLanes<T>) {
-        Vec<T> a = load(rows[0] + x), b = load(rows[1] + x), c = load(rows[2] + x);
+    const auto sort = [&](int64_t x, Vec<T> a, Vec<T> b, Vec<T> c) __attribute__((always_inline)) {
         [[maybe_unused]] const auto known = (a == a) & (b == b) & (c == c);
         exchange(a, b);
         exchange(b, c);
@@ -77,7 +76,10 @@ void sort_columns(const T* const* rows, T* low, T* middle, T* high, int64_t n) {
         store(low + x, a);
         store(middle + x, b);
         store(high + x, c);
-    }
+    };
+    int64_t x = 0;
+    for (; x + kLanes<T> <= n; x += kLanes<T>) sort(x, load(rows[0] + x), load(rows[1] + x), load(rows[2] + x));
+    if (x < n) sort(x, load_n(rows[0] + x, n - x), load_n(rows[1] + x, n - x), load_n(rows[2] + x, n - x));
 }
 
 template <class T>
@@ -137,15 +139,59 @@ void median_of_25(const T* const* rows, int64_t step, T* to, int64_t n) {
     }
 }
 
-// Bands of rows of windows of K; work(rows, scratch rows, result, n).
-template <class T, int64_t K, class Work>
-Status by_rows(const Call& c, int spare, const Work& work) {
+// Bands of rows of windows of 3, whose columns are sorted where they lie.
+template <class T>
+Status run_three(const Call& c) {
+    const View &image = c.in[0], &y = c.out[0];
+    const int64_t height = image.shape[0], n = row_elements(image), step = row_channels(image);
+    const int64_t pitch = row_pitch(n);
+    const bool whole = has_whole_rows(image);
+    bool enough = true;
+    parallel(ceil_div(height, kBandRows), [&](int64_t band) {
+        Scratch scratch(static_cast<size_t>(7 * pitch) * sizeof(T));
+        T* const ring = scratch.as<T>();
+        if (!ring) return __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
+        const auto row = [&](int64_t i) -> const T* {
+            if (whole) return image.as<T>() + within(i, height) * image.stride[0];
+            return ring + (i + 3) % 3 * pitch;
+        };
+        const auto take = [&](int64_t i) {
+            if (!whole) take_row(image, i, 0, ring + (i + 3) % 3 * pitch);
+        };
+        T *const sorted = ring + 3 * pitch + kMargin, *const spare = ring + 6 * pitch;
+        const int64_t first = band * kBandRows;
+        take(first - 1);
+        take(first);
+        for (int64_t i = first; i < min_of(first + kBandRows, height); ++i) {
+            take(i + 1);
+            const T* const rows[] = {row(i - 1), row(i), row(i + 1)};
+            sort_columns(rows, sorted, sorted + pitch, sorted + 2 * pitch, n);
+            for (int64_t k = 0; k < 3; ++k)
+                for (int64_t j = 0; j < step; ++j) {
+                    T* const columns = sorted + k * pitch;
+                    columns[j - step] = columns[j];
+                    columns[n + j] = columns[n - step + j];
+                }
+            T* const to = begin_row(y, i, spare);
+            median_of_nine(sorted - step, sorted + pitch - step, sorted + 2 * pitch - step, step, to, n);
+            end_row(y, i, spare);
+        }
+    });
+    return enough ? Status::ok
+                  : fail(Status::memory, "image", "no memory for rows of %lld; want a smaller picture",
+                         static_cast<long long>(n));
+}
+
+// Of windows of 5.
+template <class T>
+Status run_five(const Call& c) {
+    constexpr int64_t K = 5;
     const View &image = c.in[0], &y = c.out[0];
     const int64_t height = image.shape[0], n = row_elements(image), step = row_channels(image);
     const int64_t pitch = row_pitch(n + (K - 1) * step);
     bool enough = true;
     parallel(ceil_div(height, kBandRows), [&](int64_t band) {
-        Scratch scratch(static_cast<size_t>((K + spare + 1) * pitch) * sizeof(T));
+        Scratch scratch(static_cast<size_t>((K + 1) * pitch) * sizeof(T));
         T* const ring = scratch.as<T>();
         if (!ring) return __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
         const int64_t first = band * kBandRows;
@@ -154,9 +200,9 @@ Status by_rows(const Call& c, int spare, const Work& work) {
             take_row(image, i + K / 2, K / 2, ring + (i + K / 2 + K) % K * pitch);
             const T* rows[K];
             for (int64_t k = 0; k < K; ++k) rows[k] = ring + (i + k - K / 2 + K) % K * pitch;
-            T* const row = ring + (K + spare) * pitch;
+            T* const row = ring + K * pitch;
             T* const to = begin_row(y, i, row);
-            work(rows, ring + K * pitch, pitch, to, n);
+            median_of_25(rows, step, to, n);
             end_row(y, i, row);
         }
     });
@@ -169,17 +215,19 @@ Status by_rows(const Call& c, int spare, const Work& work) {
 
 constexpr int64_t kStripe = 256;  // elements of a row at once, so that the histograms of their columns stay in L2
 
-constexpr int64_t kSlack = 16, kBins = 16, kValues = 256;
+constexpr int64_t kBins = 16, kValues = 256;
 
-// How many pixels of the columns of the window's rows do not exceed a value: by sixteens of values, the last of each, and
-// of each sixteen those that are in it.
+// How many pixels of a column of the window's rows do not exceed a value: by sixteens of values, the last of each, then of
+// each sixteen those that are in it. Equal sixteens of neighbours are not a power of two apart, for the cache's sake.
+constexpr int64_t kColumn = kBins + kValues;
+constexpr int64_t kSlack = 4;  // columns behind the last one that are read, to no avail
+
 struct Columns {
     int64_t n;
-    uint8_t* coarse;  // n + kSlack columns of 16 sums
-    uint8_t* fine;  // n columns of 16 times 16 sums
+    uint8_t* sums;
 };
 
-TW_INLINE int64_t columns_bytes(int64_t n) { return (n + kSlack) * kBins + n * kValues; }
+TW_INLINE int64_t columns_bytes(int64_t n) { return (n + kSlack) * kColumn; }
 
 // One from lane i on, and none before it.
 TW_INLINE Bins<uint8_t> ones_from(int i) {
@@ -190,10 +238,11 @@ TW_INLINE Bins<uint8_t> ones_from(int i) {
 
 // A row comes into the window; one leaves it, if there is one.
 void slide(const Columns& c, const uint8_t* comes, const uint8_t* leaves) {
-    uint8_t *coarse = c.coarse, *fine = c.fine;
+    uint8_t* coarse = c.sums;
     const auto add = [](uint8_t* to, Bins<uint8_t> v)
                          __attribute__((always_inline)) { store_bins(to, load_bins<uint8_t>(to) + v); };
-    for (int64_t j = 0; j < c.n; ++j, coarse += kBins, fine += kValues) {
+    for (int64_t j = 0; j < c.n; ++j, coarse += kColumn) {
+        uint8_t* const fine = coarse + kBins;
         const int in = comes[j];
         Bins<uint8_t> change = ones_from(in / kBins);
         add(fine + in / kBins * kBins, ones_from(in % kBins));
@@ -223,7 +272,7 @@ TW_INLINE Bins<Count> add_columns(const uint8_t* bins, int64_t step, int64_t n) 
 template <class Count>
 class Fine {
 public:
-    Fine(const uint8_t* columns, int64_t k, int64_t step) : columns_(columns), step_(step * kValues), k_(k) {
+    Fine(const uint8_t* columns, int64_t k, int64_t step) : columns_(columns), step_(step * kColumn), k_(k) {
         for (int64_t& at : at_) at = -k;
     }
 
@@ -255,15 +304,15 @@ void find_medians(const Columns& c, int64_t k, int64_t step, uint8_t* to, int64_
     const int need = static_cast<int>((k * k + 1) / 2);
     Count below[kBins + 1] = {};  // how many pixels are in the sixteens before each
     for (int64_t channel = 0; channel < step; ++channel) {
-        const uint8_t* coarse = c.coarse + channel * kBins;
-        Fine<Count> fine(c.fine + channel * kValues, k, step);
-        Bins<Count> window = add_columns<Count>(coarse, step * kBins, k);
-        for (int64_t x = 0; x < n / step; ++x, coarse += step * kBins) {
+        const uint8_t* coarse = c.sums + channel * kColumn;
+        Fine<Count> fine(coarse + kBins, k, step);
+        Bins<Count> window = add_columns<Count>(coarse, step * kColumn, k);
+        for (int64_t x = 0; x < n / step; ++x, coarse += step * kColumn) {
             __builtin_memcpy(below + 1, &window, sizeof window);
             const int bin = bins_below(window, need);
             const int rank = bins_below(fine.of(bin, x), need - below[bin]);
             to[x * step + channel] = static_cast<uint8_t>(bin * kBins + rank);
-            window += load_bins<Count>(coarse + k * step * kBins) - load_bins<Count>(coarse);
+            window += load_bins<Count>(coarse + k * step * kColumn) - load_bins<Count>(coarse);
         }
     }
 }
@@ -285,7 +334,7 @@ Status by_columns(const Call& c) {
         for (int64_t r = 0; r < here + k - 1; ++r) take_row(image, first + r - half, half, pixels + r * pitch);
         for (int64_t x = 0; x < n; x += stripe) {
             const int64_t width = min_of(stripe, n - x), columns = width + (k - 1) * step;
-            const Columns all = {columns, counts, counts + (columns + kSlack) * kBins};
+            const Columns all = {columns, counts};
             __builtin_memset(counts, 0, static_cast<size_t>(columns_bytes(columns)));
             for (int64_t r = 0; r < k - 1; ++r) slide(all, pixels + r * pitch + x, nullptr);
             for (int64_t r = 0; r < here; ++r) {
@@ -302,23 +351,14 @@ Status by_columns(const Call& c) {
                          static_cast<long long>(k));
 }
 
-// Windows of 3 and 5.
-template <class T>
-Status run_small(const Call& c) {
-    const int64_t step = row_channels(c.in[0]);
-    if (c.attr[0].i == 3)
-        return by_rows<T, 3>(c, 3, [&](const T* const* rows, T* spare, int64_t pitch, T* to, int64_t n) {
-            sort_columns(rows, spare, spare + pitch, spare + 2 * pitch, n + 2 * step);
-            median_of_nine(spare, spare + pitch, spare + 2 * pitch, step, to, n);
-        });
-    return by_rows<T, 5>(c, 0,
-                         [&](const T* const* rows, T*, int64_t, T* to, int64_t n) { median_of_25(rows, step, to, n); });
-}
-
 Status run(const Call& c) {
     if (numel(c.out[0]) == 0) return Status::ok;
     const int64_t k = c.attr[0].i;
-    if (k <= 5) return with_pixels(c.in[0].dtype, [&](auto pixel) { return run_small<decltype(pixel)>(c); });
+    if (k <= 5)
+        return with_pixels(c.in[0].dtype, [&](auto pixel) {
+            typedef decltype(pixel) T;
+            return k == 3 ? run_three<T>(c) : run_five<T>(c);
+        });
     return k <= 15 ? by_columns<uint8_t>(c) : by_columns<uint16_t>(c);
 }
 
