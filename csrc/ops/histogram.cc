@@ -25,9 +25,12 @@ constexpr int64_t kCountedAtOnce = 4 * kChunkElements;  // so that adding up the
 void count_row(const uint8_t* x, int64_t step, int64_t n, uint32_t* counts) {
     uint32_t tables[kTables][kValues] = {};
     int64_t i = 0;
-    for (; step == 1 && i + kTables <= n; i += kTables)
+    for (; step == 1 && i + kTables <= n; i += kTables) {
+        uint64_t word;  // one load, since there is a load and a store for each element already
+        __builtin_memcpy(&word, x + i, sizeof word);
 #pragma GCC unroll 8
-        for (int k = 0; k < kTables; ++k) ++tables[k][x[i + k]];
+        for (int k = 0; k < kTables; ++k) ++tables[k][word >> 8 * k & 255];
+    }
     for (; i < n; ++i) ++tables[0][x[i * step]];
     for (int v = 0; v < kValues; ++v) {
         uint32_t sum = 0;
@@ -102,7 +105,7 @@ void look_up(const View& image, const uint8_t* map, const View& y) {
         const uint8_t* const from = reinterpret_cast<const uint8_t*>(at[1]);
         int64_t i = 0;
         if (w.stride[0] == 1 && w.stride[1] == 1)
-            for (; i + 2 * kVecBytes <= n; i += 2 * kVecBytes) look_up_vectors<2>(sixteens, from + i, to + i);
+            for (; i + 4 * kVecBytes <= n; i += 4 * kVecBytes) look_up_vectors<4>(sixteens, from + i, to + i);
         for (; i < n; ++i) to[i * w.stride[0]] = map[from[i * w.stride[1]]];
     });
 }
