@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "bindings/arrays.h"
+#include "core/parallel.h"
 #include "lines/fit.h"
 
 namespace tw::bindings {
@@ -54,9 +55,11 @@ py::array find_lines(const py::object& strength, const py::object& gradient, int
     std::vector<lines::Line> found;
     {
         py::gil_scoped_release release;
+        clear_interrupted();
         found =
             lines::find_lines(planes, {threshold, interval, least_length, fit_error, gap, validate, log_eps, subpixel});
     }
+    if (PyErr_Occurred() || PyErr_CheckSignals() != 0) throw py::error_already_set();
     static_assert(sizeof(lines::Line) == 7 * sizeof(float));
     return copied(found.data(), {static_cast<py::ssize_t>(found.size()), 7}, "float32");
 }

@@ -1,21 +1,28 @@
-// Method    the largest term of the binomial tail by logarithms of the gamma function; from it the others by their ratios,
+// Method    the largest term of the binomial tail by logarithms of factorials; from it the others by their ratios,
 //           which fall, until they no longer count.
 #include "lines/chance.h"
 
 #include <cmath>
+#include <vector>
 
 namespace tw::lines {
 namespace {
 
 constexpr double kP = 0.125;
 
-// ln n!, after Stirling where the table of factorials ends.
+constexpr int64_t kTable = 1024;
+
+// ln n!, after Stirling where the table ends.
 double log_factorial(int64_t n) {
-    double shift = 0, x = static_cast<double>(n) + 1;
-    while (x < 16) shift += std::log(x), x += 1;
-    const double y = 1 / (x * x);
+    static const std::vector<double> table = [] {
+        std::vector<double> sums(kTable);
+        for (size_t i = 1; i < sums.size(); ++i) sums[i] = sums[i - 1] + std::log(static_cast<double>(i));
+        return sums;
+    }();
+    if (n < kTable) return table[static_cast<size_t>(n)];
+    const double x = static_cast<double>(n) + 1, y = 1 / (x * x);
     return (x - 0.5) * std::log(x) - x + 0.918938533204672742 +
-           (1.0 / 12 - y * (1.0 / 360 - y * (1.0 / 1260 - y / 1680))) / x - shift;
+           (1.0 / 12 - y * (1.0 / 360 - y * (1.0 / 1260 - y / 1680))) / x;
 }
 
 }  // namespace

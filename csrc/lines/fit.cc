@@ -3,16 +3,20 @@
 //           it finds such places where it leads, over gaps. Pieces that it comes across are dropped. 4. It ends where the
 //           gradient across it has fallen to half. 5. Lines whose middle bends away from their ends are arcs. 6. What
 //           chance would explain is dropped: of n pixels at least k agree in direction within 22.5 degrees, p = 1/8.
-// Numerics  double precision, in one order. The same lines on every tier.
+// Numerics  places and their sums are integers, lines double precision. The same lines on every tier.
+// Threads   pieces are cut and fitted by all of them; which lines stay is decided in order by one.
 // Source    C. Akinlar, C. Topal, "EDLines: a real-time line segment detector with a false detection control", 2011;
 //           A. Desolneux, L. Moisan, J. Morel, "Meaningful alignments", 2000; growth along the line after I. Suarez et
 //           al., "ELSED: enhanced line segment drawing", 2022.
 #include "lines/fit.h"
 
 #include <algorithm>
+#include <atomic>
+#include <bit>
 #include <cmath>
 #include <tuple>
 
+#include "core/parallel.h"
 #include "lines/chance.h"
 #include "lines/places.h"
 
@@ -63,12 +67,14 @@ struct Piece {
 
 constexpr int64_t kSeed = 12;  // pixels that a piece starts from
 constexpr double kSeedError = 0.45;  // of them, root mean square
+constexpr int32_t kRows = 16;  // of a picture, from which pieces are fitted together
 constexpr int kStrays = 2;  // pixels in a row that may lie beside a piece
 
-void cut(const Chains& chains, double fit_error, int64_t least, std::vector<Piece>& out) {
-    for (size_t k = 0; k + 1 < chains.start.size(); ++k) {
-        const int64_t end = chains.start[k + 1];
-        int64_t i = chains.start[k];
+// The pieces of chains `first` to `past` - 1.
+void cut(const Chains& chains, int64_t first, int64_t past, double fit_error, int64_t least, std::vector<Piece>& out) {
+    for (int64_t k = first; k < past; ++k) {
+        const int64_t end = chains.start[static_cast<size_t>(k) + 1];
+        int64_t i = chains.start[static_cast<size_t>(k)];
         const Pixel from = chains.pixel[i];
         const auto x = [&](int64_t at) { return chains.pixel[at].x - from.x; };
         const auto y = [&](int64_t at) { return chains.pixel[at].y - from.y; };
@@ -109,6 +115,16 @@ struct Bend {
 constexpr int64_t kOne = int64_t{1} << 32;  // of positions on a course
 constexpr double kSteepest = 1.5;
 
+int64_t fixed_at(const Course& c, int64_t i) { return c.at0 + (i - c.origin) * c.step; }
+
+// What a piece leads to: places low to high of a course, and a line unless it is an arc, or short, or chance.
+struct Found {
+    Course course;
+    int64_t low, high;
+    bool is_line;
+    Line line;
+};
+
 class Fitter {
 public:
     Fitter(const Planes& p, const LineOptions& o, double least)
@@ -116,17 +132,17 @@ public:
         const int64_t n = std::max(p.height, p.width);
         places_ = {memory_.data(), memory_.data() + n, memory_.data() + 2 * n, memory_.data() + 3 * n};
         profile_ = memory_.data() + 4 * n;
+        tests_ = 2 * std::log10(static_cast<double>(p.width) * static_cast<double>(p.height));
         c_.gradient = p.gradient;
         c_.least = static_cast<int32_t>(kUnit * least), c_.contrary = static_cast<int32_t>(2 * least * least);
     }
 
-    bool fit(const Chains& chains, Piece piece, double least_length, Line& line);
-    void prefetch(const Chains& chains, Piece piece) const;
+    // False where nothing straight leads through the piece.
+    bool fit(const Chains& chains, Piece piece, double least_length, Found& found);
 
 private:
     static constexpr int64_t kProfile = 32;  // places beyond an end of a line that its profile may reach
 
-    int64_t fixed_at(int64_t i) const { return c_.at0 + (i - c_.origin) * c_.step; }
     double across_at(double i) const {
         return static_cast<double>(c_.base) +
                (static_cast<double>(c_.at0) + (i - static_cast<double>(c_.origin)) * static_cast<double>(c_.step)) /
@@ -139,9 +155,6 @@ private:
     void grow(int way);
     double end_of(int way);
     Bend bend() const;
-    bool exists() const;
-    bool claimed(const Chains& chains, Piece piece) const;
-    void claim() const;
 
     const Planes& p_;
     const LineOptions& o_;
@@ -149,39 +162,11 @@ private:
     Buffer<int32_t> memory_;
     Places places_;
     int32_t* profile_;
+    double tests_;  // log10 of how many lines there could be
     Course c_ = {};
     bool flat_ = false;  // along x
     int64_t low_ = 0, high_ = 0;  // the first and the last place on the line
 };
-
-// Pieces lie anywhere in the picture: the gradients of one are on their way while another is fitted.
-void Fitter::prefetch(const Chains& chains, Piece piece) const {
-    for (int64_t i = piece.begin; i < piece.end; i += 2) {
-        const Pixel at = chains.pixel[i];
-        __builtin_prefetch(p_.gradient + 2 * (at.y * p_.width + at.x));
-    }
-}
-
-// Most lines are found whole, so that pieces mostly lie on lines that exist.
-bool Fitter::claimed(const Chains& chains, Piece piece) const {
-    int64_t taken = 0;
-    for (int64_t i = piece.begin; i < piece.end; ++i) {
-        const Pixel at = chains.pixel[i];
-        taken += (p_.strength[at.y * p_.width + at.x] & kClaimed) != 0;
-    }
-    return 2 * taken > piece.end - piece.begin;
-}
-
-void Fitter::claim() const {
-    int64_t want = fixed_at(low_) + kOne / 2;
-    for (int64_t i = low_; i <= high_; ++i, want += c_.step) {
-        const int64_t c = std::clamp<int64_t>(c_.base + (want >> 32), 1, c_.n_beside - 2);
-        uint16_t* const at = p_.strength + i * c_.along + c * c_.beside;
-        at[-c_.beside] |= kClaimed;
-        at[0] |= kClaimed;
-        at[c_.beside] |= kClaimed;
-    }
-}
 
 void Fitter::lead(double at0, double per_step) {
     c_.at0 = std::llrint(at0 * static_cast<double>(kOne));
@@ -271,11 +256,12 @@ Bend Fitter::bend() const {
     const double step = static_cast<double>(c_.step) / static_cast<double>(kOne),
                  slant = 1 / std::sqrt(1 + step * step);
     const double middle = static_cast<double>(low_ + high_) / 2, half = static_cast<double>(high_ - low_) / 2;
+    const double unit = 1 / half;
     double n = 0, t2 = 0, t4 = 0, r0 = 0, r2 = 0, rr = 0;
     for (int64_t i = low_ + 1; i < high_; ++i) {
         const bool counts = places_.look[i] >= near_it;  // what does not adds 0
-        const int64_t off = places_.at[i] - (fixed_at(i) >> (32 - kPartBits));
-        const double t = counts ? (static_cast<double>(i) - middle) / half : 0, tt = t * t;
+        const int64_t off = places_.at[i] - (fixed_at(c_, i) >> (32 - kPartBits));
+        const double t = counts ? (static_cast<double>(i) - middle) * unit : 0, tt = t * t;
         const double r = counts ? static_cast<double>(off) / kPart : 0;
         n += counts, t2 += tt, t4 += tt * tt, r0 += r, r2 += r * tt, rr += r * r;
     }
@@ -288,19 +274,7 @@ Bend Fitter::bend() const {
     return {4 * std::abs(top) * slant / (half / slant), std::abs(top) / error};
 }
 
-// Whether another piece has led to this line before.
-bool Fitter::exists() const {
-    int64_t taken = 0;
-    int64_t want = fixed_at(low_) + kOne / 2;
-    for (int64_t i = low_; i <= high_; ++i, want += c_.step) {
-        const int64_t c = std::clamp<int64_t>(c_.base + (want >> 32), 0, c_.n_beside - 1);
-        taken += (p_.strength[i * c_.along + c * c_.beside] & kClaimed) != 0;
-    }
-    return 2 * taken > high_ - low_;
-}
-
-bool Fitter::fit(const Chains& chains, Piece piece, double least_length, Line& line) {
-    if (claimed(chains, piece)) return false;
+bool Fitter::fit(const Chains& chains, Piece piece, double least_length, Found& found) {
     Moments m;
     const Pixel first = chains.pixel[piece.begin], last = chains.pixel[piece.end - 1];
     for (int64_t i = piece.begin; i < piece.end; ++i) {
@@ -336,28 +310,29 @@ bool Fitter::fit(const Chains& chains, Piece piece, double least_length, Line& l
         arc = bend_of.is_arc() || bend_of.turn > kArcTurn;
     }
     const double step = static_cast<double>(c_.step) / static_cast<double>(kOne);
-    if (!(std::abs(step) < kSteepest) || exists()) return false;
-    claim();
-    if (arc) return false;
+    if (!(std::abs(step) < kSteepest)) return false;
+    found = {c_, low_, high_, false, {}};
+    if (arc) return true;
     const double slant = 1 / std::sqrt(1 + step * step);
     const double nx = flat_ ? -step * slant : slant, ny = flat_ ? slant : -step * slant;
     const double way = nx * -axis.uy + ny * axis.ux < 0 ? -1 : 1;
     face(way * nx, way * ny);
     double begin = end_of(-1), end = end_of(1);
-    if ((end - begin) / slant < least_length) return false;
+    if ((end - begin) / slant < least_length) return true;
 
     const int64_t from = std::max<int64_t>(static_cast<int64_t>(std::ceil(begin)), 0);
     const int64_t to = std::min(static_cast<int64_t>(end), c_.n_along - 1), n = to - from + 1;
-    if (n < 1) return false;
+    if (n < 1) return true;
     const Agreement agreed = kernels_.agree(c_, from, to);
     int64_t fall = 0, peak = 0;
     for (int64_t i = std::max(from, low_); i <= std::min(to, high_); ++i) {
         const int32_t counts = places_.look[i] >= near_it;
         fall += counts * places_.bend[i], peak += counts * places_.size[i];
     }
-    line.log_nfa = static_cast<float>(-log10_of_chance(n, agreed.aligned) -
-                                      2 * std::log10(static_cast<double>(p_.width) * static_cast<double>(p_.height)));
-    if (o_.validate && line.log_nfa < -o_.log_eps) return false;
+    Line& line = found.line;
+    line.log_nfa = static_cast<float>(-log10_of_chance(n, agreed.aligned) - tests_);
+    found.is_line = !o_.validate || line.log_nfa >= -o_.log_eps;
+    if (!found.is_line) return true;
     line.strength = static_cast<float>(static_cast<double>(agreed.size) / static_cast<double>(n * kUnit));
     // A Gaussian falls by bend / size beside its top; between its halves lie 2.355 sigma.
     line.width = static_cast<float>(
@@ -371,7 +346,71 @@ bool Fitter::fit(const Chains& chains, Piece piece, double least_length, Line& l
     return true;
 }
 
+// ---- which of them stay ---------------------------------------------------------------------------------------------
+
+// Most lines are found whole, so that pieces mostly lie on lines that exist.
+bool is_claimed(const Planes& p, const Chains& chains, Piece piece) {
+    int64_t taken = 0;
+    for (int64_t i = piece.begin; i < piece.end; ++i) {
+        const Pixel at = chains.pixel[i];
+        taken += (p.strength[at.y * p.width + at.x] & kClaimed) != 0;
+    }
+    return 2 * taken > piece.end - piece.begin;
+}
+
+// Whether another piece has led to this line before.
+bool exists(const Planes& p, const Found& found) {
+    const Course& c = found.course;
+    int64_t taken = 0, want = fixed_at(c, found.low) + kOne / 2;
+    for (int64_t i = found.low; i <= found.high; ++i, want += c.step) {
+        const int64_t at = std::clamp<int64_t>(c.base + (want >> 32), 0, c.n_beside - 1);
+        taken += (p.strength[i * c.along + at * c.beside] & kClaimed) != 0;
+    }
+    return 2 * taken > found.high - found.low;
+}
+
+void claim(const Planes& p, const Found& found) {
+    const Course& c = found.course;
+    int64_t want = fixed_at(c, found.low) + kOne / 2;
+    for (int64_t i = found.low; i <= found.high; ++i, want += c.step) {
+        const int64_t middle = std::clamp<int64_t>(c.base + (want >> 32), 1, c.n_beside - 2);
+        uint16_t* const at = p.strength + i * c.along + middle * c.beside;
+        at[-c.beside] |= kClaimed;
+        at[0] |= kClaimed;
+        at[c.beside] |= kClaimed;
+    }
+}
+
+constexpr int64_t kTogether = 32;  // pieces, or chains, that one thread takes at a time
+
+// body(i, first, last) for parts of n things; false where it was interrupted. Memory may be exhausted in any part.
+template <class Body>
+bool in_parts(int64_t n, const Body& body) {
+    std::atomic<bool> enough = true;
+    const bool done = parallel((n + kTogether - 1) / kTogether, [&](int64_t i) {
+        try {
+            body(i, i * kTogether, std::min(n, (i + 1) * kTogether));
+        } catch (const std::bad_alloc&) {
+            enough = false;
+        }
+    });
+    if (!enough) throw std::bad_alloc();
+    return done;
+}
+
 constexpr int kLeastThreshold = 30;
+
+// The longest first, in classes of a quarter more each; in a class rows in order, so that neighbours follow each other.
+void sort_pieces(const Chains& chains, std::vector<Piece>& pieces) {
+    const auto key = [&](const Piece& piece) {
+        const auto n = static_cast<uint64_t>(piece.end - piece.begin);
+        const int power = std::bit_width(n);
+        const uint64_t size_class = static_cast<uint64_t>(4 * power) + (n << 2 >> (power - 1) & 3);
+        const Pixel at = chains.pixel[piece.begin];
+        return std::tuple(~size_class, at.y / kRows, at.x);
+    };
+    std::sort(pieces.begin(), pieces.end(), [&](const Piece& a, const Piece& b) { return key(a) < key(b); });
+}
 
 }  // namespace
 
@@ -399,16 +438,32 @@ std::vector<Line> find_lines(const Planes& p, const LineOptions& options) {
     if (o.least_length == 0) o.least_length = std::max(2 * std::log(pixels) / std::log(8) - 1, 8.0);
     const int64_t least = std::min<int64_t>(kSeed, static_cast<int64_t>(o.least_length));
     const Chains chains = draw_chains(p, {o.threshold, o.interval, std::max<int64_t>(least, 2)});
+    const int64_t n_chains = static_cast<int64_t>(chains.start.size()) - 1;
+    std::vector<std::vector<Piece>> parts(static_cast<size_t>((n_chains + kTogether - 1) / kTogether));
+    if (!in_parts(n_chains, [&](int64_t i, int64_t first, int64_t past) {
+        cut(chains, first, past, o.fit_error, least, parts[static_cast<size_t>(i)]);
+    }))
+        return {};
     std::vector<Piece> pieces;
-    cut(chains, o.fit_error, least, pieces);
-    std::stable_sort(pieces.begin(), pieces.end(),
-                     [](const Piece& a, const Piece& b) { return a.end - a.begin > b.end - b.begin; });
+    for (const std::vector<Piece>& part : parts) pieces.insert(pieces.end(), part.begin(), part.end());
+    sort_pieces(chains, pieces);
+    // Few pieces lie on lines of others: all are fitted, by all threads, before one after the other claims its pixels.
+    struct Led {
+        bool anywhere = false;
+        Found to;
+    };
+    std::vector<Led> led(pieces.size());
+    if (!in_parts(static_cast<int64_t>(pieces.size()), [&](int64_t, int64_t first, int64_t past) {
+        Fitter fitter(p, o, kWeakest * o.threshold);
+        for (auto k = static_cast<size_t>(first); k < static_cast<size_t>(past); ++k)
+            led[k].anywhere = fitter.fit(chains, pieces[k], o.least_length, led[k].to);
+    }))
+        return {};
     std::vector<Line> lines;
-    Fitter fitter(p, o, kWeakest * o.threshold);
-    Line line;
-    for (size_t i = 0; i < pieces.size(); ++i) {
-        if (i + 1 < pieces.size()) fitter.prefetch(chains, pieces[i + 1]);
-        if (fitter.fit(chains, pieces[i], o.least_length, line)) lines.push_back(line);
+    for (size_t k = 0; k < pieces.size(); ++k) {
+        if (!led[k].anywhere || is_claimed(p, chains, pieces[k]) || exists(p, led[k].to)) continue;
+        claim(p, led[k].to);
+        if (led[k].to.is_line) lines.push_back(led[k].to.line);
     }
     const auto key = [](const Line& l) { return std::tuple(-l.log_nfa, l.y1, l.x1, l.y2, l.x2); };
     std::sort(lines.begin(), lines.end(), [&](const Line& a, const Line& b) { return key(a) < key(b); });

@@ -120,7 +120,8 @@ Chains draw_chains(const Planes& p, const RouteOptions& options) {
     const int least = std::min(options.threshold, kSizes - 1) << kSizeShift;
     int64_t n = 0;
     for (int64_t i = 0; i < count; ++i) {
-        if (i + kAhead < count) __builtin_prefetch(p.strength + anchors[i + kAhead]);
+        if (i + kAhead < count)
+            for (int64_t k = -1; k <= 1; ++k) __builtin_prefetch(p.strength + anchors[i + kAhead] + k * p.width);
         const int64_t at = anchors[i];
         if (p.strength[at] & kDrawn) continue;
         const int64_t across = p.strength[at] & 1 ? 1 : p.width;

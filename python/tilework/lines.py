@@ -153,7 +153,7 @@ def detect_lines(
     sigma: float = 1.0,
     gradient_threshold: float | Literal["auto"] = "auto",
     anchor_threshold: float = 0,
-    scan_interval: int = 4,
+    scan_interval: int = 8,
     min_length: float | Literal["auto"] = "auto",
     fit_error: float = 1.3,
     bridge: int = 9,
