@@ -1,6 +1,6 @@
 // Weights of 4-bit codes, or of indices into tables, as floats: W(o, i), what linear_int4 and linear_lut multiply by.
 //
-// Method    one item per weight; the layouts are those of csrc/ops/linear_bits.cc.
+// Method    one item per weight; the layouts are those of csrc/ops/linear_int4.cc and linear_lut.cc.
 // Numerics  (code - zero) scale, rounded once; entries of a table are exact.
 //
 // Defined by the launch:  DTYPE   of scales or table;  LUT   for tables;  ZEROS   if zero points are given
