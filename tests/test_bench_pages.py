@@ -6,12 +6,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import tilework
 from tilework import cli
-from tilework.bench import measure, problems, results, table
+from tilework.bench import cases, choose, measure, problems, results, table
 from tilework.bench.commands import main
 from tilework.bench.problems import BenchError
 
@@ -56,6 +57,19 @@ def test_a_readme_has_tables_of_sets(recorded: Path, tmp_path: Path, capsys: pyt
     assert main(["report", str(recorded), "--readme", str(page), "--set", "sequence"]) == 2
     assert "no row of the set sequence" in capsys.readouterr().err
     assert main(["report", str(recorded), "--set", "products", "--record", str(tmp_path / "a.json")]) == 2
+
+
+def test_networks_are_shown_as_compiled_beside_each_library_at_its_best() -> None:
+    def entry(seconds: float) -> dict[str, Any]:
+        return {"median": seconds, "status": "ok", "samples": [[seconds, 0.0]] * 9}
+
+    times = {"tilework": 4.0, "tilework graph": 2.0, "torch": 5.0, "torch channels_last": 3.0, "onnxruntime const": 2.5}
+    text = next(p.text for p in choose.select(["networks"]) if p.op == "mobilenet")
+    row = {"problem": text, "op": "mobilenet", "status": "ok", "threads": 1, "direction": "fwd", "dtype": "float32"}
+    row |= {"contestants": {n: entry(t) for n, t in times.items()}}
+    columns, lines = cases.of_set({"rows": [row]}, "networks")
+    assert columns == ["network", "threads", "compiled graph", "torch", "onnxruntime", "ratio"]
+    assert [line[1:] for line in lines] == [["1", "2 s", "3 s (1.50)", "2.5 s (1.25)", "1.25"]]
 
 
 def test_a_thinned_run_has_the_same_times_and_ratios(recorded: Path, tmp_path: Path) -> None:
