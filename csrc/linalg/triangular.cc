@@ -26,6 +26,7 @@ void transpose_matrix(const T* from, int64_t from_row, int64_t rows, int64_t col
 
 template <class T>
 void move_any(const Matrix<T>& from, int64_t rows, int64_t columns, T* to, int64_t to_row, int64_t to_col) {
+    if (columns == 1 && rows > 1) return move_any<T>({from.data, from.col, from.row}, 1, rows, to, to_col, to_row);
     if (to_col != 1 && to_row == 1) return move_any<T>({from.data, from.col, from.row}, columns, rows, to, to_col, 1);
     constexpr int64_t kRows = 64;  // to a chunk
     const auto chunk = [&](int64_t piece) {
@@ -163,34 +164,74 @@ void substitute_columns(int64_t rows, const T* t, bool unit, T* x, int64_t x_row
     for (; i < rows; ++i) substitute_rows<T, 1, NV, Masked>(i, t, unit, x, x_row, n);
 }
 
-// One right side beside rows of neighbours: four dot products with what is known, then the four unknowns one by one.
+// Columns of rows [i, i + count) of the triangle, next to the diagonal; beyond the last row they hold nothing of use.
+template <class T>
+TW_INLINE void diagonal_columns(const Matrix<T>& t, int64_t i, int64_t count, T* columns) {
+    constexpr int64_t L = kLanes<T>;
+    const T* const from = t.data + i * t.row + i;
+    if (count == L) return transpose_tile(from, t.row, columns, L);
+    for (int64_t c = 0; c < count; ++c)
+        for (int64_t r = 0; r < L; ++r) columns[c * L + r] = r >= c && r < count ? from[r * t.row + c] : T(0);
+}
+
+// Columns below their pivots over these: what is then taken off waits for no division. False if a quotient nears the limits
+// of the type, which solutions need not do.
+template <class T>
+TW_INLINE bool divide_columns(const T* columns, Vec<T> pivots, int64_t count, T* to) {
+    constexpr int L = kLanes<T>;
+    Mask<T> strange{};
+#pragma GCC unroll 16
+    for (int c = 0; c < L; ++c) {
+        if (c >= count) break;
+        const Vec<T> column = select(iota<T>() > splat<T>(c), load_aligned(columns + c * L), Vec<T>{});
+        const Vec<T> part = column / splat<T>(pivots[c]);
+        strange |= (abs(part) > splat<T>(0x1p60)) | ((abs(part) < splat<T>(0x1p-60)) & (column != Vec<T>{}));
+        store(to + c * L, part);
+    }
+    return !any(strange);
+}
+
+// One right side beside rows of neighbours, a vector of unknowns after the other: dot products with what is known, turned
+// into the lanes of one vector, from which the columns next to the diagonal are then taken off one by one.
 template <class T>
 void substitute_one(int64_t n, const Matrix<T>& t, bool unit, T* x) {
-    constexpr int64_t L = kLanes<T>, kRows = 4;
-    for (int64_t i = 0; i < n; i += kRows) {
-        const int64_t count = min_of(kRows, n - i);
-        const T* row[kRows];
-        for (int64_t r = 0; r < kRows; ++r) row[r] = t.data + (i + (r < count ? r : 0)) * t.row;
-        Vec<T> sum[kRows]{};
-        int64_t j = 0;
-        for (; j + L <= i; j += L) {
-            const Vec<T> known = load(x + j);
-#pragma GCC unroll 4
-            for (int64_t r = 0; r < kRows; ++r) sum[r] += load(row[r] + j) * known;
+    constexpr int L = kLanes<T>;
+    alignas(kVecBytes) T sums[L * L], turned[L * L], columns[L * L];
+    for (int64_t i = 0; i < n; i += L) {
+        const int64_t count = min_of(L, n - i);
+        const T* row[L];
+#pragma GCC unroll 16
+        for (int r = 0; r < L; ++r) row[r] = t.data + (i + (r < count ? r : 0)) * t.row;
+        diagonal_columns(t, i, count, columns);
+        Vec<T> rest = count == L ? load(x + i) : load_n(x + i, count), found{};
+        Vec<T> diagonal = splat<T>(1);
+#pragma GCC unroll 16
+        for (int c = 0; c < L; ++c)
+            if (!unit && c < count) diagonal[c] = columns[c * L + c];
+        if (i > 0) {
+            Vec<T> sum[L]{};
+            for (int64_t j = 0; j < i; j += L) {
+                const Vec<T> known = load(x + j);
+#pragma GCC unroll 16
+                for (int r = 0; r < L; ++r) sum[r] += load(row[r] + j) * known;
+            }
+#pragma GCC unroll 16
+            for (int r = 0; r < L; ++r) store(sums + r * L, sum[r]);
+            transpose_tile(sums, L, turned, L);
+#pragma GCC unroll 16
+            for (int r = 0; r < L; ++r) rest -= load_aligned(turned + r * L);
         }
-        if (j < i) {
-            const Vec<T> known = load_n(x + j, i - j);
-#pragma GCC unroll 4
-            for (int64_t r = 0; r < kRows; ++r) sum[r] += load_n(row[r] + j, i - j) * known;
+        const bool divides = !unit && !divide_columns(columns, diagonal, count, turned);
+        const T* const off = unit || divides ? columns : turned;
+#pragma GCC unroll 16
+        for (int c = 0; c < L; ++c) {
+            if (c >= count) break;
+            if (divides) rest = select(iota<T>() == splat<T>(c), rest / diagonal, rest);
+            found[c] = rest[c];
+            rest -= load_aligned(off + c * L) * splat<T>(rest[c]);
         }
-        T found[kRows];
-#pragma GCC unroll 4
-        for (int64_t r = 0; r < kRows; ++r) found[r] = reduce_add(sum[r]);
-        for (int64_t r = 0; r < count; ++r) {
-            T value = x[i + r] - found[r];
-            for (int64_t s = 0; s < r; ++s) value -= row[r][i + s] * x[i + s];
-            x[i + r] = unit ? value : value / row[r][i + r];
-        }
+        if (!unit && !divides) found /= diagonal;
+        count == L ? store(x + i, found) : store_n(x + i, found, count);
     }
 }
 
