@@ -164,7 +164,7 @@ bool attend_share(const Attention& a, const Result& r, int64_t b, int64_t head, 
     const Rows<T> k = rows_of(a.k, b, head, first, n, k_buffer);
     const Rows<T> v = rows_of(a.v, b, head, first, n, k_buffer + (gather_k ? n * a.depth : 0));
     score_all(k, n, a.depth, q, depth, rows, scores);
-    fetch_rows(v, 0, kKeysAhead, n, a.width);
+    for (int64_t j = 0; j < kValuesAhead; ++j) fetch_parts(v, kFour, n / kFour, j, a.width);
     for (int64_t i = 0; i < rows; ++i) {
         const int64_t t = i % a.queries, h = head * a.group + i / a.queries;
         W* const own = scores + i * kTileKeys;

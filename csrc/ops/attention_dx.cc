@@ -4,7 +4,7 @@
 // Method    tiles of keys outside, tiles of queries inside: dk and dv of a tile stay in cache, dq of the head is added to
 //           as tiles of keys pass. Five products by the register tile of the GEMM. Where heads are few, shares of the
 //           keys have sums for dq of their own, added in order. O(T + S) memory.
-// Numerics  everything in the wide type; 16-bit gradients rounded once.
+// Numerics  everything in the wide type; 16-bit gradients rounded once. Powers below exp(-87) are 0.
 // Threads   shares of the keys of a key head, cut by shape alone; nothing is added to by two of them.
 // Source    Dao et al., "FlashAttention", 2022, appendix B.
 #include "ops/attention_problem.h"
@@ -33,8 +33,14 @@ TW_INLINE void slope_row(const Attention& a, const Added<Wide<T>>& add, const Wi
     const bool any_seen = lse != -static_cast<W>(kInf);
     if (!any_seen) seen.end = seen.begin;
     W *const s = scores + seen.begin, *const d = slopes + seen.begin;
+    const bool plain = a.softcap == 0 && !add.any() && !factors && !ds;
+    each_vector<W>(plain ? seen.end - seen.begin : 0, [&](int64_t j, int64_t lanes) __attribute__((always_inline)) {
+        const Vec<W> p = power(min_any(Vec<W>{}, take(s, 1, j, lanes) - lse));
+        put(s, 1, j, lanes, p);
+        put(d, 1, j, lanes, select(p == 0, Vec<W>{}, p * (take(d, 1, j, lanes) - delta)));
+    });
     const W cap = static_cast<W>(a.softcap), inverse = a.softcap > 0 ? static_cast<W>(1 / a.softcap) : W{0};
-    each_vector<W>(seen.end - seen.begin, [&](int64_t j, int64_t lanes) __attribute__((always_inline)) {
+    each_vector<W>(plain ? 0 : seen.end - seen.begin, [&](int64_t j, int64_t lanes) __attribute__((always_inline)) {
         const Vec<W> factor = factors ? take(factors + seen.begin, 1, j, lanes) : splat(W{1});
         const Vec<W> whole = take(d, 1, j, lanes) * factor - delta;
         Vec<W> v = take(s, 1, j, lanes), part = whole;
@@ -44,7 +50,7 @@ TW_INLINE void slope_row(const Attention& a, const Added<Wide<T>>& add, const Wi
             part *= 1 - bent * bent;
         }
         v = with_added<T>(a, add, seen.begin + j, lanes, v);
-        const Vec<W> p = exp(min_any(Vec<W>{}, v - lse));
+        const Vec<W> p = power(min_any(Vec<W>{}, v - lse));
         put(s, 1, j, lanes, p * factor);
         put(d, 1, j, lanes, select(p == 0, Vec<W>{}, p * part));
         if (ds) put(ds, ds_step, seen.begin + j, lanes, select(p == 0, Vec<W>{}, p * whole));

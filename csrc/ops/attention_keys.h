@@ -14,7 +14,10 @@ struct Rows {
     int64_t row;
 };
 
-constexpr int64_t kKeysAhead = 16;  // of k and v that are fetched early: they are read once, from memory
+// k and v are read once, from memory, and one stream alone does not fill the way there: a share is read in some parts side
+// by side, in which so many rows are fetched early.
+constexpr int64_t kKeysAhead = 2, kValuesAhead = 4;
+constexpr int64_t kSideBySide = 8, kFour = 4;  // parts of k for one query, and of v
 
 template <class S>
 TW_INLINE void fetch_rows(const Rows<S>& x, int64_t first, int64_t rows, int64_t n, int64_t columns) {
@@ -23,24 +26,29 @@ TW_INLINE void fetch_rows(const Rows<S>& x, int64_t first, int64_t rows, int64_t
             __builtin_prefetch(x.data + r * x.row + i);
 }
 
-// scores[r][j] = key j times query r, for as many keys as fit a register tile at a time.
+// Row j of each of `parts` parts of `each` rows.
+template <class S>
+TW_INLINE void fetch_parts(const Rows<S>& x, int64_t parts, int64_t each, int64_t j, int64_t columns) {
+    for (int64_t i = 0; j < each && i < parts; ++i) fetch_rows(x, i * each + j, 1, parts * each, columns);
+}
+
+// scores[r][j] = key j times query r, for as many keys as fit a register tile at a time: one of each part.
 template <int R, class W, class S>
 TW_INLINE void score_rows(const Rows<S>& k, int64_t n, int64_t depth, const W* q, int64_t q_row, W* scores,
                           bool fetch) {
-    constexpr int kWhole = 8 / R, kHalf = R == 1 ? 4 : 1;
-    int64_t j = 0;
-    const auto pass = [&]<int M>() __attribute__((always_inline)) {
-        W sums[M * R];
-        for (; j + M <= n; j += M) {
-            if (fetch) fetch_rows(k, j + kKeysAhead, M, n, depth);
-            dots<W, M, R>(k.data + j * k.row, k.row, q, q_row, depth, sums);
-            for (int i = 0; i < M; ++i)
-                for (int r = 0; r < R; ++r) scores[r * kTileKeys + j + i] = sums[i * R + r];
-        }
-    };
-    pass.template operator()<kWhole>();
-    if constexpr (kHalf > 1) pass.template operator()<kHalf>();
-    pass.template operator()<1>();
+    constexpr int M = kSideBySide / R;
+    const int64_t each = n / M;
+    W sums[M * R];
+    for (int64_t j = 0; j < each; ++j) {
+        if (fetch) fetch_parts(k, M, each, j + kKeysAhead, depth);
+        dots<W, M, R>(k.data + j * k.row, each * k.row, q, q_row, depth, sums);
+        for (int i = 0; i < M; ++i)
+            for (int r = 0; r < R; ++r) scores[r * kTileKeys + i * each + j] = sums[i * R + r];
+    }
+    for (int64_t j = M * each; j < n; ++j) {
+        dots<W, 1, R>(k.data + j * k.row, k.row, q, q_row, depth, sums);
+        for (int r = 0; r < R; ++r) scores[r * kTileKeys + j] = sums[r];
+    }
 }
 
 template <class W, class S>
@@ -48,14 +56,14 @@ TW_INLINE Vec<W> part_of(const S* p, int64_t lanes) {
     return lanes == kLanes<W> ? load_as<W>(p) : load_as_n<W>(p, lanes);
 }
 
-// sums of R rows += four rows of v, weighted: their weights stay in registers along the columns.
+// sums of R rows += four rows of v, weighted by weights `step` apart, which stay in registers along the columns.
 template <int R, class W, class S>
-TW_INLINE void add_four(const Rows<S>& v, int64_t columns, const W* weights, W* sums, int64_t sums_row) {
+TW_INLINE void add_four(const Rows<S>& v, int64_t columns, const W* weights, int64_t step, W* sums, int64_t sums_row) {
     Vec<W> w[R][4];
 #pragma GCC unroll 2
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
-        for (int k = 0; k < 4; ++k) w[r][k] = splat(weights[r * kTileKeys + k]);
+        for (int k = 0; k < 4; ++k) w[r][k] = splat(weights[r * kTileKeys + k * step]);
     each_vector<W>(columns, [&](int64_t i, int64_t lanes) __attribute__((always_inline)) {
         Vec<W> x[4];
 #pragma GCC unroll 4
@@ -70,19 +78,21 @@ TW_INLINE void add_four(const Rows<S>& v, int64_t columns, const W* weights, W* 
     });
 }
 
-// sums[r] += the n rows of v, weighted; four at a time, so that sums are fetched a quarter as often.
+// sums[r] += the n rows of v, weighted; four at a time, one of each part, so that sums are fetched a quarter as often.
 template <class W, class S>
 TW_INLINE void add_rows(const Rows<S>& v, int64_t n, int64_t columns, const W* weights, int64_t rows, W* sums,
                         int64_t sums_row) {
+    const int64_t each = n / kFour;
     int64_t j = 0;
-    for (; j + 4 <= n; j += 4) {
-        fetch_rows(v, j + kKeysAhead, 4, n, columns);
-        const Rows<S> four = {v.data + j * v.row, v.row};
+    for (; j < each; ++j) {
+        fetch_parts(v, kFour, each, j + kValuesAhead, columns);
+        const Rows<S> four = {v.data + j * v.row, each * v.row};
         int64_t r = 0;
         for (; r + 2 <= rows; r += 2)
-            add_four<2>(four, columns, weights + r * kTileKeys + j, sums + r * sums_row, sums_row);
-        if (r < rows) add_four<1>(four, columns, weights + r * kTileKeys + j, sums + r * sums_row, sums_row);
+            add_four<2>(four, columns, weights + r * kTileKeys + j, each, sums + r * sums_row, sums_row);
+        if (r < rows) add_four<1>(four, columns, weights + r * kTileKeys + j, each, sums + r * sums_row, sums_row);
     }
+    j = kFour * each;
     for (; j < n; ++j)
         each_vector<W>(columns, [&](int64_t i, int64_t lanes) __attribute__((always_inline)) {
             const Vec<W> x = part_of<W>(v.data + j * v.row + i, lanes);

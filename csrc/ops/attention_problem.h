@@ -261,6 +261,14 @@ void draw_row(const Attention& a, int64_t b, int64_t h, int64_t t, int64_t s0, i
     }
 }
 
+// exp(x) for x <= 0, 0 below -87, where the parts may be anything. Where a NaN took part x is anything, and so is the result.
+TW_INLINE f32v power(f32v x) {
+    const Exponential e = exp_parts(x);
+    const u32v significand = bitcast<u32v>(fma_once(e.r, e.slope, splat(1.f)));
+    return select(x < -87.f, f32v{}, bitcast<f32v>(significand + (bitcast<u32v>(to_i32(e.n)) << 23)));
+}
+TW_INLINE f64v power(f64v x) { return exp(x); }
+
 // ---- tiles ------------------------------------------------------------------------------------------------------------------
 
 template <class W>

@@ -11,14 +11,6 @@ struct Result {
     View y, lse, sinks;  // lse: dtype none if not asked for; sinks (H,): if not given
 };
 
-// exp(x) for x <= 0. Where a NaN took part x is anything, and so is the result.
-TW_INLINE f32v power(f32v x) {
-    const Exponential e = exp_parts(at_least(x, -87.f));
-    const u32v significand = bitcast<u32v>(fma_once(e.r, e.slope, splat(1.f)));
-    return select(x < -87.f, f32v{}, bitcast<f32v>(significand + (bitcast<u32v>(to_i32(e.n)) << 23)));
-}
-TW_INLINE f64v power(f64v x) { return exp(x); }
-
 // What a row of scores has come to: the sum of exp(score - top).
 template <class W>
 struct Running {

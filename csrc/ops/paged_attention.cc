@@ -163,7 +163,8 @@ TW_INLINE void each_run(const View& pool, const View& scale, const int64_t* page
         }
         if (j + run.n < n) {  // no stream leads from page to page
             const Run<S> next = run_at<S>(pool, scale, pages, page, head, first + j + run.n, n - j - run.n);
-            fetch_rows(next.rows, 0, kKeysAhead, next.n, pool.shape[3]);
+            for (int64_t k = 0; k < kKeysAhead; ++k)
+                fetch_parts(next.rows, kSideBySide, next.n / kSideBySide, k, pool.shape[3]);
         }
         f(run, j);
         j += run.n;
