@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import tilework as tw
+from tilework.bench import ours, problems
 from tilework.dtypes import FLOATING, named
 
 RANDOM = np.random.default_rng(5)
@@ -111,6 +112,17 @@ print(peak() - before)
 def test_attention_needs_no_memory_that_grows_with_the_square_of_the_length() -> None:
     ran = subprocess.run([sys.executable, "-c", _GROWTH], check=True, capture_output=True, text=True)
     assert int(ran.stdout) < 64 << 10  # KiB; the scores alone would be 256 MiB
+
+
+@pytest.mark.parametrize(("op", "blocks"), [("lstm", 4), ("gru", 3), ("rnn", 1)])
+@pytest.mark.parametrize("direction", ["fwd", "step"])
+def test_products_of_a_step_with_more_terms_than_stay_in_l1(op: str, blocks: int, direction: str) -> None:
+    wide = blocks * 260
+    line = f"{op}/float32/{direction} x=2x7x5 w=1x{wide}x5 r=1x{wide}x260 b=1x{wide}"
+    problem = problems.parse(line)
+    operands = problem.operands()
+    contestant = ours.calls(problem, operands)["tilework"]
+    assert ours.check_answer(problem, operands, contestant, ours.expected(problem, operands))[0] == ""
 
 
 # ------------------------------------------------------------------------------------------- embeddings, recurrence

@@ -21,6 +21,7 @@ class GruCell {
 public:
     typedef Wide<T> W;
     typedef GruOptions Options;
+    static constexpr bool kInPlace = false;
     static constexpr int64_t kPlace[] = {0, 1, 3, 2}, kMostPhases = 2;
 
     static int64_t joined(const Layer&, const Options& o) { return o.reset_after ? 2 : 3; }
@@ -40,6 +41,8 @@ public:
         if (phase == 0) {
             add_product(step.before, hidden_, step.active, o_.reset_after ? r_ : some_blocks(r_, 0, 2), u.begin, u.end,
                         step.gates, 4 * hidden_, hidden_, step.codes);
+            if (o_.plain())
+                return each_row(step, u, [&](W* a, const W* h, W* next, int64_t n) { pass_plain(a, h, next, n); });
             each_row(step, u, [&](W* a, const W* h, W*, int64_t n) { pass_reset(a, h, n); });
         }
         if (phase != kept_phase()) return;
@@ -56,6 +59,16 @@ private:
             if (step.goes_on(i))
                 f(step.gates + i * 4 * hidden_ + u.begin, step.before + i * hidden_ + u.begin,
                   step.after + i * hidden_ + u.begin, u.end - u.begin);
+    }
+    // All of a row of a plain cell, each number in registers once.
+    void pass_plain(W* r, const W* h, W* next, int64_t n) const {
+        W *const z = r + hidden_, *const m = z + hidden_, *const fresh = m + hidden_;
+        each_vector<W>(n, [&](int64_t k, int64_t lanes) __attribute__((always_inline)) {
+            const Vec<W> reset = opened(take(r, 1, k, lanes)), keep = opened(take(z, 1, k, lanes));
+            const Vec<W> made = tanh(take(fresh, 1, k, lanes) + reset * take(m, 1, k, lanes));
+            put(r, 1, k, lanes, reset), put(z, 1, k, lanes, keep), put(fresh, 1, k, lanes, made);
+            put(next, 1, k, lanes, (1 - keep) * made + keep * take(h, 1, k, lanes));
+        });
     }
     void pass_reset(W* r, const W* h, int64_t n) const {
         pass_gate(r, n, o_.gate);

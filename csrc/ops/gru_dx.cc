@@ -38,6 +38,7 @@ public:
         last_ = {room, hidden_, hidden_, 1, 0, 1};
     }
 
+    bool in_place() const { return false; }
     int64_t phases() const { return 1 + !o_.reset_after; }
     int64_t units(int64_t) const { return hidden_; }
 
@@ -54,7 +55,11 @@ public:
         }
         for (int64_t i = 0; i < step.active; ++i) {
             if (!step.goes_on(i)) continue;
-            phase == 0 ? pass_state(step, i, u, row_of(i)) : pass_reset(step, i, u, row_of(i));
+            const BackRow<W> from = row_of(i);
+            if (o_.plain())
+                from.gates_step == 1 ? pass_plain<true>(step, i, u, from) : pass_plain<false>(step, i, u, from);
+            else
+                phase == 0 ? pass_state(step, i, u, from) : pass_reset(step, i, u, from);
         }
     }
 
@@ -75,6 +80,29 @@ public:
 private:
     // Blocks of r whose products with da go to dh.
     static int64_t together(const Options& o) { return o.reset_after ? 3 : 2; }
+
+    // All of a row of a plain cell, each number in registers once. Unit: the gates that forward kept lie in rows.
+    template <bool Unit>
+    void pass_plain(const BackStep<W>& step, int64_t row, Units u, const BackRow<W>& from) const {
+        W *const da = step.slopes + row * 3 * hidden_ + u.begin, *const kept = from.da + u.begin;
+        W *const dh = step.dh + row * hidden_ + u.begin, *const other = from.beside + u.begin;
+        const int64_t step_of_gates = Unit ? 1 : from.gates_step;
+        const W *const gates = from.gates + u.begin * step_of_gates, *const before = from.before + u.begin;
+        each_vector<W>(u.end - u.begin, [&](int64_t k, int64_t lanes) __attribute__((always_inline)) {
+            const auto gate = [&](int64_t b) __attribute__((always_inline)) {
+                return take(gates + b * hidden_ * step_of_gates, step_of_gates, k, lanes);
+            };
+            const Vec<W> r = gate(0), z = gate(1), fresh = gate(2), m = gate(3), slope = take(dh, 1, k, lanes);
+            const Vec<W> dn = slope * (1 - z) * (1 - fresh * fresh), of_product = dn * r;
+            const Vec<W> dz = slope * (take(before, 1, k, lanes) - fresh) * (z * (1 - z));
+            const Vec<W> dr = dn * m * (r * (1 - r));
+            put(da, 1, k, lanes, dr), put(kept, 1, k, lanes, dr);
+            put(da + hidden_, 1, k, lanes, dz), put(kept + hidden_, 1, k, lanes, dz);
+            put(da + 2 * hidden_, 1, k, lanes, of_product), put(kept + 2 * hidden_, 1, k, lanes, dn);
+            put(other, 1, k, lanes, of_product);
+            put(dh, 1, k, lanes, slope * z);
+        });
+    }
 
     void pass_state(const BackStep<W>& step, int64_t row, Units u, const BackRow<W>& from) const {
         const int64_t n = u.end - u.begin;

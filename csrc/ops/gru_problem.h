@@ -9,6 +9,7 @@ namespace {
 struct GruOptions {
     bool reset_after;  // r scales the product with the state, not the state
     Gate gate, cell;  // of r and z; of n
+    bool plain() const { return reset_after && gate == Gate::sigmoid && cell == Gate::tanh; }
 };
 
 constexpr AttrSpec kResetAfter = {.name = "reset_after", .kind = AttrKind::boolean, .i = 1};

@@ -21,6 +21,7 @@ class LstmCell {
 public:
     typedef Wide<T> W;
     typedef LstmOptions Options;
+    static constexpr bool kInPlace = true;
     static constexpr int64_t kPlace[] = {0, 1, 2, 3}, kMostPhases = 4;
 
     static int64_t joined(const Layer&, const Options&) { return 0; }
@@ -29,7 +30,7 @@ public:
         return (given(o.peep) ? seen : 0) + (given(o.proj) ? packed_units<W>(p.hidden, p.outputs, 1) : 0);
     }
     LstmCell(const Layer& p, const Options& o, int64_t d, const Weights<W>& r, W* room)
-        : o_(o), d_(d), hidden_(p.hidden), outputs_(p.outputs), r_(r) {
+        : o_(o), d_(d), hidden_(p.hidden), outputs_(p.outputs), plain_(o.plain()), r_(r) {
         if (o.full()) {
             pack_units(Matrix<T>{of_direction(o.peep), o.peep.stride[2], o.peep.stride[1]}, hidden_, hidden_, kSeen,
                        room);
@@ -61,6 +62,7 @@ public:
                 add_product(step.cells, hidden_, step.active, some_blocks(seen_, 0, 2), u.begin, u.end, step.gates,
                             wide(), hidden_);
         }
+        if (phase == 0 && plain_) return each_row(step, [&](int64_t i) { pass_plain(step, i, u); });
         if (phase == full()) each_row(step, [&](int64_t i) { pass_cell(step, i, u); });
         if (phase == kept_phase()) {
             if (full())
@@ -80,6 +82,21 @@ private:
     static void each_row(const Step<W>& step, const F& f) {
         for (int64_t i = 0; i < step.active; ++i)
             if (step.goes_on(i)) f(i);
+    }
+
+    // All of a row of a plain cell, each number in registers once.
+    void pass_plain(const Step<W>& step, int64_t row, Units u) const {
+        W *const i = step.gates + row * wide() + u.begin, *const f = i + hidden_, *const g = f + hidden_;
+        W *const o = g + hidden_, *const cells = step.cells + row * hidden_ + u.begin;
+        W* const h = (projected() ? step.made : step.after) + row * hidden_ + u.begin;
+        each_vector<W>(u.end - u.begin, [&](int64_t k, int64_t lanes) __attribute__((always_inline)) {
+            const Vec<W> open = opened(take(i, 1, k, lanes)), keep = opened(take(f, 1, k, lanes));
+            const Vec<W> fresh = tanh(take(g, 1, k, lanes)), out = opened(take(o, 1, k, lanes));
+            const Vec<W> cell = keep * take(cells, 1, k, lanes) + open * fresh;
+            put(i, 1, k, lanes, open), put(f, 1, k, lanes, keep), put(g, 1, k, lanes, fresh), put(o, 1, k, lanes, out);
+            put(cells, 1, k, lanes, cell);
+            put(h, 1, k, lanes, out * tanh(cell));
+        });
     }
 
     // i, f, g and the cell of a row.
@@ -135,6 +152,7 @@ private:
 
     Options o_;
     int64_t d_, hidden_, outputs_;
+    bool plain_;
     Weights<W> r_, seen_{}, proj_{};  // seen_: peepholes that are matrices
     const W* diagonal_ = nullptr;  // those that are not
 };

@@ -29,7 +29,8 @@ public:
         return packed_units<W>(4 * p.hidden, p.outputs, 1) + (given(o.peep) ? seen : 0) +
                (given(o.proj) ? packed_units<W>(p.outputs, p.hidden, 1) : 0);
     }
-    LstmBack(const Layer& p, const Options& o, int64_t d, W* room) : o_(o), hidden_(p.hidden), outputs_(p.outputs) {
+    LstmBack(const Layer& p, const Options& o, int64_t d, W* room)
+        : o_(o), hidden_(p.hidden), outputs_(p.outputs), plain_(o.plain()) {
         r_ = packed(p.r, d, 0, 4 * hidden_, outputs_, room);
         if (o.full()) {
             seen_if_ = packed(o.peep, d, 0, 2 * hidden_, hidden_, room);
@@ -42,6 +43,7 @@ public:
         if (given(o.proj)) proj_ = packed(o.proj, d, 0, outputs_, hidden_, room);
     }
 
+    bool in_place() const { return plain_; }
     int64_t phases() const { return 1 + projected() + full(); }
     int64_t units(int64_t phase) const { return phase == 0 ? outputs_ : hidden_; }
 
@@ -66,6 +68,12 @@ public:
                 for (int64_t i = 0; i < step.active; ++i) fill_zero(step.made + i * hidden_ + u.begin, 1, n);
                 add_product(step.dh, outputs_, step.active, proj_, u.begin, u.end, step.made, hidden_, 0);
             }
+            if (plain_)
+                return each_row([&](int64_t i) {
+                    const BackRow<W> from = row_of(i);
+                    const bool rows = from.gates_step == 1 && from.cell_step == 1 && from.before_step == 1;
+                    rows ? pass_plain<true>(step, i, u, from) : pass_plain<false>(step, i, u, from);
+                });
             if (full()) add_product(step.after, wide(), step.later, seen_if_, u.begin, u.end, step.dc, hidden_, 0);
             each_row([&](int64_t i) { pass_output(step, i, u, row_of(i)); });
         }
@@ -99,6 +107,36 @@ private:
         const Weights<W> made = {room, terms, units, 1, 0, 1};
         room += packed_units<W>(terms, units, 1);
         return made;
+    }
+
+    // All of a row of a plain cell, each number in registers once. Unit: whatever forward kept lies in rows.
+    template <bool Unit>
+    void pass_plain(const BackStep<W>& step, int64_t row, Units u, const BackRow<W>& from) const {
+        W *const da = step.slopes + row * wide() + u.begin, *const kept = from.da + u.begin;
+        W *const dc = step.dc + row * hidden_ + u.begin, *const made = from.beside + outputs_ + u.begin;
+        const W* const dh = (projected() ? step.made + row * hidden_ : step.dh + row * outputs_) + u.begin;
+        const int64_t step_of_gates = Unit ? 1 : from.gates_step, step_of_now = Unit ? 1 : from.cell_step;
+        const int64_t step_of_before = Unit ? 1 : from.before_step;
+        const W *const gates = from.gates + u.begin * step_of_gates, *const now = from.cell + u.begin * step_of_now;
+        const W* const before = from.cell_before + u.begin * step_of_before;
+        each_vector<W>(u.end - u.begin, [&](int64_t k, int64_t lanes) __attribute__((always_inline)) {
+            const auto gate = [&](int64_t b) __attribute__((always_inline)) {
+                return take(gates + b * hidden_ * step_of_gates, step_of_gates, k, lanes);
+            };
+            const auto leave = [&](int64_t b, Vec<W> slope) __attribute__((always_inline)) {
+                put(da + b * hidden_, 1, k, lanes, slope);
+                if (kept != da) put(kept + b * hidden_, 1, k, lanes, slope);
+            };
+            const Vec<W> i = gate(0), f = gate(1), g = gate(2), o = gate(3), h = take(dh, 1, k, lanes);
+            const Vec<W> q = tanh(take(now, step_of_now, k, lanes)), open = h * o;
+            const Vec<W> c = take(dc, 1, k, lanes) + open * (1 - q * q);
+            leave(0, c * g * (i * (1 - i)));
+            leave(1, c * take(before, step_of_before, k, lanes) * (f * (1 - f)));
+            leave(2, c * i * (1 - g * g));
+            leave(3, h * q * (o * (1 - o)));
+            put(dc, 1, k, lanes, c * f);
+            if (projected()) put(made, 1, k, lanes, o * q);
+        });
     }
 
     // ao, and what dh brings to dc.
@@ -216,6 +254,7 @@ private:
 
     Options o_;
     int64_t hidden_, outputs_;
+    bool plain_;
     Weights<W> r_{}, seen_if_{}, seen_o_{}, proj_{};  // seen: peepholes that are matrices
     const W* diagonal_ = nullptr;  // those that are not
 };

@@ -13,6 +13,10 @@ struct LstmOptions {
     Gate gate, cell, output;  // of i, f and o; of g; of the cell on its way to h
     View dpeep{}, dproj{};  // of the gradients
     bool full() const { return given(peep) && peep.ndim == 3; }
+    bool plain() const {
+        return !given(peep) && clip == 0 && !coupled && gate == Gate::sigmoid && cell == Gate::tanh &&
+               output == Gate::tanh;
+    }
 };
 
 constexpr int64_t kSeen = 3;  // blocks of peepholes, to i, f and o

@@ -9,6 +9,7 @@
 //     room(p, o)                     numbers that it works with, and ...
 //     Cell(p, o, g, d, room)         ... the cell of direction d from them
 //     phases(), units(phase)         of a step: each needs the one before complete; the first one is of the outputs
+//     in_place()                     whether it leaves in da the very slopes that the step before meets
 //     pull(step, units)              dh of `units` from da of the step behind
 //     run(phase, step, units, row)   units of a phase; row(i) is what there is of row i
 //     finish(left, weights)          the gradients of r and of what it has beside
@@ -63,6 +64,17 @@ TW_INLINE Strided<W> gate_at(const BackRow<W>& row, int64_t block, int64_t hidde
     return {row.gates + (block * hidden + u) * row.gates_step, row.gates_step};
 }
 
+// Fetches units of the gates and the cell before.
+template <class W>
+TW_INLINE void fetch_row(const BackRow<W>& row, int64_t blocks, int64_t hidden, Units u) {
+    constexpr int64_t line = 64 / static_cast<int64_t>(sizeof(W));
+    for (int64_t k = u.begin; k < u.end; k += line) {
+        for (int64_t b = 0; row.gates && row.gates_step == 1 && b < blocks; ++b)
+            __builtin_prefetch(row.gates + b * hidden + k);
+        if (row.cell_before && row.before_step == 1) __builtin_prefetch(row.cell_before + k);
+    }
+}
+
 // What a direction leaves, rows [steps][sequences].
 template <class W>
 struct Left {
@@ -104,16 +116,27 @@ void pass_share(const Layer& p, const Slopes& g, int64_t d, Share share, const C
         row.da = left.da + at * wide, row.before = left.before + at * outputs, row.beside = left.beside + at * beside;
         return row;
     };
+    const bool in_place = cell.in_place() && in_time(p, d);
+    const auto da_of = [&](int64_t s) {  // of a step that there is, or else anywhere
+        const int64_t t = max_of(min_of(d ? p.steps - 1 - s : s, p.steps - 1), 0);
+        return left.da + (t * p.sequences + share.first) * wide;
+    };
     for (step.s = p.steps - 1; step.s >= -1; --step.s) {
         step.later = step.active, step.active = 0;
         for (int64_t i = 0; i < share.rows; ++i)
             if (step.goes_on(i)) step.active = i + 1;
         step.slopes = slopes[step.s & 1], step.after = slopes[~step.s & 1];
+        if (in_place) step.slopes = da_of(step.s), step.after = da_of(step.s + 1);
         for (int64_t phase = 0; phase < phases; ++phase)
             run_link(chain, (p.steps - 1 - step.s) * phases + phase, member, step.s % 2 != 0, [&](int64_t chunk) {
                 const Units u = units_of(chunk, chain.chunks, cell.units(phase), NR);
                 if (u.begin >= u.end) return;
-                if (phase == 0) cell.pull(step, u);
+                if (phase == 0) {
+                    // What forward kept is far away by now: it arrives while the product runs.
+                    for (int64_t i = 0; i < step.active; ++i)
+                        if (step.goes_on(i)) fetch_row(row_of(i), p.kept, hidden, u);
+                    cell.pull(step, u);
+                }
                 for (int64_t i = 0; phase == 0 && i < step.active; ++i) {
                     if (!step.goes_on(i)) continue;
                     const int64_t n = share.first + i, t = step_of(p, d, n, step.s), count = u.end - u.begin;
@@ -149,11 +172,11 @@ void pass_share(const Layer& p, const Slopes& g, int64_t d, Share share, const C
 
 // ---- products over all steps ----------------------------------------------------------------------------------------
 
-// c (m, n) = a (m, k) b (k, n), or added; a sum of no terms is zero.
+// c (m, n), rows c_row apart, = a (m, k) b (k, n), or added; a sum of no terms is zero.
 template <class W>
-bool multiply(int64_t m, int64_t n, int64_t k, Matrix<W> a, Matrix<W> b, W* c, bool accumulate = false) {
+bool multiply(int64_t m, int64_t n, int64_t k, Matrix<W> a, Matrix<W> b, W* c, int64_t c_row, bool accumulate = false) {
     Gemm<W> q{};
-    q.m = m, q.n = n, q.k = k, q.a = a, q.b = b, q.c = c, q.c_row = n, q.c_col = 1, q.accumulate = accumulate;
+    q.m = m, q.n = n, q.k = k, q.a = a, q.b = b, q.c = c, q.c_row = c_row, q.c_col = 1, q.accumulate = accumulate;
     return m == 0 || n == 0 || gemm(q);
 }
 
@@ -168,12 +191,17 @@ void write_matrix(const View& v, int64_t d, int64_t first, int64_t rows, const W
     });
 }
 
-// Rows [first, first + m) of a gradient of weights: slopes (rows, m)^T times states (rows, n), by way of `room`.
+// Rows [first, first + m) of a gradient of weights: slopes (rows, m)^T times states (rows, n), by way of `room` where they
+// cannot be written at once.
 template <class T>
 bool write_product(const View& v, int64_t d, int64_t first, int64_t m, int64_t rows, Matrix<Wide<T>> slopes,
                    Matrix<Wide<T>> states, Wide<T>* room) {
-    if (!multiply(m, v.shape[2], rows, Matrix<Wide<T>>{slopes.data, slopes.col, slopes.row}, states, room))
-        return false;
+    const int64_t n = v.shape[2];
+    const Matrix<Wide<T>> turned = {slopes.data, slopes.col, slopes.row};
+    if constexpr (!kIsNarrow<T>)
+        if (v.stride[2] == 1)
+            return multiply(m, n, rows, turned, states, v.as<T>() + d * v.stride[0] + first * v.stride[1], v.stride[1]);
+    if (!multiply(m, n, rows, turned, states, room, n)) return false;
     write_matrix<T>(v, d, first, m, room);
     return true;
 }
@@ -300,17 +328,20 @@ bool pass(const Layer& p, const typename Cell::Options& o, const Slopes& g) {
         pass_share<T>(p, g, d, share_at(p.sequences, job / members % shares), cells[d], step, own_slopes, own_state,
                       own.left_of(p, d), own.beside, chains[job / members], job % members);
     });
+    W* dx = own.dx;
+    if constexpr (!kIsNarrow<T>)
+        if (given(g.dx) && !ragged && is_contiguous(g.dx)) dx = g.dx.as<T>();
     for (int64_t d = 0; d < p.directions; ++d) {
         const Left<W> left = own.left_of(p, d);
         if ((given(g.dx) && !multiply(rows, p.inputs, wide, Matrix<W>{left.da, wide, 1},
-                                      Matrix<W>{w + d * wide * p.inputs, p.inputs, 1}, own.dx, d > 0)) ||
+                                      Matrix<W>{w + d * wide * p.inputs, p.inputs, 1}, dx, p.inputs, d > 0)) ||
             !write_product<T>(g.dw, d, 0, wide, rows, {left.da, wide, 1}, {x, p.inputs, 1}, own.weights))
             return false;
         sum_columns(left.da, wide, rows, wide, own.db);
         copy_row(g.db.as<T>() + d * g.db.stride[0], g.db.stride[1], own.db, 1, wide);
         if (!cells[d].finish(Finish<T>{p, g, d, rows, left, own.weights, own.db})) return false;
     }
-    for (int64_t t = 0; given(g.dx) && t < p.steps; ++t)
+    for (int64_t t = 0; given(g.dx) && dx == own.dx && t < p.steps; ++t)
         for (int64_t n = 0; n < p.sequences; ++n) {
             T* const to = g.dx.as<T>() + t * g.dx.stride[0] + n * g.dx.stride[1];
             if (t < p.lengths[n])

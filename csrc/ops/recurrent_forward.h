@@ -3,6 +3,7 @@
 //
 // A Cell<T> has
 //     Options                     operands and attributes of its own
+//     kInPlace                    whether sums become the gates where they lie: as many blocks, in the same order
 //     kPlace[b]                   where in a row of gates, in blocks of H, block b of the sums and of what is kept lies
 //     room(p, o)                  numbers that it works with beside, and ...
 //     Cell(p, o, d, r, room)      ... the cell of direction d from them; r as pack_units made it
@@ -22,6 +23,9 @@ namespace {
 
 struct Results {
     View y, h, c, gates, cells;  // c, gates and cells: dtype none where there are none
+    const void* gates_of(int64_t d) const {
+        return static_cast<const char*>(gates.data) + d * gates.stride[0] * item_size(gates.dtype);
+    }
 };
 
 // Rows of a product, and how far they are apart.
@@ -62,16 +66,18 @@ Step<W> step_of_share(const Layer& p, Share share, Room<W>& room, W* (&states)[2
 // the block that no sum has begins.
 template <class T, class Cell>
 void pass_share(const Layer& p, const Results& r, int64_t d, Share share, const Cell& cell, Step<Wide<T>> step,
-                Wide<T>* const (&states)[2], const Wide<T>* sums, const Wide<T>* bias, Chain& chain, int64_t member) {
+                Wide<T>* const (&states)[2], Wide<T>* sums, const Wide<T>* bias, Chain& chain, int64_t member) {
     typedef Wide<T> W;
     constexpr int64_t NR = Blocking<W>::NR;
     const int64_t hidden = p.hidden, wide = p.kept * hidden, outputs = p.outputs, phases = cell.phases();
+    const bool in_place = Cell::kInPlace && in_time(p, d), keeps = given(r.gates) && sums != r.gates_of(d);
     for (step.s = 0; step.s < p.steps; ++step.s) {
         step.active = 0;
         for (int64_t i = 0; i < share.rows; ++i)
             if (step.goes_on(i)) step.active = i + 1;
         if (step.active == 0) break;
         step.before = states[step.s % 2], step.after = states[(step.s + 1) % 2];
+        if (in_place) step.gates = sums + ((d ? p.steps - 1 - step.s : step.s) * p.sequences + share.first) * wide;
         const auto each_row = [&](const auto& f) __attribute__((always_inline)) {
             for (int64_t i = 0; i < step.active; ++i)
                 if (step.goes_on(i)) f(i, share.first + i, step_of(p, d, share.first + i, step.s));
@@ -86,7 +92,7 @@ void pass_share(const Layer& p, const Results& r, int64_t d, Share share, const 
                 const Units u = units_of(chunk, chain.chunks, cell.units(phase), NR);
                 const int64_t count = u.end - u.begin;
                 if (count <= 0) return;
-                if (phase == 0)
+                if (phase == 0 && !in_place)
                     each_row([&](int64_t i, int64_t n, int64_t t) __attribute__((always_inline)) {
                         const W* const from = sums + (t * p.sequences + n) * p.blocks * hidden + u.begin;
                         W* const to = step.gates + i * wide + u.begin;
@@ -97,7 +103,7 @@ void pass_share(const Layer& p, const Results& r, int64_t d, Share share, const 
                     });
                 cell.run(phase, step, u);
                 each_row([&](int64_t i, int64_t n, int64_t t) __attribute__((always_inline)) {
-                    if (phase == cell.kept_phase() && given(r.gates))
+                    if (phase == cell.kept_phase() && keeps)
                         for (int64_t b = 0; b < p.kept; ++b)
                             copy_row(kept_at<W>(r.gates, d, t, n) + (b * hidden + u.begin) * r.gates.stride[3],
                                      r.gates.stride[3], step.gates + i * wide + Cell::kPlace[b] * hidden + u.begin, 1,
@@ -146,13 +152,14 @@ template <class T, class Cell>
 struct Work {
     typedef Wide<T> W;
     W *x, *w, *weights, *bias, *sums, *cells, *shares, *codes;
-    Work(const Layer& p, const typename Cell::Options& o, int64_t members, Room<W>& room) {
+    // Elsewhere: sums need no room of their own.
+    Work(const Layer& p, const typename Cell::Options& o, int64_t members, bool elsewhere, Room<W>& room) {
         const int64_t wide = p.blocks * p.hidden, packed = p.directions * places_of<W>(p).bytes;
         weights = room.next(p.packed ? 0 : packed / static_cast<int64_t>(sizeof(W)));
         x = room.next(room_of(p.x, kIsNarrow<T>));
         w = room.next(p.stored == DType::none && !p.w_too ? room_of(p.w, kIsNarrow<T>) : 0);
         bias = room.next(p.directions * (wide + p.hidden));
-        sums = room.next(p.directions * p.steps * p.sequences * wide);
+        sums = room.next(elsewhere ? 0 : p.directions * p.steps * p.sequences * wide);
         cells = room.next(p.directions * Cell::room(p, o));
         shares = room.next(p.directions * p.sequences * of_row(p));
         codes = room.next(members * p.directions * p.sequences * of_codes(p));
@@ -169,13 +176,17 @@ bool pass(const Layer& p, const typename Cell::Options& o, const Results& result
     const int64_t shares = shares_of(p.sequences), jobs = p.directions * shares, links = p.steps * Cell::kMostPhases;
     const int64_t chunks = max_of(1, min_of(kChunks, ceil_div(hidden, NR)));
     const int64_t members = members_of(p, jobs, chunks);
+    // Where gates are kept as they are computed, the sums that become them lie there from the start.
+    bool in_gates = Cell::kInPlace && given(results.gates) && is_contiguous(results.gates);
+    for (int64_t d = 0; d < p.directions; ++d) in_gates = in_gates && in_time(p, d);
     Room<W> counted{};
-    Work<T, Cell>(p, o, members, counted);
+    Work<T, Cell>(p, o, members, in_gates, counted);
     Scratch scratch(static_cast<size_t>(counted.used + 1) * sizeof(W));
     Scratch meeting(static_cast<size_t>(jobs) * (sizeof(Chain) + static_cast<size_t>(links) * sizeof(uint32_t)) + 64);
     if (!scratch.as<W>() || !meeting.as<char>()) return false;
     Room<W> room{scratch.as<W>(), 0};
-    const Work<T, Cell> own(p, o, members, room);
+    const Work<T, Cell> own(p, o, members, in_gates, room);
+    W* const all_sums = in_gates ? results.gates.as<W>() : own.sums;
     const W* const x = wide_rows<T>(p.x, own.x);
     const W* const w = p.stored == DType::none && !p.w_too ? wide_rows<T>(p.w, own.w) : own.w;
     if (!p.packed) pack_weights<T>(p, reinterpret_cast<char*>(own.weights));
@@ -183,7 +194,7 @@ bool pass(const Layer& p, const typename Cell::Options& o, const Results& result
     for (int64_t d = 0; d < p.directions; ++d) {
         W* const bias = own.bias + d * (wide + hidden);
         read_biases<T>(p, d, Cell::joined(p, o), bias);
-        W* const sums = own.sums + d * rows * wide;
+        W* const sums = all_sums + d * rows * wide;
         if constexpr (__is_same(W, float))
             if (p.stored != DType::none) {
                 if (rows && !multiply_inputs(p, rows, x, weights, d, bias, sums)) return false;
@@ -232,7 +243,7 @@ bool pass(const Layer& p, const typename Cell::Options& o, const Results& result
             const int64_t before = (job % members * p.directions + d) * p.sequences + share.first;
             step.codes = coded_rows(own.codes + before * own.of_codes(p), share.rows, p.outputs);
         }
-        pass_share<T>(p, results, d, share, cells[d], step, states, own.sums + d * rows * wide,
+        pass_share<T>(p, results, d, share, cells[d], step, states, all_sums + d * rows * wide,
                       own.bias + d * (wide + hidden) + wide, chains[job / members], job % members);
     });
     return true;

@@ -13,6 +13,12 @@ enum class Gate : int { sigmoid, tanh, relu, hard_sigmoid, leaky_relu, elu, soft
 constexpr const char* kGates = "sigmoid|tanh|relu|hard_sigmoid|leaky_relu|elu|softsign|softplus|identity";
 TW_INLINE Gate gate_of(const Attr& a) { return static_cast<Gate>(a.choice); }
 
+// The usual gate, for loops that take a cell at a time: 1 / (1 + exp(-x)), and 0 below x = -87, where exp(-x) may be anything.
+TW_INLINE f32v opened(f32v x) {
+    return select(x < -87.f, f32v{}, 1.f / (1.f + normal_value_of(exp_parts(at_least(-x, -87.f)))));
+}
+TW_INLINE f64v opened(f64v x) { return sigmoid(x); }
+
 template <class V>
 TW_INLINE Constants<V> constants_of(Gate gate) {
     const double alpha = gate == Gate::hard_sigmoid ? 0.2 : gate == Gate::leaky_relu ? 0.01 : 1;

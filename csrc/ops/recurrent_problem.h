@@ -139,6 +139,13 @@ TW_INLINE Status no_memory() {
 // Where direction d stands at its s-th step of sequence n.
 TW_INLINE int64_t step_of(const Layer& p, int64_t d, int64_t n, int64_t s) { return d ? p.lengths[n] - 1 - s : s; }
 
+// Whether all sequences of a direction are at the same time at each step.
+TW_INLINE bool in_time(const Layer& p, int64_t d) {
+    for (int64_t n = 0; d && n < p.sequences; ++n)
+        if (p.lengths[n] < p.steps) return false;
+    return true;
+}
+
 template <class T>
 TW_INLINE void fill_zero(T* p, int64_t stride, int64_t n) {
     const T none{};

@@ -13,6 +13,7 @@ namespace tw::TW_ISA {
 namespace {
 
 constexpr int64_t kWidened = 128;  // terms of a panel in 16 bits that are widened at a time
+constexpr int64_t kTermsInL1 = 256;  // of a panel, which rows of several register tiles pass over
 
 // b (terms, blocks H) as [panel of NR units][block][terms][NR]: all blocks of some units lie together. S is T's Wide, or
 // what that is rounded to.
@@ -134,7 +135,7 @@ void add_panels(const Wide<S>* a, int64_t a_row, int64_t rows, const Weights<Wid
         }
         return;
     }
-    constexpr int64_t kStep = kIsNarrow<S> ? kWidened : int64_t{1} << 62;
+    constexpr int64_t kStep = kIsNarrow<S> ? kWidened : kTermsInL1;
     const int64_t tiles = ceil_div(rows, kMR);
     for (int64_t i = 0; i < total; ++i) {
         const Panel<S> own = panel(i);
@@ -145,7 +146,7 @@ void add_panels(const Wide<S>* a, int64_t a_row, int64_t rows, const Weights<Wid
             if constexpr (kIsNarrow<S>)
                 copy_row(wide, 1, own.b + from * NR, 1, some * NR), b = wide;
             else
-                b = own.b;
+                b = own.b + from * NR;
             for (int64_t k = 0, first = 0; k < tiles; ++k) {
                 const int64_t count = (rows - first) / (tiles - k) + ((rows - first) % (tiles - k) != 0);
                 Tile<W> t{};

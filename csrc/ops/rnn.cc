@@ -20,6 +20,7 @@ class RnnCell {
 public:
     typedef Wide<T> W;
     typedef RnnOptions Options;
+    static constexpr bool kInPlace = false;
     static constexpr int64_t kPlace[] = {0, 0}, kMostPhases = 1;
 
     static int64_t joined(const Layer&, const Options&) { return 0; }

@@ -30,6 +30,7 @@ public:
                    room);
     }
 
+    bool in_place() const { return false; }
     int64_t phases() const { return 1; }
     int64_t units(int64_t) const { return hidden_; }
 
