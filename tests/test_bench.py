@@ -96,6 +96,24 @@ def test_a_wrong_gradient_is_caught() -> None:
     assert "gradient along a random direction" in check.gradient_mismatch(problem, operands, dy, wrong)
 
 
+@pytest.mark.parametrize("direction", ["fwd", "step"])
+def test_attention_beyond_memory_is_checked_on_some_heads(monkeypatch: pytest.MonkeyPatch, direction: str) -> None:
+    from tilework.bench import check, ours, peers
+
+    monkeypatch.setattr(check, "_MOST_SCORES", 0)
+    problem = problems.parse(f"attention/float32/{direction} q=2x8x9x4 k=2x4x11x4 v=2x4x11x6 causal=True")
+    operands = problem.operands()
+    part = check.sampled(problem, operands)
+    assert part is not None
+    assert part("q", operands[0]).shape == (2, 6, 9, 4)
+    assert part("k", operands[1]).shape[1] == 3
+    contestant, want = ours.calls(problem, operands)["tilework"], ours.expected(problem, operands)
+    assert ours.check_answer(problem, operands, contestant, want)[0] == ""
+    wrong = contestant.call()
+    (wrong[0] if direction == "step" else wrong)[1, 7] *= np.float32(1.01)  # the last head
+    assert ours.check_answer(problem, operands, peers.Contestant(lambda: wrong), want)[0] != ""
+
+
 _CRASHING = """
 import os
 from tilework.bench.peers import PEERS, Contestant, Peer

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tilework import registry, testing
+from tilework import _core, testing
 from tilework.bench import check
 from tilework.bench.peers import Contestant
 from tilework.bench.problems import Problem
@@ -69,21 +69,50 @@ def _to_device(value: Any, device: str) -> Any:
     return value if value is None else to_device(value, device)
 
 
+def expected(problem: Problem, operands: tuple[Any, ...]) -> Any:
+    """What :func:`check_answer` wants of a forward pass: the reference, of sampled heads where it is too large."""
+    if problem.direction != "fwd":
+        return None
+    part = check.sampled(problem, operands)
+    return check.expected(problem, operands if part is None else _cut(part, problem, operands))
+
+
+def _cut(part: Any, problem: Problem, operands: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(None if o is None else part(n, o) for n, o in zip(problem.target.operands, operands, strict=True))
+
+
 def check_answer(
     problem: Problem, operands: tuple[Any, ...], contestant: Contestant, want: Any
 ) -> tuple[str, list[Any]]:
-    """(what is wrong, ``""`` if nothing; the results peers are compared with)."""
+    """(what is wrong, ``""`` if nothing; the results peers are compared with).
+
+    Those are the reference's, and where it is taken of a sample ours, which the sample has shown to be right.
+    """
+    part = check.sampled(problem, operands)
     if problem.direction == "fwd":
-        return check.mismatch(contestant.results(), want), list(want[0])
+        got = contestant.results()
+        if part is None:
+            return check.mismatch(got, want), list(want[0])
+        return check.mismatch([part("y", g) for g in got], want), got
     gradients = contestant.call()
     last = problem.target.rules["where_given"]
     names = [n for n, o in zip(problem.target.operands, operands, strict=True) if o is not None or n not in last]
     named = dict(zip(names, gradients if len(operands) > 1 else (gradients,), strict=True))
     host = {n: [_host(g) for g in v] if isinstance(v, list) else _host(v) for n, v in named.items() if v is not None}
-    y = registry.ops()[problem.op].reference(*operands, **problem.attrs)
-    first = y[0] if isinstance(y, tuple) else y
-    wrong = check.gradient_mismatch(problem, operands, problem.upstream(np.shape(first)), host)
-    return wrong, [g for v in host.values() for g in (v if isinstance(v, list) else [v])]
+    results = [g for v in host.values() for g in (v if isinstance(v, list) else [v])]
+    dy = problem.upstream(_first_shape(problem, operands))
+    if part is not None:
+        host = {n: part(n, g) for n, g in host.items()}
+        operands, dy = _cut(part, problem, operands), part("y", dy)
+    return check.gradient_mismatch(problem, operands, dy, host), results
+
+
+def _first_shape(problem: Problem, operands: tuple[Any, ...]) -> tuple[int, ...]:
+    """The shape of the first result."""
+    if problem.target.is_view:
+        return tuple(problem.target(*operands, **problem.attrs).shape)
+    specs, _ = _core.infer(problem.op, list(operands), dict(problem.attrs))
+    return tuple(specs[0][0])
 
 
 def _host(gradient: Any) -> Any:

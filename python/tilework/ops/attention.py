@@ -139,6 +139,8 @@ def _distance(q: Any, k: Any, lengths: Any) -> Any:
 
 def factors(shape: Sizes, *, dropout: float, seed: int, offset: int) -> Any:
     """What weights of a shape (B, H, T, S) are multiplied by."""
+    if dropout == 0:
+        return 1.0
     words = philox(math.prod(shape), offset, seed).reshape(shape)
     return np.where(words >= np.uint64(int(dropout * 2.0**32)), 1 / (1 - dropout), 0.0)
 
