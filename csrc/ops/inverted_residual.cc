@@ -8,7 +8,7 @@
 //           and d, of a band of the image that stays in L2, is narrowed in runs of pixels, whose results are
 //           turned on their way to y. 1x1 products are register tiles over packed weights, [panel][k][NR].
 // Numerics  one running sum each, cut every KC terms of a product; zeros of the border are multiplied.
-// Threads   slices by bands, then runs of pixels or panels; sums are never split between threads.
+// Threads   bands; or, of a band, slices, then runs of pixels or panels; sums are never split between threads.
 // Source    Sandler et al., "MobileNetV2: inverted residuals and linear bottlenecks", 2018.
 #include "gemm/micro.h"
 #include "ops/conv_problem.h"
@@ -22,6 +22,7 @@ enum Attribute { kStride, kPadding, kDilation, kActivation, kNarrowActivation };
 constexpr int64_t kRowBytes = 64 << 10;  // of e, for one slice
 constexpr int64_t kBandBytes = 448 << 10;  // of d
 constexpr int64_t kStayingBytes = 192 << 10;  // of weights, in L2
+constexpr int64_t kTallRows = 8;  // of a band, where threads could have more of them
 constexpr int64_t kRun = 48;  // pixels that are narrowed together
 constexpr int64_t kFewRuns = 8;  // below, threads share panels
 constexpr int kPixels = 4;  // filtered together: they share what they load
@@ -384,52 +385,66 @@ struct Block {
         }
     }
 
-    // One image.
-    bool run(const T* x, T* y, const T* residual) const {
-        const int64_t wide_row = s.out[2] * panels * NR, bytes = wide_row * static_cast<int64_t>(sizeof(T));
-        const int64_t most = max_of(1, kBandBytes / max_of(bytes, 1)),
-                      band = ceil_div(s.out[1], ceil_div(max_of(s.out[1], 1), most));
-        const int64_t reach = (s.taps[1] - 1) * s.dilation[1] + 1;
+    // Rows [h0, h0 + rows) of an image.
+    bool band(const T* x, T* y, const T* residual, int64_t h0, int64_t rows) const {
+        const int64_t wide_row = s.out[2] * panels * NR, reach = (s.taps[1] - 1) * s.dilation[1] + 1;
         const int64_t row_bytes = max_of(1, s.in[2] * NR * static_cast<int64_t>(sizeof(T)));
         const int64_t room = min_of(s.in[1], max_of(min_of(reach, s.in[1]), kRowBytes / row_bytes));
-        Scratch d_scratch(static_cast<size_t>(band * bytes + 64));
+        Scratch d_scratch(static_cast<size_t>(rows * wide_row + 1) * sizeof(T));
         T* const d = d_scratch.as<T>();
         if (!d) return false;
         bool enough = true;
         const auto failed = [&] { __atomic_store_n(&enough, false, __ATOMIC_RELAXED); };
-        for (int64_t h0 = 0; h0 < s.out[1] && enough; h0 += band) {
-            const int64_t rows = min_of(band, s.out[1] - h0);
-            // A few jobs for every thread; parts of a slice make some rows twice.
-            const int64_t parts = min_of(ceil_div(8, panels), max_of(1, rows / 16)), tall = ceil_div(rows, parts);
-            parallel(panels * parts, [&](int64_t job) {
-                Scratch e(static_cast<size_t>(room * row_bytes + 64)),
-                    seen(static_cast<size_t>(s.taps[1] + 1) * sizeof(T*));
-                if (!e.as<T>() || !seen.template as<const T*>()) return failed();
-                const int64_t first = job % parts * tall, end = min_of(first + tall, rows);
-                if (first < end)
-                    filter(x, job / parts, h0 + first, h0 + end, d + first * wide_row, e.as<T>(), room,
-                           seen.template as<const T*>());
-            });
-            const int64_t pixels = rows * s.out[2], runs = ceil_div(pixels, kRun),
-                          each = ceil_div(pixels, max_of(runs, 1));
-            const int64_t narrow_panels = ceil_div(filters, NR), at = h0 * s.out[2];
-            const bool by_runs = runs >= kFewRuns;
-            parallel(by_runs ? runs : narrow_panels, [&](int64_t job) {
-                Scratch made(static_cast<size_t>((kRun + L) * NR) * sizeof(T));
-                if (!made.as<T>()) return failed();
-                const int64_t first_run = by_runs ? job : 0, last_run = by_runs ? job + 1 : runs;
-                const int64_t first_panel = by_runs ? 0 : job, last_panel = by_runs ? narrow_panels : job + 1;
-                for (int64_t r = first_run; r < last_run; ++r)
-                    for (int64_t p = first_panel; p < last_panel; ++p) {
-                        const int64_t from = r * each, count = min_of(each, pixels - from);
-                        if (count <= 0) continue;
-                        narrow_run(d + from * panels * NR, p,
-                                   by_runs || r > 0 ? nullptr : next_panel(narrow, p, narrow_panels, channels), count,
-                                   y + p * NR * y_plane + at + from,
-                                   residual ? residual + p * NR * residual_plane + at + from : nullptr, made.as<T>());
-                    }
-            });
-        }
+        // A few jobs for every thread; parts of a slice make some rows twice.
+        const int64_t parts = min_of(ceil_div(8, panels), max_of(1, rows / 16)), tall = ceil_div(rows, parts);
+        parallel(panels * parts, [&](int64_t job) {
+            Scratch e(static_cast<size_t>(room * row_bytes + 64)),
+                seen(static_cast<size_t>(s.taps[1] + 1) * sizeof(T*));
+            if (!e.as<T>() || !seen.template as<const T*>()) return failed();
+            const int64_t first = job % parts * tall, end = min_of(first + tall, rows);
+            if (first < end)
+                filter(x, job / parts, h0 + first, h0 + end, d + first * wide_row, e.as<T>(), room,
+                       seen.template as<const T*>());
+        });
+        if (!enough) return false;
+        const int64_t pixels = rows * s.out[2], runs = ceil_div(pixels, kRun), each = ceil_div(pixels, max_of(runs, 1));
+        const int64_t narrow_panels = ceil_div(filters, NR), at = h0 * s.out[2];
+        const bool by_runs = runs >= kFewRuns;
+        parallel(by_runs ? runs : narrow_panels, [&](int64_t job) {
+            Scratch made(static_cast<size_t>((kRun + L) * NR) * sizeof(T));
+            if (!made.as<T>()) return failed();
+            const int64_t first_run = by_runs ? job : 0, last_run = by_runs ? job + 1 : runs;
+            const int64_t first_panel = by_runs ? 0 : job, last_panel = by_runs ? narrow_panels : job + 1;
+            for (int64_t r = first_run; r < last_run; ++r)
+                for (int64_t p = first_panel; p < last_panel; ++p) {
+                    const int64_t from = r * each, count = min_of(each, pixels - from);
+                    if (count <= 0) continue;
+                    const T* const next = by_runs || r > 0 ? nullptr : next_panel(narrow, p, narrow_panels, channels);
+                    narrow_run(d + from * panels * NR, p, next, count, y + p * NR * y_plane + at + from,
+                               residual ? residual + p * NR * residual_plane + at + from : nullptr, made.as<T>());
+                }
+        });
+        return enough;
+    }
+
+    // All images: threads take bands, where there are as many for each, or share the work in one.
+    bool run(const View& x, const View& y, const View& residual) const {
+        const int64_t bytes = s.out[2] * panels * NR * static_cast<int64_t>(sizeof(T)), threads = num_threads();
+        const int64_t least = ceil_div(s.out[1], max_of(1, kBandBytes / max_of(bytes, 1)));
+        int64_t bands = ceil_div(least * x.shape[0], threads) * threads / max_of(x.shape[0], 1);
+        if (least == 1 || bands < least || s.out[1] / bands < kTallRows) bands = least;
+        const int64_t tall = ceil_div(s.out[1], bands), jobs = bands * x.shape[0];
+        bool enough = true;
+        const auto one = [&](int64_t job) {
+            const int64_t n = job / bands, h0 = job % bands * tall, rows = min_of(tall, s.out[1] - h0);
+            const T* const added = residual.data ? residual.as<T>() + n * residual.stride[0] : nullptr;
+            if (rows > 0 && !band(x.as<T>() + n * x.stride[0], y.as<T>() + n * y.stride[0], added, h0, rows))
+                __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
+        };
+        if (jobs % threads == 0 || jobs >= 4 * threads)
+            parallel(jobs, one);
+        else
+            for (int64_t job = 0; job < jobs && enough; ++job) one(job);
         return enough;
     }
 };
@@ -486,10 +501,7 @@ Status run_as(const Call& c) {
     q.x_plane = x.stride[1], q.y_plane = y.stride[1], q.residual_plane = residual.stride[1];
     q.activation = activation_of(c.attr[kActivation]), q.last = activation_of(c.attr[kNarrowActivation]);
     note_kernel("inverted residual");
-    for (int64_t n = 0; n < x.shape[0]; ++n) {
-        const T* const added = residual.data ? residual.as<T>() + n * residual.stride[0] : nullptr;
-        if (!q.run(x.as<T>() + n * x.stride[0], y.as<T>() + n * y.stride[0], added)) return no_memory();
-    }
+    if (!q.run(x, y, residual)) return no_memory();
     if (y.data != y_given.data) copy<T>(y_given, y);
     return Status::ok;
 }
