@@ -245,8 +245,16 @@ FAMILIES = {
     "movement": ["Concat", "Split", "Squeeze", "Unsqueeze", "Flatten", "Tile", "Gather", "Slice", "Reshape",
                  "Transpose", "DepthToSpace", "SpaceToDepth", "Expand", "CenterCropPad", "GatherElements", "GatherND",
                  "ScatterElements", "ScatterND", "Pad", "OneHot", "ReverseSequence", "Trilu", "Range", "EyeLike",
-                 "Unique", "NonZero"],
+                 "Unique", "NonZero", "Identity"],
+    "sequence": ["SequenceInsert", "SplitToSequence", "SequenceMap", "OptionalHasElement", "OptionalGetElement"],
+    "signal": ["DFT", "STFT", "MelWeightMatrix"],
 }  # fmt: skip
+
+
+def _each(values: Any) -> Any:
+    """The arrays of results, those in lists one by one."""
+    for value in values:
+        yield from _each(value) if isinstance(value, list) else [value]
 
 
 def _array(value: Any) -> Any:
@@ -257,6 +265,29 @@ def _wide(value: Any) -> Any:
     """Numbers of ml_dtypes as float32."""
     value = np.asarray(value)
     return value.astype(np.float32) if value.dtype.kind == "V" or value.dtype.itemsize == 1 else value
+
+
+def test_lists_of_arrays_and_none_are_fed_and_given_back() -> None:
+    make, number = onnx.helper, onnx.TensorProto.FLOAT
+    array = make.make_tensor_type_proto(number, None)
+    rows, maybe = make.make_sequence_type_proto(array), make.make_optional_type_proto(array)
+    nodes = [
+        make.make_node("OptionalHasElement", ["maybe"], ["has"]),
+        make.make_node("SequenceAt", ["rows", "place"], ["row"]),
+        make.make_node("Relu", ["row"], ["positive"]),
+        make.make_node("SequenceInsert", ["rows", "positive"], ["more"]),
+    ]
+    inputs = [make.make_value_info(n, t) for n, t in (("rows", rows), ("maybe", maybe))]
+    results = [make.make_value_info("more", rows), make.make_tensor_value_info("has", onnx.TensorProto.BOOL, [])]
+    place = onnx.numpy_helper.from_array(np.asarray(-1, np.int64), "place")
+    model = backend.prepare(make.make_model(make.make_graph(nodes, "lists", inputs, results, [place])))
+    a, b = np.float32([[-1, 2]]), np.float32([3, -4, 5])
+    (more, has) = model.run([[a, b], None])
+    assert [m.tolist() for m in more] == [[[-1, 2]], [3, -4, 5], [3, 0, 5]]
+    assert not has
+    assert model.run([[a], b])[1]
+    with pytest.raises(tw.Error, match="rows is a ndarray; want a list of arrays"):
+        model.run([a, None])
 
 
 @pytest.mark.slow
@@ -274,7 +305,7 @@ def test_node_tests_of_the_onnx_package_pass(family: str) -> None:
             inputs, outputs = ([_array(v) for v in side] for side in (held, results))
             try:
                 made = backend.prepare(case.model).run(inputs)
-                for got, want in zip(made, outputs, strict=True):
+                for got, want in zip(_each(made), _each(outputs), strict=True):
                     assert (got.dtype, got.shape) == (np.asarray(want).dtype, np.shape(want))
                     np.testing.assert_allclose(_wide(got), _wide(want), rtol=case.rtol, atol=1e-6)
             except (AssertionError, tw.Error) as error:

@@ -89,7 +89,7 @@ for _name, _op in _BINARY.items():
 
 @node("Identity")
 def identity(n: NodeView, x: Any) -> Any:
-    return x
+    return (x,)  # which may be a list
 
 
 @node("Reciprocal")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from onnx.backend.base import Backend as BackendBase, BackendRep
 from tilework import dispatch
 from tilework.errors import AttrTypeError, DTypeError, Error, ShapeError
 from tilework.graph import Executable
-from tilework.interop.onnx.importer import Importer, computes, load, refusal
+from tilework.interop.onnx.importer import Fed, Importer, Slot, computes, load, refusal
 from tilework.interop.onnx.rules import NeedsValueError
 
 _KEPT = 16  # graphs of one model, by shapes of what was fed
@@ -30,9 +31,10 @@ class Prepared(BackendRep):  # type: ignore[misc]
         self.inputs = self.importer.fed
         self.outputs = [o.name for o in self.importer.model.graph.output]
         self._by_value: set[str] = set()
-        self._graphs: OrderedDict[Any, tuple[Executable | None, list[str], dict[str, Any]]] = OrderedDict()
+        self._graphs: OrderedDict[Any, tuple[Executable | None, dict[str, Any]]] = OrderedDict()
         shapes = {f.name: f.shape for f in self.inputs}
-        if all(s is not None and None not in s for s in shapes.values()):
+        known = all(f.shape is not None and None not in f.shape for f in self.inputs)
+        if known and not any(f.is_list or f.may_be_none for f in self.inputs):
             self._graph(shapes, {})
 
     def _graph(self, shapes: dict[str, Any], feeds: dict[str, Any]) -> Any:
@@ -43,15 +45,16 @@ class Prepared(BackendRep):  # type: ignore[misc]
                 self._graphs.move_to_end(key)
                 return self._graphs[key]
             try:
-                graph, ready = self.importer.build(shapes, values)
+                graph, results = self.importer.build(shapes, values)
             except NeedsValueError as need:
+                if feeds and need.label not in feeds:  # of a list
+                    raise refusal([f"a shape depends on the numbers of {need.label}"]) from None
                 self._by_value.add(need.label)
                 if not feeds:
                     return None  # known at the first run
                 continue
-            names = [name for name in self.outputs if name not in ready]
-            run = graph.compile(device=self.device, threads=self.threads) if names else None
-            self._graphs[key] = run, names, ready
+            run = graph.compile(device=self.device, threads=self.threads) if graph.outputs else None
+            self._graphs[key] = run, results
             if len(self._graphs) > _KEPT:
                 self._graphs.popitem(last=False)
             return self._graphs[key]
@@ -59,36 +62,60 @@ class Prepared(BackendRep):  # type: ignore[misc]
     def build(self, inputs: Any) -> None:
         """Builds and compiles for inputs like these, as the first run with them would."""
         feeds = self._feeds(inputs)
-        self._graph({n: tuple(v.shape) for n, v in feeds.items()}, feeds)
+        self._graph({n: _shape(v) for n, v in feeds.items()}, feeds)
 
     def run(self, inputs: Any, **_: Any) -> tuple[Any, ...]:
-        """The results, in the model's order, of arrays in the order of its inputs or by name."""
+        """The results, in the model's order, of arrays in the order of its inputs or by name; sequences are lists."""
         feeds = self._feeds(inputs)
-        run, names, ready = self._graph({n: tuple(v.shape) for n, v in feeds.items()}, feeds)
-        made = run(*feeds.values()) if run is not None else ()
+        run, results = self._graph({n: _shape(v) for n, v in feeds.items()}, feeds)
+        made = run(*_arrays(feeds.values())) if run is not None else ()
         made = made if isinstance(made, tuple) else (made,)
-        results = dict(zip(names, made, strict=True)) | ready
-        return tuple(results[name] for name in self.outputs)
+        return tuple(_filled(results[name], made) for name in self.outputs)
 
     def _feeds(self, inputs: Any) -> dict[str, Any]:
         names = [f.name for f in self.inputs]
         given = dict(inputs) if isinstance(inputs, dict) else dict(zip(names, inputs, strict=False))
         if set(given) != set(names) or (not isinstance(inputs, dict) and len(inputs) != len(names)):
             raise AttrTypeError(f"onnx: {len(inputs)} inputs; want {', '.join(names) or 'none'}")
-        feeds = {}
-        for fed in self.inputs:
-            value = given[fed.name]
-            array = value if dispatch.is_device_array(value) else np.asarray(value)
-            if array.dtype != fed.dtype:
-                raise DTypeError(f"onnx: {fed.name} has dtype {array.dtype}; want {fed.dtype}", argument=fed.name)
-            fits = fed.shape is None or (
-                len(fed.shape) == len(array.shape)
-                and all(w in (None, s) for w, s in zip(fed.shape, array.shape, strict=True))
-            )
-            if not fits:
-                raise ShapeError(f"onnx: {fed.name} has shape {array.shape}; want {fed.shape}", argument=fed.name)
-            feeds[fed.name] = array
-        return feeds
+        return {fed.name: _fed(fed, given[fed.name]) for fed in self.inputs}
+
+
+def _fed(fed: Fed, value: Any) -> Any:
+    """What is fed for an input, checked: an array, a list of them, or None."""
+    if value is None and fed.may_be_none:
+        return None
+    if fed.is_list:
+        if not isinstance(value, (list, tuple)):
+            raise DTypeError(f"onnx: {fed.name} is a {type(value).__name__}; want a list of arrays", argument=fed.name)
+        return [_fed(fed._replace(is_list=False, may_be_none=False), v) for v in value]
+    array = value if dispatch.is_device_array(value) else np.asarray(value)
+    if array.dtype != fed.dtype:
+        raise DTypeError(f"onnx: {fed.name} has dtype {array.dtype}; want {fed.dtype}", argument=fed.name)
+    fits = fed.shape is None or (
+        len(fed.shape) == len(array.shape) and all(w in (None, s) for w, s in zip(fed.shape, array.shape, strict=True))
+    )
+    if not fits:
+        raise ShapeError(f"onnx: {fed.name} has shape {array.shape}; want {fed.shape}", argument=fed.name)
+    return array
+
+
+def _shape(value: Any) -> Any:
+    return None if value is None else tuple(map(_shape, value)) if isinstance(value, list) else tuple(value.shape)
+
+
+def _arrays(values: Iterable[Any]) -> Iterator[Any]:
+    for value in values:
+        if isinstance(value, list):
+            yield from value
+        elif value is not None:
+            yield value
+
+
+def _filled(result: Any, made: tuple[Any, ...]) -> Any:
+    """A result of the model with its slots filled."""
+    if isinstance(result, list):
+        return [_filled(r, made) for r in result]
+    return made[result] if isinstance(result, Slot) else result
 
 
 class Backend(BackendBase):  # type: ignore[misc]

@@ -23,6 +23,7 @@ from tilework.interop.onnx import (
     reductions as reductions,
     sampling as sampling,
     sequences as sequences,
+    signals as signals,
     training as training,
 )
 from tilework.interop.onnx.rules import RULES, ModelError, NodeView
@@ -91,24 +92,38 @@ def _array(tensor: Any) -> Any:
 
 
 class Fed(NamedTuple):
-    """An input of a model: None for a size that differs from run to run."""
+    """An input of a model: an array, a list of them, or None; a size is None if it differs from run to run."""
 
     name: str
     shape: tuple[int | None, ...] | None
     dtype: Any
+    is_list: bool = False
+    may_be_none: bool = False
 
 
 def _fed(info: Any) -> Fed:
-    kind = info.type.tensor_type
-    if not info.type.HasField("tensor_type"):
-        raise UnsupportedError(f"onnx: input {info.name} is no tensor")
+    kind = info.type
+    may_be_none = kind.HasField("optional_type")
+    if may_be_none:
+        kind = kind.optional_type.elem_type
+    is_list = kind.HasField("sequence_type")
+    if is_list:
+        kind = kind.sequence_type.elem_type
+    if not kind.HasField("tensor_type"):
+        raise UnsupportedError(f"onnx: input {info.name} is no tensor, list of tensors or optional one")
+    kind = kind.tensor_type
     try:
         dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type))
     except KeyError:
         raise UnsupportedError(f"onnx: input {info.name} has element type {kind.elem_type}") from None
-    if not kind.HasField("shape"):
-        return Fed(info.name, None, dtype)
-    return Fed(info.name, tuple(d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim), dtype)
+    shape = None
+    if kind.HasField("shape"):
+        shape = tuple(d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim)
+    return Fed(info.name, shape, dtype, is_list, may_be_none)
+
+
+class Slot(int):
+    """Stands for a result of the graph, by its number."""
 
 
 # --------------------------------------------------------------------------------------------------------- building
@@ -143,12 +158,12 @@ class Importer:
                 found.append(f"{_label(i, node)}: tilework has no {node.op_type}")
         return found
 
-    def build(self, shapes: dict[str, tuple[int, ...]], values: dict[str, Any]) -> tuple[Graph, dict[str, Any]]:
-        """The graph, and the results that are known beforehand."""
+    def build(self, shapes: dict[str, Any], values: dict[str, Any]) -> tuple[Graph, dict[str, Any]]:
+        """The graph, and the model's results by name: slots, what is known beforehand, and lists of both."""
         graph = Graph(self.model.graph.name or "model")
         held: dict[str, Any] = {"": None} | self.constants
         for fed in self.fed:
-            made = graph.placeholder(fed.name, shapes[fed.name], fed.dtype)
+            made = _placeholders(graph, fed, shapes[fed.name])
             held[fed.name] = values.get(fed.name, made)
         refused: list[str] = []
         for i, node in enumerate(self.model.graph.node):
@@ -160,16 +175,16 @@ class Importer:
                 refused.append(f"{_label(i, node)}: {str(error).partition(chr(10))[0]}")
         if refused:
             raise refusal(refused)
-        ready = {}
-        for output in self.model.graph.output:
-            value = held[output.name]
+
+        def given_back(value: Any) -> Any:
             if isinstance(value, list):
-                raise UnsupportedError(f"onnx: the result {output.name} is a sequence")
-            if isinstance(value, Symbol):
-                graph.output(value)
-            else:
-                ready[output.name] = value
-        return graph, ready
+                return [given_back(v) for v in value]
+            if not isinstance(value, Symbol):
+                return value
+            graph.output(value)
+            return Slot(len(graph.outputs) - 1)
+
+        return graph, {output.name: given_back(held[output.name]) for output in self.model.graph.output}
 
     def _take(self, node: Any, held: dict[str, Any], opsets: dict[str, int]) -> None:
         """Adds the results of a node to what is held by name."""
@@ -305,7 +320,21 @@ class Importer:
             made = iter(ReferenceEvaluator(model).run(None, feeds))
         except Exception as error:
             raise ModelError(f"{node.op_type} of constants: {error}") from None
-        return tuple(np.asarray(next(made)) if name else None for name in node.output)
+        return tuple(_plain(next(made)) if name else None for name in node.output)
+
+
+def _plain(value: Any) -> Any:
+    """A value of onnx's reference as this importer holds it."""
+    return [np.asarray(v) for v in value] if isinstance(value, list) else None if value is None else np.asarray(value)
+
+
+def _placeholders(graph: Graph, fed: Fed, shape: Any) -> Any:
+    """What is fed under a name, given its shape: of a list a tuple of shapes, None of nothing."""
+    if shape is None:
+        return None
+    if fed.is_list:
+        return [graph.placeholder(f"{fed.name}[{i}]", s, fed.dtype) for i, s in enumerate(shape)]
+    return graph.placeholder(fed.name, shape, fed.dtype)
 
 
 def _domain(of: Any) -> str:
@@ -387,6 +416,8 @@ def _function(node: Any, inputs: list[Any], opset: int) -> Any:
 def _type_of(value: Any) -> Any:
     if value is None:
         return onnx.TypeProto()
+    if isinstance(value, list):
+        return onnx.helper.make_sequence_type_proto(_type_of(value[0] if value else np.zeros(0, np.float32)))
     code = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(value.dtype))
     return onnx.helper.make_tensor_type_proto(code, tuple(value.shape))
 

@@ -70,3 +70,19 @@ def split(n: NodeView, x: Any, sizes: Any = None) -> Any:
     if sizes is None and not kept:
         items = [tw.reshape(v, (*v.shape[:axis], *v.shape[axis + 1 :])) for v in items]
     return (items,)
+
+
+@node("Optional")
+def optional(n: NodeView, x: Any = None) -> Any:
+    n.read.add("type")
+    return (x,)
+
+
+@node("OptionalHasElement")
+def has_element(n: NodeView, x: Any = None) -> Any:
+    return np.asarray(x is not None)
+
+
+@node("OptionalGetElement")
+def element(n: NodeView, x: Any) -> Any:
+    return (x,)
