@@ -119,7 +119,7 @@ def _mentioned(file: str, pattern: str) -> set[str]:
 
 def rows() -> list[Row]:
     """A row per op, by family."""
-    compiled = _mentioned("torch_compile.py", r"\bops\.(\w+)")
+    compiled = _mentioned("aten.py", r"\bops\.(\w+)")
     imported = _mentioned("onnx", r"\btw\.(\w+)")
     made = []
     for name, op in ops().items():
