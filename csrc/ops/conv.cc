@@ -2,8 +2,9 @@
 //     y[n,k,p] = act(b[k] + residual[n,k,p] + sum_{c,t} w[k,c,t] x[n,c, p*stride + t*dilation - padding])
 //
 // Method    implicit GEMM without an unfolded copy: weights in register tiles times windows packed panel by panel from a
-//           zero-padded copy of the image; 1x1 kernels read the image itself. layout="NHWC": conv_last.cc; one filter a channel:
-//           depthwise.cc; fewer products: conv_winograd.cc.
+//           zero-padded copy of the image; 1x1 kernels read the image itself. Images of few pixels lie side by side, as one
+//           with an axis more. layout="NHWC": conv_last.cc; one filter a channel: depthwise.cc; fewer products:
+//           conv_winograd.cc.
 // Numerics  one running sum over (c, t), see gemm/gemm.h; zeros of the border are multiplied.
 // Threads   tiles of the result; sums are never split between threads.
 #include "gemm/padded.h"

@@ -27,6 +27,11 @@ Status sum_to_x(const GradX& r);
 int64_t sum_to_x_packed_size(const View& w, int64_t groups, bool strided);
 void sum_to_x_pack(const View& w, int64_t groups, bool strided, void* packed);
 
+// The same by folding; filters of w are runs.
+Status fold_to_x(const GradX& r);
+int64_t fold_to_x_packed_size(const View& w, int64_t groups);
+void fold_to_x_pack(const View& w, int64_t groups, void* packed);
+
 // One filter per channel, or a few: x is dx, y is dy and w is dw for the gradients. Rows of x (for dx), y and dy are
 // runs, and so is each filter; dx takes one filter per channel.
 struct Depthwise {

@@ -193,6 +193,8 @@ def _(fill: Fill) -> Iterator[Sample]:
     yield sample(fill(1, 2, 5, 15), fill(2, 1, 3, 3), shape=(9, 30), padding=1, groups=2, stride=2)
     yield sample(fill(1, 2, 4, 36), fill(2, 1, 3, 3), shape=(10, 73), groups=2, stride=2)
     yield sample(fill(1, 5, 5, 7), fill(5, 13, 3, 3), fill(1, 13, 5, 7), shape=(5, 7), padding=1)
+    # Many filters are folded, small images side by side.
+    yield sample(fill(3, 130, 2, 3), fill(130, 5, 3, 3), shape=(2, 3), padding=1)
     for x, w, attrs in NHWC:
         dy = (x[0], *out_sizes(first(x), w, attrs), w[0])
         yield Sample((fill(*dy), fill(*w)), {"shape": x[1:-1], "layout": "NHWC", **attrs})
