@@ -16,15 +16,19 @@ struct EdgeMap {
     uint32_t* stack;  // as many entries as there are words
     uint8_t* waits;  // whether a word is on the stack
     int64_t height, words;  // words in a row
+    int64_t pitch;  // from one row to the next; what lies between, and before the first one, is 0
 };
 
-TW_INLINE int64_t edge_map_bytes(int64_t height, int64_t words) { return height * words * (8 + 8 + 4 + 1); }
+TW_INLINE int64_t edge_map_bytes(int64_t height, int64_t words) { return (height * (words + 1) + 1) * (8 + 8 + 4 + 1); }
 
 TW_INLINE EdgeMap edge_map_at(void* memory, int64_t height, int64_t words) {
-    const int64_t n = height * words;
+    const int64_t pitch = words + 1, n = height * pitch + 1;
     auto* weak = static_cast<uint64_t*>(memory);
     auto* stack = reinterpret_cast<uint32_t*>(weak + 2 * n);
-    return {weak, weak + n, stack, reinterpret_cast<uint8_t*>(stack + n), height, words};
+    const EdgeMap map = {weak + 1, weak + n + 1, stack, reinterpret_cast<uint8_t*>(stack + n), height, words, pitch};
+    __builtin_memset(map.waits, 0, static_cast<size_t>(n));
+    for (int64_t y = 0; y <= height; ++y) map.weak[y * pitch - 1] = map.strong[y * pitch - 1] = 0;
+    return map;
 }
 
 // All of each run of `open` that holds a seed. A sum carries upwards from the lowest seed to the end of its run.
@@ -42,7 +46,7 @@ TW_INLINE uint64_t filled(uint64_t seeds, uint64_t open) {
 class Flood {
 public:
     Flood(const EdgeMap& map, int64_t first, int64_t last)
-        : m_(map), first_(first), last_(last), stack_(map.stack + first * map.words) {}
+        : m_(map), first_(first), last_(last), stack_(map.stack + first * map.pitch) {}
 
     // All of the band, from its strong pixels on.
     void run() {
@@ -56,25 +60,16 @@ public:
     }
 
 private:
-    // A word and the pixels to both sides of it, each spread by one pixel along the row.
-    uint64_t widened(const uint64_t* strong, int64_t i) const {
-        const uint64_t s = strong[i];
-        uint64_t wide = s | s << 1 | s >> 1;
-        if (i > 0) wide |= strong[i - 1] >> 63;
-        if (i + 1 < m_.words) wide |= strong[i + 1] << 63;
-        return wide;
-    }
-
     void row(int64_t y) {
-        const int64_t words = m_.words;
-        const uint64_t* const here = m_.strong + y * words;
-        const uint64_t* const above = y > first_ ? here - words : here;
-        const uint64_t* const below = y + 1 < last_ ? here + words : here;
-        for (int64_t i = 0; i < words; ++i) {
-            const int64_t at = y * words + i;
-            const uint64_t open = m_.weak[at] & ~m_.strong[at];
-            if (!open) continue;
-            take(at, widened(above, i) | widened(here, i) | widened(below, i));
+        const uint64_t* const here = m_.strong + y * m_.pitch;
+        const uint64_t* const above = y > first_ ? here - m_.pitch : here;
+        const uint64_t* const below = y + 1 < last_ ? here + m_.pitch : here;
+        const auto column = [&](int64_t i) __attribute__((always_inline)) { return above[i] | here[i] | below[i]; };
+        for (int64_t i = 0; i < m_.words; ++i) {
+            const int64_t at = y * m_.pitch + i;
+            if (!(m_.weak[at] & ~m_.strong[at])) continue;
+            const uint64_t s = column(i);
+            take(at, s | s << 1 | s >> 1 | column(i - 1) >> 63 | column(i + 1) << 63);
             while (depth_) {
                 const int64_t next = stack_[--depth_];
                 m_.waits[next] = 0;
@@ -93,20 +88,19 @@ private:
     }
 
     void spread(int64_t at) {
-        const int64_t y = at / m_.words, i = at % m_.words;
         const uint64_t s = m_.strong[at] = filled(m_.strong[at], m_.weak[at]);
         const uint64_t beside = s | s << 1 | s >> 1;
-        const bool up = y > first_, down = y + 1 < last_;
-        if (up) take(at - m_.words, beside);
-        if (down) take(at + m_.words, beside);
-        if (s & 1 && i > 0) take_column(at - 1, uint64_t{1} << 63, up, down);
-        if (s >> 63 && i + 1 < m_.words) take_column(at + 1, 1, up, down);
+        const bool up = at >= (first_ + 1) * m_.pitch, down = at < (last_ - 1) * m_.pitch;
+        if (up) take(at - m_.pitch, beside);
+        if (down) take(at + m_.pitch, beside);
+        if (s & 1) take_column(at - 1, uint64_t{1} << 63, up, down);
+        if (s >> 63) take_column(at + 1, 1, up, down);
     }
 
     void take_column(int64_t at, uint64_t bit, bool up, bool down) {
         take(at, bit);
-        if (up) take(at - m_.words, bit);
-        if (down) take(at + m_.words, bit);
+        if (up) take(at - m_.pitch, bit);
+        if (down) take(at + m_.pitch, bit);
     }
 
     const EdgeMap m_;
@@ -118,7 +112,7 @@ private:
 // Row y as bytes, 255 on edges.
 TW_INLINE void write_edges(const EdgeMap& m, int64_t y, int64_t width, uint8_t* to, int64_t step) {
     constexpr int64_t lanes = kLanes<uint8_t>;
-    const uint64_t* const row = m.strong + y * m.words;
+    const uint64_t* const row = m.strong + y * m.pitch;
     if (step != 1) {
         for (int64_t x = 0; x < width; ++x) to[x * step] = row[x / 64] >> x % 64 & 1 ? 255 : 0;
         return;

@@ -78,7 +78,9 @@ public:
 
     // Zeros behind row y, as far as anyone looks.
     void close(int64_t y) {
-        __builtin_memset(magnitudes(y) + width_, 0, static_cast<size_t>(pitch_ - kMargin - width_) * sizeof(M));
+        M *const end = magnitudes(y) + width_, *const last = magnitudes(y) + (pitch_ - kMargin) - kLanes<M>;
+        for (M* at = end; at < last; at += kLanes<M>) store(at, Vec<M>{});
+        store(last, Vec<M>{});
     }
 
     Around<M, G> window(int64_t y, int64_t height) {
@@ -125,8 +127,14 @@ public:
         if (next_ < 0) next_ = y > half ? y - half : 0;
         for (; next_ < p_.height && next_ <= y + half; ++next_)
             for (int64_t c = 0; c < p_.channels; ++c) read(c, next_);
-        channel(0, y, dx, dy);
-        magnitudes<M, L2>(dx, dy, m, p_.width);
+        if constexpr (S::size == 3 && sizeof(M) == 2) {
+            const uint8_t* rows[S::size];
+            around(0, y, rows);
+            sobel3(rows, dx, dy, m, p_.width);
+        } else {
+            channel(0, y, dx, dy);
+            magnitudes<M, L2>(dx, dy, m, p_.width);
+        }
         for (int64_t c = 1; c < p_.channels; ++c) {
             channel(c, y, dx_, dy_);
             keep_larger<M, L2>(dx_, dy_, dx, dy, m, p_.width);
@@ -141,11 +149,16 @@ private:
         for (int i = 1; i <= half; ++i) row[-i] = row[0], row[p_.width - 1 + i] = row[p_.width - 1];
     }
 
+    void around(int64_t c, int64_t y, const uint8_t** rows) const {
+        constexpr int64_t half = S::size / 2;
+        for (int64_t k = 0; k < S::size; ++k)
+            rows[k] = rows_[c] + (clamped(y + k - half, p_.height) & (kHistory - 1)) * pitch_;
+    }
+
     void channel(int64_t c, int64_t y, int16_t* dx, int16_t* dy) {
         constexpr int64_t half = S::size / 2;
         const uint8_t* rows[S::size];
-        for (int64_t k = 0; k < S::size; ++k)
-            rows[k] = rows_[c] + (clamped(y + k - half, p_.height) & (kHistory - 1)) * pitch_;
+        around(c, y, rows);
         sums_down<S>(rows, smooth_, change_, -kLanes<int16_t>, p_.width + half);
         sums_along<S>(smooth_, change_, dx, dy, p_.width);
     }

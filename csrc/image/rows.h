@@ -13,8 +13,9 @@ namespace {
 
 constexpr int64_t kMargin = 64;  // elements before and behind a row that a filter may touch
 
-// From one row to the next: whole vectors from kMargin before the row to kMargin behind it.
-TW_INLINE int64_t row_pitch(int64_t width) { return (width + 63) / 64 * 64 + 2 * kMargin; }
+// From one row to the next: whole vectors from kMargin before the row to kMargin behind it. An odd number of lines, so
+// that rows of a window do not fall on each other in the cache.
+TW_INLINE int64_t row_pitch(int64_t width) { return (((width + 63) / 64 + 2 * kMargin / 64) | 1) * 64; }
 
 // Index into 0..n-1 of position i of the endless picture that mirrors at its edge pixels.
 TW_INLINE int64_t mirrored(int64_t i, int64_t n) {

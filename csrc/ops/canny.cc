@@ -113,7 +113,7 @@ TW_INLINE void run_band(const EdgeMap& map, int64_t first, int64_t last, Limits<
             history.close(y);
         }
         if (y <= first) continue;
-        const int64_t at = (y - 1) * map.words;
+        const int64_t at = (y - 1) * map.pitch;
         find_peaks(history.window(y - 1, map.height), limits.low, limits.high, map.words, map.weak + at,
                    map.strong + at);
     }
@@ -130,7 +130,6 @@ Status run_bands(const View& y, int64_t band_rows, const Band& band) {
     bool enough = memory.as<char>() != nullptr;
     if (enough) {
         const EdgeMap map = edge_map_at(memory.as<char>(), height, words);
-        __builtin_memset(map.waits, 0, static_cast<size_t>(height * words));
         const int64_t bands = ceil_div(height, band_rows);
         const auto last_of = [&](int64_t i) { return min_of(i * band_rows + band_rows, height); };
         if (!parallel(bands, [&](int64_t i) {
