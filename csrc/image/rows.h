@@ -1,8 +1,9 @@
 // Rows of an 8-bit picture as a filter wants them: one channel, contiguous, blurred if asked for.
 //
-// Method    the blur is separable: a ring keeps rows blurred along x, from which a row is blurred along y when it is asked
-//           for. It mirrors at the border without repeating the edge pixel.
-// Numerics  taps in 1/256, sums exact, one rounding half up. Sums along x are kept less 2^15, to fit signed 16 bits.
+// Method    the blur is separable: from a ring of rows one is blurred down, in 16 bits, and then along, in 32 bits: its even
+//           and its odd pixels apart, so that pairs of neighbours are multiplied where they lie. It mirrors at the border
+//           without repeating the edge pixel.
+// Numerics  taps in 1/256, sums exact, one rounding half up. Sums down are kept less 2^15, to fit signed 16 bits.
 #pragma once
 #include "core/gaussian.h"
 #include "core/types.h"
@@ -64,8 +65,8 @@ TW_INLINE void make_taps(double sigma, Taps& taps) {
 class Channel {
 public:
     TW_INLINE int64_t bytes(int64_t width, int64_t taps) {
-        const int64_t ring = taps * row_pitch(width) * static_cast<int64_t>(sizeof(int16_t));
-        return taps ? ring + row_pitch(width + taps) : 0;
+        const int64_t sums = row_pitch(width + taps) * static_cast<int64_t>(sizeof(int16_t));
+        return taps ? sums + taps * row_pitch(width) : 0;
     }
 
     void start(const Picture& picture, int64_t channel, const Taps& taps, char* scratch) {
@@ -73,85 +74,73 @@ public:
         first_ = picture.data + channel * picture.channel;
         taps_ = &taps, half_ = taps.n / 2, next_ = -1;
         pitch_ = row_pitch(p_.width);
-        ring_ = reinterpret_cast<int16_t*>(scratch);
-        padded_ = reinterpret_cast<uint8_t*>(ring_ + taps.n * pitch_);
+        sums_ = reinterpret_cast<int16_t*>(scratch) + half_;
+        ring_ = reinterpret_cast<uint8_t*>(sums_ - half_ + row_pitch(p_.width + taps.n));
     }
 
     // Pixels 0..width-1 of row y, and up to kMargin more of any value; y never falls from one call to the next.
     void read(int64_t y, uint8_t* to) {
         if (!taps_->n) return copy_row(to, first_ + y * p_.row, p_.column, p_.width);
         if (next_ < 0) next_ = y > half_ ? y - half_ : 0;
-        for (; next_ < p_.height && next_ <= y + half_; ++next_) blur_along(next_);
-        blur_down(y, to);
+        for (; next_ < p_.height && next_ <= y + half_; ++next_)
+            copy_row(ring_ + next_ % taps_->n * pitch_, first_ + next_ * p_.row, p_.column, p_.width);
+        const uint8_t* rows[kMaxTaps];
+        for (int64_t k = 0; k < taps_->n; ++k) rows[k] = ring_ + mirrored(y + k - half_, p_.height) % taps_->n * pitch_;
+        switch (taps_->n) {
+            case 5: return blur<5>(rows, to);
+            case 7: return blur<7>(rows, to);
+            default: return blur<0>(rows, to);
+        }
     }
 
 private:
-    void blur_along(int64_t y) {
-        const int64_t n = p_.width, taps = taps_->n;
-        const uint8_t* const from = first_ + y * p_.row;
-        uint8_t* const row = padded_ + half_;
-        copy_row(row, from, p_.column, n);
-        for (int64_t i = 1; i <= half_; ++i) {
-            row[-i] = from[mirrored(-i, n) * p_.column];
-            row[n - 1 + i] = from[mirrored(n - 1 + i, n) * p_.column];
-        }
-        int16_t* const to = ring_ + y % taps * pitch_;
-        switch (taps) {
-            case 5: return sums_along<5>(row, to);
-            case 7: return sums_along<7>(row, to);
-            default: return sums_along<0>(row, to);
-        }
-    }
-
-    void blur_down(int64_t y, uint8_t* to) {
-        const int64_t taps = taps_->n;
-        const int16_t* rows[kMaxTaps + 1];
-        for (int64_t k = 0; k <= taps; ++k)  // the last has a tap of zero
-            rows[k] = ring_ + mirrored(y + (k < taps ? k : 0) - half_, p_.height) % taps * pitch_;
-        switch (taps) {
-            case 5: return sums_down<5>(rows, to);
-            case 7: return sums_down<7>(rows, to);
-            default: return sums_down<0>(rows, to);
-        }
-    }
-
     // Of N taps, which stay in registers, or of any number for N = 0.
     template <int N>
-    void sums_along(const uint8_t* row, int16_t* to) const {
+    void blur(const uint8_t* const* rows, uint8_t* to) const {
+        const int64_t n = p_.width;
+        sums_down<N>(rows);
+        for (int64_t i = 1; i <= half_; ++i) {
+            sums_[-i] = sums_[mirrored(-i, n)];
+            sums_[n - 1 + i] = sums_[mirrored(n - 1 + i, n)];
+        }
+        sums_along<N>(to);
+    }
+
+    template <int N>
+    void sums_down(const uint8_t* const* rows) const {
         const int64_t taps = N ? N : taps_->n, half = taps / 2, n = p_.width;
         i16v held[N / 2 + 1];
+        const uint8_t* own[N + 1];
         for (int k = 0; k <= N / 2; ++k) held[k] = splat(taps_->tap[k]);
+        for (int k = 0; k < N; ++k) own[k] = rows[k];
         const i16v middle = splat(taps_->tap[half]);
         for (int64_t x = 0; x < n; x += kLanes<int16_t>) {
-            i16v total = load_pixels(row + x) * middle + splat<int16_t>(-32768);
+            const auto at = [&](int64_t k)
+                                __attribute__((always_inline)) { return load_pixels((N ? own[k] : rows[k]) + x); };
+            i16v total = at(half) * middle + splat<int16_t>(-32768);
 #pragma GCC unroll 4
-            for (int64_t k = 0; k < half; ++k) {
-                const uint8_t* const at = row + x + k - half;
-                total += (load_pixels(at) + load_pixels(at + taps - 1 - 2 * k)) * (N ? held[k] : splat(taps_->tap[k]));
-            }
-            store(to + x, total);
+            for (int64_t k = 0; k < half; ++k)
+                total += (at(k) + at(taps - 1 - k)) * (N ? held[k] : splat(taps_->tap[k]));
+            store(sums_ + x, total);
         }
     }
 
     template <int N>
-    void sums_down(const int16_t* const* rows, uint8_t* to) const {
+    void sums_along(uint8_t* to) const {
         const int64_t taps = N ? N : taps_->n, n = p_.width;
-        const i32v start =
-            splat<int32_t>((32768 << 8) + (1 << 15));  // what sums along x lack, and half of the last bit
-        const int16_t* own[N + 1];
+        const i32v start = splat<int32_t>((32768 << 8) + (1 << 15));  // what sums down lack, and half of the last bit
         i32v held[N / 2 + 1];
-        for (int k = 0; k <= N; ++k) own[k] = rows[k];
         for (int k = 0; k <= N / 2; ++k) held[k] = splat(taps_->pair[k]);
         for (int64_t x = 0; x < n; x += kLanes<int16_t>) {
-            i32v low = start, high = start;
+            const int16_t* const at = sums_ + x - half_;
+            i32v even = start, odd = start;
 #pragma GCC unroll 4
             for (int64_t k = 0; k < taps; k += 2) {
-                const i16v a = load((N ? own[k] : rows[k]) + x), b = load((N ? own[k + 1] : rows[k + 1]) + x);
                 const i16v pair = bitcast<i16v>(N ? held[k / 2] : splat(taps_->pair[k / 2]));
-                low += dot_pairs(interleave_low(a, b), pair);
-                high += dot_pairs(interleave_high(a, b), pair);
+                even += dot_pairs(load(at + k), pair);
+                odd += dot_pairs(load(at + k + 1), pair);
             }
-            store_pixels(to + x, narrow_units(low >> 16, high >> 16));
+            store_pixels(to + x, bitcast<i16v>(even >> 16 | (odd & splat<int32_t>(-65536))));
         }
     }
 
@@ -159,8 +148,8 @@ private:
     const uint8_t* first_;
     const Taps* taps_;
     int64_t half_, next_, pitch_;
-    int16_t* ring_;
-    uint8_t* padded_;
+    int16_t* sums_;  // of a row, from `half_` before it on
+    uint8_t* ring_;
 };
 
 }  // namespace
