@@ -3,13 +3,15 @@
 //     labels[i, j] = 0 where mask[i, j] = 0, else the number of its component, from 1 in the order of their first pixels
 //
 // Method    a row becomes bits, bits become runs; a run joins those of the row above that it touches, in a forest whose
-//           roots are the first runs of their components. Roots are numbered in order, and runs written row by row.
+//           roots are the first runs of their components. Roots are numbered in order; then each pixel takes the number
+//           of the run that it lies in, eight at a time.
 // Numerics  exact.
 // Threads   runs are found by one thread, labels written in bands of rows. Same bits always.
 #include "image/check.h"
 #include "image/window.h"
 #include "ops/ops.h"
 #include "simd/bits.h"
+#include "simd/gather.h"
 
 namespace tw::TW_ISA {
 namespace {
@@ -20,16 +22,24 @@ struct Runs {
     int64_t* first;  // of a row, and of the row behind the last
 };
 
-// Appends where bits of a row begin and end to change.
+// Appends where bits of a row begin and end to change. Places are written four at a time, whether there are as many or
+// not: most vectors have fewer, and how many could not be predicted. Up to three entries behind the last are overwritten.
 TW_INLINE int32_t* find_runs(const uint8_t* row, int64_t n, int32_t* ends) {
     constexpr int64_t lanes = kLanes<uint8_t>;
     uint64_t last = 0;
     for (int64_t x = 0; x < n; x += lanes) {
         const u8v v = x + lanes <= n ? load(row + x) : load_n(row + x, n - x);
         const uint64_t bits = lane_bits(bitcast<u8v>(v != 0)), all = lanes == 64 ? ~0ull : (1ull << lanes % 64) - 1;
-        for (uint64_t changes = (bits ^ (bits << 1 | last)) & all; changes; changes &= changes - 1)
-            *ends++ = static_cast<int32_t>(x + __builtin_ctzll(changes));
+        uint64_t changes = (bits ^ (bits << 1 | last)) & all;
         last = bits >> (lanes - 1) & 1;
+        int32_t* const past = ends + __builtin_popcountll(changes);
+        do {
+#pragma GCC unroll 4
+            for (int i = 0; i < 4; ++i, changes &= changes - 1)
+                ends[i] = static_cast<int32_t>(x) + __builtin_ctzll(changes | 1ull << 63);
+            ends += 4;
+        } while (ends < past);
+        ends = past;
     }
     if (last) *ends++ = static_cast<int32_t>(n);
     return ends;
@@ -58,26 +68,53 @@ void join(const Runs& r, int64_t above, int64_t first, int64_t last, int32_t rea
     }
 }
 
-// Whole vectors, of which the next run overwrites what is too much; the row ends exactly.
-TW_INLINE void fill(int32_t* to, int64_t from, int64_t until, int64_t n, int32_t value) {
-    constexpr int64_t lanes = kLanes<int32_t>;
-    const i32v v = splat(value);
-    int64_t x = from;
-    for (; x < until && x + lanes <= n; x += lanes) store(to + x, v);
-    for (; x < until; ++x) to[x] = value;
+// How many of the bits of i up to each place are set.
+struct Counts {
+    uint8_t of[256][8];
+    constexpr Counts() : of() {
+        for (int i = 0; i < 256; ++i)
+            for (int bit = 0, n = 0; bit < 8; ++bit) of[i][bit] = static_cast<uint8_t>(n += i >> bit & 1);
+    }
+};
+constexpr Counts kCounts;
+
+// Writes the numbers of the runs of a row, the first of which is number[0]: each pixel looks up how many have begun.
+// Eight pixels hold four runs at most; nothing branches on where they lie.
+void write_row(const uint8_t* row, int64_t n, const int32_t* number, int32_t* to) {
+    const int32_t* begun = number - 1;
+    uint64_t last = 0;
+    const auto eight = [&](const uint8_t* pixels) __attribute__((always_inline)) {
+        const i32x8 mask = widen8(pixels) != 0;
+        const uint64_t set = lane_bits8(mask);
+        const uint8_t* const counts = kCounts.of[set & ~(set << 1 | last)];
+        const i32x8 labels = pick(load8(begun), widen8(counts)) & mask;
+        begun += counts[7];
+        last = set >> 7;
+        return labels;
+    };
+    int64_t x = 0;
+    for (; x + 8 <= n; x += 8) {
+        const i32x8 labels = eight(row + x);
+        __builtin_memcpy(to + x, &labels, sizeof labels);
+    }
+    if (x == n) return;
+    uint8_t rest[8] = {};
+    copy_part<8>(rest, row + x, n - x);
+    const i32x8 labels = eight(rest);
+    copy_part<sizeof labels>(to + x, &labels, (n - x) * 4);
 }
 
 Status run(const Call& c) {
     const View &mask = c.in[0], &labels = c.out[0];
     const int64_t height = mask.shape[0], n = mask.shape[1], most = height * ((n + 1) / 2);
     const int32_t reach = c.attr[0].i == 8 ? 1 : 0;
-    Scratch scratch(static_cast<size_t>((height + 1) * 8 + most * 12 + n + 64));
+    Scratch scratch(static_cast<size_t>((height + 1) * 8 + (2 * most + 4) * 4 + most * 4 + n + 64));
     if (!scratch.as<char>())
         return fail(Status::memory, "mask", "no memory for %lld runs; want a smaller mask",
                     static_cast<long long>(most));
     Runs r = {nullptr, nullptr, scratch.as<int64_t>()};
     r.ends = reinterpret_cast<int32_t*>(r.first + height + 1);
-    r.parent = r.ends + 2 * most;
+    r.parent = r.ends + 2 * most + 4;
     uint8_t* const copy = reinterpret_cast<uint8_t*>(r.parent + most);
     int32_t* end = r.ends;
     for (int64_t i = 0; i < height; ++i) {
@@ -101,17 +138,17 @@ Status run(const Call& c) {
     const int64_t rows = max_of(1, kChunkElements / n);
     bool enough = true;
     parallel(ceil_div(height, rows), [&](int64_t band) {
-        Scratch own(static_cast<size_t>(n * 4));
+        Scratch own(static_cast<size_t>(n * 5));
         if (!own.as<char>()) return __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
+        uint8_t* const pixels = own.as<uint8_t>() + 4 * n;
         for (int64_t i = band * rows; i < min_of((band + 1) * rows, height); ++i) {
             int32_t* const to = begin_row(labels, i, own.as<int32_t>());
-            int64_t x = 0;
-            for (int64_t k = r.first[i]; k < r.first[i + 1]; ++k) {
-                fill(to, x, r.ends[2 * k], n, 0);
-                fill(to, r.ends[2 * k], r.ends[2 * k + 1], n, r.parent[k]);
-                x = r.ends[2 * k + 1];
+            const uint8_t* row = mask.as<uint8_t>() + i * mask.stride[0];
+            if (mask.stride[1] != 1) {
+                copy_row(pixels, row, mask.stride[1], n);
+                row = pixels;
             }
-            fill(to, x, n, n, 0);
+            write_row(row, n, r.parent + r.first[i], to);
             end_row(labels, i, to);
         }
     });
