@@ -59,11 +59,15 @@ public:
         }
     }
 
-    // The mixture of pixels around places in the piece; of places elsewhere any value.
-    TW_INLINE i32v mixed(const Quads& q, u32v x, u32v y) {
+    // Which words the places in the piece are in; of places elsewhere any.
+    TW_INLINE u32v words_at(const Quads& q, u32v x, u32v y) {
         constexpr int whole = kPlaceBits + kFineBits;
-        const u32v at = (y >> whole) * q.pitch_ + (x >> whole);
-        const Vec<int8_t> words = bitcast<Vec<int8_t>>(load_words_at(q.pairs_, min_any(at, q.last_)));
+        return min_any((y >> whole) * q.pitch_ + (x >> whole), q.last_);
+    }
+
+    // The mixtures of pixels around places in these words.
+    TW_INLINE i32v mixed(const Quads& q, const uint32_t* at, u32v x, u32v y) {
+        const Vec<int8_t> words = bitcast<Vec<int8_t>>(load_words_at(q.pairs_, at));
         // 128 - part and part of every two lanes.
         const u8v down =
             ((third_bytes(y) & 127) ^ bitcast<u8v>(splat<uint16_t>(255))) + bitcast<u8v>(splat<uint16_t>(129));

@@ -16,6 +16,7 @@
 #include "image/quads.h"
 #include "image/window.h"
 #include "ops/ops.h"
+#include "simd/inverse.h"
 #include "simd/units.h"
 
 namespace tw::TW_ISA {
@@ -314,11 +315,10 @@ private:
     Steps x_, y_;
 };
 
-// Quotients less than 1/2^23 of a pixel off: the low half of a double to which 1.5 2^52 is added. Where that may end in
+// Quotients by inverses, less than 1/2^23 of a pixel off: the low half of a double to which 1.5 2^52 is added. Where that may end in
 // another 1/128 they are found anew.
 class ProjectivePlaces {
     static constexpr int kScaleBits = kPlaceBits + kFineBits;
-    typedef VecOf<float, kDoubles> Floats;
 
 public:
     ProjectivePlaces(const Map& map, int64_t x, const Piece& piece) : map_(map), piece_(piece), x_(x) {
@@ -346,9 +346,7 @@ public:
             const auto part = [&](int i) __attribute__((always_inline)) {
                 return k ? p.at_[i] + p.steps_[i][k - 1] : p.at_[i];
             };
-            const f64v w = part(2);
-            const f64v rough = __builtin_convertvector(1 / __builtin_convertvector(w, Floats::type), f64v);
-            const f64v over = rough + rough * (1 - w * rough);
+            const f64v over = about_inverse(part(2));
             x[k] = part(0) * over + p.origin_[0];
             y[k] = part(1) * over + p.origin_[1];
         }
@@ -417,16 +415,28 @@ bool find_piece(const Map& map, const Tile& t, Piece& piece) {
 
 template <class Walk>
 void mix_tile(const Quads& quads, Walk walk, const Tile& t, uint8_t* to, int64_t row, int64_t column) {
-    constexpr int64_t lanes = kLanes<int16_t>;
+    constexpr int64_t lanes = kLanes<int16_t>, half = kLanes<uint32_t>;
     const bool whole = column == 1 && t.columns == kTile;
+    alignas(64) uint32_t x[kTile], y[kTile], at[kTile];
     uint8_t mixed[kTile];
     for (int64_t i = 0; i < t.rows; ++i, to += row) {
+        // Apart from each other, as words are waited for longer than a processor looks ahead.
         Walk::start(walk, t.y + i);
-        for (int64_t x = 0; x < t.columns; x += lanes) {
+        for (int64_t j = 0; j < t.columns; j += lanes) {
             Places p;
             Walk::next(walk, p);
-            const i32v first = Quads::mixed(quads, p.x[0], p.y[0]), second = Quads::mixed(quads, p.x[1], p.y[1]);
-            store_pixels((whole ? to : mixed) + x, narrow_units(first, second));
+#pragma GCC unroll 2
+            for (int k = 0; k < 2; ++k) {
+                store(x + j + k * half, p.x[k]);
+                store(y + j + k * half, p.y[k]);
+                store(at + j + k * half, Quads::words_at(quads, p.x[k], p.y[k]));
+            }
+        }
+        for (int64_t j = 0; j < t.columns; j += lanes) {
+            const auto vector = [&](int64_t k) __attribute__((always_inline)) {
+                return Quads::mixed(quads, at + k, load(x + k), load(y + k));
+            };
+            store_pixels((whole ? to : mixed) + j, narrow_units(vector(j), vector(j + half)));
         }
         if (!whole)
             for (int64_t j = 0; j < t.columns; ++j) to[j * column] = mixed[j];

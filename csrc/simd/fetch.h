@@ -4,7 +4,7 @@
 
 namespace tw::TW_ISA {
 
-// Words of 32 bits that begin at p[at]. One by one, by way of memory: gathers and moves between registers are slower on Zen.
+// Words of 32 bits that begin at p[at[i]]. Gathers, and places that are still in a vector, are slower on Zen.
 template <int... I>
 TW_INLINE i32v load_words_at(const uint16_t* p, const uint32_t* at, Seq<I...>) {
     const auto word = [=](int i) __attribute__((always_inline)) {
@@ -14,12 +14,7 @@ TW_INLINE i32v load_words_at(const uint16_t* p, const uint32_t* at, Seq<I...>) {
     };
     return i32v{word(I)...};
 }
-TW_INLINE i32v load_words_at(const uint16_t* p, u32v at) {
-    alignas(kVecBytes) uint32_t lanes[kLanes<uint32_t>];
-    store(lanes, at);
-    __asm__("" : "+m"(lanes));
-    return load_words_at(p, lanes, Indices<u32v>{});
-}
+TW_INLINE i32v load_words_at(const uint16_t* p, const uint32_t* at) { return load_words_at(p, at, Indices<u32v>{}); }
 
 // 16 bytes from p[at[0]], p[at[1]], ..., one in each 16-byte unit.
 TW_INLINE i16v load_units_at(const int16_t* p, const int32_t* at) {
