@@ -12,6 +12,7 @@
 #include "image/check.h"
 #include "image/window.h"
 #include "ops/ops.h"
+#include "simd/inverse.h"
 #include "simd/pixels.h"
 
 namespace tw::TW_ISA {
@@ -108,9 +109,9 @@ void find_weights(const uint8_t* a, const uint8_t* b, const uint8_t* table, int 
 // floor(sum / weight + 1/2) of lanes of 32 bits, both below 2^25.
 TW_INLINE i32v quotient(u32v sum, u32v weight) {
     const i32v n = bitcast<i32v>(2 * sum + weight), d = bitcast<i32v>(2 * weight);
-    i32v q = __builtin_convertvector(to_f32(n) / to_f32(d), i32v);
+    i32v q = __builtin_convertvector(to_f32(n) * about_inverse(to_f32(d)), i32v);
     const i32v rest = n - q * d;
-    q += bitcast<i32v>(rest < 0);  // the float quotient may be one off
+    q += bitcast<i32v>(rest < 0);  // of at most 255, that of floats may be one off
     return q - bitcast<i32v>(rest >= d);
 }
 
@@ -147,6 +148,7 @@ void find_means(const uint8_t* middle, const Weighed* others, int64_t count, uin
             Sums::add(odd, w >> 8, p >> 8);
         };
         add(splat<uint8_t>(255), load(middle + x));
+#pragma GCC unroll 2
         for (int64_t k = 0; k < count; ++k) add(load(others[k].weights + x), load(others[k].pixels + x));
         const i32v y = Sums::mean(even, false) | Sums::mean(odd, false) << 8 | Sums::mean(even, true) << 16 |
                        Sums::mean(odd, true) << 24;
