@@ -200,7 +200,11 @@ class Importer:
         if (domain, node.op_type) == _GRADIENT:
             return self._gradient(node, held, opsets)
         fixed = bool(inputs) and not any(isinstance(v, (Operators, list)) for v in inputs)
-        if fixed and sum(np.size(v) for v in inputs if v is not None) <= _SMALL:
+        if (
+            fixed
+            and (domain, node.op_type) not in _PLAIN
+            and sum(np.size(v) for v in inputs if v is not None) <= _SMALL
+        ):
             return self._known(node, inputs, opsets)
         view = NodeView(node, opsets.get(domain, 1))
         rule = RULES.get((domain, node.op_type))
@@ -376,6 +380,7 @@ def _schema(domain: str, kind: str, opset: int) -> Any:
         return None
 
 
+_PLAIN = {("", "ConstantOfShape"), ("", "Shape")}  # whose rules need no graph, nor onnx's reference
 _CONTROL = {("", "If"), ("", "Loop"), ("", "Scan")}
 _GRADIENT = ("ai.onnx.preview.training", "Gradient")
 
