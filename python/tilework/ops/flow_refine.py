@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,9 @@ def flow_refine(first: Array, second: Array, flow: Array, *, steps: int = 5, out
     ...
 
 
+_HALF_UNIT = float(np.finfo(np.float32).eps) / 2
+
+
 class _Shaken:
     """Numbers whose every result is off by up to half a unit of float32, by chance (Monte Carlo arithmetic)."""
 
@@ -54,8 +58,7 @@ class _Shaken:
 
     def shaken(self, value: Any) -> _Shaken:
         """A new result."""
-        share = self.random.random(value.shape, np.float32) - np.float32(0.5)
-        return _Shaken(value * (1 + share * np.float64(np.finfo(np.float32).eps)), self.random)
+        return _Shaken(value * self.random.uniform(1 - _HALF_UNIT, 1 + _HALF_UNIT, value.shape), self.random)
 
     def __add__(self, other: Any) -> _Shaken:
         return self.shaken(self.value + _value(other))
@@ -97,11 +100,13 @@ def _either(mask: Any, a: Any, b: Any) -> Any:
     return _moved(a, lambda value: np.where(mask, value, _value(b)))
 
 
-def _shifted(x: Any, axis: int, by: int) -> Any:
-    def shifted(x: Any) -> Any:
-        return np.take(x, np.clip(np.arange(x.shape[axis]) + by, 0, x.shape[axis] - 1), axis)
+@functools.lru_cache
+def _beside(n: int, by: int) -> Any:
+    return np.clip(np.arange(n) + by, 0, n - 1)
 
-    return _moved(x, shifted)
+
+def _shifted(x: Any, axis: int, by: int) -> Any:
+    return _moved(x, lambda value: value.take(_beside(value.shape[axis], by), axis))
 
 
 def _slope(x: Any, axis: int) -> Any:
