@@ -95,9 +95,14 @@ TW_INLINE C narrowed(Wide<C> x) {
 template <class T, class S>
 void pack_rows(const Matrix<S>& a, int64_t m0, int m, int64_t below, int64_t k0, int64_t kc, T* panel) {
     constexpr int L = kLanes<T>;
+    // A vector is wider than kMR: what it writes too far is overwritten by the rows and terms that come after it.
+    constexpr int kTall = (kMR + L - 1) / L * L;
     const S* src = a.data + m0 * a.row + k0 * a.col;
     int64_t k = 0;
     if (a.row == 1) {
+        for (; below >= kTall && k * kMR + kTall <= kc * kMR; ++k, src += a.col, panel += kMR)
+#pragma GCC unroll 4
+            for (int i = 0; i < kTall; i += L) store(panel + i, load_as<T>(src + i));
         for (; k < kc; ++k, src += a.col, panel += kMR)
             for (int i = 0; i < m; i += L) {
                 const int lanes = m - i < L ? m - i : L;
@@ -105,8 +110,6 @@ void pack_rows(const Matrix<S>& a, int64_t m0, int m, int64_t below, int64_t k0,
             }
         return;
     }
-    // A transposed tile is wider than kMR: what it writes too far is overwritten by the rows and terms that come after it.
-    constexpr int kTall = (kMR + L - 1) / L * L;
     if (a.col == 1 && below >= kTall)
         for (; k + 2 * L <= kc; k += L)
 #pragma GCC unroll 4
