@@ -6,6 +6,7 @@
 // Method    recurrent_forward.h: one phase, or two where a product waits for r of all units. A row of gates is r, z, then
 //           r h or the product that r scales, then n.
 // Numerics  everything in the wide type; 16-bit results rounded once, the state that passes on is not.
+//           Sigmoids of a plain cell are 0 below x = -87.
 //           Weights in 8 bits meet codes of their rows: exact sums, scaled back; recurrent_weights.h.
 // Threads   panels of the product; shares of sequences, then units of a step, cut by shape alone.
 // Source    Cho et al., "Learning phrase representations using RNN encoder-decoder", 2014.

@@ -5,6 +5,7 @@
 //
 // Method    recurrent_forward.h: one phase, but one for what needs all of c (matrices), of c' (P_o) or of h' (projection).
 // Numerics  everything in the wide type; 16-bit results rounded once, the state that passes on is not.
+//           Sigmoids of a plain cell are 0 below x = -87.
 //           Weights in 8 bits meet codes of their rows: exact sums, scaled back; recurrent_weights.h.
 // Threads   panels of the product; shares of sequences, then units of a step, cut by shape alone.
 // Source    Hochreiter and Schmidhuber, "Long short-term memory", 1997; Gers et al., "Learning to forget", 2000, and
