@@ -89,6 +89,7 @@ void run_dots(int m, const Dots& t, const B* b) {
 void pack_panel(const Bytes& b, int64_t k, int64_t n0, int64_t n, int8_t* to) {
     constexpr int D = kDotDepth;
     const uint8_t flip = b.is_unsigned ? 0x80 : 0;
+    const uint32_t flips = flip * 0x01010101u;
     const auto* src = static_cast<const uint8_t*>(b.data) + n0 * b.col;
     auto* out = reinterpret_cast<uint8_t*>(to);
     const int64_t whole = k / D;
@@ -99,6 +100,12 @@ void pack_panel(const Bytes& b, int64_t k, int64_t n0, int64_t n, int8_t* to) {
         for (; w < min_of(whole, (k - beyond) / D); ++w, out += NR * D) {
             const uint8_t* row[D];
             for (int d = 0; d < D; ++d) row[d] = src + (w * D + d) * b.row;
+            if constexpr (D == 2) {
+                uint16_t pairs[NR];
+                for (int j = 0; j < NR; ++j) pairs[j] = static_cast<uint16_t>((row[0][j] | row[1][j] << 8) ^ flips);
+                __builtin_memcpy(out, pairs, sizeof pairs);
+                continue;
+            }
             for (int j = 0; j < NR; ++j)
 #pragma GCC unroll 4
                 for (int d = 0; d < D; ++d) out[j * D + d] = row[d][j] ^ flip;
@@ -107,7 +114,6 @@ void pack_panel(const Bytes& b, int64_t k, int64_t n0, int64_t n, int8_t* to) {
         // Four codes along k are a float to transpose_tile.
         constexpr int L = kLanes<float>;
         alignas(kVecBytes) uint32_t tile[L * L];
-        const uint32_t flips = flip * 0x01010101u;
         for (; (w + 4 / D * L) * D <= k; w += 4 / D * L, out += NR * 4 * L)
             for (int64_t j = 0; j < NR; j += L) {
                 const uint8_t* from = src + j * b.col + w * D;
