@@ -104,12 +104,14 @@ void cut(const Chains& chains, int64_t first, int64_t past, double fit_error, in
 // ---- lines on the gradients -----------------------------------------------------------------------------------------
 
 constexpr double kArcTurn = 0.1;  // radians from end to end
-constexpr double kArcSigmas = 3;  // standard errors; one less where the turn is twice as large
+
+// Standard errors by which a turn must be seen: the larger it is, the fewer.
+constexpr double arc_sigmas(double turn) { return turn > 3 * kArcTurn ? 1 : turn > 1.5 * kArcTurn ? 2 : 3; }
 
 // How far a line turns from end to end, in radians and in standard errors.
 struct Bend {
     double turn, sigmas;
-    bool is_arc() const { return turn > kArcTurn && sigmas > (turn > 2 * kArcTurn ? kArcSigmas - 1 : kArcSigmas); }
+    bool is_arc() const { return turn > kArcTurn && sigmas > arc_sigmas(turn); }
 };
 
 constexpr int64_t kOne = int64_t{1} << 32;  // of positions on a course
@@ -295,7 +297,7 @@ bool Fitter::fit(const Chains& chains, Piece piece, double least_length, Found& 
     lead(flat_ ? axis.y - per_step * axis.x : axis.x - per_step * axis.y, per_step);
 
     const Sums seen = kernels_.look(c_, low_, high_, static_cast<int32_t>(kPart * o_.fit_error), places_);
-    if (2 * seen.sure < high_ - low_ || !solve(seen) || !refit(kStray)) return false;
+    if (3 * seen.sure < 2 * (high_ - low_) || !solve(seen) || !refit(kStray)) return false;
     const Course start = c_;
     const int64_t start_low = low_, start_high = high_;
     grow(1);
