@@ -298,9 +298,11 @@ private:
     int64_t at_[kBins];
 };
 
-// Medians of a row of windows. Count holds the pixels of a window.
-template <class Count>
-void find_medians(const Columns& c, int64_t k, int64_t step, uint8_t* to, int64_t n) {
+// Medians of a row of windows of K, or of any number for K = 0, of Step channels. Count holds the pixels of a window.
+template <class Count, int K, int64_t Step>
+void find_medians(const Columns& c, int64_t size, uint8_t* to, int64_t n) {
+    const int64_t k = K ? K : size;
+    constexpr int64_t step = Step;
     const int need = static_cast<int>((k * k + 1) / 2);
     Count below[kBins + 1] = {};  // how many pixels are in the sixteens before each
     for (int64_t channel = 0; channel < step; ++channel) {
@@ -317,7 +319,18 @@ void find_medians(const Columns& c, int64_t k, int64_t step, uint8_t* to, int64_
     }
 }
 
-template <class Count>
+template <int64_t Step>
+void find_medians(const Columns& c, int64_t k, uint8_t* to, int64_t n) {
+    switch (k) {
+        case 7: return find_medians<uint8_t, 7, Step>(c, k, to, n);
+        case 9: return find_medians<uint8_t, 9, Step>(c, k, to, n);
+        case 11: return find_medians<uint8_t, 11, Step>(c, k, to, n);
+        case 13: return find_medians<uint8_t, 13, Step>(c, k, to, n);
+        case 15: return find_medians<uint8_t, 15, Step>(c, k, to, n);
+        default: return find_medians<uint16_t, 0, Step>(c, k, to, n);
+    }
+}
+
 Status by_columns(const Call& c) {
     const View &image = c.in[0], &y = c.out[0];
     const int64_t k = c.attr[0].i, half = k / 2, step = row_channels(image);
@@ -340,7 +353,7 @@ Status by_columns(const Call& c) {
             for (int64_t r = 0; r < here; ++r) {
                 slide(all, pixels + (r + k - 1) * pitch + x, r ? pixels + (r - 1) * pitch + x : nullptr);
                 uint8_t* const to = has_whole_rows(y) ? y.as<uint8_t>() + (first + r) * y.stride[0] + x : medians;
-                find_medians<Count>(all, k, step, to, width);
+                step == 1 ? find_medians<1>(all, k, to, width) : find_medians<3>(all, k, to, width);
                 if (to == medians)
                     for (int64_t j = 0; j < width; ++j) element(y, first + r, x + j) = medians[j];
             }
@@ -359,7 +372,7 @@ Status run(const Call& c) {
             typedef decltype(pixel) T;
             return k == 3 ? run_three<T>(c) : run_five<T>(c);
         });
-    return k <= 15 ? by_columns<uint8_t>(c) : by_columns<uint16_t>(c);
+    return by_columns(c);
 }
 
 Status infer(Call& c, Inferred& r) {
