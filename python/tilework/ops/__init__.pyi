@@ -187,11 +187,9 @@ from tilework.ops.layer_norm import (
     rms_norm as rms_norm,
     rms_norm_dx as rms_norm_dx,
 )
-from tilework.ops.linear_bits import (
-    linear_int4 as linear_int4,
-    linear_lut as linear_lut,
-)
+from tilework.ops.linear_int4 import linear_int4 as linear_int4
 from tilework.ops.linear_int8 import linear_int8 as linear_int8
+from tilework.ops.linear_lut import linear_lut as linear_lut
 from tilework.ops.local_correlation import (
     local_correlation as local_correlation,
     local_correlation_dx as local_correlation_dx,
