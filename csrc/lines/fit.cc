@@ -406,7 +406,7 @@ constexpr int kLeastThreshold = 30;
 void sort_pieces(const Chains& chains, std::vector<Piece>& pieces) {
     const auto key = [&](const Piece& piece) {
         const auto n = static_cast<uint64_t>(piece.end - piece.begin);
-        const int power = std::bit_width(n);
+        const int power = static_cast<int>(std::bit_width(n));
         const uint64_t size_class = static_cast<uint64_t>(4 * power) + (n << 2 >> (power - 1) & 3);
         const Pixel at = chains.pixel[piece.begin];
         return std::tuple(~size_class, at.y / kRows, at.x);
