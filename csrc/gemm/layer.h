@@ -7,7 +7,7 @@
 #include "core/parallel.h"
 #include "core/walk.h"
 #include "gemm/gemm.h"
-#include "simd/convert.h"
+#include "simd/widen.h"
 
 namespace tw::TW_ISA {
 namespace {
@@ -16,20 +16,7 @@ inline Status no_memory() { return fail(Status::memory, "", "no memory for unpac
 
 // ---- float operands of any type as float32 ------------------------------------------------------------------------------
 
-template <class T>
-void widen_row(float* to, const T* from, int64_t step, int64_t n) {
-    int64_t i = 0;
-    if constexpr (sizeof(T) <= sizeof(float))
-        if (step == 1)
-            for (; i + kLanes<float> <= n; i += kLanes<float>) store(to + i, load_as<float>(from + i));
-    for (; i < n; ++i)
-        if constexpr (__is_same(T, double))
-            to[i] = static_cast<float>(from[i * step]);
-        else
-            to[i] = to_float(from[i * step]);
-}
-
-inline void widen_row(float* to, const View& v, int64_t offset, int64_t step, int64_t n) {
+inline void widen_row_of(float* to, const View& v, int64_t offset, int64_t step, int64_t n) {
     switch (v.dtype) {
         case DType::f64: return widen_row(to, v.as<double>() + offset, step, n);
         case DType::f16: return widen_row(to, v.as<f16>() + offset, step, n);
@@ -50,7 +37,7 @@ inline void widen_all(float* to, const View& v) {
                 offset += rest % v.shape[d] * v.stride[d];
                 rest /= v.shape[d];
             }
-            widen_row(to + r * n, v, offset, step, n);
+            widen_row_of(to + r * n, v, offset, step, n);
         }
     });
 }

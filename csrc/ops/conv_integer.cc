@@ -14,6 +14,7 @@
 #include "gemm/micro.h"
 #include "ops/conv_integer_problem.h"
 #include "simd/quantize.h"
+#include "simd/widen.h"
 
 namespace tw::TW_ISA {
 namespace {
@@ -199,19 +200,6 @@ Status infer_conv_int8(Call& c, Inferred& r) {
     TW_TRY(check_bias(b, x, w.shape[0]));
     r.out[0].dtype = x.dtype;
     return Status::ok;
-}
-
-template <class T>
-void widen_row(float* to, const T* from, int64_t step, int64_t n) {
-    int64_t i = 0;
-    if constexpr (sizeof(T) <= sizeof(float))
-        if (step == 1)
-            for (; i + kLanes<float> <= n; i += kLanes<float>) store(to + i, load_as<float>(from + i));
-    for (; i < n; ++i)
-        if constexpr (__is_same(T, double))
-            to[i] = static_cast<float>(from[i * step]);
-        else
-            to[i] = to_float(from[i * step]);
 }
 
 // x as contiguous float32: itself, or a copy in `to`.
