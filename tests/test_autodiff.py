@@ -170,6 +170,8 @@ def faults() -> Any:
     yield lambda: tw.grad(total)(np.arange(3)), tw.DTypeError, "int64, in which nothing has a gradient"
     yield lambda: tw.grad(lambda p: total(p["a"]))({"a": [1.0]}), tw.DTypeError, r"argument \[0\].a\[0\] is a float"
     yield lambda: tw.grad(total, argnums=1)(x), tw.AttrError, "argnums=1 but there are 1"
+    yield lambda: tw.grad(total, argnums="x")(x), tw.AttrTypeError, "argnums='x'; want an int"
+    yield lambda: tw.value_and_grad(total, has_aux=True)(x), tw.AttrTypeError, "want a pair"
     yield lambda: tw.grad(lambda x: total(tw.reduce_max_dx(x, x, x)))(x), tw.Error, "reduce_max_dx"
     yield lambda: tw.grad(lambda x: tw.sgd_step(x, x, lr=0.1))(x), tw.UnsupportedError, "w would be updated in place"
     yield lambda: tw.grad(lambda x: total(tw.relu(x, out=np.empty(3))))(x), tw.AttrTypeError, "out cannot be followed"

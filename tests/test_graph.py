@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -31,6 +32,7 @@ def net(params: dict[str, Any], x: Any) -> Any:
 
 PARAMS = {"w1": normal(6, 3, 3, 3), "b1": normal(6), "w2": normal(5, 48)}
 IMAGES = normal(2, 3, 8, 8)
+RIGHT = normal(5)
 
 
 def same(a: Any, b: Any) -> None:
@@ -94,6 +96,14 @@ def test_views_are_numpys() -> None:
     want = (x[..., None, 1:], x.transpose(1, 0, 2).reshape(3, -1), x[:, 1, ::-2].T, x[0, 1], x.sum(axis=0))
     for a, b in zip(tw.trace(f, x).compile()(x), want, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6)
+
+
+def test_comparisons_are_numpys() -> None:
+    def f(x: Any) -> Any:
+        return x > 0.5, x < 0.5, x >= x, x <= RIGHT, x > RIGHT
+
+    for got, want in zip(tw.trace(f, RIGHT).compile()(RIGHT), f(RIGHT), strict=True):
+        np.testing.assert_array_equal(got, want)
 
 
 def test_nested_arguments_come_back_nested() -> None:
@@ -213,6 +223,34 @@ def faults() -> Any:
         g.placeholder("x", (2,))
 
     yield twice, tw.AttrError, "two arrays called 'x'"
+
+    def backwards(g: tw.Graph) -> tw.Graph:
+        return g.changed(list(reversed(g.nodes)))
+
+    def cut(g: tw.Graph) -> tw.Graph:
+        return g.changed(g.nodes[:-1])
+
+    def nothing(g: tw.Graph) -> Any:
+        return None
+
+    def written(x: Any) -> Any:
+        x[0] = 1.0
+        return x
+
+    yield (
+        lambda: g.compile(passes=[backwards]),
+        tw.AttrError,
+        "after the pass backwards add takes .*; want nodes",
+    )
+    yield lambda: g.compile(passes=[cut]), tw.AttrError, "after the pass cut the graph takes .* made by add>, which no"
+    yield lambda: g.compile(passes=[nothing]), tw.AttrTypeError, "the pass nothing returned a NoneType; want a Graph"
+    yield lambda: g.compile(passes=["fusion"]), tw.AttrTypeError, "'fusion' is among passes; want functions"
+    yield lambda: tw.trace(written, x), tw.UnsupportedError, "is not written to in part; want another one"
+    yield lambda: tw.trace(3, x), tw.AttrTypeError, "function is a int"
+    yield lambda: tw.spec((2, -1)), tw.ShapeError, r"spec: shape=\(2, -1\); want sizes >= 0"
+    yield lambda: tw.spec((1.5,)), tw.AttrTypeError, "want ints, a dtype"
+    yield lambda: tw.spec((1,), "magic"), tw.AttrTypeError, "want ints, a dtype"
+    yield lambda: pickle.dumps(exe), tw.UnsupportedError, "is not pickled; want exe.save"
 
 
 @pytest.mark.parametrize(("call", "error", "text"), list(faults()))

@@ -93,6 +93,36 @@ def test_a_kernel_that_fails_or_lies_is_named() -> None:
         torn()
 
 
+def test_a_kernel_with_effects_is_called_each_time_and_in_order() -> None:
+    said: list[str] = []
+
+    @tw.kernel(lambda x: [], effects=True)
+    def noted(x: Any) -> None:
+        said.append(f"noted {float(x.sum()):g}")
+
+    @tw.kernel(lambda x: x.shape, effects=True)
+    def passed(x: Any) -> Any:
+        said.append("passed")
+        return x
+
+    one = np.ones(2)
+
+    def f(x: Any) -> Any:
+        passed(one)
+        noted(x * 2.0)
+        noted(x * 2.0)
+        return tw.cond(large(x), lambda x: passed(x) * 3.0, lambda x: x, x) + passed(one)
+
+    assert noted(one) is None
+    said.clear()
+    exe = tw.trace(f, one).compile()
+    assert said == []
+    np.testing.assert_array_equal(exe(one * 2), one * 7)
+    assert said == ["passed", "noted 8", "noted 8", "passed", "passed"]
+    with pytest.raises(ValueError, match="read-only"):
+        tw.kernel(lambda x: x.shape, name="filled")(lambda x: x.fill(0.0))(one)
+
+
 @tw.kernel(lambda x: x.shape)
 def narrow_gradient(x: Any) -> Any:
     return x

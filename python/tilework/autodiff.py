@@ -243,6 +243,8 @@ def value_and_grad(
     gradient goes. The gradient has the structure of the argument, or is a tuple of those where ``argnums`` is one.
     """
     numbers = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+    if not all(isinstance(n, int) for n in numbers):
+        raise AttrTypeError(f"grad: argnums={argnums!r:.80}; want an int or several", argument="argnums")
 
     @functools.wraps(function)
     def run(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
@@ -257,6 +259,8 @@ def value_and_grad(
             return function(*merged, **kwargs)
 
         result, pullback = vjp(of_chosen, *(args[n] for n in places))
+        if has_aux and not (isinstance(result, tuple) and len(result) == 2):
+            raise AttrTypeError(f"grad: with has_aux the function returned a {type(result).__name__}; want a pair")
         loss = result[0] if has_aux else result
         _check_loss(loss)
         one = _filled(loss, 1.0)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
 from tilework import ops
 from tilework.arrays import Array, Axes, Ints
 from tilework.dispatch import Traced
+from tilework.errors import UnsupportedError
 from tilework.ops.movement import as_shape
 
 
@@ -48,6 +49,12 @@ class Operators(Traced):
 
     def __getitem__(self, key: Any) -> Array:
         return ops.getitem(self, key)
+
+    def __setitem__(self, key: Any, value: Any) -> NoReturn:
+        raise UnsupportedError(
+            f"an array of shape {self.shape} that is traced, followed or a Variable is not written to in part; "
+            "want another one, by tw.where or tw.concat for instance"
+        )
 
     def reshape(self, *shape: Any) -> Array:
         return as_shape(self, shape[0] if len(shape) == 1 else shape)
@@ -100,6 +107,18 @@ class Operators(Traced):
 
     def __rmatmul__(self, other: Any) -> Array:
         return ops.matmul(other, self)
+
+    def __lt__(self, other: Any) -> Array:
+        return ops.less(self, other)
+
+    def __le__(self, other: Any) -> Array:
+        return ops.less_equal(self, other)
+
+    def __gt__(self, other: Any) -> Array:
+        return ops.greater(self, other)
+
+    def __ge__(self, other: Any) -> Array:
+        return ops.greater_equal(self, other)
 
     def __neg__(self) -> Array:
         return ops.neg(self)

@@ -6,6 +6,7 @@ import contextlib
 import contextvars
 import inspect
 import linecache
+import operator
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -43,7 +44,13 @@ class Spec(NamedTuple):
 
 def spec(shape: Sequence[int], dtype: Any = "float32") -> Spec:
     """Stands for an array of this shape and dtype in the arguments of :func:`trace`."""
-    return Spec(tuple(shape), np.dtype(dtype))
+    try:
+        sizes, kind = tuple(map(operator.index, shape)), np.dtype(dtype)
+    except TypeError as e:
+        raise AttrTypeError(f"spec: shape={shape!r:.80}, dtype={dtype!r:.40} ({e}); want ints, a dtype") from None
+    if any(n < 0 for n in sizes):
+        raise ShapeError(f"spec: shape={sizes}; want sizes >= 0", argument="shape")
+    return Spec(sizes, kind)
 
 
 def number(value: float) -> Number:
@@ -354,6 +361,8 @@ def trace(function: Callable[..., Any], *examples: Any) -> Graph:
     function as it is and must be given again, the same, when the graph runs. Arrays that the function takes from
     elsewhere become constants, a ``tw.Variable`` stays one.
     """
+    if not callable(function):
+        raise AttrTypeError(f"trace: function is a {type(function).__name__}; want a function", argument="function")
     graph = Graph(getattr(function, "__name__", "graph").strip("<>"))
     graph.outer = tracing()
     graph.level = next(dispatch.levels) if graph.outer is not None else 0

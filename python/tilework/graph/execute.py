@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from tilework.graph.build import Graph
 from tilework.graph.interpret import Interpreter
 from tilework.graph.ir import Constant, Value, Variable
 from tilework.graph.native import Native
-from tilework.graph.passes import Pass, with_own_constants
+from tilework.graph.passes import Pass, checked, with_own_constants
 from tilework.graph.pipeline import CPU_PASSES, EXACT, PASSES
 from tilework.settings import threads as limited_threads
 
@@ -65,6 +65,10 @@ class Executable:
         without: Sequence[str] = (),
     ) -> None:
         chosen = list((PASSES if device else PASSES + CPU_PASSES) if passes is None else passes)
+        odd = [p for p in chosen if not (callable(p) and hasattr(p, "__name__"))]
+        if odd:
+            raise AttrTypeError(f"compile: {odd[0]!r:.80} is among passes; want functions", argument="passes")
+        without = (without,) if isinstance(without, str) else without
         unknown = set(without) - {p.__name__ for p in chosen}
         if unknown:
             raise AttrError(
@@ -88,13 +92,19 @@ class Executable:
     def _passed(self, graph: Graph) -> Graph:
         graph = graph.changed(list(graph.nodes))
         for each in self.passes:
-            graph = each(graph)
+            made = each(graph)
+            graph = made if each in PASSES + CPU_PASSES else checked(made, each.__name__)
         return graph
 
     def _as_traced(self, what: str) -> Graph:
         if self.source is None:
             raise UnsupportedError(f"{what}: the graph was compiled with savable=False; want savable=True")
         return self.source
+
+    def __reduce__(self) -> NoReturn:
+        raise UnsupportedError(
+            f"{self.graph.name}: a compiled graph is not pickled; want exe.save(path) and tw.load(path)"
+        )
 
     @property
     def arena_bytes(self) -> int:

@@ -150,6 +150,11 @@ class Node:
         return not self.operands and isinstance(self.op, (Placeholder, Constant, Variable))
 
     @property
+    def has_effects(self) -> bool:
+        """Whether its call matters beside its results, so that each is made, once and in order."""
+        return bool(getattr(self.op, "effects", False))
+
+    @property
     def numbers(self) -> dict[str, Number]:
         """The attributes that every run is given."""
         return {k: v for k, v in self.attrs.items() if isinstance(v, Number)}

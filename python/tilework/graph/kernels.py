@@ -26,8 +26,10 @@ class Kernel:
 
     ``infer`` takes the operands, of which only shapes and dtypes are there, and the attributes by keyword; it returns
     the shape of the result, a ``tw.spec(shape, dtype)`` or a list of those. ``numbers`` names the attributes, in the
-    order in which C and OpenCL take them. :func:`kernel` makes one of a Python function. Kernels are found by their
-    names when a file is loaded, so a program that loads one makes its kernels first.
+    order in which C and OpenCL take them. With ``effects`` a call matters beside its results, of which there may be
+    none (the rule returns []): a graph makes each such call, in the order in which they were written.
+    :func:`kernel` makes one of a Python function. Kernels are found by their names when a file is loaded, so a program
+    that loads one makes its kernels first.
     """
 
     is_view = False
@@ -41,6 +43,7 @@ class Kernel:
         *,
         numbers: Sequence[str] = (),
         function: Callable[..., Any] | None = None,
+        effects: bool = False,
     ) -> None:
         for word in (name, *operands, *numbers):
             if not isinstance(word, str) or not word.isidentifier():
@@ -48,7 +51,7 @@ class Kernel:
         self.name, self.operands, self.numbers = name, tuple(operands), tuple(numbers)
         self.differentiable: tuple[str, ...] = ()
         self.rules: dict[str, Any] = {}
-        self._function, self._infer = function, infer
+        self._function, self._infer, self.effects = function, infer, effects
         self._address = 0
         self._source: tuple[str, Callable[..., int] | None] | None = None
         _kernels[name] = self
@@ -112,16 +115,17 @@ class Kernel:
         operands = dispatch.bind_operands(self, args, attrs)  # type: ignore[arg-type]
         where = {dispatch.backend_of(self.name, n, a) for n, a in zip(self.operands, operands, strict=True)} - {""}
         around = tracing()
-        if "opencl" not in where and not (self._address or self._function) and around is not None:
-            return around.call(self, *operands, **attrs)  # constants, which the graph will have on its device
+        on_device = "opencl" not in where and not (self._address or self._function)
+        if around is not None and (on_device or self.effects):
+            return around.call(self, *operands, **attrs)  # of constants, which the graph may have on its device
         specs, _ = self.infer(list(operands), attrs)
         if "opencl" in where:
             results = self._on_device(operands, attrs, specs, mixed=len(where) > 1)
         else:
             results = [np.empty(shape, dtype) for shape, dtype in specs]
             arrays = [dispatch.borrow(self.name, n, a) for n, a in zip(self.operands, operands, strict=True)]
-            self._filler(attrs)(arrays, results)
-        return results[0] if len(results) == 1 else tuple(results)
+            self._filler(attrs)(list(map(_read_only, arrays)), results)
+        return results[0] if len(results) == 1 else tuple(results) or None
 
     def infer(self, operands: list[Any], attrs: dict[str, Any]) -> tuple[list[tuple[Any, Any]], dict[str, Any]]:
         """Shapes and dtypes of the results, as the user's rule gives them."""
@@ -159,7 +163,7 @@ class Kernel:
         """Runs the Python function and checks what it returns against what the shape rule said."""
         assert self._function is not None
         made = self._function(*operands, **attrs)
-        arrays = made if isinstance(made, tuple) else (made,)
+        arrays = made if isinstance(made, tuple) else () if made is None else (made,)
         if len(arrays) != len(results):
             raise ShapeError(f"{self.name}: returned {len(arrays)} arrays; want {len(results)}", op=self.name)
         for array, result in zip(arrays, results, strict=True):
@@ -193,17 +197,26 @@ class Kernel:
         return values
 
 
-def kernel(infer: Callable[..., Any], *, name: str | None = None) -> Callable[[Callable[..., Any]], Kernel]:
+def _read_only(array: Any) -> Any:
+    seen = array.view()
+    seen.flags.writeable = False
+    return seen
+
+
+def kernel(
+    infer: Callable[..., Any], *, name: str | None = None, effects: bool = False
+) -> Callable[[Callable[..., Any]], Kernel]:
     """Makes a :class:`Kernel` of a function of numpy arrays: a decorator.
 
-    The function takes its arrays by position and attributes by keyword, and returns an array or a tuple of them.
+    The function takes its arrays, which it may only read, by position and attributes by keyword, and returns an array
+    or a tuple of them.
     """
 
     def make(function: Callable[..., Any]) -> Kernel:
         parameters = inspect.signature(function).parameters.values()
         operands = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
         numbers = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
-        made = Kernel(name or function.__name__, operands, infer, numbers=numbers, function=function)
+        made = Kernel(name or function.__name__, operands, infer, numbers=numbers, function=function, effects=effects)
         made.__doc__ = function.__doc__
         made.__wrapped__ = function  # type: ignore[attr-defined]
         return made

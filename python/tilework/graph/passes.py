@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 import numpy as np
 
 from tilework import dispatch
+from tilework.errors import AttrError, AttrTypeError
 from tilework.graph import ir
 from tilework.graph.build import Graph
 from tilework.graph.ir import Constant, Node, Operand, Value, Variable
@@ -91,6 +92,30 @@ def with_operands(node: Node, swap: dict[Value, Value]) -> Node:
     return moved
 
 
+def checked(made: Any, name: str) -> Graph:
+    """What the pass ``name`` made: a graph whose nodes take what earlier ones make."""
+    if not isinstance(made, Graph):
+        raise AttrTypeError(
+            f"compile: the pass {name} returned a {type(made).__name__}; want a Graph", argument="passes"
+        )
+    known: set[Value] = set()
+
+    def look(taker: str, values: Iterable[Value]) -> None:
+        for value in values:
+            if value not in known:
+                raise AttrError(
+                    f"compile: after the pass {name} {taker} takes {value!r}, which no earlier node makes; "
+                    "want nodes behind what they take: a graph has no cycle",
+                    argument="passes",
+                )
+
+    for node in made.nodes:
+        look(node.op.name, node.values())
+        known.update(node.results)
+    look("the graph", (*made.inputs, *made.outputs, *made.states().values()))
+    return made
+
+
 def used_once(graph: Graph) -> set[Value]:
     """The values that exactly one node takes, once, and that are neither given back nor stored."""
     counts: dict[Value, int] = {}
@@ -134,7 +159,8 @@ def with_own_constants(graph: Graph) -> Graph:
 
 def dead_nodes(graph: Graph) -> Graph:
     """Drops what no output and no variable needs, and puts what comes from outside first; placeholders stay."""
-    needed = {v.node for v in (*graph.outputs, *graph.states().values())} | {v.node for v in graph.inputs}
+    needed = {v.node for v in (*graph.outputs, *graph.states().values(), *graph.inputs)}
+    needed |= {node for node in graph.nodes if node.has_effects}
     kept = []
     for node in reversed(graph.nodes):
         if node in needed:
@@ -153,7 +179,7 @@ def constant_folding(graph: Graph) -> Graph:
 
     def rule(node: Node, add: Add) -> tuple[Value, ...] | None:
         values = list(node.values())
-        if node.updates or node.numbers or not values or not all(map(is_constant, values)):
+        if node.updates or node.has_effects or node.numbers or not values or not all(map(is_constant, values)):
             return None
         given = sum(v.nbytes for v in values)
         if sum(v.nbytes for v in node.results) > _GROWTH * given + _SMALL:
@@ -184,7 +210,7 @@ def common_subexpressions(graph: Graph) -> Graph:
             if node.results[0].nbytes > 64 or dispatch.is_device_array(data := node.op.data):
                 return None
             key: Any = ("constant", data.dtype, data.shape, data.tobytes())
-        elif node.is_source or node.updates:
+        elif node.is_source or node.updates or node.has_effects:
             return None
         else:
             key = (node.op, _identities(node.operands), repr(sorted(node.resolved.items())))

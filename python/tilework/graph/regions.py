@@ -36,6 +36,11 @@ class Region:
             )
         self._compiled: dict[Any, list[Executable]] = {}  # by the queue that arrays are on, None for the CPU
 
+    @property
+    def effects(self) -> bool:
+        """Whether a node of its graphs has effects."""
+        return any(node.has_effects for g in self.graphs for node in g.nodes)
+
     def infer(self, operands: list[Any], attrs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
         return [(s.shape, s.dtype) for s in self.specs], attrs
 
