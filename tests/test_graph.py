@@ -98,6 +98,17 @@ def test_views_are_numpys() -> None:
         np.testing.assert_allclose(a, b, rtol=1e-6)
 
 
+def test_a_program_takes_what_was_broadcast_for_it() -> None:
+    def f(x: Any) -> Any:
+        row = tw.expand(tw.reduce_mean(x, axes=1, keepdims=True), shape=x.shape)
+        return tw.gelu_dx(row, x), tw.exp(row) * row + x
+
+    x = normal(6, 40)
+    exe = tw.trace(f, x).compile()
+    assert [n.op.name for n in exe.graph.nodes if not n.is_source] == ["reduce_mean", "fused", "fused"]
+    same(exe(x), f(x))
+
+
 def test_comparisons_are_numpys() -> None:
     def f(x: Any) -> Any:
         return x > 0.5, x < 0.5, x >= x, x <= RIGHT, x > RIGHT

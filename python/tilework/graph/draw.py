@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import html
+import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from tilework.graph.build import Graph
 from tilework.graph.ir import Constant, Node, Value
@@ -13,10 +14,13 @@ from tilework.graph.ir import Constant, Node, Value
 if TYPE_CHECKING:
     from tilework.graph.profile import Profile
 
-_WIDTH, _HEIGHT = 150, 34  # of a box
+_WIDTH, _HEIGHT = 180, 34  # of a box
 _ACROSS, _DOWN = 24, 30  # between boxes
 _WIDEST = 24  # letters in a box
+_PULL = 0.85  # of lines that pass, towards the middle
 _KINDS = {"placeholder": "#dbeafe", "variable": "#ede9fe", "view": "#f3f4f6", "op": "#fff7ed"}
+
+Item: TypeAlias = tuple[Node, int]  # a node and a layer: the one it stands in, or one below that it passes through
 
 
 def draw(graph: Graph, path: str | os.PathLike[str], profile: Profile | None = None) -> None:
@@ -39,38 +43,33 @@ def dot(graph: Graph, profile: Profile | None = None) -> str:
 def svg(graph: Graph, profile: Profile | None = None) -> str:
     """The graph from top to bottom: a node stands below all that it takes; constants are left out."""
     shown, colours = _shown(graph), _colours(graph, profile)
-    layers = _layers(shown)
-    widest = max((len(layer) for layer in layers), default=1)
-    width = widest * (_WIDTH + _ACROSS) + _ACROSS
+    layers, depth = _layers(shown)
+    centre = _centres(layers, depth)
+    left = min((x - _half(item, depth) for item, x in centre.items()), default=0.0) - _ACROSS
+    width = round(max((x + _half(item, depth) for item, x in centre.items()), default=0.0) - left + _ACROSS)
     height = len(layers) * (_HEIGHT + _DOWN) + _DOWN
-    at: dict[Node, tuple[float, float]] = {}
-    for row, layer in enumerate(layers):
-        left = (width - len(layer) * (_WIDTH + _ACROSS) + _ACROSS) / 2
-        for column, node in enumerate(layer):
-            at[node] = (left + column * (_WIDTH + _ACROSS), _DOWN + row * (_HEIGHT + _DOWN))
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
         'font-family="monospace" font-size="11" text-anchor="middle">',
         f"<title>{html.escape(graph.name)}</title>",
         f'<rect width="{width}" height="{height}" fill="white"/>',
     ]
-    for a, b in _edges(shown):
-        (x0, y0), (x1, y1) = at[a], at[b]
-        x0, y0, x1 = x0 + _WIDTH / 2, y0 + _HEIGHT, x1 + _WIDTH / 2
-        bend = max((y1 - y0) / 2, _DOWN / 2)
-        parts.append(
-            f'<path d="M{x0:g} {y0:g} C{x0:g} {y0 + bend:g} {x1:g} {y1 - bend:g} {x1:g} {y1:g}" '
-            'fill="none" stroke="#9ca3af"/>'
-        )
+    for item in centre:
+        x1, y1 = centre[item] - left, _top(item)
+        for above in _above(item, depth):
+            x0, y0 = centre[above] - left, _top(above) + _HEIGHT
+            parts.append(
+                f'<path d="M{x0:.1f} {y0} C{x0:.1f} {y0 + _DOWN / 2:g} {x1:.1f} {y1 - _DOWN / 2:g} {x1:.1f} {y1}'
+                f'{"" if item[1] == depth[item[0]] else f" V{y1 + _HEIGHT}"}" fill="none" stroke="#9ca3af"/>'
+            )
     for node in shown:
-        x, y = at[node]
+        x, y = centre[node, depth[node]] - left, _top((node, depth[node]))
         first, second = (html.escape(line) for line in _label(node))
-        group = len(getattr(node.op, "group", ())) > 1
         parts.append(
-            f'<rect x="{x:g}" y="{y:g}" width="{_WIDTH}" height="{_HEIGHT}" rx="4" fill="{colours[node]}" '
-            f'stroke="#374151" stroke-width="{2 if group else 1}"/>'
-            f'<text x="{x + _WIDTH / 2:g}" y="{y + 14:g}" font-weight="bold">{first}</text>'
-            f'<text x="{x + _WIDTH / 2:g}" y="{y + 27:g}">{second}</text>'
+            f'<rect x="{x - _WIDTH / 2:.1f}" y="{y}" width="{_WIDTH}" height="{_HEIGHT}" rx="4" '
+            f'fill="{colours[node]}" stroke="#374151" stroke-width="{2 if node.op.name == "fused" else 1}"/>'
+            f'<text x="{x:.1f}" y="{y + 14}" font-weight="bold">{first}</text>'
+            f'<text x="{x:.1f}" y="{y + 27}">{second}</text>'
         )
     return "\n".join([*parts, "</svg>", ""])
 
@@ -87,20 +86,55 @@ def _sources(node: Node) -> list[Value]:
     return [v for v in dict.fromkeys(node.values()) if not isinstance(v.node.op, Constant)]
 
 
-def _layers(shown: list[Node]) -> list[list[Node]]:
-    """Nodes by the length of the longest way to them, each layer in the order of what it takes."""
+def _layers(shown: list[Node]) -> tuple[list[list[Item]], dict[Node, int]]:
+    """What stands in each layer, and each node's, which is the length of the longest way to it.
+
+    A node passes through the layers below its own, down to the one above the last that takes it.
+    """
     depth: dict[Node, int] = {}
+    last: dict[Node, int] = {}
     for node in shown:
-        depth[node] = 1 + max((depth[v.node] for v in _sources(node)), default=-1)
-    layers: list[list[Node]] = [[] for _ in range(max(depth.values(), default=-1) + 1)]
+        depth[node] = last[node] = 1 + max((depth[v.node] for v in _sources(node)), default=-1)
+        for v in _sources(node):
+            last[v.node] = max(last[v.node], depth[node] - 1)
+    layers: list[list[Item]] = [[] for _ in range(max(depth.values(), default=-1) + 1)]
     for node in shown:
-        layers[depth[node]].append(node)
-    place = {node: float(i) for i, node in enumerate(shown)}
+        for row in range(depth[node], last[node] + 1):
+            layers[row].append((node, row))
+    return layers, depth
+
+
+def _above(item: Item, depth: dict[Node, int]) -> list[Item]:
+    node, row = item
+    return [(node, row - 1)] if row > depth[node] else [(v.node, row - 1) for v in _sources(node)]
+
+
+def _centres(layers: list[list[Item]], depth: dict[Node, int]) -> dict[Item, float]:
+    """The middle of everything: as near as there is room to below what it comes from."""
+    at: dict[Item, float] = {}
     for layer in layers:
-        middle = {n: sum(place[v.node] for v in s) / len(s) if (s := _sources(n)) else place[n] for n in layer}
-        layer.sort(key=lambda n: middle[n])
-        place.update((n, i - len(layer) / 2) for i, n in enumerate(layer))
-    return layers
+        wanted = {}
+        for item in layer:
+            above = _above(item, depth)
+            pull = 1.0 if item[1] == depth[item[0]] else _PULL
+            wanted[item] = pull * sum(at[a] for a in above) / len(above) if above else 0.0
+        edge, moved = -math.inf, 0.0
+        for item in sorted(layer, key=wanted.__getitem__):
+            at[item] = max(wanted[item], edge + _half(item, depth))
+            edge = at[item] + _half(item, depth)
+            moved += (at[item] - wanted[item]) / len(layer)
+        for item in layer:
+            at[item] -= moved
+    return at
+
+
+def _half(item: Item, depth: dict[Node, int]) -> float:
+    """Half the width of a box or of a line that passes, with what is kept free around."""
+    return (_WIDTH + _ACROSS) / 2 if item[1] == depth[item[0]] else _ACROSS / 4
+
+
+def _top(item: Item) -> int:
+    return _DOWN + item[1] * (_HEIGHT + _DOWN)
 
 
 def _label(node: Node) -> tuple[str, str]:

@@ -249,13 +249,22 @@ def fusion(graph: Graph) -> Graph:
     gone: set[Node] = set()
     for group in _Grouping(graph).groups():
         for part in _parts(group.nodes, needed, users):
-            if len(part) < 2:
+            if len(part) < 2 and not _spread(part, group):
                 continue
             gone.update(part)
             made += _fused_nodes(part, group, needed, users, swap)
     if not made:
         return graph
     return graph.changed(_ordered([n for n in graph.nodes if n not in gone], made, swap), swap)
+
+
+def _spread(part: Sequence[Node], group: Group) -> dict[Value, Value]:
+    """The operands of a program that are copies of smaller values, which it broadcasts itself; it needs a whole one."""
+    inside = set(part)
+    given = {v for n in part for v in n.values() if v.node not in inside}
+    found = {v: s for v in given if v.node.op is ops.expand for s in v.node.values() if s.size < v.size}
+    whole = any(v.shape == group.shape and v not in found for v in given)
+    return found if whole and not group.folds else {}
 
 
 def _results(part: Sequence[Node], needed: set[Value], users: dict[Value, list[Node]]) -> list[Value]:
@@ -276,8 +285,10 @@ def _fused_nodes(
 ) -> list[Node]:
     """One fused node, and a view for each result that lost its folded axes."""
     inside = set(part)
-    operands = list(dict.fromkeys(v for n in part for v in n.values() if v.node not in inside))
-    number = {v: k for k, v in enumerate(operands)}
+    given = list(dict.fromkeys(v for n in part for v in n.values() if v.node not in inside))
+    number = {v: k for k, v in enumerate(given)}
+    spread = _spread(part, group)
+    operands = [spread.get(v, v) for v in given]
     lines = []
     for node in part:
         step = step_of(node)

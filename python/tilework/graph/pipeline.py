@@ -21,6 +21,7 @@ PASSES: list[Pass] = [
     norm_residual_fusion,
     dead_nodes,
     fusion,
+    dead_nodes,
     early_updates,
 ]
 
