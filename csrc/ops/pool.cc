@@ -5,7 +5,7 @@
 //           it, stride 2 by even and odd lanes. The usual kernels do so in registers, others through a padded buffer.
 //           16-bit and strided rows are gathered as float or double first, so that all types share these kernels. A
 //           window as wide as x merges its axis into the one before, so that global pooling folds one row. With indices
-//           each tap is compared, lanes are outputs.
+//           each tap is compared, lanes are outputs; usual kernels keep maxima and places in registers.
 // Numerics  max: the first maximum wins, NaN wins over numbers; kernels that do not watch for NaN run first and a sum
 //           tells whether one was met. mean: rows first, then taps; one division, or what rounds like it.
 // Threads   by rows of outputs; every output is computed by itself.
@@ -218,6 +218,78 @@ struct Found {
     Int* where;  // distance in the plane from the window's first tap
 };
 
+constexpr int kUsualRows = 3;  // of the windows of usual kernels, 2 or 3 pixels of dilation 1 in strides of 1 or 2
+
+// The rows of a window of a usual kernel, padded, and how far each is from the window's first tap.
+template <class T>
+struct UsualRows {
+    const T* row[kUsualRows];
+    Elem<Mask<T>> distance[kUsualRows];
+    int count = 0;
+};
+
+// A part's maxima in registers. Answers whether a NaN may have been overlooked.
+template <int K, int S, class T>
+__attribute__((noinline)) bool compare_usual(const UsualRows<T>& u, int64_t n, const Found<T>& f) {
+    typedef typename Found<T>::Int Int;
+    Vec<T> sum{};
+    for (int64_t i = 0; i < n; i += kLanes<T>) {
+        Vec<T> m = Max::identity<T>();
+        auto at = bitcast<Mask<T>>(load(f.where + i));
+        for (int r = 0; r < u.count; ++r)
+#pragma GCC unroll 3
+            for (int j = 0; j < K; ++j) {
+                const T* const from = u.row[r] + i * S + j;
+                const Vec<T> v = S == 1 ? load(from) : load_stride2(from);
+                at = select(v > m, bitcast<Mask<T>>(splat<Int>(static_cast<Int>(u.distance[r] + j))), at);
+                m = max_any(v, m);
+                sum += v;
+            }
+        store(f.best + i, m);
+        store(f.where + i, bitcast<Vec<Int>>(at));
+    }
+    return any(sum != sum);
+}
+
+template <class T>
+bool compare_usual(const PoolAxis& a, const UsualRows<T>& u, int64_t n, const Found<T>& f) {
+    if (a.kernel == 2) return a.stride == 1 ? compare_usual<2, 1>(u, n, f) : compare_usual<2, 2>(u, n, f);
+    return a.stride == 1 ? compare_usual<3, 1>(u, n, f) : compare_usual<3, 2>(u, n, f);
+}
+
+bool is_usual(const Windows& w) {
+    const PoolAxis& a = w.axis[2];
+    return (a.kernel == 2 || a.kernel == 3) && a.dilation == 1 && a.stride <= 2 && w.axis[0].kernel == 1 &&
+           w.axis[1].kernel <= kUsualRows;
+}
+
+// Where the first tap of each window of a part is that lies inside: what windows of -Inf alone answer.
+template <class T>
+void first_taps(const PoolAxis& a, const RowPart& p, const Found<T>& f, int64_t wide, int64_t distance) {
+    typedef typename Found<T>::Int Int;
+    fill(f.where, wide, static_cast<Int>(distance));
+    for (int64_t o = 0; o < p.n && start_of(a, p.first + o) < 0; ++o)
+        f.where[o] += static_cast<Int>(taps_of(a, p.first + o).first * a.dilation);
+}
+
+template <class T>
+bool find_usual(const Windows& w, const RowPart& p, const Span& s, const T* x, const Found<Wide<T>>& f, int64_t wide,
+                int64_t room, int64_t origin) {
+    typedef Wide<T> W;
+    const W lowest = Max::identity<W>()[0];
+    UsualRows<W> rows;
+    each_window_row(w, p, x + (s.first + s.before) * w.axis[2].wide_step, [&](const T* row, int64_t offset) {
+        W* const to = f.buffer + rows.count * room;
+        fill(to, s.before, lowest);
+        copy_row(to + s.before, 1, row, w.axis[2].wide_step, s.n);
+        fill(to + s.before + s.n, room - s.before - s.n, lowest);
+        rows.row[rows.count] = to;
+        rows.distance[rows.count++] = static_cast<Elem<Mask<W>>>(offset + s.first - origin);
+    });
+    first_taps(w.axis[2], p, f, wide, rows.distance[0]);
+    return compare_usual(w.axis[2], rows, p.n, f);
+}
+
 // Takes one input row into a part's maxima. Answers whether a NaN may have been overlooked.
 template <bool kWatch, class T>
 __attribute__((noinline)) bool compare_row(const PoolAxis& a, int64_t n, const Found<T>& f, int64_t distance) {
@@ -252,7 +324,6 @@ __attribute__((noinline)) bool compare_row(const PoolAxis& a, int64_t n, const F
 template <bool kWatch, class T>
 bool find_part(const Windows& w, const RowPart& p, const Span& s, const T* x, const Found<Wide<T>>& f, int64_t wide,
                int64_t room, int64_t origin) {
-    typedef typename Found<Wide<T>>::Int Int;
     const PoolAxis& a = w.axis[2];
     const Wide<T> lowest = Max::identity<Wide<T>>()[0];
     bool started = false, lost = false;
@@ -263,9 +334,7 @@ bool find_part(const Windows& w, const RowPart& p, const Span& s, const T* x, co
         copy_row(f.buffer + s.before, 1, row, a.wide_step, s.n);
         if (!started) {
             started = true;
-            fill(f.where, wide, static_cast<Int>(distance));
-            for (int64_t o = 0; o < p.n && start_of(a, p.first + o) < 0; ++o)
-                f.where[o] += static_cast<Int>(taps_of(a, p.first + o).first * a.dilation);
+            first_taps(a, p, f, wide, distance);
         }
         lost |= compare_row<kWatch>(a, p.n, f, distance);
     });
@@ -279,22 +348,28 @@ Status max_with_indices(const Windows& w, const T* x, T* y, int64_t* indices, co
     const PoolAxis& a = w.axis[2];
     const RowGrid grid = grid_of(w);
     const int64_t room = room_of<T>(a, grid), wide = ceil_div(grid.part, lanes) * lanes;
-    note_kernel("rows with indices");
-    const bool enough = for_each_part(w, grid, (room + 2 * wide) * static_cast<int64_t>(sizeof(W)),
+    const bool usual = is_usual(w);
+    const int64_t rooms = usual ? kUsualRows * room : room;
+    note_kernel(usual ? "registers with indices" : "rows with indices");
+    const bool enough = for_each_part(w, grid, (rooms + 2 * wide) * static_cast<int64_t>(sizeof(W)),
                                       [&](const RowPart& p, char* scratch) {
         W* const buffer = reinterpret_cast<W*>(scratch);
-        const Found<W> found = {buffer, buffer + room, reinterpret_cast<typename Found<W>::Int*>(buffer + room + wide)};
+        const Found<W> found = {buffer, buffer + rooms,
+                                reinterpret_cast<typename Found<W>::Int*>(buffer + rooms + wide)};
         const Span span = span_of(a, p);
         const int64_t origin =
             (start_of(w.axis[0], p.outer) * w.axis[1].size + start_of(w.axis[1], p.inner)) * a.size + span.first;
-        if (find_part<false>(w, p, span, x, found, wide, room, origin))
+        if (usual ? find_usual(w, p, span, x, found, wide, room, origin)
+                  : find_part<false>(w, p, span, x, found, wide, room, origin))
             find_part<true>(w, p, span, x, found, wide, room, origin);
         copy_row(small_row(w, p, y), a.small_step, found.best, 1, p.n);
         RowPart pi = p;
         pi.small = small_plane(wi, p.plane);
         int64_t* const index = small_row(wi, pi, indices);
         const int64_t step = wi.axis[2].small_step, first = origin + (flat ? p.plane * w.plane_size : 0);
-        if (step == 1)
+        if (step == 1 && a.stride == 2)  // without a product, which vectors of 64 bits lack
+            for (int64_t o = 0; o < p.n; ++o) index[o] = first + o * 2 + found.where[o];
+        else if (step == 1)
             for (int64_t o = 0; o < p.n; ++o) index[o] = first + o * a.stride + found.where[o];
         else
             for (int64_t o = 0; o < p.n; ++o) index[o * step] = first + o * a.stride + found.where[o];
