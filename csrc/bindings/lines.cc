@@ -11,7 +11,7 @@
 namespace tw::bindings {
 namespace {
 
-// Planes that edge_gradients wrote, which their owner lets be marked.
+// Planes that edge_gradients wrote.
 lines::Planes planes_of(const py::object& strength, const py::object& gradient) {
     View views[2];
     const py::object* const arrays[] = {&strength, &gradient};
@@ -27,7 +27,6 @@ lines::Planes planes_of(const py::object& strength, const py::object& gradient) 
             throw py::value_error(
                 "lines: want strength (H, W), uint16, and gradient (H, W, 2), int16, of < 2^30 pixels");
     }
-    if (!is_writeable(strength.ptr())) throw py::value_error("lines: strength is read-only");
     return {views[0].as<uint16_t>(), views[1].as<int16_t>(), views[0].shape[0], views[0].shape[1]};
 }
 
@@ -43,7 +42,8 @@ py::tuple draw_chains(const py::object& strength, const py::object& gradient, in
     const lines::Planes planes = planes_of(strength, gradient);
     const lines::Chains chains = [&] {
         py::gil_scoped_release release;
-        return lines::draw_chains(planes, {threshold > 0 ? threshold : lines::auto_threshold(planes), interval, least});
+        const int least_size = threshold > 0 ? threshold : lines::auto_threshold(planes);
+        return lines::draw_chains(planes, {least_size, interval, least, 0, planes.height});
     }();
     return py::make_tuple(copied(chains.pixel.data(), {static_cast<py::ssize_t>(chains.start.back()), 2}, "int32"),
                           copied(chains.start.data(), {static_cast<py::ssize_t>(chains.start.size())}, "int64"));
@@ -69,11 +69,11 @@ py::array find_lines(const py::object& strength, const py::object& gradient, int
 void define_lines(py::module_& m) {
     m.def("draw_chains", &draw_chains, py::arg("strength"), py::arg("gradient"), py::kw_only(), py::arg("threshold"),
           py::arg("interval"), py::arg("least"),
-          "Chains of edge pixels: x, y of each pixel, and where each chain starts. Marks strength.");
+          "Chains of edge pixels: x, y of each pixel, and where each chain starts.");
     m.def("find_lines", &find_lines, py::arg("strength"), py::arg("gradient"), py::kw_only(), py::arg("threshold"),
           py::arg("interval"), py::arg("least_length"), py::arg("fit_error"), py::arg("gap"), py::arg("validate"),
           py::arg("log_eps"), py::arg("subpixel"),
-          "x1, y1, x2, y2, width, -log10 of the false alarms and strength of each line. Marks strength.");
+          "x1, y1, x2, y2, width, -log10 of the false alarms and strength of each line.");
 }
 
 }  // namespace tw::bindings

@@ -1,10 +1,11 @@
-// Method    1. A chain is cut where it leaves its least-squares line. 2. From the longest piece on, a line is fitted to the
-//           places where the gradient across it is largest, by a parabola in each column or row. 3. It grows both ways while
-//           it finds such places where it leads, over gaps. Pieces that it comes across are dropped. 4. It ends where the
-//           gradient across it has fallen to half. 5. Lines whose middle bends away from their ends are arcs. 6. What
-//           chance would explain is dropped: of n pixels at least k agree in direction within 22.5 degrees, p = 1/8.
+// Method    1. Chains, drawn band by band, are cut into straight pieces. 2. From each of them a line is fitted to the
+//           places where the gradient across it is largest, by a parabola in each column or row. 3. It grows both ways
+//           while it finds such places where it leads, over gaps. 4. It ends where the gradient across it has fallen to
+//           half. 5. Lines whose middle bends away from their ends are arcs. 6. What chance would explain is dropped: of
+//           n pixels at least k agree in direction within 22.5 degrees, p = 1/8. 7. Of lines on each other that of the
+//           longest piece stays.
 // Numerics  places and their sums are integers, lines double precision. The same lines on every tier.
-// Threads   pieces are cut and fitted by all of them; which lines stay is decided in order by one.
+// Threads   bands and pieces are shared by all of them; which lines stay is decided in order by one.
 // Source    C. Akinlar, C. Topal, "EDLines: a real-time line segment detector with a false detection control", 2011;
 //           A. Desolneux, L. Moisan, J. Morel, "Meaningful alignments", 2000; growth along the line after I. Suarez et
 //           al., "ELSED: enhanced line segment drawing", 2022.
@@ -18,88 +19,14 @@
 
 #include "core/parallel.h"
 #include "lines/chance.h"
+#include "lines/claims.h"
+#include "lines/pieces.h"
 #include "lines/places.h"
 
 namespace tw::lines {
 namespace {
 
 constexpr double kWeakest = 0.7;  // of the threshold, where a line leads there
-
-// ---- least squares --------------------------------------------------------------------------------------------------
-
-struct Moments {
-    double n = 0, x = 0, y = 0, xx = 0, xy = 0, yy = 0;
-
-    void add(double px, double py, double times = 1) {
-        n += times, x += times * px, y += times * py;
-        xx += times * px * px, xy += times * px * py, yy += times * py * py;
-    }
-};
-
-// The line that is nearest to points in the mean square.
-struct Axis {
-    double x, y, ux, uy, error;
-};
-
-Axis axis_of(const Moments& m) {
-    const double x = m.x / m.n, y = m.y / m.n;
-    const double xx = m.xx / m.n - x * x, yy = m.yy / m.n - y * y, xy = m.xy / m.n - x * y;
-    const double half = (xx - yy) / 2, root = std::sqrt(half * half + xy * xy);
-    double ux = half + root, uy = xy;
-    if (half < 0) ux = xy, uy = root - half;
-    const double length = std::sqrt(ux * ux + uy * uy);
-    if (length == 0) return {x, y, 1, 0, 0};
-    return {x, y, ux / length, uy / length, std::max((xx + yy) / 2 - root, 0.0)};
-}
-
-// Whether the root mean square distance from that line is at most `error`: a matrix less error^2 is not positive.
-bool straight(const Moments& m, double error) {
-    const double e = error * error * m.n * m.n, xx = m.n * m.xx - m.x * m.x - e, yy = m.n * m.yy - m.y * m.y - e;
-    const double xy = m.n * m.xy - m.x * m.y;
-    return xx <= 0 || yy <= 0 || xx * yy <= xy * xy;
-}
-
-// ---- pieces of chains -----------------------------------------------------------------------------------------------
-
-struct Piece {
-    int64_t begin, end;  // of the chains' pixels
-};
-
-constexpr int64_t kSeed = 12;  // pixels that a piece starts from
-constexpr double kSeedError = 0.45;  // of them, root mean square
-constexpr int32_t kRows = 16;  // of a picture, from which pieces are fitted together
-constexpr int kStrays = 2;  // pixels in a row that may lie beside a piece
-
-// The pieces of chains `first` to `past` - 1.
-void cut(const Chains& chains, int64_t first, int64_t past, double fit_error, int64_t least, std::vector<Piece>& out) {
-    for (int64_t k = first; k < past; ++k) {
-        const int64_t end = chains.start[static_cast<size_t>(k) + 1];
-        int64_t i = chains.start[static_cast<size_t>(k)];
-        const Pixel from = chains.pixel[i];
-        const auto x = [&](int64_t at) { return chains.pixel[at].x - from.x; };
-        const auto y = [&](int64_t at) { return chains.pixel[at].y - from.y; };
-        while (i + kSeed <= end) {
-            Moments m;
-            for (int64_t j = i; j < i + kSeed; ++j) m.add(x(j), y(j));
-            while (!straight(m, kSeedError) && i + kSeed < end) {
-                m.add(x(i), y(i), -1);
-                m.add(x(i + kSeed), y(i + kSeed));
-                ++i;
-            }
-            if (!straight(m, kSeedError)) break;
-            Axis line = axis_of(m);
-            int64_t last = i + kSeed, again = last + 2;
-            for (int64_t j = last; j < end && j <= last + kStrays; ++j) {
-                if (std::abs((x(j) - line.x) * line.uy - (y(j) - line.y) * line.ux) > fit_error) continue;
-                m.add(x(j), y(j));
-                last = j + 1;
-                if (last >= again) line = axis_of(m), again = last + std::max<int64_t>(2, (last - i) / 8);
-            }
-            if (last - i >= least) out.push_back({i, last});
-            i = last;
-        }
-    }
-}
 
 // ---- lines on the gradients -----------------------------------------------------------------------------------------
 
@@ -140,7 +67,7 @@ public:
     }
 
     // False where nothing straight leads through the piece.
-    bool fit(const Chains& chains, Piece piece, double least_length, Found& found);
+    bool fit(const Piece& piece, double least_length, Found& found);
 
 private:
     static constexpr int64_t kProfile = 32;  // places beyond an end of a line that its profile may reach
@@ -276,15 +203,9 @@ Bend Fitter::bend() const {
     return {4 * std::abs(top) * slant / (half / slant), std::abs(top) / error};
 }
 
-bool Fitter::fit(const Chains& chains, Piece piece, double least_length, Found& found) {
-    Moments m;
-    const Pixel first = chains.pixel[piece.begin], last = chains.pixel[piece.end - 1];
-    for (int64_t i = piece.begin; i < piece.end; ++i) {
-        const Pixel at = chains.pixel[i];
-        m.add(at.x - first.x, at.y - first.y);
-    }
-    Axis axis = axis_of(m);
-    if (axis.ux * (last.x - first.x) + axis.uy * (last.y - first.y) < 0) axis.ux = -axis.ux, axis.uy = -axis.uy;
+bool Fitter::fit(const Piece& piece, double least_length, Found& found) {
+    const Pixel first = piece.pixel[0], last = piece.pixel[piece.n - 1];
+    const Axis& axis = piece.axis;
     flat_ = std::abs(axis.ux) >= std::abs(axis.uy);
     const bool rising = (flat_ ? axis.ux : axis.uy) > 0;
     face(-axis.uy, axis.ux);
@@ -350,48 +271,56 @@ bool Fitter::fit(const Chains& chains, Piece piece, double least_length, Found& 
 
 // ---- which of them stay ---------------------------------------------------------------------------------------------
 
-// Most lines are found whole, so that pieces mostly lie on lines that exist.
-bool is_claimed(const Planes& p, const Chains& chains, Piece piece) {
-    int64_t taken = 0;
-    for (int64_t i = piece.begin; i < piece.end; ++i) {
-        const Pixel at = chains.pixel[i];
-        taken += (p.strength[at.y * p.width + at.x] & kClaimed) != 0;
+// Asks for what a piece will be fitted to.
+void prefetch(const Planes& p, const Piece& piece) {
+    const bool flat = std::abs(piece.axis.ux) >= std::abs(piece.axis.uy);
+    for (int64_t i = 0; i < piece.n; i += flat ? 8 : 1) {
+        const int64_t x = piece.pixel[i].x, y = piece.pixel[i].y, reach = flat ? 2 : 0;
+        for (int64_t row = std::max<int64_t>(y - reach, 0); row <= std::min(y + reach, p.height - 1); ++row)
+            __builtin_prefetch(p.gradient + 2 * (row * p.width + x));
     }
-    return 2 * taken > piece.end - piece.begin;
+}
+
+bool is_claimed(const Claims& claims, const Piece& piece) {
+    int64_t taken = 0;
+    for (int64_t i = 0; i < piece.n; ++i) taken += claims.has(piece.pixel[i].x, piece.pixel[i].y);
+    return 2 * taken > piece.n;
+}
+
+// body(i, across): places of a line, and the pixels across it, at least `rim` from the rim.
+template <class Body>
+void each_place(const Found& found, int64_t rim, const Body& body) {
+    const Course& c = found.course;
+    int64_t want = fixed_at(c, found.low) + kOne / 2;
+    for (int64_t i = found.low; i <= found.high; ++i, want += c.step)
+        body(i, std::clamp<int64_t>(c.base + (want >> 32), rim, c.n_beside - 1 - rim));
 }
 
 // Whether another piece has led to this line before.
-bool exists(const Planes& p, const Found& found) {
-    const Course& c = found.course;
-    int64_t taken = 0, want = fixed_at(c, found.low) + kOne / 2;
-    for (int64_t i = found.low; i <= found.high; ++i, want += c.step) {
-        const int64_t at = std::clamp<int64_t>(c.base + (want >> 32), 0, c.n_beside - 1);
-        taken += (p.strength[i * c.along + at * c.beside] & kClaimed) != 0;
-    }
+bool exists(const Claims& claims, const Found& found) {
+    const bool flat = found.course.along == 1;
+    int64_t taken = 0;
+    if (flat)
+        each_place(found, 0, [&](int64_t x, int64_t y) { taken += claims.has(x, y); });
+    else
+        each_place(found, 0, [&](int64_t y, int64_t x) { taken += claims.has(x, y); });
     return 2 * taken > found.high - found.low;
 }
 
-void claim(const Planes& p, const Found& found) {
-    const Course& c = found.course;
-    int64_t want = fixed_at(c, found.low) + kOne / 2;
-    for (int64_t i = found.low; i <= found.high; ++i, want += c.step) {
-        const int64_t middle = std::clamp<int64_t>(c.base + (want >> 32), 1, c.n_beside - 2);
-        uint16_t* const at = p.strength + i * c.along + middle * c.beside;
-        at[-c.beside] |= kClaimed;
-        at[0] |= kClaimed;
-        at[c.beside] |= kClaimed;
-    }
+void claim(Claims& claims, const Found& found) {
+    if (found.course.along == 1)
+        each_place(found, 1, [&](int64_t x, int64_t y) { claims.claim_above(x, y); });
+    else
+        each_place(found, 1, [&](int64_t y, int64_t x) { claims.claim_beside(x, y); });
 }
 
-constexpr int64_t kTogether = 32;  // pieces, or chains, that one thread takes at a time
-
-// body(i, first, last) for parts of n things; false where it was interrupted. Memory may be exhausted in any part.
+// body(i) for i below n; false where it was interrupted. Memory may be exhausted in any of them.
 template <class Body>
-bool in_parts(int64_t n, const Body& body) {
+bool each(size_t n, const Body& body) {
     std::atomic<bool> enough = true;
-    const bool done = parallel((n + kTogether - 1) / kTogether, [&](int64_t i) {
+    const bool done = parallel(static_cast<int64_t>(n), [&](int64_t i) {
         try {
-            body(i, i * kTogether, std::min(n, (i + 1) * kTogether));
+            body(static_cast<size_t>(i));
         } catch (const std::bad_alloc&) {
             enough = false;
         }
@@ -400,18 +329,39 @@ bool in_parts(int64_t n, const Body& body) {
     return done;
 }
 
-constexpr int kLeastThreshold = 30;
+constexpr int64_t kBandPixels = 1 << 17;  // whose strengths stay in the cache
+constexpr int64_t kBandRows = 32;  // at least
+constexpr size_t kTogether = 16;  // pieces that one thread takes at a time
 
-// The longest first, in classes of a quarter more each; in a class rows in order, so that neighbours follow each other.
-void sort_pieces(const Chains& chains, std::vector<Piece>& pieces) {
-    const auto key = [&](const Piece& piece) {
-        const auto n = static_cast<uint64_t>(piece.end - piece.begin);
-        const int power = static_cast<int>(std::bit_width(n));
-        const uint64_t size_class = static_cast<uint64_t>(4 * power) + (n << 2 >> (power - 1) & 3);
-        const Pixel at = chains.pixel[piece.begin];
-        return std::tuple(~size_class, at.y / kRows, at.x);
-    };
-    std::sort(pieces.begin(), pieces.end(), [&](const Piece& a, const Piece& b) { return key(a) < key(b); });
+// Rows of a band: of an even number of bands, where one is not enough.
+int64_t rows_of_band(const Planes& p) {
+    const int64_t pixels = p.height * p.width;
+    if (pixels <= kBandPixels) return p.height;
+    const int64_t bands = (pixels + 2 * kBandPixels - 1) / (2 * kBandPixels) * 2;
+    return std::max((p.height + bands - 1) / bands, kBandRows);
+}
+
+constexpr size_t kAhead = 8;  // pieces between asking for one and looking at it
+constexpr int32_t kRows = 16;  // of a picture, from which pieces are taken together
+constexpr int kLeastThreshold = 30;
+constexpr int64_t kSampledRows = 512;  // where a picture has more, noise is taken from no more rows
+
+// The order in which pieces claim their pixels: the longest first, in classes of a quarter more each; in a class rows in
+// order, so that neighbours follow each other.
+std::vector<size_t> order_of(const std::vector<Piece>& pieces) {
+    std::vector<std::tuple<uint32_t, int32_t, int32_t, size_t>> keys;
+    keys.reserve(pieces.size());
+    for (const Piece& piece : pieces) {
+        const auto n = static_cast<uint32_t>(piece.n);
+        const auto power = static_cast<uint32_t>(std::bit_width(n));
+        const uint32_t size_class = 4 * power + (n << 2 >> (power - 1) & 3);
+        keys.emplace_back(~size_class, piece.pixel->y / kRows, piece.pixel->x, keys.size());
+    }
+    std::sort(keys.begin(), keys.end());
+    std::vector<size_t> order;
+    order.reserve(pieces.size());
+    for (const auto& key : keys) order.push_back(std::get<3>(key));
+    return order;
 }
 
 }  // namespace
@@ -420,7 +370,8 @@ void sort_pieces(const Chains& chains, std::vector<Piece>& pieces) {
 int auto_threshold(const Planes& p) {
     std::vector<int64_t> count(4096);
     int64_t total = 0;
-    for (int64_t y = 1; y < p.height - 1; y += 4)
+    const int64_t apart = 4 * std::max<int64_t>(p.height / kSampledRows, 1);
+    for (int64_t y = 1; y < p.height - 1; y += apart)
         for (int64_t x = 1; x < p.width - 1; x += 4) {
             const int64_t at = y * p.width + x;
             ++count[static_cast<size_t>(
@@ -439,32 +390,44 @@ std::vector<Line> find_lines(const Planes& p, const LineOptions& options) {
     const double pixels = std::max(static_cast<double>(p.width) * static_cast<double>(p.height), 2.0);
     if (o.least_length == 0) o.least_length = std::max(2 * std::log(pixels) / std::log(8) - 1, 8.0);
     const int64_t least = std::min<int64_t>(kSeed, static_cast<int64_t>(o.least_length));
-    const Chains chains = draw_chains(p, {o.threshold, o.interval, std::max<int64_t>(least, 2)});
-    const int64_t n_chains = static_cast<int64_t>(chains.start.size()) - 1;
-    std::vector<std::vector<Piece>> parts(static_cast<size_t>((n_chains + kTogether - 1) / kTogether));
-    if (!in_parts(n_chains, [&](int64_t i, int64_t first, int64_t past) {
-        cut(chains, first, past, o.fit_error, least, parts[static_cast<size_t>(i)]);
+    const int64_t band = rows_of_band(p);
+    std::vector<Chains> chains(static_cast<size_t>((p.height + band - 1) / band));
+    std::vector<std::vector<Piece>> parts(chains.size());
+    if (!each(chains.size(), [&](size_t i) {
+        const int64_t first = static_cast<int64_t>(i) * band;
+        const int64_t past = std::min(first + band, p.height);
+        chains[i] = draw_chains(p, {o.threshold, o.interval, std::max<int64_t>(least, 2), first, past});
+        cut(chains[i], o.fit_error, least, parts[i]);
     }))
         return {};
     std::vector<Piece> pieces;
     for (const std::vector<Piece>& part : parts) pieces.insert(pieces.end(), part.begin(), part.end());
-    sort_pieces(chains, pieces);
     // Few pieces lie on lines of others: all are fitted, by all threads, before one after the other claims its pixels.
     struct Led {
         bool anywhere = false;
         Found to;
     };
     std::vector<Led> led(pieces.size());
-    if (!in_parts(static_cast<int64_t>(pieces.size()), [&](int64_t, int64_t first, int64_t past) {
+    if (!each((pieces.size() + kTogether - 1) / kTogether, [&](size_t i) {
         Fitter fitter(p, o, kWeakest * o.threshold);
-        for (auto k = static_cast<size_t>(first); k < static_cast<size_t>(past); ++k)
-            led[k].anywhere = fitter.fit(chains, pieces[k], o.least_length, led[k].to);
+        for (size_t k = i * kTogether; k < std::min(pieces.size(), (i + 1) * kTogether); ++k) {
+            if (k + 1 < pieces.size()) prefetch(p, pieces[k + 1]);
+            led[k].anywhere = fitter.fit(pieces[k], o.least_length, led[k].to);
+        }
     }))
         return {};
     std::vector<Line> lines;
-    for (size_t k = 0; k < pieces.size(); ++k) {
-        if (!led[k].anywhere || is_claimed(p, chains, pieces[k]) || exists(p, led[k].to)) continue;
-        claim(p, led[k].to);
+    Claims claims(p.height, p.width);
+    const std::vector<size_t> order = order_of(pieces);
+    for (size_t i = 0; i < order.size(); ++i) {
+        if (i + kAhead < order.size()) {
+            const size_t k = order[i + kAhead];
+            __builtin_prefetch(&led[k]);
+            __builtin_prefetch(pieces[k].pixel);
+        }
+        const size_t k = order[i];
+        if (!led[k].anywhere || is_claimed(claims, pieces[k]) || exists(claims, led[k].to)) continue;
+        claim(claims, led[k].to);
         if (led[k].to.is_line) lines.push_back(led[k].to.line);
     }
     const auto key = [](const Line& l) { return std::tuple(-l.log_nfa, l.y1, l.x1, l.y2, l.x2); };

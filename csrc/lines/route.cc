@@ -2,7 +2,9 @@
 //           neighbours its heading points at, until the gradient is too small, turns back, or the pixel is drawn already.
 //           A heading has the brighter side on its right, so that a walk never has to choose between two ways; what it
 //           leaves beside it is drawn from anchors of its own.
-// Threads   one: a walk depends on those before it. Anchors of one size go in the order of rows, so the result is one.
+//           A band is copied, between two rows of zeros, so that steps and marks stay in the cache.
+// Threads   one a band: a walk depends on those before it. Anchors of one size go in the order of rows, so the result is
+//           one.
 // Source    C. Topal, C. Akinlar, "Edge Drawing: a combined real-time edge and segment detector", 2012.
 #include "lines/route.h"
 
@@ -12,7 +14,9 @@
 namespace tw::lines {
 namespace {
 
-constexpr int kSizes = 2048;
+constexpr uint16_t kHeading = 3, kUpright = 1, kAnchor = 4, kDrawn = 1 << 15;
+constexpr int kSizeShift = 3, kSizes = 2048;
+constexpr uint16_t kSize = (kSizes - 1) << kSizeShift;  // |dx| + |dy| in place
 constexpr int64_t kAhead = 8;  // anchors between asking for one and looking at it
 
 // A step ahead and one to the side, by heading: in places, and in pixels as one number.
@@ -37,9 +41,8 @@ Steps steps_of(int64_t width, int forward) {
 }
 
 // Writes the pixels after `from`, at place `at`, to `out`, and gives how many. The rim is 0, so that no step leaves the
-// picture. While the heading stays, which it mostly does, a step waits for three loads and two comparisons only.
-int64_t walk(const Planes& p, const Steps& steps, int least, int64_t at, Pixel from, Pixel* out) {
-    uint16_t* const strength = p.strength;
+// band. While the heading stays, which it mostly does, a step waits for three loads and two comparisons only.
+int64_t walk(uint16_t* strength, const Steps& steps, int least, int64_t at, Pixel from, Pixel* out) {
     int64_t n = 0, pixel = packed(from.x, from.y);
     int heading = strength[at] & kHeading;
     while (true) {
@@ -66,72 +69,120 @@ int64_t walk(const Planes& p, const Steps& steps, int least, int64_t at, Pixel f
     }
 }
 
+constexpr int64_t kBeyond = 16;  // rows that a walk may go beyond its band
+
+// Rows of a picture between two of zeros: where they are walked and marked.
+struct Band {
+    Buffer<uint16_t> strength;
+    int64_t first, rows, width;
+
+    Pixel pixel(int64_t at) const {
+        return {static_cast<int32_t>(at % width), static_cast<int32_t>(at / width - 1 + first)};
+    }
+};
+
 struct Anchor {
     int32_t place, order;
 };
 
-// Anchors in falling order of size: a counting sort, rows in order within a size. Gives how many there are.
-int64_t sorted_anchors(const Planes& p, const RouteOptions& options, int32_t* sorted) {
-    const Buffer<Anchor> found(p.height * p.width);
-    int64_t n = 0, first[kSizes + 1] = {};
-    const auto look = [&](unsigned s, int64_t place) {
-        const int size = (s & kSize) >> kSizeShift;
-        found[n] = {static_cast<int32_t>(place), kSizes - 1 - size};
-        const bool counts = size >= options.threshold;
-        n += counts;
-        first[kSizes - size] += counts;
-    };
-    // Four pixels in a word. Of a column that holds anchors of flat edges kAnchor is set.
-    const int64_t whole = p.width / 4 * 4;
-    Buffer<uint16_t> columns(p.width);
-    for (int64_t x = 0; x < p.width; ++x) columns[x] = x % options.interval ? 0 : kAnchor;
-    constexpr uint64_t anchors = kAnchor * 0x0001000100010001;
-    for (int64_t y = 0; y < p.height; ++y) {
-        const uint16_t* const row = p.strength + y * p.width;
-        const bool holds_upright = y % options.interval == 0;
+// Anchors in the order of rows, while the band is copied.
+class Anchors {
+public:
+    Anchors(const RouteOptions& options, int64_t width, Anchor* found)
+        : found_(found), options_(options), width_(width), columns_(width) {
+        for (int64_t x = 0; x < width; ++x) columns_[x] = x % options.interval ? 0 : kAnchor;
+    }
+
+    void look(const uint16_t* row, int64_t y, int64_t place) {
+        if (y % options_.interval == 0) return look_closely(row, place);
+        for (int64_t x = 0; x < width_; x += options_.interval)
+            if ((row[x] & (kAnchor | kUpright)) == kAnchor) add(row[x], place + x);
+    }
+
+    // In falling order of size: a counting sort, so that those of a size stay in the order of rows. Gives how many.
+    int64_t sorted(int32_t* to) {
+        for (int i = 1; i <= kSizes; ++i) before_[i] += before_[i - 1];
+        for (int64_t i = 0; i < n_; ++i) to[before_[found_[i].order]++] = found_[i].place;
+        return n_;
+    }
+
+private:
+    void add(unsigned strength, int64_t place) {
+        const int size = (strength & kSize) >> kSizeShift;
+        found_[n_] = {static_cast<int32_t>(place), kSizes - 1 - size};
+        const bool counts = size >= options_.threshold;
+        n_ += counts;
+        before_[kSizes - size] += counts;
+    }
+
+    // A row that holds anchors of upright edges too. Four pixels in a word.
+    void look_closely(const uint16_t* row, int64_t place) {
+        const int64_t whole = width_ / 4 * 4;
+        constexpr uint64_t anchors = kAnchor * 0x0001000100010001;
         for (int64_t x = 0; x < whole; x += 4) {
             uint64_t four, flat;
             std::memcpy(&four, row + x, sizeof four);
-            std::memcpy(&flat, columns.data() + x, sizeof flat);
-            const uint64_t upright = four << 2;
-            uint64_t held = four & anchors & (holds_upright ? flat | upright : flat & ~upright);
-            for (; held; held &= held - 1) {
+            std::memcpy(&flat, columns_.data() + x, sizeof flat);
+            for (uint64_t held = four & anchors & (flat | four << 2); held; held &= held - 1) {
                 const int64_t i = x + __builtin_ctzll(held) / 16;
-                look(row[i], y * p.width + i);
+                add(row[i], place + i);
             }
         }
-        for (int64_t x = whole; x < p.width; ++x)
-            if (row[x] & kAnchor && (row[x] & 1 ? holds_upright : columns[x] != 0)) look(row[x], y * p.width + x);
+        for (int64_t x = whole; x < width_; ++x)
+            if (row[x] & kAnchor && (row[x] & kUpright || columns_[x])) add(row[x], place + x);
     }
-    for (int i = 1; i <= kSizes; ++i) first[i] += first[i - 1];
-    for (int64_t i = 0; i < n; ++i) sorted[first[found[i].order]++] = found[i].place;
-    return n;
+
+    Anchor* const found_;
+    const RouteOptions& options_;
+    const int64_t width_;
+    Buffer<uint16_t> columns_;  // kAnchor where one holds anchors of flat edges
+    int64_t n_ = 0, before_[kSizes + 1] = {};
+};
+
+// Rows first to past - 1, of which those of the band have anchors.
+Band copied(const Planes& p, int64_t first, int64_t past, const RouteOptions& options, Anchors& anchors) {
+    Band band = {Buffer<uint16_t>((past - first + 2) * p.width), first, past - first, p.width};
+    const size_t bytes = static_cast<size_t>(p.width) * sizeof(uint16_t);
+    std::memset(band.strength.data(), 0, bytes);
+    for (int64_t y = first; y < past; ++y) {
+        const int64_t place = (y - first + 1) * p.width;
+        uint16_t* const row = band.strength.data() + place;
+        std::memcpy(row, p.strength + y * p.width, bytes);
+        if (options.first <= y && y < options.past) anchors.look(row, y, place);
+    }
+    std::memset(band.strength.data() + (band.rows + 1) * p.width, 0, bytes);
+    return band;
 }
 
 }  // namespace
 
 Chains draw_chains(const Planes& p, const RouteOptions& options) {
-    const int64_t pixels = p.height * p.width;
+    const int64_t first = std::max<int64_t>(options.first - kBeyond, 0);
+    const int64_t past = std::min(options.past + kBeyond, p.height), pixels = (past - first) * p.width;
     Chains chains = {Buffer<Pixel>(pixels), {0}};
     const Buffer<Pixel> back(pixels);
-    const Buffer<int32_t> anchors(pixels);
-    const int64_t count = sorted_anchors(p, options, anchors.data());
+    const Buffer<int32_t> sorted(pixels);
+    const Buffer<Anchor> found(pixels);
+    Anchors anchors(options, p.width, found.data());
+    const Band band = copied(p, first, past, options, anchors);
+    const int64_t count = anchors.sorted(sorted.data());
+    uint16_t* const strength = band.strength.data();
     const Steps forward = steps_of(p.width, 1), backward = steps_of(p.width, -1);
     const int least = std::min(options.threshold, kSizes - 1) << kSizeShift;
     int64_t n = 0;
     for (int64_t i = 0; i < count; ++i) {
         if (i + kAhead < count)
-            for (int64_t k = -1; k <= 1; ++k) __builtin_prefetch(p.strength + anchors[i + kAhead] + k * p.width);
-        const int64_t at = anchors[i];
-        if (p.strength[at] & kDrawn) continue;
-        const int64_t across = p.strength[at] & 1 ? 1 : p.width;
-        if ((p.strength[at - across] | p.strength[at + across]) & kDrawn) continue;
-        const Pixel anchor = {static_cast<int32_t>(at % p.width), static_cast<int32_t>(at / p.width)};
-        p.strength[at] |= kDrawn;
-        const int64_t before = walk(p, backward, least, at, anchor, back.data());
+            for (int64_t k = -1; k <= 1; ++k) __builtin_prefetch(strength + sorted[i + kAhead] + k * p.width);
+        const int64_t at = sorted[i];
+        const int64_t across = strength[at] & kUpright ? 1 : p.width;
+        if ((strength[at] | strength[at - across] | strength[at + across]) & kDrawn) continue;
+        const Pixel anchor = band.pixel(at);
+        strength[at] |= kDrawn;
+        const int64_t before = walk(strength, backward, least, at, anchor, back.data());
         std::reverse_copy(back.data(), back.data() + before, chains.pixel.data() + n);
         chains.pixel[n + before] = anchor;
-        const int64_t length = before + 1 + walk(p, forward, least, at, anchor, chains.pixel.data() + n + before + 1);
+        const int64_t length =
+            before + 1 + walk(strength, forward, least, at, anchor, chains.pixel.data() + n + before + 1);
         if (length < options.least) continue;
         n += length;
         chains.start.push_back(n);

@@ -1,0 +1,84 @@
+// Method    the first pixels of a chain that lie along a line start a piece, which goes on while pixels stay near its
+//           least-squares line. The line follows them: after each two of the first, later after an eighth more.
+// Numerics  sums of coordinates from the start of a chain on: exact in double precision.
+// Source    C. Akinlar, C. Topal, "EDLines: a real-time line segment detector with a false detection control", 2011.
+#include "lines/pieces.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace tw::lines {
+namespace {
+
+constexpr double kSeedError = 0.45;  // of the first pixels, root mean square
+constexpr int64_t kStrays = 2;  // pixels in a row that may lie beside a piece
+
+struct Moments {
+    double n = 0, x = 0, y = 0, xx = 0, xy = 0, yy = 0;
+
+    void add(double px, double py, double times = 1) {
+        n += times, x += times * px, y += times * py;
+        xx += times * px * px, xy += times * px * py, yy += times * py * py;
+    }
+};
+
+Axis axis_of(const Moments& m) {
+    const double x = m.x / m.n, y = m.y / m.n;
+    const double xx = m.xx / m.n - x * x, yy = m.yy / m.n - y * y, xy = m.xy / m.n - x * y;
+    const double half = (xx - yy) / 2, root = std::sqrt(half * half + xy * xy);
+    double ux = half + root, uy = xy;
+    if (half < 0) ux = xy, uy = root - half;
+    const double length = std::sqrt(ux * ux + uy * uy);
+    if (length == 0) return {x, y, 1, 0};
+    return {x, y, ux / length, uy / length};
+}
+
+// Whether the root mean square distance from that line is at most `error`: a matrix less error^2 is not positive.
+bool straight(const Moments& m, double error) {
+    const double e = error * error * m.n * m.n, xx = m.n * m.xx - m.x * m.x - e, yy = m.n * m.yy - m.y * m.y - e;
+    const double xy = m.n * m.xy - m.x * m.y;
+    return xx <= 0 || yy <= 0 || xx * yy <= xy * xy;
+}
+
+void cut_chain(const Pixel* pixel, int64_t n, double fit_error, int64_t least, std::vector<Piece>& pieces) {
+    const auto x = [&](int64_t at) { return static_cast<double>(pixel[at].x - pixel[0].x); };
+    const auto y = [&](int64_t at) { return static_cast<double>(pixel[at].y - pixel[0].y); };
+    int64_t i = 0;
+    while (i + kSeed <= n) {
+        Moments m;
+        for (int64_t j = i; j < i + kSeed; ++j) m.add(x(j), y(j));
+        while (!straight(m, kSeedError) && i + kSeed < n) {
+            m.add(x(i), y(i), -1);
+            m.add(x(i + kSeed), y(i + kSeed));
+            ++i;
+        }
+        if (!straight(m, kSeedError)) break;
+        Axis line = axis_of(m);
+        int64_t past = i + kSeed, again = past + 2;
+        for (int64_t j = past; j < n && j <= past + kStrays; ++j) {
+            if (std::abs((x(j) - line.x) * line.uy - (y(j) - line.y) * line.ux) > fit_error) continue;
+            m.add(x(j), y(j));
+            past = j + 1;
+            if (past >= again) line = axis_of(m), again = past + std::max<int64_t>(2, (past - i) / 8);
+        }
+        if (past - i >= least) {
+            line = axis_of(m);
+            if (line.ux * (x(past - 1) - x(i)) + line.uy * (y(past - 1) - y(i)) < 0)
+                line.ux = -line.ux, line.uy = -line.uy;
+            line.x -= x(i), line.y -= y(i);
+            pieces.push_back({pixel + i, past - i, line});
+        }
+        i = past;
+    }
+}
+
+}  // namespace
+
+void cut(const Chains& chains, double fit_error, int64_t least, std::vector<Piece>& pieces) {
+    for (size_t k = 0; k + 1 < chains.start.size(); ++k) {
+        const int64_t start = chains.start[k];
+        cut_chain(chains.pixel.data() + start, chains.start[k + 1] - start, fit_error, least, pieces);
+    }
+}
+
+}  // namespace tw::lines
