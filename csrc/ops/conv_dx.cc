@@ -1,8 +1,8 @@
 // The gradient of convolution in x:
 //     dx[n,c,q] = c[n,c,q] + sum of w[k,c,t] dy[n,k,p] over all k, t, p with p*stride + t*dilation - padding = q
 //
-// Method    by phases: one implicit GEMM per phase of the stride, over windows of dy; nothing is added to twice. Where
-//           weights would be moved for too few pixels: by folding, conv_folding.cc.
+// Method    by phases: one implicit GEMM per phase of the stride, over windows of dy; nothing is added to twice, and what no
+//           tap reaches is cleared. Where weights would be moved for too few pixels: by folding, conv_folding.cc.
 // Numerics  phases: one running sum over (k, t), see gemm/gemm.h; c comes last.
 // Threads   tiles of the result; sums are never split between threads.
 #include "core/convolution.h"
@@ -174,14 +174,49 @@ bool run_phase(const GradX& r, const Phase* p) {
     }) == Status::ok;
 }
 
+// Zeros everywhere: rows at once are sooner there than phases one by one.
+template <class T>
+void clear(const GradX& r) {
+    const View& dx = r.dx;
+    const ConvAxes& s = r.axes;
+    const int64_t channels = dx.shape[1], rows = s.in[0] * s.in[1], step = s.x_stride[2];
+    const int64_t group = max_of(1, kChunkElements / max_of(1, rows * s.in[2]));
+    parallel(ceil_div(dx.shape[0] * channels, group), [&](int64_t chunk) {
+        for (int64_t i = chunk * group; i < min_of(chunk * group + group, dx.shape[0] * channels); ++i) {
+            T* const plane = dx.as<T>() + i / channels * dx.stride[0] + i % channels * dx.stride[1];
+            for (int64_t h = 0; h < rows; ++h) {
+                T* const row = plane + h / s.in[1] * s.x_stride[0] + h % s.in[1] * s.x_stride[1];
+                if (step == 1)
+                    __builtin_memset(row, 0, static_cast<size_t>(s.in[2]) * sizeof(T));
+                else
+                    for (int64_t l = 0; l < s.in[2]; ++l) row[l * step] = 0;
+            }
+        }
+    });
+}
+
+bool has_empty_phase(const ConvAxes& s) {
+    for (int a = 0; a < kMaxRank; ++a)
+        for (int64_t phase = 0; phase < min_of(s.stride[a], s.in[a]); ++phase) {
+            Phase p;
+            phase_of(s, a, phase, p);
+            if (p.taps == 0) return true;
+        }
+    return false;
+}
+
 template <class T>
 Status by_phases(const GradX& r) {
     const ConvAxes& s = r.axes;
+    const bool plain = !r.bias.data && !r.residual.data && r.activation == Activation::none;
+    const bool cleared = plain && has_empty_phase(s);
+    if (cleared) clear<T>(r);
     for (int64_t i = 0; i < min_of(s.stride[0], s.in[0]); ++i)
         for (int64_t j = 0; j < min_of(s.stride[1], s.in[1]); ++j)
             for (int64_t l = 0; l < min_of(s.stride[2], s.in[2]); ++l) {
                 Phase p[kMaxRank];
                 phase_of(s, 0, i, p[0]), phase_of(s, 1, j, p[1]), phase_of(s, 2, l, p[2]);
+                if (cleared && p[0].taps * p[1].taps * p[2].taps == 0) continue;
                 if (!run_phase<T>(r, p)) return no_memory();
             }
     return Status::ok;
