@@ -309,6 +309,7 @@ DESCRIPTORS: list[tuple[dict[str, Any], int, str]] = [
     ({"offset": 1}, SHAPE, "aligned"),
     ({"offset": 2**63}, SHAPE, "address space"),
     ({"strides": (2**58, 1)}, SHAPE, "address space"),
+    ({"data": 2**63 - 8, "strides": None}, SHAPE, "address space"),
     ({"dtype": (77, 32, 1)}, DTYPE, "code 77"),
     ({"dtype": (2, 0, 1)}, DTYPE, "0 bits"),
     ({"dtype": (2, 24, 1)}, DTYPE, "24 bits"),

@@ -147,7 +147,7 @@ Status read_attrs(const OpDef& def, const tw_job& job, Attr* attrs) {
         const tw_attr& given = job.attrs[k];
         if (!given.name) return fail(kBadArgument, "", "attribute %d has no name", k);
         int at = 0;
-        while (at < def.n_attrs && std::strcmp(def.attrs[at].name, given.name) != 0) ++at;
+        while (at < def.n_attrs && !same_text(def.attrs[at].name, given.name)) ++at;
         if (at == def.n_attrs)
             return fail(Status::attr, "", "unknown attribute '%.40s'; tw_op lists those of %s", given.name, def.name);
         if (seen & (1u << at)) return fail(Status::attr, given.name, "%.40s is given twice", given.name);

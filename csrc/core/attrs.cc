@@ -4,11 +4,14 @@
 namespace tw {
 
 Attr default_of(const AttrSpec& spec) {
-    Attr a{};
-    if (spec.none_ok && !spec.required) {
-        a.is_none = true;
-        return a;
-    }
+    Attr a;  // all but the list, which has n numbers
+    a.is_none = spec.none_ok && !spec.required;
+    a.is_scalar = a.is_pairs = false;
+    a.choice = a.n = 0;
+    a.i = 0;
+    a.f = 0;
+    a.text = nullptr;
+    if (a.is_none) return a;
     switch (spec.kind) {
         case AttrKind::integer:
         case AttrKind::boolean: a.i = spec.i; break;

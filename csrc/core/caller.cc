@@ -12,6 +12,8 @@ constexpr int64_t kMaxElements = int64_t{1} << 40;
 constexpr int64_t kMaxSpan = int64_t{1} << 56;        // bytes; no processor maps as many for one program
 constexpr uintptr_t kLastAddress = UINTPTR_MAX >> 1;  // the upper half is the system's
 
+bool overlap(const Extent& a, const Extent& b) { return a.low < b.high && b.low < a.high; }
+
 bool same_view(const View& a, const View& b) {
     if (a.data != b.data || a.dtype != b.dtype || a.ndim != b.ndim) return false;
     for (int d = 0; d < a.ndim; ++d)
@@ -27,8 +29,9 @@ const char* operand_name(const Call& call, int i) {
 
 // `written` against every operand but number `skip`; as a result (skip < 0) it may be exactly some of them.
 Status check_disjoint(const Call& call, const View& written, const char* name, int skip) {
+    const Extent extent = extent_of(written);
     for (int i = 0; i < call.n_in; ++i) {
-        if (i == skip || !given(call.in[i]) || !overlap(written, call.in[i])) continue;
+        if (i == skip || !given(call.in[i]) || !overlap(extent, extent_of(call.in[i]))) continue;
         const bool may_be_same =
             skip < 0 && ((call.op->flags & kElementwise) || ((call.op->flags & kOutIsLast) && i == call.n_in - 1));
         if (may_be_same && same_view(written, call.in[i])) continue;
@@ -38,20 +41,45 @@ Status check_disjoint(const Call& call, const View& written, const char* name, i
     return Status::ok;
 }
 
-Status check_sizes(const DLTensor& t, View& v, const char* name, bool& empty) {
+// Where the first bytes of elements lie, from the data pointer: [low, high].
+struct Span {
+    int64_t low = 0, high = 0;
+    bool empty = false;
+};
+
+Status check_layout(const DLTensor& t, View& v, const char* name, Span& span) {
     if (t.ndim < 0 || t.ndim > kMaxDims)
         return fail(Status::shape, name, "%s has %d dimensions; want 0 to %d", name, t.ndim, kMaxDims);
     if (t.ndim > 0 && !t.shape) return fail(Status::shape, name, "%s has no shape; want one size per dimension", name);
     v.ndim = t.ndim;
+    const int64_t size = item_size(v.dtype);
     int64_t elements = 1;
-    for (int d = 0; d < v.ndim; ++d) {
-        v.shape[d] = t.shape[d];
-        if (v.shape[d] < 0)
+    for (int d = v.ndim - 1; d >= 0; --d) {
+        const int64_t n = v.shape[d] = t.shape[d];
+        v.stride[d] = elements;
+        if (n < 0)
             return fail(Status::shape, name, "%s has a dimension of %lld; want sizes of at least 0", name,
-                        static_cast<long long>(v.shape[d]));
-        empty = empty || v.shape[d] == 0;
-        if (__builtin_mul_overflow(elements, v.shape[d] ? v.shape[d] : 1, &elements) || elements > kMaxElements)
+                        static_cast<long long>(n));
+        if (n == 0) {
+            span.empty = true;
+        } else if (__builtin_mul_overflow(elements, n, &elements) || elements > kMaxElements) {
             return fail(Status::shape, name, "%s has more than 2^40 elements; want fewer", name);
+        }
+    }
+    if (!t.strides) {
+        span.high = (elements - 1) * size;
+        return Status::ok;
+    }
+    for (int d = 0; d < v.ndim; ++d) {
+        v.stride[d] = v.shape[d] > 1 ? t.strides[d] : 0;
+        int64_t reach;
+        if (v.shape[d] > 1 &&
+            (__builtin_mul_overflow(v.shape[d] - 1, v.stride[d], &reach) ||
+             __builtin_mul_overflow(reach, size, &reach) ||
+             __builtin_add_overflow(reach < 0 ? span.low : span.high, reach, reach < 0 ? &span.low : &span.high) ||
+             span.high > kMaxSpan || span.low < -kMaxSpan))
+            return fail(Status::shape, name, "%s has a stride of %lld, which leaves the address space", name,
+                        static_cast<long long>(v.stride[d]));
     }
     return Status::ok;
 }
@@ -120,30 +148,18 @@ Status view_from(const DLTensor& t, View& v, const char* name, bool shape_only) 
         return fail(Status::dtype, name,
                     "%s has DLPack dtype code %d, %d bits, %d lanes; want a float, int or bool of 8 to 64 bits", name,
                     t.dtype.code, t.dtype.bits, t.dtype.lanes);
-    bool empty = false;
-    TW_TRY(check_sizes(t, v, name, empty));
-    const int64_t size = item_size(v.dtype);
-    int64_t low = 0, high = 0;
-    if (!t.strides) set_contiguous(v);
-    for (int d = 0; d < v.ndim && t.strides; ++d) {
-        v.stride[d] = t.strides[d];
-        int64_t reach;
-        if (v.shape[d] > 1 && (__builtin_mul_overflow(v.shape[d] - 1, v.stride[d], &reach) ||
-                               __builtin_mul_overflow(reach, size, &reach) ||
-                               __builtin_add_overflow(reach < 0 ? low : high, reach, reach < 0 ? &low : &high) ||
-                               high > kMaxSpan || low < -kMaxSpan))
-            return fail(Status::shape, name, "%s has a stride of %lld, which leaves the address space", name,
-                        static_cast<long long>(v.stride[d]));
-        if (v.shape[d] <= 1) v.stride[d] = 0;
-    }
+    Span span;
+    TW_TRY(check_layout(t, v, name, span));
     v.data = nullptr;
     if (shape_only) return Status::ok;
-    if (!t.data && !empty) return fail(Status::shape, name, "%s has a null data pointer and is not empty", name);
+    if (!t.data && !span.empty) return fail(Status::shape, name, "%s has a null data pointer and is not empty", name);
     uintptr_t first;
     if (__builtin_add_overflow(reinterpret_cast<uintptr_t>(t.data), static_cast<uintptr_t>(t.byte_offset), &first) ||
-        (!empty && (first > kLastAddress - static_cast<uintptr_t>(high) || first < static_cast<uintptr_t>(-low))))
+        (!span.empty &&
+         (first > kLastAddress - static_cast<uintptr_t>(span.high) || first < static_cast<uintptr_t>(-span.low))))
         return fail(Status::shape, name, "%s spans more than the address space", name);
-    if (!empty && first & static_cast<uintptr_t>(size - 1))
+    const int64_t size = item_size(v.dtype);
+    if (!span.empty && first & static_cast<uintptr_t>(size - 1))
         return fail(Status::shape, name, "%s is not aligned to its %lld-byte elements; want an aligned array", name,
                     static_cast<long long>(size));
     v.data = reinterpret_cast<void*>(first);
@@ -162,10 +178,7 @@ Extent extent_of(const View& view) {
     return {low, high + size};
 }
 
-bool overlap(const View& a, const View& b) {
-    const Extent x = extent_of(a), y = extent_of(b);
-    return x.low < y.high && y.low < x.high;
-}
+bool overlap(const View& a, const View& b) { return overlap(extent_of(a), extent_of(b)); }
 
 bool overlaps_itself(const View& v) {
     if (is_contiguous(v)) return false;

@@ -88,6 +88,11 @@ Status resolve_axis(Attr& a, const char* name, int ndim) {
 }
 
 Status resolve_axes(Attr& a, const char* name, int ndim) {
+    if (a.n == 1 && !a.is_none && a.list[0] >= -ndim && a.list[0] < ndim) {  // nearly always
+        a.is_scalar = a.is_pairs = false;
+        a.list[0] += a.list[0] < 0 ? ndim : 0;
+        return Status::ok;
+    }
     bool chosen[kMaxDims] = {};
     if (a.is_none) {
         for (int d = 0; d < ndim; ++d) chosen[d] = true;
@@ -184,7 +189,8 @@ Status resolve_window(const int64_t* shape, const int64_t* kernel, const int64_t
 }
 
 View result(DType dtype, int ndim, const int64_t* shape) {
-    View v{};
+    View v;  // what it has no axes for is left as it is: to clear that takes longer than all the rest
+    v.data = nullptr;
     v.dtype = dtype;
     v.ndim = ndim;
     for (int d = 0; d < ndim; ++d) v.shape[d] = shape[d];

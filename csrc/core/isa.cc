@@ -51,8 +51,8 @@ constexpr size_t kHashed = std::bit_ceil(2 * static_cast<size_t>(kOps));
 
 constexpr size_t hash_of(const char* name) {
     uint32_t hash = 0;
-    for (; *name; ++name) hash = (hash ^ static_cast<unsigned char>(*name)) * 0x01000193u;
-    return (hash ^ hash >> 15) % kHashed;
+    for (; *name; ++name) hash = (hash << 5) - hash + static_cast<unsigned char>(*name);
+    return (hash ^ hash >> 11) % kHashed;
 }
 
 constexpr auto kHashedOps = [] {
@@ -257,7 +257,7 @@ const PeakLoops& peak_loops(Tier tier) { return *kPeaks[static_cast<int>(tier)];
 OpId find_op(const char* name) {
     if (!name) return OpId::count;
     size_t at = hash_of(name);
-    while (kHashedOps[at] != OpId::count && strcmp(kOpNames[static_cast<int>(kHashedOps[at])], name) != 0)
+    while (kHashedOps[at] != OpId::count && !same_text(kOpNames[static_cast<int>(kHashedOps[at])], name))
         at = (at + 1) % kHashed;
     return kHashedOps[at];
 }

@@ -28,11 +28,6 @@ struct Along {
     bool columns;
 };
 
-static View without_axes(View v, const Attr& axes) {
-    for (int k = axes.n - 1; k >= 0; --k) v = without_axis(v, axes.list[k]);
-    return v;
-}
-
 // Sides have the axes of the first, which is the result; one that has fewer holds the kept ones alone.
 static Along along_of(const View* const* sides, int count, const View& x, const Attr& axes) {
     Along a;
@@ -41,11 +36,23 @@ static Along along_of(const View* const* sides, int count, const View& x, const 
     for (int k = 0; k < count; ++k) {
         const View& v = *sides[k];
         const bool whole = v.ndim == x.ndim;
-        flat[k] = whole ? without_axes(v, axes) : v;
-        views[k] = &flat[k];
-        a.line[k] = {};
-        a.line[k].count = 1;
-        for (int d = 0; whole && d < axes.n; ++d) append_axis(a.line[k], v.shape[axes.list[d]], v.stride[axes.list[d]]);
+        View& kept = flat[k];
+        kept.data = v.data;
+        kept.dtype = v.dtype;
+        kept.ndim = 0;
+        Axes& line = a.line[k];
+        line.n = 0;
+        line.count = 1;
+        for (int d = 0, gone = 0; d < v.ndim; ++d) {
+            if (whole && gone < axes.n && axes.list[gone] == d) {
+                append_axis(line, v.shape[d], v.stride[d]);
+                ++gone;
+            } else {
+                kept.shape[kept.ndim] = v.shape[d];
+                kept.stride[kept.ndim++] = v.stride[d];
+            }
+        }
+        views[k] = &kept;
     }
     a.walk = walk_over(views, count, flat[0].ndim, flat[0].shape);
     a.n = a.line[count - 1].count;

@@ -142,17 +142,15 @@ TW_INLINE Kernel* kernel_at(const Kernels& table, DType dtype) { return table.of
 
 // The shape that b has together with y so far.
 static inline Status broadcast_with(View& y, const View& b, const char* name, const View& a, const char* a_name) {
-    View both{};
-    both.dtype = y.dtype;
-    both.ndim = y.ndim > b.ndim ? y.ndim : b.ndim;
-    for (int d = 1; d <= both.ndim; ++d) {
+    const int ndim = y.ndim > b.ndim ? y.ndim : b.ndim;
+    for (int d = 1; d <= ndim; ++d) {  // inner axes first: they move outwards, if at all
         const int64_t m = d <= y.ndim ? y.shape[y.ndim - d] : 1, n = d <= b.ndim ? b.shape[b.ndim - d] : 1;
         if (m != n && m != 1 && n != 1)
             return fail(Status::shape, name, "%s has shape %s and %s has %s; want shapes that broadcast", a_name,
                         shape_text(a).text, name, shape_text(b).text);
-        both.shape[both.ndim - d] = m == 1 ? n : m;
+        y.shape[ndim - d] = m == 1 ? n : m;
     }
-    y = both;
+    y.ndim = ndim;
     return Status::ok;
 }
 
