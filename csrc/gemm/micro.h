@@ -59,7 +59,9 @@ struct Constant {
 
 // Columns: one pointer, the MR numbers of a term are neighbours. Otherwise one pointer per row. Gathered: B by vectors.
 // kSets: sums of every kSets-th term, where a few sums alone would wait for each other; vectors of B are then whole.
-template <class T, int MR, int NV, bool Columns, bool Masked, bool Gathered = false, int kSets = 1>
+// kStepA, kStepB: a_k and b_k where they are known, which are then part of the loads; 0: each costs an instruction a term.
+template <class T, int MR, int NV, bool Columns, bool Masked, int kStepA = 0, int kStepB = 0, bool Gathered = false,
+          int kSets = 1>
 void micro(const Tile<T>& t, int n) {
     typedef Vec<T> V;
     constexpr int L = kLanes<T>;
@@ -77,14 +79,18 @@ void micro(const Tile<T>& t, int n) {
     const auto part = [&](const T* p, int j) __attribute__((always_inline)) {
         return Masked && j == NV - 1 ? load_n(p + j * L, last) : load(p + j * L);
     };
+    const auto fetch_c = [&](const T* c, const T* from) __attribute__((always_inline)) {
+#pragma GCC unroll 8
+        for (int i = 0; i < MR; ++i, c += c_row) fetch_line<T, NV * L>(c);
+        if (t.start)
+            for (int i = 0; i < MR; ++i, from += start_row) fetch_line<T, NV * L>(from);
+    };
     for (int64_t below = 0; below < t.tiles;
          ++below, a_tile += t.a_tile, c_tile += MR * c_row, start += MR * start_row) {
         // C is met only after the sums are complete: its lines, those of the tile below and some of the next panel
         // arrive meanwhile.
-        for (int64_t row = below == 0 ? 0 : MR; row < (below + 1 < t.tiles ? 2 * MR : MR); ++row) {
-            fetch_line<T, NV * L>(c_tile + row * c_row);
-            if (t.start) fetch_line<T, NV * L>(start + row * start_row);
-        }
+        if (below == 0) fetch_c(c_tile, start);
+        if (below + 1 < t.tiles) fetch_c(c_tile + MR * c_row, start + MR * start_row);
         const char* const ahead_end = ahead + 64 * t.ahead_lines;
         V acc[kSets][MR][NV] = {};
         const int64_t* offset = t.offset;
@@ -98,7 +104,8 @@ void micro(const Tile<T>& t, int n) {
 #pragma GCC unroll 8
             for (int i = 0; i < (Columns ? 1 : MR); ++i) rows[i] = a_tile + outer * t.a_outer + i * t.a_row;
             int64_t at = 0;
-            const auto term = [&](auto set) __attribute__((always_inline)) {
+            // Term `nth` of those that share a step.
+            const auto term = [&](auto set, auto nth) __attribute__((always_inline)) {
                 V bv[NV];
                 if constexpr (Gathered) {
                     const int64_t at_b = *offset;
@@ -109,30 +116,39 @@ void micro(const Tile<T>& t, int n) {
                     offset = stepped(offset, 1), keep = stepped(keep, NV * L);
                 } else {
 #pragma GCC unroll 4
-                    for (int j = 0; j < NV; ++j) bv[j] = kSets == 2 ? load(b + j * L) : part(b, j);
-                    b = stepped(b, b_k);
+                    for (int j = 0; j < NV; ++j) {
+                        const int far = nth.value * kStepB;
+                        bv[j] = kSets == 2 ? load(b + far + j * L) : part(b + far, j);
+                    }
+                    if constexpr (kStepB == 0) b = stepped(b, b_k);
                 }
 #pragma GCC unroll 8
                 for (int i = 0; i < MR; ++i) {
-                    const V av = splat<T>(Columns ? rows[0][at + i] : rows[Columns ? 0 : i][at]);
+                    const V av = splat<T>(rows[Columns ? 0 : i][at + nth.value * kStepA + (Columns ? i : 0)]);
 #pragma GCC unroll 4
                     for (int j = 0; j < NV; ++j) accumulate(acc[set.value][i][j], av, bv[j]);
                 }
-                at = stepped(at, a_k);
+                if constexpr (kStepA == 0) at = stepped(at, a_k);
             };
-            constexpr Constant<0> even{};
+            const auto step = [&](int terms) __attribute__((always_inline)) {
+                if constexpr (kStepA != 0) at = stepped(at, terms * kStepA);
+                if constexpr (kStepB != 0) b = stepped(b, terms * kStepB);
+            };
+            constexpr Constant<0> even{}, first{};
             constexpr Constant<kSets - 1> odd{};
+            constexpr Constant<1> second{};
             int64_t k = 0;
             if constexpr (!Masked || kSets == 2)
                 for (; k + 4 <= kc; k += 4) {
                     for (int64_t i = 0; i < ahead_each && ahead != ahead_end; ++i, ahead += 64)
 #pragma GCC unroll 4
                         for (int s = 0; s < kStreams; ++s) __builtin_prefetch(ahead + s * t.ahead_step, 0, 2);
-                    term(even), term(odd), term(even), term(odd);
+                    term(even, first), term(odd, second), term(even, Constant<2>{}), term(odd, Constant<3>{});
+                    step(4);
                 }
             if constexpr (kSets == 2)
-                for (; k + 2 <= kc; k += 2) term(even), term(odd);
-            for (; k < kc; ++k) term(even);
+                for (; k + 2 <= kc; k += 2) term(even, first), term(odd, second), step(2);
+            for (; k < kc; ++k) term(even, first), step(1);
         }
         V(&sum)[MR][NV] = acc[0];
         if constexpr (kSets == 2)

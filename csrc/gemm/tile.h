@@ -17,19 +17,18 @@ struct Rows {
 template <class T>
 using Kernel = void (*)(const Tile<T>&, int);
 
-template <class T, int NV, bool Columns, bool Masked>
+template <class T, int NV, bool Columns, bool Masked, int kStepA = 0, int kStepB = 0>
 constexpr Kernel<T> kernel_for(int m) {
-    constexpr Kernel<T> table[kMR] = {micro<T, 1, NV, Columns, Masked>, micro<T, 2, NV, Columns, Masked>,
-                                      micro<T, 3, NV, Columns, Masked>, micro<T, 4, NV, Columns, Masked>,
-                                      micro<T, 5, NV, Columns, Masked>, micro<T, 6, NV, Columns, Masked>};
+    constexpr Kernel<T> table[kMR] = {
+        micro<T, 1, NV, Columns, Masked, kStepA, kStepB>, micro<T, 2, NV, Columns, Masked, kStepA, kStepB>,
+        micro<T, 3, NV, Columns, Masked, kStepA, kStepB>, micro<T, 4, NV, Columns, Masked, kStepA, kStepB>,
+        micro<T, 5, NV, Columns, Masked, kStepA, kStepB>, micro<T, 6, NV, Columns, Masked, kStepA, kStepB>};
     return table[m - 1];
 }
 
 template <class T, bool Columns>
-Kernel<T> choose(int m, int n) {
-    constexpr int L = kLanes<T>;
-    if (n == kNV * L) return kernel_for<T, kNV, Columns, false>(m);
-    const int vectors = static_cast<int>(ceil_div(n, L));
+Kernel<T> choose_masked(int m, int n) {
+    const int vectors = static_cast<int>(ceil_div(n, kLanes<T>));
     if (vectors == 1) return kernel_for<T, 1, Columns, true>(m);
     if constexpr (kNV == 4) {
         if (vectors == 2) return kernel_for<T, 2, Columns, true>(m);
@@ -38,25 +37,39 @@ Kernel<T> choose(int m, int n) {
     return kernel_for<T, kNV, Columns, true>(m);
 }
 
-template <class T, int NV, bool Masked>
+template <class T>
+Kernel<T> choose(const Tile<T>& t, int m, int n) {
+    constexpr int NR = Blocking<T>::NR;
+    const bool whole = n == NR, panel = t.b_k == NR;
+    if (t.a_row == 1) {
+        if (!whole) return choose_masked<T, true>(m, n);
+        if (panel && t.a_k == kMR) return kernel_for<T, kNV, true, false, kMR, NR>(m);
+        return kernel_for<T, kNV, true, false>(m);
+    }
+    if (!whole || t.a_k != 1) return choose_masked<T, false>(m, n);
+    return panel ? kernel_for<T, kNV, false, false, 1, NR>(m) : kernel_for<T, kNV, false, false, 1>(m);
+}
+
+template <class T, int NV>
 constexpr Kernel<T> kernel_in_pairs(int m) {
-    constexpr Kernel<T> table[] = {micro<T, 1, NV, true, Masked, false, 2>, micro<T, 2, NV, true, Masked, false, 2>,
-                                   micro<T, 3, NV, true, Masked, false, 2>, micro<T, 4, NV, true, Masked, false, 2>,
-                                   micro<T, 5, NV, true, Masked, false, 2>, micro<T, 6, NV, true, Masked, false, 2>};
+    constexpr Kernel<T> table[] = {
+        micro<T, 1, NV, true, true, 0, 0, false, 2>, micro<T, 2, NV, true, true, 0, 0, false, 2>,
+        micro<T, 3, NV, true, true, 0, 0, false, 2>, micro<T, 4, NV, true, true, 0, 0, false, 2>,
+        micro<T, 5, NV, true, true, 0, 0, false, 2>, micro<T, 6, NV, true, true, 0, 0, false, 2>};
     return table[m - 1];
 }
 
 // Tiles that the others do not ask for: see Tile.
 template <class T>
 Kernel<T> choose_special(const Tile<T>& t, int m, int n) {
-    if (t.offset) return micro<T, kMR, kNV, true, false, true>;
-    if (n <= kLanes<T>) return kernel_in_pairs<T, 1, true>(m);
-    return choose<T, true>(m, n);
+    if (t.offset) return micro<T, kMR, kNV, true, false, kMR, 0, true>;
+    if (n <= kLanes<T>) return kernel_in_pairs<T, 1>(m);
+    return choose(t, m, n);
 }
 
 template <class T>
 TW_INLINE void tile(const Tile<T>& t, int m, int n) {
-    (t.a_row == 1 ? choose<T, true>(m, n) : choose<T, false>(m, n))(t, n);
+    choose(t, m, n)(t, n);
 }
 
 }  // namespace

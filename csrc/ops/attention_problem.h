@@ -2,6 +2,7 @@
 #pragma once
 #include "core/check.h"
 #include "core/walk.h"
+#include "gemm/ahead.h"
 #include "gemm/gemm.h"
 #include "gemm/pack.h"
 #include "ops/ops.h"
@@ -299,7 +300,9 @@ void score_tile(const Attention& p, int64_t length, int64_t t0, int64_t rows, in
         t.kc = terms, t.a_row = a_row, t.a_k = 1, t.a_tile = kMR * a_row, t.b = panels, t.b_k = NR, t.c_row = c_row;
         t.a = a + first * a_row, t.c = c + first * c_row + j;
         t.tiles = (seen.end - first) / kMR;
+        if (t.tiles && j + NR < n) fetch_meanwhile(t, panels + terms * NR, terms * NR, t.tiles);
         if (t.tiles) run_tile(t, kMR, static_cast<int>(width));
+        fetch_nothing(t);
         t.a += t.tiles * t.a_tile, t.c += t.tiles * kMR * c_row, t.tiles = 1;
         if (rest) run_tile(t, static_cast<int>(rest), static_cast<int>(width));
     }
@@ -328,7 +331,9 @@ TW_INLINE void add_product(Left<W> a, Right<W> b, W* c, int64_t c_row, int64_t m
         int64_t i = 0;
         if (whole && m >= kMR) {
             t.kc = terms, t.a = a.data, t.b = b.data, t.c = c + j, t.tiles = m / kMR;
+            if (b.term == NR && j + NR < n) fetch_meanwhile(t, b.data + b.panel, terms * NR, t.tiles);
             run_tile(t, kMR, width);
+            fetch_nothing(t);
             i = t.tiles * kMR;
         }
         for (t.tiles = 1; i < m; i += kMR) {

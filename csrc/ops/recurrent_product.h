@@ -2,6 +2,7 @@
 // Weights lie there in the type that is computed in, in 16 bits, widened on the way, or as 8-bit codes with a scale per
 // column, by which codes of the rows are multiplied: exact sums, scaled back.
 #pragma once
+#include "gemm/ahead.h"
 #include "gemm/gemm.h"
 #include "gemm/pack.h"
 #include "gemm/quantized.h"
@@ -13,7 +14,8 @@ namespace tw::TW_ISA {
 namespace {
 
 constexpr int64_t kWidened = 128;  // terms of a panel in 16 bits that are widened at a time
-constexpr int64_t kTermsInL1 = 256;  // of a panel, which rows of several register tiles pass over
+// Terms of a panel, which rows of several register tiles pass over.
+constexpr int64_t kTermsInL1 = kVectorRegisters >= 32 ? 256 : 512;
 
 // b (terms, blocks H) as [panel of NR units][block][terms][NR]: all blocks of some units lie together. S is T's Wide, or
 // what that is rounded to.
@@ -147,12 +149,19 @@ void add_panels(const Wide<S>* a, int64_t a_row, int64_t rows, const Weights<Wid
                 copy_row(wide, 1, own.b + from * NR, 1, some * NR), b = wide;
             else
                 b = own.b + from * NR;
+            Tile<W> t{};
+            if constexpr (!kIsNarrow<S>) {
+                if (from + some < w.terms)
+                    fetch_meanwhile(t, b + some * NR, min_of(kStep, w.terms - from - some) * NR, tiles);
+                else if (i + 1 < total)
+                    fetch_meanwhile(t, panel(i + 1).b, min_of(kStep, w.terms) * NR, tiles);
+            }
             for (int64_t k = 0, first = 0; k < tiles; ++k) {
                 const int64_t count = (rows - first) / (tiles - k) + ((rows - first) % (tiles - k) != 0);
-                Tile<W> t{};
                 t.kc = some, t.a = a + first * a_row + from, t.a_row = a_row, t.a_k = 1;
                 t.b = b, t.b_k = NR, t.c = own.c + first * c_row, t.c_row = c_row, t.load_c = true;
                 run_tile(t, static_cast<int>(count), static_cast<int>(own.width));
+                if (t.ahead) t.ahead += t.ahead_lines * 64;
                 first += count;
             }
         }
