@@ -96,7 +96,7 @@ double loss_of_row(const Problem<T>& p, const T* x, int64_t label) {
     const double total = sum_over<T>(p.classes, [&](int64_t i, int64_t k) __attribute__((always_inline)) {
         return first_lanes<T>(exp_under(take(x, 1, i, k), shift), Vec<T>{}, k);
     });
-    const double below = __builtin_log(total) + static_cast<double>(log_lack(shift)[0]);
+    const double below = log_of_sum(total, shift);
     const double hot = p.at_label(label);
     double loss = hot == 0 ? 0 : hot * (below - (static_cast<double>(x[label]) - static_cast<double>(largest)));
     if (p.smooth > 0) {
@@ -149,8 +149,7 @@ void loss_of_tile(const Problem<T>& p, const Side<T>& x, const int64_t* labels, 
     const int64_t n = p.classes;
     T *e = scratch, *top = e + n * width, *sum = top + width, *below = sum + width;
     tile_sums<false>(x, n, columns, width, e, top, sum);
-    for (int64_t j = 0; j < width; j += kLanes<T>)
-        store(below + j, log(load(sum + j)) + log_lack(shift_to(load(top + j))));
+    for (int64_t j = 0; j < width; j += kLanes<T>) store(below + j, log_of_sum(load(sum + j), shift_to(load(top + j))));
     if (p.smooth > 0)
         sum_rows(sum, n, width, [&](int64_t j) __attribute__((always_inline)) {
             return [=](int64_t r) __attribute__((always_inline)) {

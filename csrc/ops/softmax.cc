@@ -18,14 +18,13 @@ namespace {
 
 // `next` is asked for on the way: rows of a page are no stream that the hardware would foresee.
 template <class W>
-TW_INLINE W sum_of_powers(const W* x, int64_t n, const Shift<W>& shift, W* powers, double& total, const W* next) {
-    total = sum_over<W>(n, [&](int64_t i, int64_t k) __attribute__((always_inline)) {
+TW_INLINE double sum_of_powers(const W* x, int64_t n, const Shift<W>& shift, W* powers, const W* next) {
+    return sum_over<W>(n, [&](int64_t i, int64_t k) __attribute__((always_inline)) {
         __builtin_prefetch(next + i);
         const Vec<W> power = exp_under(tw::TW_ISA::take(x, 1, i, k), shift);
         if (powers) put(powers, 1, i, k, power);
         return k == kLanes<W> ? power : first_lanes<W>(power, Vec<W>{}, k);
     });
-    return log_lack(shift)[0];
 }
 
 // kept[0]: the maxima; it may lose a NaN.
@@ -69,7 +68,7 @@ struct Softmax {
         const Vec<W> e = first_lanes<W>(exp_under(v, shift), Vec<W>{}, n);
         const Vec<W> total = splat<W>(reduce_add(e));
         if constexpr (kLog)
-            put(y, 1, 0, n, v - top - (log(total) + log_lack(shift)));
+            put(y, 1, 0, n, v - top - log_of_sum(total, shift));
         else
             put(y, 1, 0, n, e / total);
     }
@@ -78,10 +77,10 @@ struct Softmax {
     template <bool kStream, class W>
     TW_INLINE void long_row(W* y, const W* x, int64_t n, W* powers, const W* next) {
         const Vec<W> top = splat<W>(Max::lanes(fold_row<NumberMax>(x, n)));
-        double total;
-        const W lack = sum_of_powers<W>(x, n, shift_to(top), kLog ? nullptr : powers, total, next);
+        const Shift<W> shift = shift_to(top);
+        const double total = sum_of_powers<W>(x, n, shift, kLog ? nullptr : powers, next);
         if constexpr (kLog) {
-            const Vec<W> below = splat<W>(static_cast<W>(__builtin_log(total) + static_cast<double>(lack)));
+            const Vec<W> below = splat<W>(static_cast<W>(log_of_sum(total, shift)));
             each_vector<W>(n, [&](int64_t i, int64_t k) __attribute__((always_inline)) {
                 emit<kStream>(y, i, k, tw::TW_ISA::take(x, 1, i, k) - top - below);
             });
@@ -116,7 +115,7 @@ struct Softmax {
         sum_powers<!kLog>(tile[0], n, width, top, sum);
         each_column<W>(width, [&](int64_t j) __attribute__((always_inline)) {
             if constexpr (kLog)
-                store(sum + j, log(load(sum + j)) + log_lack(shift_to(load(top + j))));
+                store(sum + j, log_of_sum(load(sum + j), shift_to(load(top + j))));
             else
                 store(sum + j, 1 / load(sum + j));
         });
@@ -198,9 +197,9 @@ struct LogSumExp {
     template <class W>
     void row(W* y, const W* const* in, int64_t n, const W* const*) const {
         const Vec<W> top = splat<W>(Max::lanes(fold_row<Max>(in[0], n)));
-        double total;
-        const W lack = sum_of_powers<W>(in[0], n, shift_to(top), nullptr, total, in[0]);
-        const double sum = static_cast<double>(top[0]) + (__builtin_log(total) + static_cast<double>(lack));
+        const Shift<W> shift = shift_to(top);
+        const double total = sum_of_powers<W>(in[0], n, shift, nullptr, in[0]);
+        const double sum = static_cast<double>(top[0]) + log_of_sum(total, shift);
         y[0] = __builtin_isinf(top[0]) ? top[0] : static_cast<W>(sum);
     }
 
@@ -216,7 +215,7 @@ struct LogSumExp {
         if (n == 0) take_maxima<Max>(tile[0], 0, width, kept, false);
         sum_powers<false>(tile[0], n, width, top, sum);
         each_column<W>(width, [&](int64_t j) __attribute__((always_inline)) {
-            const Vec<W> m = load(top + j), v = m + (log(load(sum + j)) + log_lack(shift_to(m)));
+            const Vec<W> m = load(top + j), v = m + log_of_sum(load(sum + j), shift_to(m));
             store(sum + j, select(abs(m) == splat<W>(static_cast<W>(__builtin_inff())), m, v));
         });
     }
