@@ -1,8 +1,9 @@
 // Hysteresis: weak pixels that touch a strong one, directly or through other weak ones, become strong. 8-connected.
 //
-// Method    a pixel is a bit. A word of 64 pixels is filled along its row at once; its neighbours take what touches them
-//           and wait on a stack, each at most once. Only words beside a strong pixel are ever looked at twice. Bands are
-//           flooded by themselves, then across their borders.
+// Method    a pixel is a bit. Rows hand what is strong down, then up, several words at a time and a few pixels along; that
+//           is most of it. What is left is flooded: a word of 64 pixels is filled along its row at once; its neighbours
+//           take what touches them and wait on a stack, each at most once. Bands are flooded by themselves, then across
+//           their borders.
 // Threads   the result is a closure, so neither the bands nor the order changes a bit.
 #pragma once
 #include "simd/bits.h"
@@ -43,6 +44,27 @@ TW_INLINE uint64_t filled(uint64_t seeds, uint64_t open) {
     return run;
 }
 
+typedef Vec<uint64_t> Words;
+
+// Pixels of words, and those beside them.
+TW_INLINE Words widened(const uint64_t* at) {
+    const Words s = load(at);
+    return s | s << 1 | s >> 1 | load(at - 1) >> 63 | load(at + 1) << 63;
+}
+
+// Seeds, and up to 7 pixels on either side of their runs of `open`.
+TW_INLINE Words grown(Words seeds, Words open) {
+    Words up = seeds, down = seeds, open_up = open, open_down = open;
+#pragma GCC unroll 3
+    for (int step = 1; step < 8; step *= 2) {
+        up |= up << step & open_up;
+        down |= down >> step & open_down;
+        open_up &= open_up << step;
+        open_down &= open_down >> step;
+    }
+    return up | down;
+}
+
 class Flood {
 public:
     Flood(const EdgeMap& map, int64_t first, int64_t last)
@@ -50,7 +72,22 @@ public:
 
     // All of the band, from its strong pixels on.
     void run() {
-        for (int64_t y = first_; y < last_; ++y) row(y);
+        const int64_t begin = first_ * m_.pitch, end = last_ * m_.pitch, pitch = m_.pitch;
+        for (int64_t at = begin + pitch; at + L < end; at += L) hand(at, -pitch);
+        for (int64_t at = end - pitch - 1 - L; at >= begin; at -= L) hand(at, pitch);
+        int64_t at = begin + pitch;
+        row(first_);
+        for (; at + L < end - pitch; at += L) {
+            const Words touched =
+                            widened(m_.strong + at - pitch) | widened(m_.strong + at) | widened(m_.strong + at + pitch),
+                        added = touched & load(m_.weak + at) & ~load(m_.strong + at);
+            if (!any(added != 0)) continue;
+            uint64_t word[L];
+            store(word, added);
+            for (int64_t k = 0; k < L; ++k) flood(at + k, word[k]);
+        }
+        for (; at < end - pitch; ++at) look(at, true, true);
+        if (last_ - first_ > 1) row(last_ - 1);
     }
 
     // What rows y - 1 and y hand each other.
@@ -60,21 +97,34 @@ public:
     }
 
 private:
+    static constexpr int64_t L = kLanes<uint64_t>;
+
+    // Words from `at` on take what is strong beside them in their own row and in the one `other` words on.
+    void hand(int64_t at, int64_t other) {
+        const Words weak = load(m_.weak + at), strong = load(m_.strong + at);
+        const Words seeds = (widened(m_.strong + at) | widened(m_.strong + at + other)) & weak;
+        if (any((seeds & ~strong) != 0)) store(m_.strong + at, grown(seeds, weak));
+    }
+
     void row(int64_t y) {
-        const uint64_t* const here = m_.strong + y * m_.pitch;
-        const uint64_t* const above = y > first_ ? here - m_.pitch : here;
-        const uint64_t* const below = y + 1 < last_ ? here + m_.pitch : here;
+        for (int64_t i = 0; i < m_.words; ++i) look(y * m_.pitch + i, y > first_, y + 1 < last_);
+    }
+
+    void look(int64_t at, bool up, bool down) {
+        if (!(m_.weak[at] & ~m_.strong[at])) return;
+        const uint64_t* const here = m_.strong + at;
+        const uint64_t *const above = up ? here - m_.pitch : here, *const below = down ? here + m_.pitch : here;
         const auto column = [&](int64_t i) __attribute__((always_inline)) { return above[i] | here[i] | below[i]; };
-        for (int64_t i = 0; i < m_.words; ++i) {
-            const int64_t at = y * m_.pitch + i;
-            if (!(m_.weak[at] & ~m_.strong[at])) continue;
-            const uint64_t s = column(i);
-            take(at, s | s << 1 | s >> 1 | column(i - 1) >> 63 | column(i + 1) << 63);
-            while (depth_) {
-                const int64_t next = stack_[--depth_];
-                m_.waits[next] = 0;
-                spread(next);
-            }
+        const uint64_t s = column(0);
+        flood(at, s | s << 1 | s >> 1 | column(-1) >> 63 | column(1) << 63);
+    }
+
+    void flood(int64_t at, uint64_t touched) {
+        take(at, touched);
+        while (depth_) {
+            const int64_t next = stack_[--depth_];
+            m_.waits[next] = 0;
+            spread(next);
         }
     }
 
