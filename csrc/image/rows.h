@@ -1,13 +1,15 @@
 // Rows of an 8-bit picture as a filter wants them: one channel, contiguous, blurred if asked for.
 //
-// Method    the blur is separable: from a ring of rows one is blurred down, in 16 bits, and then along, in 32 bits: its even
-//           and its odd pixels apart, so that pairs of neighbours are multiplied where they lie. It mirrors at the border
-//           without repeating the edge pixel.
-// Numerics  taps in 1/256, sums exact, one rounding half up. Sums down are kept less 2^15, to fit signed 16 bits.
+// Method    the blur is separable: from a ring of rows one is blurred down, in 16 bits, pairs of rows at once, and then
+//           along, in 32 bits: its even and its odd pixels apart, so that pairs of neighbours are multiplied where they
+//           lie. It mirrors at the border without repeating the edge pixel.
+// Numerics  taps in 1/256, sums exact, one rounding half up. Pixels of the ring are less 128, and so sums down less 2^15,
+//           to fit signed numbers.
 #pragma once
 #include "core/gaussian.h"
 #include "core/types.h"
 #include "simd/pixels.h"
+#include "simd/units.h"
 
 namespace tw::TW_ISA {
 namespace {
@@ -20,6 +22,7 @@ TW_INLINE int64_t row_pitch(int64_t width) { return (((width + 63) / 64 + 2 * kM
 
 // Index into 0..n-1 of position i of the endless picture that mirrors at its edge pixels.
 TW_INLINE int64_t mirrored(int64_t i, int64_t n) {
+    if (0 <= i && i < n) return i;
     if (n == 1) return 0;
     const int64_t period = 2 * (n - 1);
     i = (i % period + period) % period;
@@ -47,18 +50,31 @@ TW_INLINE void copy_row(uint8_t* __restrict to, const uint8_t* __restrict from, 
         for (int64_t x = 0; x < n; ++x) to[x] = from[x * step];
 }
 
+// The same as signed numbers, less 128.
+TW_INLINE void copy_signed(uint8_t* __restrict to, const uint8_t* __restrict from, int64_t step, int64_t n) {
+    if (step == 1)
+        for (int64_t x = 0; x < n; ++x) to[x] = from[x] ^ 128;
+    else
+        for (int64_t x = 0; x < n; ++x) to[x] = from[x * step] ^ 128;
+}
+
 // Taps of a blur; none where there is no blur.
 struct Taps {
     int64_t n;
     int16_t tap[kMaxTaps];
     int32_t pair[kMaxTaps / 2 + 1];  // two taps as they lie in a vector, the last with a zero
+    int16_t bytes[kMaxTaps / 2 + 1];  // the same in 16 bits
 };
 
 TW_INLINE void make_taps(double sigma, Taps& taps) {
     taps.n = sigma > 0 ? gaussian_width(sigma) : 0;
     if (taps.n) gaussian_taps(sigma, taps.n, taps.tap);
-    for (int64_t k = 0; k < taps.n; k += 2)
-        taps.pair[k / 2] = taps.tap[k] + (k + 1 < taps.n ? taps.tap[k + 1] * (1 << 16) : 0);
+    if (taps.n && taps.tap[taps.n / 2] == 256) taps.n = 0;
+    for (int64_t k = 0; k < taps.n; k += 2) {
+        const int32_t first = taps.tap[k], second = k + 1 < taps.n ? taps.tap[k + 1] : 0;
+        taps.pair[k / 2] = first + second * (1 << 16);
+        taps.bytes[k / 2] = static_cast<int16_t>(first + second * (1 << 8));
+    }
 }
 
 // One channel of a picture.
@@ -66,13 +82,13 @@ class Channel {
 public:
     TW_INLINE int64_t bytes(int64_t width, int64_t taps) {
         const int64_t sums = row_pitch(width + taps) * static_cast<int64_t>(sizeof(int16_t));
-        return taps ? sums + taps * row_pitch(width) : 0;
+        return taps ? sums + ring_rows(taps) * row_pitch(width) : 0;
     }
 
     void start(const Picture& picture, int64_t channel, const Taps& taps, char* scratch) {
         p_ = picture;
         first_ = picture.data + channel * picture.channel;
-        taps_ = &taps, half_ = taps.n / 2, next_ = -1;
+        taps_ = &taps, half_ = taps.n / 2, next_ = -1, last_slot_ = ring_rows(taps.n) - 1;
         pitch_ = row_pitch(p_.width);
         sums_ = reinterpret_cast<int16_t*>(scratch) + half_;
         ring_ = reinterpret_cast<uint8_t*>(sums_ - half_ + row_pitch(p_.width + taps.n));
@@ -83,9 +99,10 @@ public:
         if (!taps_->n) return copy_row(to, first_ + y * p_.row, p_.column, p_.width);
         if (next_ < 0) next_ = y > half_ ? y - half_ : 0;
         for (; next_ < p_.height && next_ <= y + half_; ++next_)
-            copy_row(ring_ + next_ % taps_->n * pitch_, first_ + next_ * p_.row, p_.column, p_.width);
+            copy_signed(ring_ + (next_ & last_slot_) * pitch_, first_ + next_ * p_.row, p_.column, p_.width);
         const uint8_t* rows[kMaxTaps];
-        for (int64_t k = 0; k < taps_->n; ++k) rows[k] = ring_ + mirrored(y + k - half_, p_.height) % taps_->n * pitch_;
+        for (int64_t k = 0; k < taps_->n; ++k)
+            rows[k] = ring_ + (mirrored(y + k - half_, p_.height) & last_slot_) * pitch_;
         switch (taps_->n) {
             case 5: return blur<5>(rows, to);
             case 7: return blur<7>(rows, to);
@@ -94,6 +111,13 @@ public:
     }
 
 private:
+    // A power of two.
+    TW_INLINE int64_t ring_rows(int64_t taps) {
+        int64_t rows = 1;
+        while (rows < taps) rows *= 2;
+        return rows;
+    }
+
     // Of N taps, which stay in registers, or of any number for N = 0.
     template <int N>
     void blur(const uint8_t* const* rows, uint8_t* to) const {
@@ -108,20 +132,24 @@ private:
 
     template <int N>
     void sums_down(const uint8_t* const* rows) const {
-        const int64_t taps = N ? N : taps_->n, half = taps / 2, n = p_.width;
+        const int64_t taps = N ? N : taps_->n, n = p_.width;
         i16v held[N / 2 + 1];
         const uint8_t* own[N + 1];
-        for (int k = 0; k <= N / 2; ++k) held[k] = splat(taps_->tap[k]);
+        int16_t* const sums = sums_;
+        for (int k = 0; k <= N / 2; ++k) held[k] = splat(taps_->bytes[k]);
         for (int k = 0; k < N; ++k) own[k] = rows[k];
-        const i16v middle = splat(taps_->tap[half]);
-        for (int64_t x = 0; x < n; x += kLanes<int16_t>) {
-            const auto at = [&](int64_t k)
-                                __attribute__((always_inline)) { return load_pixels((N ? own[k] : rows[k]) + x); };
-            i16v total = at(half) * middle + splat<int16_t>(-32768);
+        for (int64_t x = 0; x < n; x += kLanes<uint8_t>) {
+            i16v low{}, high{};
 #pragma GCC unroll 4
-            for (int64_t k = 0; k < half; ++k)
-                total += (at(k) + at(taps - 1 - k)) * (N ? held[k] : splat(taps_->tap[k]));
-            store(sums_ + x, total);
+            for (int64_t k = 0; k < taps; k += 2) {
+                const int64_t second = k + 1 < taps ? k + 1 : k;
+                const u8v a = load((N ? own[k] : rows[k]) + x), b = load((N ? own[second] : rows[second]) + x);
+                const u8v pair = bitcast<u8v>(N ? held[k / 2] : splat(taps_->bytes[k / 2]));
+                low += dot_bytes(pair, bitcast<Vec<int8_t>>(interleave_low(a, b)));
+                high += dot_bytes(pair, bitcast<Vec<int8_t>>(interleave_high(a, b)));
+            }
+            store(sums + x, alternating_units<0>(low, high));
+            store(sums + x + kLanes<int16_t>, alternating_units<1>(low, high));
         }
     }
 
@@ -129,10 +157,11 @@ private:
     void sums_along(uint8_t* to) const {
         const int64_t taps = N ? N : taps_->n, n = p_.width;
         const i32v start = splat<int32_t>((32768 << 8) + (1 << 15));  // what sums down lack, and half of the last bit
+        const int16_t* const sums = sums_ - half_;
         i32v held[N / 2 + 1];
         for (int k = 0; k <= N / 2; ++k) held[k] = splat(taps_->pair[k]);
-        for (int64_t x = 0; x < n; x += kLanes<int16_t>) {
-            const int16_t* const at = sums_ + x - half_;
+        const auto pixels = [&](int64_t x) __attribute__((always_inline)) {
+            const int16_t* const at = sums + x;
             i32v even = start, odd = start;
 #pragma GCC unroll 4
             for (int64_t k = 0; k < taps; k += 2) {
@@ -140,14 +169,16 @@ private:
                 even += dot_pairs(load(at + k), pair);
                 odd += dot_pairs(load(at + k + 1), pair);
             }
-            store_pixels(to + x, bitcast<i16v>(even >> 16 | (odd & splat<int32_t>(-65536))));
-        }
+            return bitcast<i16v>(even >> 16 | (odd & splat<int32_t>(-65536)));
+        };
+        constexpr int64_t lanes = kLanes<int16_t>;
+        for (int64_t x = 0; x < n; x += 2 * lanes) store_pixels(to + x, pixels(x), pixels(x + lanes));
     }
 
     Picture p_;
     const uint8_t* first_;
     const Taps* taps_;
-    int64_t half_, next_, pitch_;
+    int64_t half_, next_, pitch_, last_slot_;
     int16_t* sums_;  // of a row, from `half_` before it on
     uint8_t* ring_;
 };

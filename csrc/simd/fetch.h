@@ -46,15 +46,4 @@ TW_INLINE i16v upper_halves(u32v v, Seq<I...>) {
 }
 TW_INLINE i16v upper_halves(u32v v) { return upper_halves(v, Indices<u8v>{}); }
 
-// Sums of two neighbouring products of bytes, of which a is unsigned; what does not fit 16 bits saturates.
-TW_INLINE i16v dot_bytes(u8v a, Vec<int8_t> b) {
-#if defined(__SSE4_2__)
-    return (i16v)TW_MM(maddubs_epi16)((Bits)a, (Bits)b);
-#elif defined(__aarch64__)
-    const int16x8_t low = vmulq_s16((int16x8_t)vmovl_u8(vget_low_u8(a)), vmovl_s8(vget_low_s8(b)));
-    const int16x8_t high = vmulq_s16((int16x8_t)vmovl_high_u8(a), vmovl_high_s8(b));
-    return vqaddq_s16(vuzp1q_s16(low, high), vuzp2q_s16(low, high));
-#endif
-}
-
 }  // namespace tw::TW_ISA

@@ -36,6 +36,19 @@ TW_INLINE void store_pixels(uint8_t* p, i16v v) {
 #endif
 }
 
+// The same of two vectors.
+TW_INLINE void store_pixels(uint8_t* p, i16v a, i16v b) {
+#if defined(__AVX2__) && !defined(__AVX512F__)
+    const __m256i bytes = _mm256_permute4x64_epi64(_mm256_packus_epi16((__m256i)a, (__m256i)b), 0xd8);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), bytes);
+#elif defined(__SSE4_2__) && !defined(__AVX512F__)
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_packus_epi16((__m128i)a, (__m128i)b));
+#else
+    store_pixels(p, a);
+    store_pixels(p + kLanes<int16_t>, b);
+#endif
+}
+
 // kLanes<int32_t> numbers of 16 bits in 32-bit lanes, and back where they fit.
 TW_INLINE i32v load_wide(const int16_t* p) {
     return __builtin_convertvector(*reinterpret_cast<const VecOf<int16_t, kLanes<int32_t>>::loose*>(p), i32v);
@@ -60,6 +73,17 @@ TW_INLINE i32v dot_pairs(i16v a, i16v b) {
     return (i32v)TW_MM(madd_epi16)((Bits)a, (Bits)b);
 #elif defined(__aarch64__)
     return vpaddq_s32(vmull_s16(vget_low_s16(a), vget_low_s16(b)), vmull_high_s16(a, b));
+#endif
+}
+
+// Sums of two neighbouring products of bytes, of which a is unsigned; what does not fit 16 bits saturates.
+TW_INLINE i16v dot_bytes(u8v a, Vec<int8_t> b) {
+#if defined(__SSE4_2__)
+    return (i16v)TW_MM(maddubs_epi16)((Bits)a, (Bits)b);
+#elif defined(__aarch64__)
+    const int16x8_t low = vmulq_s16((int16x8_t)vmovl_u8(vget_low_u8(a)), vmovl_s8(vget_low_s8(b)));
+    const int16x8_t high = vmulq_s16((int16x8_t)vmovl_high_u8(a), vmovl_high_s8(b));
+    return vqaddq_s16(vuzp1q_s16(low, high), vuzp2q_s16(low, high));
 #endif
 }
 

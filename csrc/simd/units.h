@@ -22,6 +22,12 @@ TW_INLINE V in_units_at(V v, Seq<I...>) {
     return shuffle<(I % n / half * all + I / n * half + I % half)...>(v, v);
 }
 
+template <int High, class V, int... I>
+TW_INLINE V alternating_units_at(V a, V b, Seq<I...>) {
+    constexpr int n = 16 / static_cast<int>(sizeof(Elem<V>)), first = High * (kCount<V> / n);
+    return shuffle<((first + I / n) / 2 * n + I % n + (first + I / n) % 2 * kCount<V>)...>(a, b);
+}
+
 // In each unit the even or odd elements of a, then those of b.
 template <int OddA, int OddB, class V>
 TW_INLINE V halves_of_units(V a, V b) {
@@ -35,6 +41,12 @@ TW_INLINE V from_units(V v) {
 template <class V>
 TW_INLINE V in_units(V v) {
     return in_units_at(v, Indices<V>{});
+}
+
+// Units of a and b by turns: the first or the second half of them all.
+template <int High, class V>
+TW_INLINE V alternating_units(V a, V b) {
+    return alternating_units_at<High>(a, b, Indices<V>{});
 }
 
 }  // namespace tw::TW_ISA
