@@ -64,3 +64,20 @@ def test_gradients_do_not_depend_on_the_algorithm() -> None:
     for ours, theirs in zip(tw.conv.backward(dy, x, w, b, padding=1, algo="winograd"), direct, strict=True):
         if ours is not None:
             np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_graph_runs_the_algorithms_where_it_is_asked_to() -> None:
+    x, wide, b = _operands((1, 32, 20, 20), 40)
+    deep = _operands((1, 40, 20, 20), 32)[1]
+
+    def net(x: Any) -> Any:
+        y = tw.relu(tw.conv(x, wide, b, padding=1))
+        return tw.conv(tw.max_pool(y, kernel=3, stride=3), deep, padding=1) + tw.conv(x, wide, stride=3)[:, :32, :6, :6]
+
+    graph = tw.trace(net, x)
+    fewer, direct = graph.compile(winograd=True), graph.compile()
+    chosen = {n.resolved["algo"] for n in fewer.graph.nodes if n.op.name == "conv"}
+    assert chosen == {"winograd", "winograd_2x2", None}
+    np.testing.assert_allclose(fewer(x), direct(x), rtol=1e-3, atol=1e-2)
+    exact = graph.compile(winograd=True, deterministic=True)
+    np.testing.assert_array_equal(exact(x), net(x))

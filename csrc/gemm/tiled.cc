@@ -303,7 +303,7 @@ struct Tiled {
 
     void run_panel(const T* panel) const {
         for (int64_t block = 0; block < blocks.count; ++block)
-            multiply(0, n_tiles, tile_of(block, 0), 0, panel + blocks.begin(block) * NR, block, {});
+            multiply(0, n_tiles, tile_of(block, 0), 0, panel + blocks.begin(block) * g.n, block, {});
     }
 
     bool run() const {
@@ -338,9 +338,9 @@ bool run_tiled(const Gemm<T>& g, const T* tiles, const Source<T>& source) {
 }
 
 template <class T>
-void run_panel(const T* tiles, int64_t m, int64_t k, const T* panel, T* c) {
+void run_panel(const T* tiles, int64_t m, int64_t n, int64_t k, const T* panel, T* c) {
     Gemm<T> g{};
-    g.m = m, g.n = Blocking<T>::NR, g.k = k;
+    g.m = m, g.n = n, g.k = k;
     g.c = c, g.c_row = g.n, g.c_col = 1;
     Tiled<T>(g, tiles, {}).run_panel(panel);
 }
@@ -358,11 +358,11 @@ bool gemm_tiled(const Gemm<double>& g, const double* tiles, const Source<double>
     return run_tiled(g, tiles, source);
 }
 
-void multiply_tiles(const float* tiles, int64_t m, int64_t k, const float* panel, float* c) {
-    run_panel(tiles, m, k, panel, c);
+void multiply_tiles(const float* tiles, int64_t m, int64_t n, int64_t k, const float* panel, float* c) {
+    run_panel(tiles, m, n, k, panel, c);
 }
-void multiply_tiles(const double* tiles, int64_t m, int64_t k, const double* panel, double* c) {
-    run_panel(tiles, m, k, panel, c);
+void multiply_tiles(const double* tiles, int64_t m, int64_t n, int64_t k, const double* panel, double* c) {
+    run_panel(tiles, m, n, k, panel, c);
 }
 
 }  // namespace tw::TW_ISA

@@ -4,7 +4,7 @@
 //
 // Method    Winograd's F(4x4, 3x3) and F(2x2, 3x3) (Lavin and Gray, 2016): 4 and 2.25 times fewer products. Tiles of the
 //           image are the lanes of a panel; each of the 36 or 16 places of a tile is one product of weights by channels,
-//           over the register tiles of the GEMM. The padded copy is stored phase by phase of the tile, see gemm/padded.h.
+//           over the register tiles of the GEMM. The image is copied once for each column of a tile, tile beside tile.
 // Numerics  transforms and sums in the type of x; against the direct sums the largest error was measured up to 32 times
 //           as large by 4x4 and 1.5 times by 2x2, and integers are not summed exactly. Sums over c are cut every KC terms.
 // Threads   panels of tiles; sums are never split between threads.
@@ -87,6 +87,23 @@ bool transform_weights(const View& w, T* to) {
     return true;
 }
 
+// The phases of M L neighbours: to[x] holds every M-th from x on.
+template <class T, int M>
+TW_INLINE void split(const T* from, Vec<T>* to) {
+    constexpr int64_t L = kLanes<T>;
+    typedef Indices<Vec<T>> All;
+    const Vec<T> a = load(from), b = load(from + L), even = every_other<0>(a, b, All{}),
+                 odd = every_other<1>(a, b, All{});
+    if constexpr (M == 2) {
+        to[0] = even, to[1] = odd;
+    } else {
+        const Vec<T> c = load(from + 2 * L), d = load(from + 3 * L);
+        const Vec<T> even2 = every_other<0>(c, d, All{}), odd2 = every_other<1>(c, d, All{});
+        to[0] = every_other<0>(even, even2, All{}), to[2] = every_other<1>(even, even2, All{});
+        to[1] = every_other<0>(odd, odd2, All{}), to[3] = every_other<1>(odd, odd2, All{});
+    }
+}
+
 template <class T, int M>
 struct Winograd {
     static constexpr int kIn = Transform<M>::kIn, kPlaces = kIn * kIn, NR = Blocking<T>::NR, L = kLanes<T>;
@@ -94,32 +111,59 @@ struct Winograd {
     const ConvWinograd& q;
     const ConvAxes& s;
     int64_t channels, filters, down, across;  // tiles of an image
-    Padded<T> layout;
+    int64_t rows, phase, column, plane;  // of the copy: rows of a phase; elements of it, of a column, of a channel
+    int64_t v_step, sums_step;  // from place to place: whole pages apart, they would share few lines of L1
 
     explicit Winograd(const ConvWinograd& conv) : q(conv), s(conv.axes) {
         channels = q.x.shape[1], filters = q.w.shape[0];
         down = ceil_div(s.out[1], M), across = ceil_div(s.out[2], M);
+        rows = down + (kIn - 1) / M, phase = rows * across + L, column = M * phase, plane = kIn * column;
+        v_step = (channels + 1) * NR, sums_step = (filters + 1) * NR;
     }
 
-    // The windows of tiles: pixels of stride M that see kIn x kIn.
-    Window<T> window() const {
-        Window<T> w{};
-        w.channel_stride = q.x.stride[1];
-        w.axis[0] = {1, 1, 0, 1, 1, nullptr};
-        w.axis[1] = {s.in[1], down, s.x_stride[1], M, kIn, nullptr};
-        w.axis[2] = {s.in[2], across, s.x_stride[2], M, kIn, nullptr};
-        return w;
+    // The copy of the image: [channel][x][y % M][y / M + row of tiles][tile], so that place (y, x) of neighbouring tiles
+    // is one run, also across the ends of their rows.
+    int64_t copy_elements() const { return channels * plane + NR; }
+    int64_t place_at(int y, int x) const { return x * column + y % M * phase + y / M * across; }
+
+    // A channel, by way of M zero-padded lines: a vector read back at once, across what two others stored, would wait.
+    int64_t line() const { return ceil_div(across, L) * L * M + M; }
+    void fill(const T* x, T* lines, T* to) const {
+        const int64_t n = min_of(s.in[2], line() - s.before[2]);
+        for (int64_t j = 0; j < M * line(); ++j) lines[j] = 0;
+        for (int64_t r = 0; r < rows; ++r, to += across) {
+            const int64_t h = r * M - s.before[1];
+            const auto inside = [&](int64_t p) { return h + p >= 0 && h + p < s.in[1]; };
+            for (int64_t p = 0; p < M; ++p)
+                if (inside(p) && n > 0)
+                    take_row(lines + p * line() + s.before[2], x + (h + p) * s.x_stride[1], s.x_stride[2], n);
+            for (int64_t p = 0; p < M; ++p) fill_row(inside(p) ? lines + p * line() : nullptr, to + p * phase);
+        }
     }
 
-    // seen[places of one channel][NR] to to[place * step].
-    static void transform_image(const T* seen, T* to, int64_t step) {
-        for (int v = 0; v < NR; v += L) {
+    // One row of tiles, zeros if there is none of the image. Vectors may reach into rows that are filled later.
+    void fill_row(const T* from, T* to) const {
+        for (int64_t i = 0; i < across; i += L, to += L) {
+            Vec<T> here[M] = {}, right[M] = {};
+            if (from) split<T, M>(from + i * M, here), split<T, M>(from + i * M + M, right);
+#pragma GCC unroll 8
+            for (int x = 0; x < kIn; ++x) store(to + x * column, x < M ? here[x % M] : right[x % M]);
+        }
+    }
+
+    // `wide` tiles of one channel to to[place * v_step].
+    void transform_image(const T* seen, T* to, int64_t wide) const {
+        for (int64_t v = 0; v < wide; v += L) {
             Vec<T> half[kPlaces];
 #pragma GCC unroll 8
             for (int x = 0; x < kIn; ++x) {
                 Vec<T> d[kIn], t[kIn];
 #pragma GCC unroll 8
-                for (int y = 0; y < kIn; ++y) d[y] = load(seen + (y * kIn + x) * NR + v);
+                for (int y = 0; y < kIn; ++y) {
+                    const T* const at = seen + place_at(y, x) + v;
+                    __builtin_prefetch(at + plane);  // of the next channel: no stream that the hardware sees
+                    d[y] = load(at);
+                }
                 Transform<M>::image(d, t);
 #pragma GCC unroll 8
                 for (int y = 0; y < kIn; ++y) half[y * kIn + x] = t[y];
@@ -128,20 +172,20 @@ struct Winograd {
                 Vec<T> t[kIn];
                 Transform<M>::image(half + y * kIn, t);
 #pragma GCC unroll 8
-                for (int x = 0; x < kIn; ++x) store(to + (y * kIn + x) * step + v, t[x]);
+                for (int x = 0; x < kIn; ++x) store(to + (y * kIn + x) * v_step + v, t[x]);
             }
         }
     }
 
-    // sums[place * step] of one filter to rows[M][M][NR]: results by row and phase of the tile.
-    static void transform_result(const T* sums, int64_t step, T* rows) {
-        for (int v = 0; v < NR; v += L) {
+    // sums[place * sums_step] of one filter to rows[M][M][NR]: results by row and phase of the tile.
+    void transform_result(const T* sums, int64_t wide, T* to) const {
+        for (int64_t v = 0; v < wide; v += L) {
             Vec<T> half[M * kIn];
 #pragma GCC unroll 8
             for (int x = 0; x < kIn; ++x) {
                 Vec<T> m[kIn], t[M];
 #pragma GCC unroll 8
-                for (int y = 0; y < kIn; ++y) m[y] = load(sums + (y * kIn + x) * step + v);
+                for (int y = 0; y < kIn; ++y) m[y] = load(sums + (y * kIn + x) * sums_step + v);
                 Transform<M>::result(m, t);
 #pragma GCC unroll 4
                 for (int y = 0; y < M; ++y) half[y * kIn + x] = t[y];
@@ -150,47 +194,51 @@ struct Winograd {
                 Vec<T> t[M];
                 Transform<M>::result(half + y * kIn, t);
 #pragma GCC unroll 4
-                for (int x = 0; x < M; ++x) store(rows + (y * M + x) * NR + v, t[x]);
+                for (int x = 0; x < M; ++x) store(to + (y * M + x) * NR + v, t[x]);
             }
         }
     }
 
-    // Tiles [n0, n0 + n) of filter k, from rows as transform_result left them, with bias, residual and activation.
-    void write(const T* rows, int64_t n0, int64_t n, T bias, const T* residual, T* y) const {
+    // Tiles [n0, n0 + n) of a filter, from rows as transform_result left them, with bias, residual and activation.
+    void write(const T* made, int64_t n0, int64_t n, T bias, const T* residual, T* y) const {
         for (int64_t i = 0; i < n;) {
             const int64_t tile = n0 + i, th = tile / across, tw = tile % across, run = min_of(across - tw, n - i);
             const int64_t width = min_of(run * M, s.out[2] - tw * M);
             for (int64_t r = 0; r < min_of(M, s.out[1] - th * M); ++r) {
                 const int64_t at = (th * M + r) * s.out[2] + tw * M;
-                T line[NR * M + L];
-                interleave(rows + r * M * NR + i, run, line);
-                for (int64_t j = 0; j < width; j += L) {
-                    const int64_t lanes = min_of(L, width - j);
-                    Vec<T> v = load(line + j) + splat<T>(bias);
-                    if (residual) v += load_n(residual + at + j, lanes);
-                    if (is_clip(q.activation)) v = clipped(v, clip_limit<Vec<T>>(q.activation));
-                    store_n(y + at + j, v, lanes);
-                }
-                if (q.activation > Activation::relu6)
-                    activate_tile(y + at, s.out[2], 1, static_cast<int>(width), q.activation);
+                T line[NR * M];
+                interleave(made + r * M * NR + i, run, line);
+                write_row(line, width, bias, residual ? residual + at : nullptr, y + at);
             }
             i += run;
         }
     }
 
-    // M phases, NR apart, of `run` tiles to one line.
+    // The last vector may repeat some elements, and is read before they are written: y may be the residual.
+    void write_row(const T* line, int64_t width, T bias, const T* residual, T* y) const {
+        const auto value = [&](int64_t j, int64_t lanes) __attribute__((always_inline)) {
+            Vec<T> v = load_n(line + j, lanes) + splat<T>(bias);
+            if (residual) v += load_n(residual + j, lanes);
+            return is_clip(q.activation) ? clipped(v, clip_limit<Vec<T>>(q.activation)) : v;
+        };
+        if (width < L) {
+            store_n(y, value(0, width), width);
+        } else {
+            const Vec<T> last = value(width - L, L);
+            for (int64_t j = 0; j < width - L; j += L) store(y + j, value(j, L));
+            store(y + width - L, last);
+        }
+        if (q.activation > Activation::relu6) activate_tile(y, s.out[2], 1, static_cast<int>(width), q.activation);
+    }
+
+    // M phases, NR apart, of `run` tiles to one line, whose last vectors may hold anything.
     static void interleave(const T* from, int64_t run, T* line) {
         for (int64_t i = 0; i < run; i += L, from += L, line += M * L) {
-            if (i + L > run) {
-                for (int64_t j = 0; j < run - i; ++j)
-                    for (int x = 0; x < M; ++x) line[j * M + x] = from[x * NR + j];
-                return;
-            }
+            const Vec<T> a = load(from), b = load(from + NR);
             if constexpr (M == 2) {
-                const Vec<T> a = load(from), b = load(from + NR);
                 store(line, zip_low(a, b)), store(line + L, zip_high(a, b));
             } else {
-                const Vec<T> a = load(from), b = load(from + NR), c = load(from + 2 * NR), d = load(from + 3 * NR);
+                const Vec<T> c = load(from + 2 * NR), d = load(from + 3 * NR);
                 const Vec<T> ac = zip_low(a, c), ac2 = zip_high(a, c), bd = zip_low(b, d), bd2 = zip_high(b, d);
                 store(line, zip_low(ac, bd)), store(line + L, zip_high(ac, bd));
                 store(line + 2 * L, zip_low(ac2, bd2)), store(line + 3 * L, zip_high(ac2, bd2));
@@ -198,79 +246,75 @@ struct Winograd {
         }
     }
 
-    // What one panel of tiles needs: seen[place][NR], v[place][channel][NR], sums[place][filter][NR].
+    // A panel of tiles, one vector or NR wide: v[place][channel][wide] and sums[place][filter][wide].
     struct Panel {
-        T *seen, *v, *sums;
+        int64_t n0, n, wide;
+        T *v, *sums;
     };
-    int64_t panel_elements() const { return kPlaces * (channels + filters + 1) * NR; }
+    int64_t panel_elements() const { return kPlaces * (v_step + sums_step); }
     Panel panel_at(T* scratch, int64_t i) const {
-        T* const seen = scratch + i * panel_elements();
-        return {seen, seen + kPlaces * NR, seen + kPlaces * (channels + 1) * NR};
+        const int64_t n0 = i * NR, n = min_of(NR, down * across - n0);
+        return {n0, n, n <= L ? L : NR, scratch, scratch + kPlaces * v_step};
     }
 
-    void see(const Padded<T>& x, int64_t panel, int64_t c0, int64_t c1, T* seen, T* v) const {
-        const int64_t n0 = panel * NR, n = min_of(NR, down * across - n0);
-        for (int64_t c = c0; c < c1; ++c) {
-            pack_padded<T>(&x, c * kPlaces, kPlaces, n0, n, seen);
-            transform_image(seen, v + c * NR, channels * NR);
-        }
+    void see(const T* copy, const Panel& p, int64_t c0, int64_t c1) const {
+        for (int64_t c = c0; c < c1; ++c) transform_image(copy + c * plane + p.n0, p.v + c * p.wide, p.wide);
     }
 
     void multiply(const Panel& p, int64_t place, const T* weights) const {
-        multiply_tiles(weights + place * tiled_elements(filters, channels), filters, channels,
-                       p.v + place * channels * NR, p.sums + place * filters * NR);
+        multiply_tiles(weights + place * tiled_elements(filters, channels), filters, p.wide, channels,
+                       p.v + place * v_step, p.sums + place * sums_step);
     }
 
-    void give(const Panel& p, int64_t panel, int64_t k0, int64_t k1, const T* bias, const T* residual, T* y) const {
-        const int64_t n0 = panel * NR, n = min_of(NR, down * across - n0);
-        T rows[M * M * NR];
+    void give(const Panel& p, int64_t k0, int64_t k1, const T* bias, const T* residual, T* y) const {
+        T made[M * M * NR + L] = {};
         for (int64_t k = k0; k < k1; ++k) {
-            transform_result(p.sums + k * NR, filters * NR, rows);
-            write(rows, n0, n, bias ? bias[k] : T(0), residual ? residual + k * q.residual.stride[1] : nullptr,
+            transform_result(p.sums + k * p.wide, p.wide, made);
+            write(made, p.n0, p.n, bias ? bias[k] : T(0), residual ? residual + k * q.residual.stride[1] : nullptr,
                   y + k * q.y.stride[1]);
         }
     }
 
     // Enough panels: each is one thread's. Few: all threads take part in each step.
-    bool run_image(const Padded<T>& x, const T* weights, const T* bias, const T* residual, T* y) const {
+    bool run_image(const T* copy, const T* weights, const T* bias, const T* residual, T* y) const {
         const int64_t panels = ceil_div(down * across, NR), bytes = panel_elements() * static_cast<int64_t>(sizeof(T));
         if (panels >= kFewPanels) {
             bool enough = true;
             parallel(panels, [&](int64_t i) {
                 Scratch scratch(static_cast<size_t>(bytes));
                 if (!scratch.template as<T>()) return __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
-                const Panel p = panel_at(scratch.template as<T>(), 0);
-                see(x, i, 0, channels, p.seen, p.v);
+                const Panel p = panel_at(scratch.template as<T>(), i);
+                see(copy, p, 0, channels);
                 for (int place = 0; place < kPlaces; ++place) multiply(p, place, weights);
-                give(p, i, 0, filters, bias, residual, y);
+                give(p, 0, filters, bias, residual, y);
             });
             return enough;
         }
         Scratch scratch(static_cast<size_t>(panels * bytes));
         T* const all = scratch.template as<T>();
         if (!all) return false;
+        const auto panel = [&](int64_t i) { return panel_at(all + i * panel_elements(), i); };
         const int64_t c_jobs = ceil_div(channels, kShare), k_jobs = ceil_div(filters, kShare);
         parallel(panels * c_jobs, [&](int64_t job) {
-            alignas(64) T seen[kPlaces * NR];
             const int64_t c0 = job % c_jobs * kShare;
-            see(x, job / c_jobs, c0, min_of(c0 + kShare, channels), seen, panel_at(all, job / c_jobs).v);
+            see(copy, panel(job / c_jobs), c0, min_of(c0 + kShare, channels));
         });
         parallel(kPlaces, [&](int64_t place) {
-            for (int64_t i = 0; i < panels; ++i) multiply(panel_at(all, i), place, weights);
+            for (int64_t i = 0; i < panels; ++i) multiply(panel(i), place, weights);
         });
         parallel(panels * k_jobs, [&](int64_t job) {
             const int64_t k0 = job % k_jobs * kShare;
-            give(panel_at(all, job / k_jobs), job / k_jobs, k0, min_of(k0 + kShare, filters), bias, residual, y);
+            give(panel(job / k_jobs), k0, min_of(k0 + kShare, filters), bias, residual, y);
         });
         return true;
     }
 
     Status run() const {
-        const int64_t taps = channels * kPlaces;
         Scratch made(q.packed ? 64 : static_cast<size_t>(kPlaces * tiled_elements(filters, channels)) * sizeof(T)),
-            table(static_cast<size_t>(taps + 1) * sizeof(int64_t)),
+            copy_scratch(static_cast<size_t>(copy_elements()) * sizeof(T)),
             bias_scratch(static_cast<size_t>(filters + 1) * sizeof(T));
-        if (!made.as<T>() || !table.as<int64_t>() || !bias_scratch.as<T>()) return no_memory();
+        T* const copy = copy_scratch.as<T>();
+        if (!made.as<T>() || !copy || !bias_scratch.as<T>()) return no_memory();
         const T* weights = static_cast<const T*>(q.packed);
         if (!weights) {
             if (!transform_weights<T, M>(q.w, made.as<T>())) return no_memory();
@@ -278,22 +322,18 @@ struct Winograd {
         }
         T* const bias = q.bias.data ? bias_scratch.as<T>() : nullptr;
         for (int64_t k = 0; bias && k < filters; ++k) bias[k] = q.bias.as<T>()[k * q.bias.stride[0]];
-        static constexpr int64_t kOnes[] = {1, 1, 1};
-        Window<T> from = window();
-        Padded<T> x = padded_for(from, kOnes);
-        x.offset = table.as<int64_t>();
-        padded_offsets(x, from, channels, kOnes);
-        Scratch copy_scratch(static_cast<size_t>(x.elements(channels)) * sizeof(T));
-        x.data = copy_scratch.as<T>();
-        if (!x.data) return no_memory();
         bool enough = true;
         note_kernel(M == 4 ? "winograd 4x4" : "winograd 2x2");
         for (int64_t image = 0; image < q.x.shape[0]; ++image) {
-            from.image = q.x.as<T>() + image * q.x.stride[0];
-            parallel(channels, [&](int64_t c) { fill_padded(x, from, c, 0, x.size[0] * x.size[1], s.before); });
+            const T* const x = q.x.as<T>() + image * q.x.stride[0];
+            parallel(channels, [&](int64_t c) {
+                Scratch lines(static_cast<size_t>(M * line()) * sizeof(T));
+                if (!lines.template as<T>()) return __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
+                fill(x + c * q.x.stride[1], lines.template as<T>(), copy + c * plane);
+            });
             const T* residual = q.residual.data ? q.residual.as<T>() + image * q.residual.stride[0] : nullptr;
             T* const y = q.y.as<T>() + image * q.y.stride[0];
-            enough = enough && run_image(x, weights, bias, residual, y);
+            enough = enough && run_image(copy, weights, bias, residual, y);
         }
         return enough ? Status::ok : no_memory();
     }

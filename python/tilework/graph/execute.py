@@ -12,6 +12,7 @@ import numpy as np
 from tilework import dispatch, nested
 from tilework.arrays import Array
 from tilework.errors import AttrError, AttrTypeError, DTypeError, ShapeError, UnsupportedError
+from tilework.graph import products
 from tilework.graph.build import Graph
 from tilework.graph.interpret import Interpreter
 from tilework.graph.ir import Constant, Value, Variable
@@ -48,9 +49,10 @@ class Executable:
     ``device`` is None for the CPU or what :func:`tilework.to_device` takes; constants and variables then live there and
     device arrays are fed. ``threads`` limits a run's threads. ``passes`` replaces the list of passes and ``without``
     names some to leave out. Bits are the same in every run and on any number of threads; with ``deterministic`` they
-    are those of the calls one by one, too: passes that move a rounding are left out. With ``savable=False`` nothing is
-    kept of the graph as it was traced, whose weights may then go: what is left of them is packed, and the executable
-    can neither be saved nor change its tier.
+    are those of the calls one by one, too: passes that move a rounding are left out. With ``winograd`` 3x3 convolutions
+    on the CPU are summed by fewer products, whose error is larger: see ``algo`` of :func:`tilework.conv`. With
+    ``savable=False`` nothing is kept of the graph as it was traced, whose weights may then go: what is left of them is
+    packed, and the executable can neither be saved nor change its tier.
     """
 
     def __init__(
@@ -61,10 +63,12 @@ class Executable:
         threads: int | None = None,
         deterministic: bool = False,
         savable: bool = True,
+        winograd: bool = False,
         passes: Sequence[Pass] | None = None,
         without: Sequence[str] = (),
     ) -> None:
-        chosen = list((PASSES if device else PASSES + CPU_PASSES) if passes is None else passes)
+        asked: list[Pass] = [products.winograd] if winograd and device is None else []
+        chosen: list[Pass] = [*PASSES, *asked, *([] if device else CPU_PASSES)] if passes is None else [*asked, *passes]
         odd = [p for p in chosen if not (callable(p) and hasattr(p, "__name__"))]
         if odd:
             raise AttrTypeError(f"compile: {odd[0]!r:.80} is among passes; want functions", argument="passes")
