@@ -174,24 +174,25 @@ bool run_phase(const GradX& r, const Phase* p) {
     }) == Status::ok;
 }
 
-// Zeros everywhere: rows at once are sooner there than phases one by one.
+// Zeros everywhere, whole blocks of memory at once where dx is one.
 template <class T>
 void clear(const GradX& r) {
     const View& dx = r.dx;
     const ConvAxes& s = r.axes;
-    const int64_t channels = dx.shape[1], rows = s.in[0] * s.in[1], step = s.x_stride[2];
-    const int64_t group = max_of(1, kChunkElements / max_of(1, rows * s.in[2]));
-    parallel(ceil_div(dx.shape[0] * channels, group), [&](int64_t chunk) {
-        for (int64_t i = chunk * group; i < min_of(chunk * group + group, dx.shape[0] * channels); ++i) {
-            T* const plane = dx.as<T>() + i / channels * dx.stride[0] + i % channels * dx.stride[1];
-            for (int64_t h = 0; h < rows; ++h) {
-                T* const row = plane + h / s.in[1] * s.x_stride[0] + h % s.in[1] * s.x_stride[1];
-                if (step == 1)
-                    __builtin_memset(row, 0, static_cast<size_t>(s.in[2]) * sizeof(T));
-                else
-                    for (int64_t l = 0; l < s.in[2]; ++l) row[l * step] = 0;
-            }
-        }
+    if (is_run(dx, 0) || is_run(channels_last(dx), 0)) {
+        const int64_t n = numel(dx);
+        parallel(ceil_div(n, kChunkElements), [&](int64_t chunk) {
+            const int64_t at = chunk * kChunkElements, count = min_of(kChunkElements, n - at);
+            __builtin_memset(dx.as<T>() + at, 0, static_cast<size_t>(count) * sizeof(T));
+        });
+        return;
+    }
+    const int64_t channels = dx.shape[1];
+    parallel(dx.shape[0] * channels, [&](int64_t i) {
+        T* const plane = dx.as<T>() + i / channels * dx.stride[0] + i % channels * dx.stride[1];
+        for (int64_t h = 0; h < s.in[0] * s.in[1]; ++h)
+            for (int64_t l = 0; l < s.in[2]; ++l)
+                plane[h / s.in[1] * s.x_stride[0] + h % s.in[1] * s.x_stride[1] + l * s.x_stride[2]] = 0;
     });
 }
 
