@@ -98,6 +98,27 @@ def test_views_are_numpys() -> None:
         np.testing.assert_allclose(a, b, rtol=1e-6)
 
 
+def test_a_relu_goes_into_the_norm_before_it_and_its_gradient_too() -> None:
+    mean, var = tw.Variable(np.zeros(6, "f"), "mean"), tw.Variable(np.ones(6, "f"), "var")
+
+    def loss(x: Any, w: Any, b: Any, mean: Any, var: Any) -> Any:
+        y = tw.relu(tw.batch_norm(x, w, b, mean, var, training=True))
+        return tw.reduce_sum(tw.batch_norm(y, w, training=True) * y)
+
+    def step(x: Any) -> Any:
+        return tw.value_and_grad(lambda *p: loss(*p, mean, var), argnums=(0, 1, 2))(x, NORM[0], NORM[1])
+
+    x = normal(4, 6, 9)
+    exe = tw.trace(step, x).compile(deterministic=True)
+    names = [n.op.name for n in exe.graph.nodes]
+    assert names.count("batch_norm") == names.count("batch_norm_dx") == 2
+    assert not {"relu", "relu_dx"} & set(names)
+    got, moved = exe(x), mean.value.copy()
+    mean.value[...], var.value[...] = 0, 1
+    same(got, step(x))
+    same(moved, mean.value)
+
+
 def test_a_program_takes_what_was_broadcast_for_it() -> None:
     def f(x: Any) -> Any:
         row = tw.expand(tw.reduce_mean(x, axes=1, keepdims=True), shape=x.shape)

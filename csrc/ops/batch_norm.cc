@@ -1,9 +1,9 @@
 // Normalisation of x (N, C, *spatial) per channel over samples and space:
 //   batch_norm     y = (x - m) r w[c] + b[c],  r = 1 / sqrt(v + eps);  training: m and v are those of the batch, and
 //                  mean = (1 - momentum) mean + momentum m,  var = (1 - momentum) var + momentum v n / (n - 1)
-//                  otherwise m = mean, v = var
+//                  otherwise m = mean, v = var;  activation: y = max(y, 0)
 //   batch_norm_dx  training: dx = r (g - mean(g) - u mean(g u)),  g = dy w[c],  u = (x - m) r;  otherwise dx = r g
-//                  dw[c] = sum dy u,  db[c] = sum dy
+//                  dw[c] = sum dy u,  db[c] = sum dy;  with y, what came out behind a relu: dy = 0 where y is
 //
 // Method    a channel is read for its moments and again, from cache where it fits, for the result. Short or scattered runs
 //           are gathered to whole channels first, several at a time.
@@ -94,7 +94,7 @@ bool each_block(int64_t count, int64_t n, bool in_place, int arrays, const Body&
 
 struct Forward {
     const View *x, *weight, *bias, *mean, *var, *y, *saved_mean, *saved_rstd;  // the last two may be null
-    bool training;
+    bool training, relu;
     double momentum, eps;
 };
 
@@ -137,10 +137,14 @@ Status forward(const Forward& f) {
             if (f.saved_rstd) at<W>(*f.saved_rstd, c) = static_cast<W>(r);
             for (int64_t p = 0; p < from.parts; ++p) {
                 T* const out = to.at + p * to.pitch;
-                if (streams && may_stream(out))
-                    scaled_row<true>(out, from.at + p * from.pitch, from.size, middle, a, b);
+                const T* const in = from.at + p * from.pitch;
+                const bool past = streams && may_stream(out);
+                if (f.relu)
+                    past ? scaled_row<true, true>(out, in, from.size, middle, a, b)
+                         : scaled_row<false, true>(out, in, from.size, middle, a, b);
                 else
-                    scaled_row<false>(out, from.at + p * from.pitch, from.size, middle, a, b);
+                    past ? scaled_row<true>(out, in, from.size, middle, a, b)
+                         : scaled_row<false>(out, in, from.size, middle, a, b);
             }
         }
         if (!y.in_place && n)
@@ -154,22 +158,39 @@ Status forward(const Forward& f) {
 }
 
 struct Backward {
-    const View *dy, *x, *mean, *rstd, *weight, *dx, *dw, *db;  // the last two may be null
+    const View *dy, *x, *mean, *rstd, *weight, *y, *dx, *dw, *db;  // the last two may be null
     bool training;
 };
+
+// Of a channel's share of a sample in one of the two kinds.
+template <bool kMasked, class T>
+void gradient_share(const Backward& g, T* out, const T* dy, const T* x, const T* y, int64_t n, Wide<T> mean,
+                    Wide<T> scale, Wide<T> slope, Wide<T> level, bool past) {
+    typedef Wide<T> W;
+    if (!g.training)
+        each_vector<T>(n, [&](int64_t i, int64_t k) __attribute__((always_inline)) {
+            emit<false>(out, i, k, fma(counted<kMasked>(dy, y, i, k), splat<W>(scale), Vec<W>{}));
+        });
+    else if (past)
+        gradient_segment<true, kMasked>(out, dy, x, n, mean, scale, slope, level, y);
+    else
+        gradient_segment<false, kMasked>(out, dy, x, n, mean, scale, slope, level, y);
+}
 
 template <class T>
 Status backward(const Backward& g) {
     typedef Wide<T> W;
     const Channels<T> dy = channels_of<T>(*g.dy), x = channels_of<T>(*g.x), dx = channels_of<T>(*g.dx);
-    const bool in_place = dy.in_place && x.in_place && dx.in_place;
+    const bool masked = given(*g.y);
+    const Channels<T> y = masked ? channels_of<T>(*g.y) : dy;
+    const bool in_place = dy.in_place && x.in_place && y.in_place && dx.in_place;
     const int64_t n = x.lines.n;
     const bool streams = in_place && numel(*g.dx) * static_cast<int64_t>(sizeof(T)) >= streaming_bytes();
     const bool sums = g.training || g.dw;
     const bool enough =
-        each_block<T>(x.lines.count, n, in_place, 3, [&](int64_t first, int64_t rows, T* buffer, int64_t block) {
-        const Channels<T>* sides[2] = {&dy, &x};
-        for (int s = 0; s < 2; ++s)
+        each_block<T>(x.lines.count, n, in_place, 4, [&](int64_t first, int64_t rows, T* buffer, int64_t block) {
+        const Channels<T>* sides[3] = {&dy, &x, &y};
+        for (int s = 0; s < 2 + masked; ++s)
             for (int64_t k = 0, m; !sides[s]->in_place && n && k < rows; k += m) {
                 m = min_of(rows - k, together_at(sides[s]->lines, first + k));
                 rows_in(sides[s]->lines, first + k, m, buffer + s * block + k * n);
@@ -177,12 +198,16 @@ Status backward(const Backward& g) {
         for (int64_t k = 0; k < rows; ++k) {
             const int64_t c = first + k;
             const Segments<T> d = channel(dy, c, k, buffer), v = channel(x, c, k, buffer + block),
-                              to = channel(dx, c, k, buffer + 2 * block);
+                              shown = channel(y, c, k, buffer + 2 * block), to = channel(dx, c, k, buffer + 3 * block);
             const W m = at<const W>(*g.mean, c), r = at<const W>(*g.rstd, c);
             double all = 0, along = 0;
             for (int64_t p = 0; sums && p < d.parts; ++p) {
                 double own = 0, own_along = 0;
-                gradient_sums<T>(d.at + p * d.pitch, v.at + p * v.pitch, d.size, m, r, own, own_along);
+                const T *dyp = d.at + p * d.pitch, *xp = v.at + p * v.pitch;
+                if (masked)
+                    gradient_sums<T, true>(dyp, xp, d.size, m, r, own, own_along, shown.at + p * shown.pitch);
+                else
+                    gradient_sums<T>(dyp, xp, d.size, m, r, own, own_along);
                 all += own;
                 along += own_along;
             }
@@ -195,17 +220,16 @@ Status backward(const Backward& g) {
             for (int64_t p = 0; p < d.parts; ++p) {
                 T* const out = to.at + p * to.pitch;
                 const T *dyp = d.at + p * d.pitch, *xp = v.at + p * v.pitch;
-                if (!g.training)
-                    scaled_row<false>(out, dyp, d.size, W{0}, a, W{0});
-                else if (streams && may_stream(out))
-                    gradient_segment<true>(out, dyp, xp, d.size, m, a, slope, level);
+                const bool past = streams && may_stream(out);
+                if (masked)
+                    gradient_share<true>(g, out, dyp, xp, shown.at + p * shown.pitch, d.size, m, a, slope, level, past);
                 else
-                    gradient_segment<false>(out, dyp, xp, d.size, m, a, slope, level);
+                    gradient_share<false, T>(g, out, dyp, xp, nullptr, d.size, m, a, slope, level, past);
             }
         }
         for (int64_t k = 0, m; !dx.in_place && n && k < rows; k += m) {
             m = min_of(rows - k, together_at(dx.lines, first + k));
-            rows_back(dx.lines, first + k, m, buffer + 2 * block + k * n);
+            rows_back(dx.lines, first + k, m, buffer + 3 * block + k * n);
         }
         if (streams) stream_fence();
     });
@@ -236,7 +260,7 @@ Status want_statistic(const View& v, const char* name, const View& x) {
     return want_shape(v, name, 1, want.shape);
 }
 
-enum { kTraining, kMomentum, kEps, kStats };
+enum { kTraining, kMomentum, kEps, kStats, kActivation };
 
 Status infer_forward(Call& c, Inferred& r) {
     const View& x = c.in[0];
@@ -279,6 +303,7 @@ Status run_forward(const Call& c) {
                        stats ? &c.out[1] : nullptr,
                        stats ? &c.out[2] : nullptr,
                        c.attr[kTraining].i != 0,
+                       !c.attr[kActivation].is_none,
                        c.attr[kMomentum].f,
                        c.attr[kEps].f};
     return for_floating(c.in[0].dtype, [&]<class T>() { return forward<T>(f); });
@@ -292,6 +317,10 @@ Status infer_dx(Call& c, Inferred& r) {
     TW_TRY(want_statistic(c.in[2], "mean", x));
     TW_TRY(want_statistic(c.in[3], "rstd", x));
     TW_TRY(want_parameter(c.in[4], "weight", x));
+    if (given(c.in[5])) {
+        TW_TRY(want_dtype_of(c.in[5], "y", x, "x"));
+        TW_TRY(want_shape_of(c.in[5], "y", x, "x"));
+    }
     r.n_out = 1;
     r.out[0] = result(x.dtype, x.ndim, x.shape);
     if (c.attr[1].i) {
@@ -309,6 +338,7 @@ Status run_dx(const Call& c) {
                         &c.in[2],
                         &c.in[3],
                         &c.in[4],
+                        &c.in[5],
                         &c.out[0],
                         sums ? &c.out[1] : nullptr,
                         sums ? &c.out[2] : nullptr,
@@ -321,12 +351,14 @@ constexpr Operand kOperands[] = {{"x"},
                                  {"bias", Role::optional},
                                  {"mean", Role::optional_inout},
                                  {"var", Role::optional_inout}};
-constexpr Operand kDxOperands[] = {{"dy"}, {"x"}, {"mean"}, {"rstd"}, {"weight", Role::optional}};
+constexpr Operand kDxOperands[] = {
+    {"dy"}, {"x"}, {"mean"}, {"rstd"}, {"weight", Role::optional}, {"y", Role::optional}};
 constexpr AttrSpec kAttrs[] = {
     {.name = "training", .kind = AttrKind::boolean},
     {.name = "momentum", .kind = AttrKind::real, .f = 0.1},
     {.name = "eps", .kind = AttrKind::real, .f = 1e-5},
     {.name = "return_stats", .kind = AttrKind::boolean},
+    {.name = "activation", .kind = AttrKind::choice, .choices = "relu", .none_ok = true},
 };
 constexpr AttrSpec kDxAttrs[] = {
     {.name = "training", .kind = AttrKind::boolean, .i = 1},
@@ -335,7 +367,7 @@ constexpr AttrSpec kDxAttrs[] = {
 
 }  // namespace
 
-extern const OpDef op_batch_norm = {"batch_norm", kOperands, 5, kAttrs, 4, infer_forward, run_forward};
-extern const OpDef op_batch_norm_dx = {"batch_norm_dx", kDxOperands, 5, kDxAttrs, 2, infer_dx, run_dx};
+extern const OpDef op_batch_norm = {"batch_norm", kOperands, 5, kAttrs, 5, infer_forward, run_forward};
+extern const OpDef op_batch_norm_dx = {"batch_norm_dx", kDxOperands, 6, kDxAttrs, 2, infer_dx, run_dx};
 
 }  // namespace tw::TW_ISA

@@ -105,13 +105,15 @@ TW_INLINE bool may_stream(const T* y) {
     return (reinterpret_cast<uintptr_t>(y) & (sizeof(T) * kLanes<Wide<T>> - 1)) == 0;
 }
 
-// y = scale (x - mean) + shift.
-template <bool kStream, class T, class S>
+// y = scale (x - mean) + shift, 0 where that is negative with kRelu.
+template <bool kStream, bool kRelu = false, class T, class S>
 TW_INLINE void scaled_row(T* y, const S* x, int64_t n, Wide<T> mean, Wide<T> scale, Wide<T> shift) {
     typedef Wide<T> W;
     const Vec<W> m = splat<W>(mean), a = splat<W>(scale), b = splat<W>(shift);
-    each_vector<T>(n, [&](int64_t i, int64_t k)
-                          __attribute__((always_inline)) { emit<kStream>(y, i, k, fma(take(x, 1, i, k) - m, a, b)); });
+    each_vector<T>(n, [&](int64_t i, int64_t k) __attribute__((always_inline)) {
+        const Vec<W> v = fma(take(x, 1, i, k) - m, a, b);
+        emit<kStream>(y, i, k, kRelu ? select(v <= Vec<W>{}, Vec<W>{}, v) : v);
+    });
 }
 
 // ---- segments: a channel's share of each sample, or a group's share of each channel ----------------------------------------
@@ -130,14 +132,22 @@ static Moments moments_of(const Segments<T>& x) {
     return all;
 }
 
+// dy, of which with kMasked only that counts where y, the result behind a relu, is not 0.
+template <bool kMasked, class T>
+TW_INLINE Vec<Wide<T>> counted(const T* dy, const T* y, int64_t i, int64_t k) {
+    const Vec<Wide<T>> d = take(dy, 1, i, k);
+    if constexpr (kMasked) return select(take(y, 1, i, k) <= Vec<Wide<T>>{}, Vec<Wide<T>>{}, d);
+    return d;
+}
+
 // Sums of dy and of dy u, u = (x - mean) rstd, over one segment.
-template <class T>
+template <class T, bool kMasked = false>
 __attribute__((noinline)) static void gradient_sums(const T* dy, const T* x, int64_t n, Wide<T> mean, Wide<T> rstd,
-                                                    double& all, double& along) {
+                                                    double& all, double& along, const T* y = nullptr) {
     typedef Wide<T> W;
     const Vec<W> m = splat<W>(mean);
     sums_over<W>(n, all, along, [&](int64_t i, int64_t k, Vec<W>& a, Vec<W>& u) __attribute__((always_inline)) {
-        const Vec<W> d = take(dy, 1, i, k);
+        const Vec<W> d = counted<kMasked>(dy, y, i, k);
         a += d;
         u = fma(d, take_filled(x, i, k, m) - m, u);
     });
@@ -145,13 +155,13 @@ __attribute__((noinline)) static void gradient_sums(const T* dy, const T* x, int
 }
 
 // dx = scale dy - slope (x - mean) - level.
-template <bool kStream, class T>
+template <bool kStream, bool kMasked = false, class T>
 TW_INLINE void gradient_segment(T* dx, const T* dy, const T* x, int64_t n, Wide<T> mean, Wide<T> scale, Wide<T> slope,
-                                Wide<T> level) {
+                                Wide<T> level, const T* y = nullptr) {
     typedef Wide<T> W;
     const Vec<W> m = splat<W>(mean), a = splat<W>(scale), b = splat<W>(-slope), c = splat<W>(-level);
     each_vector<T>(n, [&](int64_t i, int64_t k) __attribute__((always_inline)) {
-        emit<kStream>(dx, i, k, fma(take(dy, 1, i, k), a, fma(take(x, 1, i, k) - m, b, c)));
+        emit<kStream>(dx, i, k, fma(counted<kMasked>(dy, y, i, k), a, fma(take(x, 1, i, k) - m, b, c)));
     });
 }
 

@@ -10,7 +10,7 @@ import numpy as np
 from tilework.backends.opencl_queue import GROUP_SIZE, Queue, merged
 from tilework.backends.opencl_reduce import group_for
 
-_WEIGHT, _BIAS, _RESIDUAL, _SUM, _STATS, _GIVEN, _UPDATES = (1 << i for i in range(7))
+_WEIGHT, _BIAS, _RESIDUAL, _SUM, _STATS, _GIVEN, _UPDATES, _RELU = (1 << i for i in range(8))
 
 
 class Lines:
@@ -66,6 +66,7 @@ def normalised(
     centred: bool = True,
     running: tuple[Any, Any] = (None, None),
     momentum: float | None = None,
+    relu: bool = False,
 ) -> None:
     """y = lines of x (+ residual) normalised; ``running`` is moved by ``momentum``, or used instead if that is None."""
     weight, bias = parameters
@@ -73,7 +74,7 @@ def normalised(
     use = running[0] is not None
     flags = (weight is not None) * _WEIGHT + (bias is not None) * _BIAS + (residual is not None) * _RESIDUAL
     flags += (total is not None) * _SUM + (stats is not None) * _STATS
-    flags += use * (_GIVEN if momentum is None else _UPDATES)
+    flags += use * (_GIVEN if momentum is None else _UPDATES) + relu * _RELU
     if lines.n == 0:
         for array in (mean, rstd):
             if array is not None:

@@ -1,4 +1,7 @@
-"""Passes that let a layer do on its way out what follows it: add a bias and a residual, apply an activation."""
+"""Passes that let a layer do on its way out what follows it: add a bias and a residual, apply an activation.
+
+And on its way back in what comes before: a gradient takes another's as its own first step.
+"""
 
 from __future__ import annotations
 
@@ -113,5 +116,36 @@ def norm_residual_fusion(graph: Graph) -> Graph:
         y, *rest = add(norm.op, (a, *affine, b), norm.attrs | {"return_sum": not alone}, norm.where)
         stand_ins[norm] = (y, *(rest if alone else rest[1:]))
         return (y if alone else rest[0],)
+
+    return replaced(graph, rule)
+
+
+_Y = 5  # of batch_norm_dx
+
+
+def norm_activation_fusion(graph: Graph) -> Graph:
+    """Puts a relu behind a batch_norm into it, and the relu's gradient into the norm's."""
+    once, users = used_once(graph), graph.users()
+    kept = {*graph.outputs, *graph.states().values()}
+
+    def only_its_sign_is_asked_for(y: Value) -> bool:
+        takers = users.get(y, ())
+        relus = sum(n.op.name == "relu" for n in takers)
+        signs = sum(n.op.name == "relu_dx" and n.operands[0] is not y for n in takers)
+        return relus > 0 and relus + signs == len(takers) and y not in kept
+
+    def rule(old: Node, node: Node, add: Add) -> tuple[Value, ...] | None:
+        name = node.op.name
+        if name == "batch_norm" and node.resolved["activation"] is None and not node.numbers:
+            if only_its_sign_is_asked_for(old.results[0]):
+                return add(node.op, node.operands, node.attrs | {"activation": "relu"}, node.where)
+        elif name == "relu" and isinstance(y := node.operands[0], Value) and not y.is_view and y.index == 0:
+            if y.node.op.name == "batch_norm" and y.node.resolved["activation"] == "relu":
+                return (y,)
+        elif name == "batch_norm_dx" and node.operands[_Y] is None and old.operands[0] in once:
+            dy, *rest = node.operands
+            if isinstance(dy, Value) and dy.node.op.name == "relu_dx" and not dy.is_view:
+                return add(node.op, (dy.node.operands[0], *rest[:-1], dy.node.operands[1]), node.attrs, node.where)
+        return None
 
     return replaced(graph, rule)

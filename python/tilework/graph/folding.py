@@ -32,6 +32,8 @@ def batch_norm_folding(graph: Graph) -> Graph:
     def rule(old: Node, node: Node, add: Add) -> tuple[Value, ...] | None:
         if node.op.name != "batch_norm" or node.updates or len(node.results) != 1 or old.operands[0] not in once:
             return None
+        if node.resolved["activation"]:
+            return None
         x, *affine = node.operands
         assert isinstance(x, Value)
         layer = x.node

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from tilework.graph.bottlenecks import inverted_residual_fusion
-from tilework.graph.epilogues import activation_fusion, bias_and_residual_fusion, norm_residual_fusion
+from tilework.graph.epilogues import (
+    activation_fusion,
+    bias_and_residual_fusion,
+    norm_activation_fusion,
+    norm_residual_fusion,
+)
 from tilework.graph.folding import batch_norm_folding, matmul_to_linear
 from tilework.graph.fusion import fusion
 from tilework.graph.layouts import layout_propagation
@@ -19,6 +24,7 @@ PASSES: list[Pass] = [
     bias_and_residual_fusion,
     activation_fusion,
     norm_residual_fusion,
+    norm_activation_fusion,
     dead_nodes,
     fusion,
     dead_nodes,
@@ -29,4 +35,11 @@ PASSES: list[Pass] = [
 CPU_PASSES: list[Pass] = [inverted_residual_fusion, dead_nodes, layout_propagation, dead_nodes]
 
 # Those that change no bit; the others move a rounding or take a sum in another order.
-EXACT: list[Pass] = [dead_nodes, constant_folding, common_subexpressions, early_updates, layout_propagation]
+EXACT: list[Pass] = [
+    dead_nodes,
+    constant_folding,
+    common_subexpressions,
+    norm_activation_fusion,
+    early_updates,
+    layout_propagation,
+]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -52,6 +52,7 @@ def batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
     return_stats: bool = False,
+    activation: Literal["relu"] | None = None,
     out: Array | tuple[Array, ...] | None = None,
 ) -> Any:
     """Normalises each channel of x (N, C, *spatial), then scales by weight (C,) and adds bias (C,).
@@ -59,8 +60,9 @@ def batch_norm(
     With training the mean and variance are those of the batch, and the running ``mean`` and ``var`` (C,), where given,
     move towards them in place: running = (1 - momentum) running + momentum batch, with n - 1 in the batch's variance,
     as in PyTorch. Without it ``mean`` and ``var`` are used. They are float32 for 16-bit x. With return_stats the result
-    is (y, the mean used, 1 / sqrt(variance used + eps)). conv, conv_transpose and linear fold one into their weights by
-    ``prepare(w=w, b=b, batch_norm={"mean": mean, "var": var, ...})``. Ioffe and Szegedy, "Batch normalization", 2015.
+    is (y, the mean used, 1 / sqrt(variance used + eps)). ``activation`` is applied to y. conv, conv_transpose and
+    linear fold one into their weights by ``prepare(w=w, b=b, batch_norm={"mean": mean, "var": var, ...})``. Ioffe and
+    Szegedy, "Batch normalization", 2015.
     """
     ...
 
@@ -72,6 +74,7 @@ def batch_norm_dx(
     mean: Array,
     rstd: Array,
     weight: Array | None = None,
+    y: Array | None = None,
     *,
     training: bool = True,
     return_dw: bool = False,
@@ -79,7 +82,8 @@ def batch_norm_dx(
 ) -> Any:
     """Computes the gradient of batch_norm in x, of x's shape, from what return_stats gave.
 
-    With return_dw the result is (dx, dw, db), dw and db being the gradients of weight and bias, (C,).
+    ``y`` is what it gave with activation="relu": dy counts where y is not 0. With return_dw the result is (dx, dw, db),
+    dw and db being the gradients of weight and bias, (C,).
     """
     ...
 
@@ -112,12 +116,14 @@ def _(
     momentum: float,
     eps: float,
     return_stats: bool,
+    activation: str | None,
 ) -> Any:
     middle = _mean(x) if training else mean
     square = _mean((x - _channels(middle, x)) ** 2) if training else var
     rstd = 1 / np.sqrt(square + eps)
     y = (x - _channels(middle, x)) * _channels(rstd, x) * _channels(weight, x)
     y = y if bias is None else y + _channels(bias, x)
+    y = np.maximum(y, 0) if activation else y
     n = x.size // x.shape[1] if x.shape[1] else 0
     if training and n:
         batch = (middle, square * n / np.float64(n - 1))
@@ -128,8 +134,13 @@ def _(
     return (y, *((middle, rstd) if return_stats else ()), *running)
 
 
+def _counted(dy: Any, y: Any) -> Any:
+    return dy if y is None else np.where(y <= 0, 0, dy)
+
+
 @reference(batch_norm_dx)
-def _(dy: Any, x: Any, mean: Any, rstd: Any, weight: Any, *, training: bool, return_dw: bool) -> Any:
+def _(dy: Any, x: Any, mean: Any, rstd: Any, weight: Any, y: Any, *, training: bool, return_dw: bool) -> Any:
+    dy = _counted(dy, y)
     unit = (x - _channels(mean, x)) * _channels(rstd, x)
     g = dy * _channels(weight, x)
     dx = g - _channels(_mean(g), x) - unit * _channels(_mean(g * unit), x) if training else g
@@ -149,8 +160,9 @@ def _scale(x: Any, weight: Any, bias: Any, mean: Any, var: Any, **attrs: Any) ->
 
 
 def _dx_scale(
-    dy: Any, x: Any, mean: Any, rstd: Any, weight: Any, *, training: bool, return_dw: bool
+    dy: Any, x: Any, mean: Any, rstd: Any, weight: Any, y: Any, *, training: bool, return_dw: bool
 ) -> tuple[Any, ...]:
+    dy = _counted(dy, y)
     unit = (np.abs(x) + _channels(np.abs(mean), x)) * _channels(rstd, x)
     g = np.abs(dy * _channels(weight, x))
     dx = (g + _channels(_mean(g), x) + unit * _channels(_mean(g * unit), x)) * _channels(rstd, x)
@@ -177,10 +189,11 @@ def _(
     var: Array | None,
     *,
     return_stats: bool,
+    activation: Literal["relu"] | None,
     **attrs: Any,
-) -> tuple[Any, tuple[Array, Array]]:
-    y, used, rstd = batch_norm(x, weight, bias, mean, var, return_stats=True, **attrs)
-    return ((y, used, rstd) if return_stats else y), (used, rstd)
+) -> tuple[Any, tuple[Array, Array, Array | None]]:
+    y, used, rstd = batch_norm(x, weight, bias, mean, var, return_stats=True, activation=activation, **attrs)
+    return ((y, used, rstd) if return_stats else y), (used, rstd, y if activation else None)
 
 
 @updates(batch_norm)
@@ -197,19 +210,22 @@ def _(
     mean: Array | None,
     var: Array | None,
     *,
-    saved: tuple[Array, Array] | None,
+    saved: tuple[Array, Array, Array | None] | None,
     wanted: Wanted,
     training: bool,
     momentum: float,
     eps: float,
     return_stats: bool,
+    activation: str | None,
 ) -> Any:
     if saved is None:
         running = (None, None) if training else (mean, var)  # a second look at the batch moves nothing
-        _, used, rstd = batch_norm(x, mean=running[0], var=running[1], training=training, eps=eps, return_stats=True)
-        saved = (used, rstd)
+        attrs: dict[str, Any] = {"training": training, "eps": eps, "activation": activation}
+        y, used, rstd = batch_norm(x, weight, bias, *running, return_stats=True, **attrs)
+        saved = (used, rstd, y if activation else None)
     sums = bool({"weight", "bias"} & wanted)
-    found = ops.batch_norm_dx(dy, x, *saved, weight, training=training, return_dw=sums)
+    used, rstd, shown = saved
+    found = ops.batch_norm_dx(dy, x, used, rstd, weight, shown, training=training, return_dw=sums)
     grads = zip(("x", "weight", "bias"), found if sums else (found, None, None), strict=True)
     return tuple(g if name in wanted else None for name, g in grads)
 
@@ -317,6 +333,8 @@ def _(fill: Fill) -> Iterator[Sample]:
     yield sample(fill(2, 3, 40) + np.asarray(10, fill.dtype), training=True, eps=1e-3, return_stats=True)
     yield sample(fill(40, 3, 2).T, None, fill(3), *_statistics(fill, 3), training=True, momentum=0.3)
     yield sample(fill(2, 3, 4), None, None, *_statistics(fill, 3), return_stats=True)
+    yield sample(fill(3, 4, 33), fill.positive(4), fill(4), training=True, activation="relu")
+    yield sample(fill(2, 3, 4), None, fill(3), *_statistics(fill, 3), activation="relu")
 
 
 @samples(batch_norm_dx)
@@ -327,6 +345,9 @@ def _(fill: Fill) -> Iterator[Sample]:
     yield sample(fill(2, 3, 40), fill(40, 3, 2).T, *_statistics(fill, 3))
     yield sample(fill(2, 3, 4), fill(2, 3, 4), *_statistics(fill, 3), fill(3), training=False, return_dw=True)
     yield sample(fill(2, 3, 4), fill(2, 3, 4), *_statistics(fill, 3), training=False)
+    shown = fill.positive(3, 4, 33) * (fill(3, 4, 33) > 0).astype(fill.dtype)
+    yield sample(fill(3, 4, 33), fill(3, 4, 33), *_statistics(fill, 4), fill(4), shown, return_dw=True)
+    yield sample(fill(4, 4, 3), fill(4, 4, 3), *_statistics(fill, 4), fill(4), shown[:, :, :4].T, training=False)
 
 
 @errors(batch_norm)
@@ -340,6 +361,7 @@ def _(fill: Fill) -> Iterator[ErrorCase]:
     yield ErrorCase(sample(x, None, None, mean, var.astype(np.float16)), DTypeError, "var has dtype float16")
     for momentum in (-0.5, 1.5, float("nan")):
         yield ErrorCase(sample(x, training=True, momentum=momentum), AttrError, f"momentum={momentum:g}; want 0 to 1")
+    yield ErrorCase(sample(x, training=True, activation="tanh"), AttrError, "activation='tanh'")
     yield ErrorCase(sample(x, training=True, eps=-1.0), AttrError, "eps=-1; want a finite number >= 0")
     yield ErrorCase(sample(fill(1, 3), training=True), ShapeError, "x has shape (1, 3), one element per channel")
     yield ErrorCase(sample(fill(3), training=True), ShapeError, "x has shape (3,)")
@@ -353,6 +375,7 @@ def _(fill: Fill) -> Iterator[ErrorCase]:
     yield ErrorCase(sample(x, x, mean[:2], rstd), ShapeError, "mean has shape (2,); want (3,)")
     yield ErrorCase(sample(x, x, mean, rstd.astype(np.int32)), DTypeError, "rstd has dtype int32")
     yield ErrorCase(sample(x, x, mean, rstd, fill(2)), ShapeError, "weight has shape (2,); want (3,)")
+    yield ErrorCase(sample(x, x, mean, rstd, None, x[:1]), ShapeError, "y has shape (1, 3, 4)")
 
 
 _LARGE = (8, 64, 112, 112)
@@ -379,8 +402,8 @@ def _(fill: Fill, x: Sizes, weight: Sizes, bias: Sizes, mean: Sizes, var: Sizes,
 
 
 @fills(batch_norm_dx)
-def _(fill: Fill, dy: Sizes, x: Sizes, mean: Sizes, rstd: Sizes, weight: Sizes, **attrs: Any) -> Any:
-    return fill(*dy), fill(*x), *_statistics(fill, x[1]), fill(*weight)
+def _(fill: Fill, dy: Sizes, x: Sizes, mean: Sizes, rstd: Sizes, weight: Sizes, y: None, **attrs: Any) -> Any:
+    return fill(*dy), fill(*x), *_statistics(fill, x[1]), fill(*weight), None
 
 
 # ------------------------------------------------------------------------------------------------- OpenCL
@@ -405,6 +428,7 @@ def _(
     momentum: float,
     eps: float,
     return_stats: bool,
+    activation: str | None,
 ) -> None:
     if training and (mean is None) != (var is None):  # the kernel moves both
         spare = queue.empty((x.shape[1],), (var if mean is None else mean).dtype)
@@ -415,7 +439,9 @@ def _(
     move = momentum if training else None
     parameters = (weight, bias)
     running = (given[0], given[1])
-    normalised(queue, _lines(x), parameters, None, y, None, found, eps, running=running, momentum=move)
+    normalised(
+        queue, _lines(x), parameters, None, y, None, found, eps, running=running, momentum=move, relu=bool(activation)
+    )
     for whole, part in zip((mean, var), given, strict=True):
         if training and part is not whole:
             queue.copy(part, whole)
@@ -429,11 +455,16 @@ def _(
     mean: Any,
     rstd: Any,
     weight: Any,
+    y: Any,
     dx: Any,
     *sums: Any,
     training: bool,
     return_dw: bool,
 ) -> None:
+    if y is not None:
+        shown = queue.empty(dy.shape, dy.dtype)
+        ops.relu_dx.rules["opencl"](queue, dy, y, shown)
+        dy = shown
     lines = _lines(x)
     line_gradient(queue, lines, dy, mean, rstd, weight, dx, constant=not training)
     parameter_gradient(queue, lines, dy, mean, rstd, sums)

@@ -137,7 +137,9 @@ def _graph(problem: Problem, a: dict[str, Any], given: list[str]) -> Graph | Non
         "layer_norm": lambda: _layer_norm(problem, a, given),
         "instance_norm": lambda: node("InstanceNormalization", *given, epsilon=a["eps"]) if len(given) == 3 else None,
         "batch_norm": lambda: (
-            None if a["training"] or len(given) < 5 else node("BatchNormalization", *given, epsilon=a["eps"])
+            None
+            if a["training"] or a["activation"] or len(given) < 5
+            else node("BatchNormalization", *given, epsilon=a["eps"])
         ),
         "einsum": lambda: _einsum(a, given),
         "det": lambda: node("Det", *given),

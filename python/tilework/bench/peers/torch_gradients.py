@@ -60,8 +60,8 @@ def _attention(torch: Any, tensors: list[Any], a: dict[str, Any]) -> Call | None
 
 def _batch_norm(torch: Any, tensors: list[Any], a: dict[str, Any]) -> Call | None:
     dy, x, mean, rstd = tensors[:4]
-    weight = tensors[4] if len(tensors) > 4 else None
-    if not a["training"]:
+    weight, y = (*tensors[4:], None, None)[:2]
+    if not a["training"] or y is not None:
         return None
     mask = [True, a["return_dw"], a["return_dw"]]
     back = torch.ops.aten.native_batch_norm_backward

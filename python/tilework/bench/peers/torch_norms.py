@@ -21,7 +21,8 @@ def functions(torch: Any, a: dict[str, Any]) -> dict[str, Callable[[], Callable[
         return functional.rms_norm(x, _tail(x, a), weight, a["eps"])
 
     def batch(x: Any, weight: Any = None, bias: Any = None, mean: Any = None, var: Any = None) -> Any:
-        return functional.batch_norm(x, mean, var, weight, bias, a["training"], a["momentum"], a["eps"])
+        y = functional.batch_norm(x, mean, var, weight, bias, a["training"], a["momentum"], a["eps"])
+        return functional.relu(y) if a["activation"] else y
 
     def group(x: Any, weight: Any = None, bias: Any = None) -> Any:
         return functional.group_norm(x, a["groups"], weight, bias, a["eps"])
