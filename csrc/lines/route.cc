@@ -2,7 +2,7 @@
 //           neighbours its heading points at, until the gradient is too small, turns back, or the pixel is drawn already.
 //           A heading has the brighter side on its right, so that a walk never has to choose between two ways; what it
 //           leaves beside it is drawn from anchors of its own.
-//           A band is copied, between two rows of zeros, so that steps and marks stay in the cache.
+//           Which pixels of a band are drawn is a bit each; those of the rows above and below it are set from the start.
 // Threads   one a band: a walk depends on those before it. Anchors of one size go in the order of rows, so the result is
 //           one.
 // Source    C. Topal, C. Akinlar, "Edge Drawing: a combined real-time edge and segment detector", 2012.
@@ -14,7 +14,7 @@
 namespace tw::lines {
 namespace {
 
-constexpr uint16_t kHeading = 3, kUpright = 1, kAnchor = 4, kDrawn = 1 << 15;
+constexpr uint16_t kHeading = 3, kUpright = 1, kAnchor = 4;
 constexpr int kSizeShift = 3, kSizes = 2048;
 constexpr uint16_t kSize = (kSizes - 1) << kSizeShift;  // |dx| + |dy| in place
 constexpr int64_t kAhead = 8;  // anchors between asking for one and looking at it
@@ -40,9 +40,31 @@ Steps steps_of(int64_t width, int forward) {
     return s;
 }
 
+// Which places are drawn; those before the first and behind the last cannot be asked for.
+class Drawn {
+public:
+    Drawn(int64_t first, int64_t places) : first_(first), bits_(places / kBits + 1) {
+        std::memset(bits_.data(), 0, static_cast<size_t>(places / kBits + 1) * sizeof(uint64_t));
+    }
+    bool has(int64_t at) const { return word(at) >> ((at - first_) & (kBits - 1)) & 1; }
+    void mark(int64_t at) { word(at) |= uint64_t{1} << ((at - first_) & (kBits - 1)); }
+    void mark_from(int64_t at, int64_t places) {
+        for (const int64_t past = at + places; at < past; ++at) mark(at);
+    }
+
+private:
+    static constexpr int64_t kBits = 64;
+
+    uint64_t& word(int64_t at) const { return bits_.data()[static_cast<uint64_t>(at - first_) / kBits]; }
+
+    int64_t first_;
+    Buffer<uint64_t> bits_;
+};
+
 // Writes the pixels after `from`, at place `at`, to `out`, and gives how many. The rim is 0, so that no step leaves the
-// band. While the heading stays, which it mostly does, a step waits for three loads and two comparisons only.
-int64_t walk(uint16_t* strength, const Steps& steps, int least, int64_t at, Pixel from, Pixel* out) {
+// picture. While the heading stays, which it mostly does, a step waits for three loads and two comparisons only.
+int64_t walk(const uint16_t* strength, Drawn& drawn, const Steps& steps, int least, int64_t at, Pixel from,
+             Pixel* out) {
     int64_t n = 0, pixel = packed(from.x, from.y);
     int heading = strength[at] & kHeading;
     while (true) {
@@ -60,8 +82,8 @@ int64_t walk(uint16_t* strength, const Steps& steps, int least, int64_t at, Pixe
             const int64_t to_right = ((there & kSize) - (right & kSize)) >> 31;
             there ^= (there ^ right) & static_cast<int>(to_right);
             at += ahead + (side & to_right) - (side & to_left & ~to_right);
-            if ((there & kSize) < least || there & kDrawn || (there ^ heading) % 4 == 2) return n;
-            strength[at] = static_cast<uint16_t>(there | kDrawn);
+            if ((there & kSize) < least || drawn.has(at) || (there ^ heading) % 4 == 2) return n;
+            drawn.mark(at);
             pixel += ahead_pixel + (side_pixel & to_right) - (side_pixel & to_left & ~to_right);
             out[n++] = {static_cast<int32_t>(pixel), static_cast<int32_t>(pixel >> 32)};
         } while ((there & kHeading) == heading);
@@ -71,21 +93,11 @@ int64_t walk(uint16_t* strength, const Steps& steps, int least, int64_t at, Pixe
 
 constexpr int64_t kBeyond = 16;  // rows that a walk may go beyond its band
 
-// Rows of a picture between two of zeros: where they are walked and marked.
-struct Band {
-    Buffer<uint16_t> strength;
-    int64_t first, rows, width;
-
-    Pixel pixel(int64_t at) const {
-        return {static_cast<int32_t>(at % width), static_cast<int32_t>(at / width - 1 + first)};
-    }
-};
-
 struct Anchor {
     int32_t place, order;
 };
 
-// Anchors in the order of rows, while the band is copied.
+// Anchors in the order of rows.
 class Anchors {
 public:
     Anchors(const RouteOptions& options, int64_t width, Anchor* found)
@@ -139,21 +151,6 @@ private:
     int64_t n_ = 0, before_[kSizes + 1] = {};
 };
 
-// Rows first to past - 1, of which those of the band have anchors.
-Band copied(const Planes& p, int64_t first, int64_t past, const RouteOptions& options, Anchors& anchors) {
-    Band band = {Buffer<uint16_t>((past - first + 2) * p.width), first, past - first, p.width};
-    const size_t bytes = static_cast<size_t>(p.width) * sizeof(uint16_t);
-    std::memset(band.strength.data(), 0, bytes);
-    for (int64_t y = first; y < past; ++y) {
-        const int64_t place = (y - first + 1) * p.width;
-        uint16_t* const row = band.strength.data() + place;
-        std::memcpy(row, p.strength + y * p.width, bytes);
-        if (options.first <= y && y < options.past) anchors.look(row, y, place);
-    }
-    std::memset(band.strength.data() + (band.rows + 1) * p.width, 0, bytes);
-    return band;
-}
-
 }  // namespace
 
 Chains draw_chains(const Planes& p, const RouteOptions& options) {
@@ -164,9 +161,12 @@ Chains draw_chains(const Planes& p, const RouteOptions& options) {
     const Buffer<int32_t> sorted(pixels);
     const Buffer<Anchor> found(pixels);
     Anchors anchors(options, p.width, found.data());
-    const Band band = copied(p, first, past, options, anchors);
+    for (int64_t y = options.first; y < options.past; ++y) anchors.look(p.strength + y * p.width, y, y * p.width);
     const int64_t count = anchors.sorted(sorted.data());
-    uint16_t* const strength = band.strength.data();
+    const uint16_t* const strength = p.strength;
+    Drawn drawn((first - 1) * p.width, pixels + 2 * p.width);
+    drawn.mark_from((first - 1) * p.width, p.width);
+    drawn.mark_from(past * p.width, p.width);
     const Steps forward = steps_of(p.width, 1), backward = steps_of(p.width, -1);
     const int least = std::min(options.threshold, kSizes - 1) << kSizeShift;
     int64_t n = 0;
@@ -175,14 +175,14 @@ Chains draw_chains(const Planes& p, const RouteOptions& options) {
             for (int64_t k = -1; k <= 1; ++k) __builtin_prefetch(strength + sorted[i + kAhead] + k * p.width);
         const int64_t at = sorted[i];
         const int64_t across = strength[at] & kUpright ? 1 : p.width;
-        if ((strength[at] | strength[at - across] | strength[at + across]) & kDrawn) continue;
-        const Pixel anchor = band.pixel(at);
-        strength[at] |= kDrawn;
-        const int64_t before = walk(strength, backward, least, at, anchor, back.data());
+        if (drawn.has(at) || drawn.has(at - across) || drawn.has(at + across)) continue;
+        const Pixel anchor = {static_cast<int32_t>(at % p.width), static_cast<int32_t>(at / p.width)};
+        drawn.mark(at);
+        const int64_t before = walk(strength, drawn, backward, least, at, anchor, back.data());
         std::reverse_copy(back.data(), back.data() + before, chains.pixel.data() + n);
         chains.pixel[n + before] = anchor;
         const int64_t length =
-            before + 1 + walk(strength, forward, least, at, anchor, chains.pixel.data() + n + before + 1);
+            before + 1 + walk(strength, drawn, forward, least, at, anchor, chains.pixel.data() + n + before + 1);
         if (length < options.least) continue;
         n += length;
         chains.start.push_back(n);
