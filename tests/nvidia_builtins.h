@@ -14,3 +14,4 @@
 #define vstore_half_rte(v, i, p) ((p)[i] = (half)(v))
 #define vstorea_half2_rte(v, i, p) (((__global half2 *)(p))[i] = __builtin_convertvector(v, half2))
 #define select(a, b, c) ((c) ? (b) : (a))
+#define mul_hi(a, b) ((uint)(((ulong)(a) * (b)) >> 32))

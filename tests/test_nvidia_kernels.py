@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tilework.backends.opencl_programs import define_options, expanded
+from tilework.backends.opencl_programs import define_options, expanded, with_architecture
 from tilework.backends.opencl_tiles import LOCAL_BYTES, SHARED, Tiles
 
 CLANG = next((c for c in (f"clang-{v}" for v in range(22, 18, -1)) if shutil.which(c)), None)
@@ -64,7 +64,11 @@ def resources(tmp_path: Path, define: dict[str, Any], capability: int, file: str
     target = ("-Xclang", "-target-cpu", "-Xclang", f"sm_{capability}", f"-DNVIDIA={capability}")
     subprocess.run([CLANG or "", *FRONT, *target, *define_options(define), source, "-o", ptx], check=True)
     limit = [f"--maxrregcount={define['REGISTERS']}"] if "REGISTERS" in define else []
-    command = ["ptxas", "-v", f"-arch=sm_{capability}", *limit, str(ptx), "-o", str(tmp_path / "kernel.cubin")]
+    architecture = f"sm_{capability}"
+    if "WARPGROUPS" in define:
+        ptx.write_text(with_architecture(ptx.read_text()))
+        architecture += "a"
+    command = ["ptxas", "-v", f"-arch={architecture}", *limit, str(ptx), "-o", str(tmp_path / "kernel.cubin")]
     told = subprocess.run(command, check=True, capture_output=True, text=True).stderr
     found = {
         name: re.search(pattern, told)
@@ -82,7 +86,7 @@ def kernels() -> Iterator[tuple[str, dict[str, Any], Tiles]]:
     for (core, kind, copied), (large, small) in SHARED.items():
         for size, tiles in {"large": large, "small": small}.items():
             for b_along_k in (False, True):
-                if copied and kind == "i8" and not b_along_k:
+                if copied and kind == "i8" and not b_along_k:  # bytes are kept along k
                     continue
                 define = {"DTYPE": np.dtype(ELEMENTS[kind]), "INDEX": "int", "BATCH": 1, "SHARES": 1, "A_ALONG_K": 1}
                 define |= {"B_ALONG_K": 1} if b_along_k else {}
@@ -117,6 +121,20 @@ def test_other_products_fit_a_multiprocessor(tmp_path: Path, file: str, kernel: 
     assert taken["registers"] * tiles.group <= REGISTERS
 
 
+@pytest.mark.usefixtures("toolchain")
+@pytest.mark.parametrize("kernel", ["CONV", "CONV_DX", "CONV_DW"])
+@pytest.mark.parametrize(("core", "kind"), [("S", "f32"), ("T", "f16"), ("W", "f16")])
+def test_convolutions_in_chunks_fit_a_multiprocessor(tmp_path: Path, kernel: str, core: str, kind: str) -> None:
+    tiles = SHARED[core, kind, True][0]
+    define = {"DTYPE": np.dtype(ELEMENTS[kind]), "INDEX": "int", "SHARES": 2, "ROWS": 1, "A_COPIED": 1, "B_COPIED": 1}
+    define |= {kernel: 1, "KERNEL0": 1, "KERNEL1": 3, "KERNEL2": 3, **tiles.define()}
+    define |= {} if kernel == "CONV_DW" else {"A_ALONG_K": 1, "B_ALONG_K": 1}
+    taken = resources(tmp_path, define, 90, "conv.cl")
+    assert taken["spilled"] == 0
+    assert 0 < taken["local"] <= LOCAL_BYTES
+    assert taken["registers"] * tiles.group <= REGISTERS
+
+
 def test_every_blocking_fits_its_kernel() -> None:
     for (core, kind, copied), pair in SHARED.items():
         for tiles in pair:
@@ -126,7 +144,12 @@ def test_every_blocking_fits_its_kernel() -> None:
             for side in (tiles.m, tiles.n):
                 assert side * tiles.k % (step * tiles.group) == 0
                 assert size == 1 or side * size % 128 == 0, "the chunks of a row across are permuted among 8"
-            if core == "T":
+            if tiles.together:
+                assert tiles.m % (4 * tiles.warp_m) == 0
+                assert tiles.n == tiles.warp_n
+                assert tiles.k * size in (64, 128), "a line in which the instruction knows chunks to be permuted"
+                assert tiles.m * tiles.k * size % 1024 == tiles.n * tiles.k * size % 1024 == 0
+            elif core == "T":
                 assert tiles.m % tiles.warp_m == tiles.n % tiles.warp_n == 0
                 assert tiles.warp_m % 16 == tiles.warp_n % 16 == 0
                 assert tiles.k * size % 32 == 0

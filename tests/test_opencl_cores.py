@@ -67,7 +67,7 @@ _PRODUCTS = """
 """
 
 
-@pytest.mark.parametrize("core", ["P", "S", "T"])
+@pytest.mark.parametrize("core", ["P", "S", "T", "W"])
 def test_half_width_products_are_rounded_once(core: str) -> None:
     run(
         _PRODUCTS
@@ -100,7 +100,7 @@ def test_precision_is_what_was_asked_for(precision: str, bits: int) -> None:
     )
 
 
-@pytest.mark.parametrize("core", ["P", "S", "T"])
+@pytest.mark.parametrize("core", ["P", "S", "T", "W"])
 def test_products_of_bytes_are_exact(core: str) -> None:
     run(
         _PRODUCTS
@@ -139,6 +139,35 @@ def test_zero_points_follow_the_batch() -> None:
     opencl_gemm.multiply(queue, tw.to_device(x), tw.to_device(w), y)
     close(y, x, w, 2.0**-20)
     """
+    )
+
+
+@pytest.mark.parametrize(("core", "dtype", "bits"), [("S", "float32", 20), ("W", "float16", 10)])
+def test_channels_that_lie_side_by_side_are_copied_in_chunks(core: str, dtype: str, bits: int) -> None:
+    run(
+        f"""
+    def near(got, want):
+        error = np.abs(tw.to_host(got).astype(float) - want.astype(float)).max()
+        assert error <= 2.0**-{bits} * np.abs(want).max(), error
+
+    for channels, filters, size, taps, kinds in (
+        (8, 16, (9, 7), 3, dict(stride=1, padding=1, dilation=1, groups=1)),
+        (16, 8, (10, 9), 3, dict(stride=2, padding=((1, 0), (1, 2)), dilation=1, groups=1)),
+        (16, 16, (10, 9), 3, dict(stride=2, padding=1, dilation=1, groups=2)),
+        (8, 16, (9, 7), 1, dict(stride=1, padding=0, dilation=1, groups=1)),
+    ):
+        x, w = fill(2, *size, channels), fill(filters, channels // kinds["groups"], taps, taps)
+        x, w, b = x.astype("{dtype}"), w.astype("{dtype}"), fill(filters).astype("{dtype}")
+        kinds["layout"] = "NHWC"
+        there = [tw.to_device(a) for a in (x, w, b)]
+        y = tw.conv(x, w, b, activation="relu", **kinds)
+        near(tw.conv(*there, activation="relu", **kinds), y)
+        dy = fill(*y.shape).astype("{dtype}")
+        near(tw.conv_dx(tw.to_device(dy), there[1], shape=size, **kinds), tw.conv_dx(dy, w, shape=size, **kinds))
+        near(tw.conv_dw(tw.to_device(dy), there[0], kernel=taps, **kinds), tw.conv_dw(dy, x, kernel=taps, **kinds))
+        """,
+        seconds=300,
+        TILEWORK_CL_CORE=core,
     )
 
 

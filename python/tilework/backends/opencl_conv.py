@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tilework.backends.opencl_gemm import accumulator, add_shares, epilogue
+from tilework.backends.opencl_gemm import accumulator, add_shares, epilogue, multiply
 from tilework.backends.opencl_queue import GROUP_SIZE, Queue, Strided, strides_of
 from tilework.backends.opencl_reduce import group_for
 from tilework.backends.opencl_tiles import Tiles, shares_for, tiles_for
@@ -63,6 +63,7 @@ class Conv:
             self._strides(self.x),
             self._strides(self.y),
             (share,),
+            [_reciprocal(n) for n in (*self._three(self.y.shape[2:]), self.c, self.k)],
         ]
         return np.array([n for member in members for n in member], np.int64)
 
@@ -73,6 +74,27 @@ class Conv:
             define |= {f"KERNEL{axis}": n for axis, n in enumerate(self._three(self.kernel))}
         return define
 
+    def define_rows(self, tiles: Tiles, result: Any) -> dict[str, Any]:
+        """The -D options of a GEMM kernel that copies channels in chunks."""
+        flags = {"UNIT_STRIDE": set(self.stride) == {1}, "DENSE_RESULT": channels_dense(result)}
+        define = self.define(tiles) | {"ROWS": 1, "A_COPIED": 1, "B_COPIED": 1}
+        return define | {name: 1 for name, on in flags.items() if on}
+
+    @property
+    def pointwise(self) -> bool:
+        """Whether every pixel of y is a product of its own pixel of x alone, all in one matrix."""
+        plain = self.taps == self.groups == 1 and set(self.stride) == {1} and not any(map(any, self.padding))
+        return plain and channels_dense(self.x) and channels_dense(self.y)
+
+    def arranged(self, queue: Queue, w: Any, **define: Any) -> Any:
+        """w in the order that conv_rows, or with CONV_DX conv_dx_rows, reads it."""
+        to = queue.empty(w.shape, w.dtype)
+        define |= {f"KERNEL{axis}": n for axis, n in enumerate(self._three(self.kernel))}
+        args = (w, to, self.struct())
+        define |= {"ROWS": 1, "ARRANGE": 1, "DTYPE": w.dtype}
+        queue.launch("conv.cl", "arrange", w.size, GROUP_SIZE, args, **define)
+        return to
+
     def _three(self, sizes: Iterable[int], fill: int = 1) -> tuple[int, ...]:
         return (*(fill,) * (3 - len(self.kernel)), *sizes)
 
@@ -81,10 +103,43 @@ class Conv:
         return (*own[:2], *self._three(own[2:], 0))
 
 
+def in_rows(queue: Queue, x: Any, y: Any, groups: int) -> bool:
+    """Whether the kernels copy the channels of x and y (N, C, *spatial) in chunks: side by side, in whole chunks."""
+    device, size = queue.device, x.dtype.itemsize
+    if device.core == "P" or size > 4 or (size == 2 and not device.tensor):
+        return False
+    chunk = 16 // size
+    steps = [a.shape[1] // groups for a in (x, y)]
+    steps += [step for a in (x, y) for step in (a.offset // size, *strides_of(a)[:1], *strides_of(a)[2:])]
+    return strides_of(x)[1] == strides_of(y)[1] == 1 and all(step % chunk == 0 for step in steps)
+
+
+def _reciprocal(size: int) -> int:
+    """What conv.cl's ``divide`` multiplies with, and 2^32 times its shift."""
+    shift = max(size - 1, 0).bit_length()
+    return (((1 << 32) * ((1 << shift) - size) // max(size, 1) + 1) & 0xFFFFFFFF) | shift << 32
+
+
+def _pixels(x: Any) -> Any:
+    """x (N, C, *spatial), whose pixels follow each other without gaps, as (pixels, C)."""
+    pitch = x.strides[-1]
+    shape = (x.shape[0] * math.prod(x.shape[2:]), x.shape[1])
+    return type(x)(x.queue, shape, x.dtype, strides=(pitch, x.dtype.itemsize), data=x.base_data, offset=x.offset)
+
+
+def channels_dense(y: Any) -> bool:
+    """Whether the pixels of y (N, C, *spatial) follow each other without gaps, all of C in each."""
+    pixel = y.shape[1]
+    lines = [pixel * math.prod(y.shape[axis + 1 :]) for axis in range(2, y.ndim)]
+    return list(strides_of(y)) == [pixel * math.prod(y.shape[2:]), 1, *lines]
+
+
 @contextmanager
-def in_float(queue: Queue, operands: Sequence[Any], result: Any) -> Iterator[tuple[list[Any], Any]]:
+def in_float(
+    queue: Queue, operands: Sequence[Any], result: Any, *, unless: bool = False
+) -> Iterator[tuple[list[Any], Any]]:
     """Operands and result as the kernels take them: float32 copies of 16-bit ones, rounded once at the end."""
-    if result.dtype.itemsize > 2:
+    if result.dtype.itemsize > 2 or unless:
         yield list(operands), result
         return
 
@@ -120,6 +175,18 @@ def forward(queue: Queue, conv: Conv, w: Any, bias: Any, residual: Any, activati
         define |= {"DIRECT": 1, "GROUP": 1}
         queue.launch("conv.cl", "conv_direct", conv.y.size, GROUP_SIZE, args, **define)
         return
+    if in_rows(queue, conv.x, conv.y, conv.groups):
+        if conv.pointwise and residual is None:
+            multiply(
+                queue, _pixels(conv.x), queue.contiguous(w).reshape(conv.k, conv.c).T, _pixels(conv.y), bias, activation
+            )
+            return
+        tiles = tiles_for(queue.device, columns, conv.k, conv.groups, w.dtype, copied=True)
+        define |= conv.define_rows(tiles, conv.y) | {"CONV": 1, "A_ALONG_K": 1, "B_ALONG_K": 1}
+        args = (args[0], conv.arranged(queue, w), *args[2:])
+        items = tiles.count(columns, conv.k) * conv.groups * tiles.group if conv.y.size else 0
+        queue.launch("conv.cl", "conv_rows", items, tiles.group, args, **define)
+        return
     tiles = tiles_for(queue.device, conv.k, columns, conv.groups, w.dtype)
     define |= conv.define(tiles) | {"CONV": 1}
     if tiles.grouped:
@@ -146,6 +213,18 @@ def gradient_x(
     # Tiles are laid out for the largest phase.
     columns = conv.x.shape[0] * math.prod(-(-n // s) for n, s in zip(conv.x.shape[2:], conv.stride, strict=True))
     products = conv.groups * math.prod(conv.stride)
+    if in_rows(queue, conv.x, conv.y, conv.groups):
+        if conv.pointwise and residual is None:
+            multiply(
+                queue, _pixels(conv.y), queue.contiguous(w).reshape(conv.k, conv.c), _pixels(conv.x), bias, activation
+            )
+            return
+        tiles = tiles_for(queue.device, columns, conv.c, products, w.dtype, copied=True)
+        define |= conv.define_rows(tiles, conv.x) | {"CONV_DX": 1, "A_ALONG_K": 1, "B_ALONG_K": 1}
+        args = (args[0], conv.arranged(queue, w, CONV_DX=1), *args[2:])
+        items = tiles.count(columns, conv.c) * products * tiles.group if conv.x.size else 0
+        queue.launch("conv.cl", "conv_dx_rows", items, tiles.group, args, **define)
+        return
     tiles = tiles_for(queue.device, conv.c, columns, products, w.dtype)
     items = tiles.count(conv.c, columns) * products * tiles.group if conv.x.size else 0
     define |= conv.define(tiles) | {"CONV_DX": 1}
@@ -162,14 +241,20 @@ def gradient_w(queue: Queue, conv: Conv, dw: Any) -> None:
         arrays = (Strided(conv.y), Strided(conv.x), dw)
         queue.launch("conv.cl", "conv_dw_direct", items, local, (*arrays, conv.struct()), **define)
         return
-    tiles = tiles_for(queue.device, conv.k, columns, conv.groups, dw.dtype)
+    rows = in_rows(queue, conv.x, conv.y, conv.groups) and channels_dense(conv.y)
+    if rows and conv.pointwise:
+        multiply(queue, _pixels(conv.y).T, _pixels(conv.x), dw.reshape(conv.k, conv.c))
+        return
+    tiles = tiles_for(queue.device, conv.k, columns, conv.groups, dw.dtype, copied=rows)
     shares, share = shares_for(tiles, conv.k, columns, depth, conv.groups)
-    target = queue.empty((shares, *dw.shape), accumulator(dw.dtype)) if shares > 1 else dw
-    define = conv.define(tiles) | {"CONV_DW": 1, "SHARES": shares}
-    if tiles.grouped:
+    summed = shares > 1 or accumulator(dw.dtype) != dw.dtype
+    target = queue.empty((shares, *dw.shape), accumulator(dw.dtype)) if summed else dw
+    define = conv.define_rows(tiles, dw) if rows else conv.define(tiles)
+    define |= {"CONV_DW": 1, "SHARES": shares}
+    if tiles.grouped and not rows:
         define |= {"A_ALONG_K": 1, "B_ALONG_K": 1}
     items = tiles.count(conv.k, columns) * conv.groups * shares * tiles.group if dw.size else 0
     args = (Strided(conv.y), Strided(conv.x), target, conv.struct(share))
-    queue.launch("conv.cl", "conv_dw", items, tiles.group, args, DTYPE=dw.dtype, **define)
-    if shares > 1:
+    queue.launch("conv.cl", "conv_dw_rows" if rows else "conv_dw", items, tiles.group, args, DTYPE=dw.dtype, **define)
+    if summed:
         add_shares(queue, target, dw, None)

@@ -49,8 +49,10 @@ class Device:
         self.max_buffer: int = device.max_mem_alloc_size
         self.nvidia = _compute_capability(device)
         wanted = _wanted_core() or ("P" if self.is_cpu else "S")
-        self.core = "P" if wanted == "P" else "S"  # T is S with matrix instructions
-        self.tensor = wanted == "T"  # for 16 bits and bytes; floats take them where products is not 0
+        self.core = "P" if wanted == "P" else "S"  # T and W are S with matrix instructions
+        # Matrix instructions for 16 bits and bytes; floats take them where products is not 0.
+        self.tensor = wanted in ("T", "W") or (self.nvidia >= 80 and not _wanted_core())
+        self._warpgroups = wanted == "W" if _wanted_core() or self.nvidia != 90 else None
         self.products = _wanted_products() if self.tensor or self.nvidia >= 80 else 0
         self.synchronous = os.environ.get("TILEWORK_CL_SYNC", "0") not in ("", "0")
         self.always_wide = os.environ.get("TILEWORK_CL_INDEX") == "long"
@@ -71,6 +73,16 @@ class Device:
             options.append(f"-DNVIDIA={self.nvidia}")
         options += os.environ.get("TILEWORK_CL_OPTIONS", "").split()
         return (*options, "-DON_CPU") if self.is_cpu else tuple(options)
+
+    @property
+    def warpgroups(self) -> bool:
+        """Whether four warps multiply together; tried on first use, with the answer taken for yes in the meantime."""
+        if self._warpgroups is None:
+            from tilework.backends.opencl_gemm import warpgroups_work
+
+            self._warpgroups = True
+            self._warpgroups = warpgroups_work(self.queue())
+        return self._warpgroups
 
     def __repr__(self) -> str:
         return f"<tilework opencl device {self.name!r} ({self.kind}, {self.platform})>"
@@ -269,9 +281,10 @@ def _compute_capability(device: Any) -> int:
 
 def _wanted_core() -> str:
     core = os.environ.get("TILEWORK_CL_CORE", "")
-    if core not in ("", "P", "S", "T"):
+    if core not in ("", "P", "S", "T", "W"):
         raise DeviceError(
-            f"TILEWORK_CL_CORE={core!r}; want P (portable), S (tiles in local memory) or T (matrix instructions)"
+            f"TILEWORK_CL_CORE={core!r}; want P (portable), S (tiles in local memory), T (matrix instructions) or "
+            "W (those of warpgroups too)"
         )
     return core
 

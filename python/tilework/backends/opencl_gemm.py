@@ -10,12 +10,32 @@ import numpy as np
 
 from tilework.backends.opencl_queue import GROUP_SIZE, Queue, Strided, merged, strides_of
 from tilework.backends.opencl_tiles import Tiles, shares_for, tiles_for
+from tilework.errors import Error
 
 
 def accumulator(dtype: Any) -> Any:
     """The element type in which a product of ``dtype`` is summed."""
     dtype = np.dtype(dtype)
     return dtype if dtype == np.float64 else np.dtype(np.int32 if dtype.kind in "iu" else np.float32)
+
+
+def warpgroups_work(queue: Queue) -> bool:
+    """Whether a product by warpgroups is built and comes out right: their instructions pass by the compiler.
+
+    Small integers, so that every sum is exact.
+    """
+    m, k, n = 70, 72, 136
+    a = (np.arange(m * k) % 5 - 2).reshape(m, k).astype(np.float16)
+    b = (np.arange(k * n) % 7 - 3).reshape(k, n).astype(np.float16)
+    there = [queue.empty(shape, np.float16) for shape in ((m, k), (k, n), (m, n))]
+    try:
+        queue.write(a, there[0])
+        queue.write(b, there[1])
+        multiply(queue, *there)
+        y = queue.read(there[2])
+    except Error:
+        return False
+    return bool(np.array_equal(y, a.astype(np.float32) @ b.astype(np.float32)))
 
 
 def add_shares(

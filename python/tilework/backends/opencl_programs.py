@@ -84,6 +84,11 @@ def define_options(define: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
+def with_architecture(ptx: str) -> str:
+    """PTX for sm_90 made PTX for sm_90a, and what stands behind //@ there let in."""
+    return re.sub(r"\.target sm_90\b", ".target sm_90a", ptx).replace("//@", "")
+
+
 class Programs:
     """The built programs of one device in one context. A first request builds, and the caller waits for it."""
 
@@ -124,7 +129,12 @@ class Programs:
         if any(option.startswith("-DNVIDIA=") for option in options):
             options += [f"-cl-nv-maxrregcount={d[12:]}" for d in defines if d.startswith("-DREGISTERS=")]
         try:
-            return cl.Program(self._context, source_of(file)).build(options, [self._device])
+            program = cl.Program(self._context, source_of(file)).build(options, [self._device])
+            if "-DWARPGROUPS=1" in defines and any(option.startswith("-DNVIDIA=") for option in options):
+                text = program.get_info(cl.program_info.BINARIES)[0]
+                text = with_architecture(bytes(text).decode("ascii").rstrip("\0"))
+                program = cl.Program(self._context, [self._device], [text.encode("ascii")]).build(options[:1])
+            return program
         except cl.Error as error:
             raise DeviceError(
                 f"kernel {name} of {file} does not build on {self._device.name.strip()!r} with {' '.join(options)}:\n"

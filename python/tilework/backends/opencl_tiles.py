@@ -27,6 +27,7 @@ class Tiles:
     warp_n: int = 0
     lanes: int = 0
     products: int = 1  # that core T makes of one of floats: 1 rounds to TF32, 3 keeps 21 bits
+    together: bool = False  # core W: four warps multiply 64 rows by all columns of the tile
     registers: int = 0  # the most that an item may take, where the compiler can be told (NVIDIA); 0: its choice
 
     @property
@@ -56,7 +57,8 @@ class Tiles:
         if self.registers:
             tile["REGISTERS"] = self.registers
         if self.warp_m:
-            return tile | {"TENSOR": 1, "WARP_M": self.warp_m, "WARP_N": self.warp_n, "PRODUCTS": self.products}
+            tile |= {"TENSOR": 1, "WARP_M": self.warp_m, "WARP_N": self.warp_n, "PRODUCTS": self.products}
+            return tile | ({"WARPGROUPS": 1} if self.together else {})
         return tile | {"REG_M": self.reg_m, "REG_N": self.reg_n} | ({"ROLLED": 1} if self.registers else {})
 
     def count(self, m: int, n: int) -> int:
@@ -72,6 +74,11 @@ def fma(m: int, n: int, k: int, reg_m: int, reg_n: int, stages: int = 2) -> Tile
 def matrix(m: int, n: int, k: int, warp_m: int, warp_n: int, stages: int = 3) -> Tiles:
     """A blocking of core T."""
     return Tiles(m, n, k, stages=stages, warp_m=warp_m, warp_n=warp_n)
+
+
+def warpgroups(m: int, n: int, k: int, stages: int = 3) -> Tiles:
+    """A blocking of core W."""
+    return Tiles(m, n, k, stages=stages, warp_m=16, warp_n=n, together=True)
 
 
 PORTABLE = {"f32": Tiles(6, 16, lanes=8), "f64": Tiles(6, 8, lanes=4)}
@@ -91,6 +98,8 @@ SHARED: dict[tuple[str, str, bool], tuple[Tiles, Tiles]] = {
     ("T", "f32", False): (matrix(128, 128, 16, 64, 32, 2), matrix(64, 64, 16, 32, 32, 2)),
     ("T", "i8", True): (matrix(128, 128, 64, 64, 64), matrix(64, 64, 64, 32, 32)),
     ("T", "i8", False): (matrix(128, 128, 32, 64, 32, 2), matrix(64, 64, 32, 32, 32, 2)),
+    ("W", "f16", True): (warpgroups(128, 128, 32), warpgroups(64, 64, 64)),
+    ("W", "i8", True): (warpgroups(128, 128, 64), warpgroups(64, 64, 128)),
 }
 
 # Few rows: what counts is how many bytes of b are under way.
@@ -103,6 +112,8 @@ THIN = {
 # Enough tiles to keep a large GPU busy; fewer are cut along K, into shares of at least MIN_SHARE.
 WANTED_TILES = 256
 MIN_SHARE = 256
+# So few results that writing and adding twice as many shares of them costs little.
+CHEAP_RESULTS = 1 << 18
 
 _KIND = {"float16": "f16", "bfloat16": "f16", "float32": "f32", "float64": "f64", "int8": "i8", "uint8": "i8"}
 
@@ -115,8 +126,9 @@ def tiles_for(device: Device, m: int, n: int, products: int, dtype: Any, *, copi
     on_tensor = device.products > 0 if kind == "f32" else device.tensor and kind != "f64"
     stored = "f32" if kind == "f16" and not on_tensor else kind
     copied = copied and stored == kind
-    large, small = SHARED["T" if on_tensor else "S", stored, copied]
-    if on_tensor and copied and m <= 16:
+    core = "S" if not on_tensor else "W" if copied and kind != "f32" and device.warpgroups else "T"
+    large, small = SHARED[core, stored, copied]
+    if core == "T" and copied and m <= 16:
         large = small = THIN[kind]
     if on_tensor and kind == "f32":
         large, small = replace(large, products=device.products), replace(small, products=device.products)
@@ -127,7 +139,8 @@ def shares_for(tiles: Tiles, m: int, n: int, k: int, products: int) -> tuple[int
     """(number, length) of the shares that K is cut into so that there is work for every multiprocessor."""
     number = 1
     if tiles.grouped and products:
-        number = max(1, min(WANTED_TILES // max(1, tiles.count(m, n) * products), k // MIN_SHARE))
+        wanted = WANTED_TILES if m * n * products > CHEAP_RESULTS else 2 * WANTED_TILES
+        number = max(1, min(wanted // max(1, tiles.count(m, n) * products), k // MIN_SHARE))
     length = -(-k // number)
     length += -length % tiles.k
     return (max(1, -(-k // length)), length) if length else (1, 0)

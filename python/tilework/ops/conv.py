@@ -423,7 +423,8 @@ def _(
 ) -> None:
     from tilework.backends import opencl_conv
 
-    with opencl_conv.in_float(queue, (x, w, b, residual), y) as ((x, w, b, residual), y):
+    kept = opencl_conv.in_rows(queue, channels_first(x, layout), channels_first(y, layout), attrs["groups"])
+    with opencl_conv.in_float(queue, (x, w, b, residual), y, unless=kept) as ((x, w, b, residual), y):
         x, y = channels_first(x, layout), channels_first(y, layout)
         residual = None if residual is None else channels_first(residual, layout)
         opencl_conv.forward(queue, opencl_conv.Conv(x, y, w.shape[2:], **attrs), w, b, residual, activation)

@@ -277,7 +277,12 @@ def _(dy: Sizes, x: Sizes, c: Sizes | None, *, kernel: Sizes, groups: int, layou
 def _(queue: Queue, dy: Any, w: Any, c: Any, dx: Any, *, shape: Sizes, layout: str, **attrs: Any) -> None:
     from tilework.backends import opencl_conv
 
-    with opencl_conv.in_float(queue, (dy, w, c), dx) as ((dy, w, c), dx), opencl_conv.plus(queue, c, dx) as sums:
+    views = channels_first(dx, layout), channels_first(dy, layout)
+    kept = c is None and opencl_conv.in_rows(queue, *views, attrs["groups"])
+    with (
+        opencl_conv.in_float(queue, (dy, w, c), dx, unless=kept) as ((dy, w, c), dx),
+        opencl_conv.plus(queue, c, dx) as sums,
+    ):
         x, dy = channels_first(sums, layout), channels_first(dy, layout)
         opencl_conv.gradient_x(queue, opencl_conv.Conv(x, dy, w.shape[2:], **attrs), w)
 
@@ -286,6 +291,11 @@ def _(queue: Queue, dy: Any, w: Any, c: Any, dx: Any, *, shape: Sizes, layout: s
 def _(queue: Queue, dy: Any, x: Any, c: Any, dw: Any, *, kernel: Sizes, layout: str, **attrs: Any) -> None:
     from tilework.backends import opencl_conv
 
-    with opencl_conv.in_float(queue, (dy, x, c), dw) as ((dy, x, c), dw), opencl_conv.plus(queue, c, dw) as sums:
+    views = channels_first(x, layout), channels_first(dy, layout)
+    kept = c is None and opencl_conv.in_rows(queue, *views, attrs["groups"]) and opencl_conv.channels_dense(views[1])
+    with (
+        opencl_conv.in_float(queue, (dy, x, c), dw, unless=kept) as ((dy, x, c), dw),
+        opencl_conv.plus(queue, c, dw) as sums,
+    ):
         x, dy = channels_first(x, layout), channels_first(dy, layout)
         opencl_conv.gradient_w(queue, opencl_conv.Conv(x, dy, kernel, **attrs), sums)
