@@ -301,9 +301,15 @@ struct Tiled {
                       blocks.size(block), to);
     }
 
-    void run_panel(const T* panel) const {
-        for (int64_t block = 0; block < blocks.count; ++block)
-            multiply(0, n_tiles, tile_of(block, 0), 0, panel + blocks.begin(block) * g.n, block, {});
+    void run_panel(const T* panel, const T* next_tiles) const {
+        for (int64_t block = 0; block < blocks.count; ++block) {
+            Next next{};
+            if (next_tiles) {
+                next.at = reinterpret_cast<const char*>(next_tiles + (tile_of(block, 0) - tiles));
+                next.lines = n_tiles * kMR * blocks.size(block) * static_cast<int64_t>(sizeof(T)) / (64 * kStreams);
+            }
+            multiply(0, n_tiles, tile_of(block, 0), 0, panel + blocks.begin(block) * g.n, block, next);
+        }
     }
 
     bool run() const {
@@ -338,11 +344,11 @@ bool run_tiled(const Gemm<T>& g, const T* tiles, const Source<T>& source) {
 }
 
 template <class T>
-void run_panel(const T* tiles, int64_t m, int64_t n, int64_t k, const T* panel, T* c) {
+void run_panel(const T* tiles, int64_t m, int64_t n, int64_t k, const T* panel, T* c, const T* next) {
     Gemm<T> g{};
     g.m = m, g.n = n, g.k = k;
     g.c = c, g.c_row = g.n, g.c_col = 1;
-    Tiled<T>(g, tiles, {}).run_panel(panel);
+    Tiled<T>(g, tiles, {}).run_panel(panel, next);
 }
 
 }  // namespace
@@ -358,11 +364,13 @@ bool gemm_tiled(const Gemm<double>& g, const double* tiles, const Source<double>
     return run_tiled(g, tiles, source);
 }
 
-void multiply_tiles(const float* tiles, int64_t m, int64_t n, int64_t k, const float* panel, float* c) {
-    run_panel(tiles, m, n, k, panel, c);
+void multiply_tiles(const float* tiles, int64_t m, int64_t n, int64_t k, const float* panel, float* c,
+                    const float* next) {
+    run_panel(tiles, m, n, k, panel, c, next);
 }
-void multiply_tiles(const double* tiles, int64_t m, int64_t n, int64_t k, const double* panel, double* c) {
-    run_panel(tiles, m, n, k, panel, c);
+void multiply_tiles(const double* tiles, int64_t m, int64_t n, int64_t k, const double* panel, double* c,
+                    const double* next) {
+    run_panel(tiles, m, n, k, panel, c, next);
 }
 
 }  // namespace tw::TW_ISA

@@ -33,8 +33,11 @@ struct Source {
 bool gemm_tiled(const Gemm<float>& g, const float* tiles, const Source<float>& source = {});
 bool gemm_tiled(const Gemm<double>& g, const double* tiles, const Source<double>& source = {});
 
-// c (m, n) = tiles of (m, k) times one panel [k][n], on this thread; n is NR or the lanes of one vector.
-void multiply_tiles(const float* tiles, int64_t m, int64_t n, int64_t k, const float* panel, float* c);
-void multiply_tiles(const double* tiles, int64_t m, int64_t n, int64_t k, const double* panel, double* c);
+// c (m, n) = tiles of (m, k) times one panel [k][n], on this thread; n is NR or the lanes of one vector. `next`: as many
+// tiles that are needed soon, or null.
+void multiply_tiles(const float* tiles, int64_t m, int64_t n, int64_t k, const float* panel, float* c,
+                    const float* next);
+void multiply_tiles(const double* tiles, int64_t m, int64_t n, int64_t k, const double* panel, double* c,
+                    const double* next);
 
 }  // namespace tw::TW_ISA

@@ -261,9 +261,11 @@ struct Winograd {
         for (int64_t c = c0; c < c1; ++c) transform_image(copy + c * plane + p.n0, p.v + c * p.wide, p.wide);
     }
 
-    void multiply(const Panel& p, int64_t place, const T* weights) const {
-        multiply_tiles(weights + place * tiled_elements(filters, channels), filters, p.wide, channels,
-                       p.v + place * v_step, p.sums + place * sums_step);
+    // `next`: the place, kPlaces for none, that this thread, probably, multiplies by next: its weights are fetched.
+    void multiply(const Panel& p, int64_t place, int64_t next, const T* weights) const {
+        const int64_t each = tiled_elements(filters, channels);
+        multiply_tiles(weights + place * each, filters, p.wide, channels, p.v + place * v_step,
+                       p.sums + place * sums_step, next < kPlaces ? weights + next * each : nullptr);
     }
 
     void give(const Panel& p, int64_t k0, int64_t k1, const T* bias, const T* residual, T* y) const {
@@ -285,7 +287,7 @@ struct Winograd {
                 if (!scratch.template as<T>()) return __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
                 const Panel p = panel_at(scratch.template as<T>(), i);
                 see(copy, p, 0, channels);
-                for (int place = 0; place < kPlaces; ++place) multiply(p, place, weights);
+                for (int place = 0; place < kPlaces; ++place) multiply(p, place, kPlaces, weights);
                 give(p, 0, filters, bias, residual, y);
             });
             return enough;
@@ -300,7 +302,8 @@ struct Winograd {
             see(copy, panel(job / c_jobs), c0, min_of(c0 + kShare, channels));
         });
         parallel(kPlaces, [&](int64_t place) {
-            for (int64_t i = 0; i < panels; ++i) multiply(panel(i), place, weights);
+            for (int64_t i = 0; i < panels; ++i)
+                multiply(panel(i), place, i + 1 < panels ? kPlaces : place + num_threads(), weights);
         });
         parallel(panels * k_jobs, [&](int64_t job) {
             const int64_t k0 = job % k_jobs * kShare;
