@@ -245,6 +245,94 @@ def test_a_handle_is_known_from_one_that_is_not(library: ctypes.CDLL) -> None:
     assert library.tw_release(again) == OK
 
 
+def _sums(library: ctypes.CDLL, call: _Call, y: Any) -> float:
+    y.fill(np.nan)
+    assert call.into(library, y) == OK, library.tw_last_error().contents.text
+    return float(y.sum())
+
+
+def test_a_job_called_again_is_that_of_its_data_and_attributes(library: ctypes.CDLL) -> None:
+    """Jobs are kept when they come again: whatever of one changes must be seen."""
+    a, b = np.full((2, 3), 1, np.float32), np.full((2, 3), 2, np.float32)
+    wide = np.arange(24, dtype=np.float32).reshape(4, 6)
+    c, eye = a - 2, np.eye(3, dtype=np.float32)
+    y, z = np.empty((2, 3), np.float32), np.empty((3, 2), np.float32)
+    for _ in range(3):
+        assert [_sums(library, _Call("add", [p, q]), y) for p, q in ((a, a), (a, b), (b, b))] == [12, 18, 24]
+        assert _sums(library, _Call("add", [wide[::2, ::2], a]), y) == wide[::2, ::2].sum() + 6
+        assert _sums(library, _Call("add", [wide[:2, :3], a]), y) == wide[:2, :3].sum() + 6
+        assert _sums(library, _Call("add", [a, b]), z.T) == 18
+        assert _sums(library, _Call("sub", [a, b]), y) == -6
+        assert _sums(library, _Call("add", [a, b[:1]]), y) == 18
+        for axis, kind in ((0, "int"), (1, "int"), ([0, 1], "ints"), ([1], "ints"), ([0], "ints")):
+            want = tw.softmax(wide[:2, :3], axis=tuple(axis) if isinstance(axis, list) else axis)
+            assert _Call("softmax", [wide[:2, :3]], [("axis", kind, axis)]).into(library, y) == OK
+            assert np.array_equal(y, want)
+        for name in ("relu", "tanh", "hard_swish"):
+            assert _Call("linear", [c, eye], [("activation", "text", name)]).into(library, y) == OK
+            assert np.array_equal(y, tw.linear(c, eye, activation=name))
+
+
+def test_a_job_called_again_is_checked_again(library: ctypes.CDLL) -> None:
+    x, y = np.ones((2, 3), np.float32), np.zeros((2, 3), np.float32)
+    for _ in range(4):
+        assert _Call("relu", [x]).into(library, y) == OK
+    low = np.zeros(16, np.float32)
+    first, second = low[:6].reshape(2, 3), low[3:9].reshape(2, 3)
+    _refused(library, _Call("relu", [first]).into(library, second), SHAPE, "out", "shares memory")
+    assert _Call("relu", [first]).into(library, first) == OK
+    bad = [
+        ({"data": None}, "null data"),
+        ({"offset": 1}, "aligned"),
+        ({"offset": 2**63}, "address space"),
+        ({"data": 2**63 - 8}, "address space"),
+    ]
+    for strides in (None, (3, 1)):
+        for _ in range(3):
+            assert _Call("relu", [_described(strides=strides)]).into(library, y) == OK
+        for fields, text in bad:
+            status = _Call("relu", [_described(strides=strides, **fields)]).into(library, y)
+            _refused(library, status, SHAPE, "x", text)
+            status = _Call("relu", [X]).into(library, _described(strides=strides, **fields))
+            _refused(library, status, SHAPE, "out", text)
+    for fields, want in (({"type": 2}, DTYPE), ({"dtype": (0, 32, 1)}, DTYPE), ({"shape": None}, SHAPE)):
+        assert _Call("relu", [_described(**fields)]).into(library, y) == want
+    _refused(library, _Call("relu", [x]).into(library), ARGUMENT, "", "1 results")
+    _refused(library, _Call("relu", [x, x]).into(library, y), ARGUMENT, "", "n_in=2")
+    _refused(library, _Call("relu", [None]).into(library, y), ARGUMENT, "x", "missing")
+    call = _Call("softmax", [x], [("axis", "int", 1)])
+    for _ in range(3):
+        assert call.into(library, y) == OK
+    call.job.attrs = None
+    _refused(library, call.into(library, y), ARGUMENT, "", "n_attrs=1")
+    for op, attrs in (
+        ("softmax", [("axis", "int", 2)]),
+        ("softmax", [("axe", "int", 1)]),
+        ("relu", [("axis", "int", 1)]),
+    ):
+        assert _Call(op, [x], attrs).into(library, y) == ATTR
+
+
+def test_a_prepared_job_called_again_needs_its_handle(library: ctypes.CDLL) -> None:
+    x, y, handles = np.ones((3, 8), np.float32), np.empty((3, 5), np.float32), []
+    for value in (1, 2):
+        w = np.full((5, 8), value, np.float32)
+        handle = ctypes.c_uint64()
+        assert library.tw_prepare(ctypes.byref(_Call("linear", [None, w]).job), ctypes.byref(handle)) == OK
+        handles.append((handle, w))
+    for _ in range(3):
+        for (handle, _), want in zip(handles, (120, 240), strict=True):
+            rest = _Call("linear", [x])
+            rest.job.prepared = handle.value
+            assert _sums(library, rest, y) == want
+            _refused(library, rest.into(library, x[:, :5]), SHAPE, "out", "shares memory")
+    for handle, _ in handles:
+        assert library.tw_release(handle) == OK
+        rest = _Call("linear", [x])
+        rest.job.prepared = handle.value
+        _refused(library, rest.into(library, y), ARGUMENT, "", "released")
+
+
 X, Y = np.ones((2, 3), np.float32), np.zeros((2, 3), np.float32)
 
 

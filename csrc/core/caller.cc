@@ -10,7 +10,18 @@ namespace {
 
 constexpr int64_t kMaxElements = int64_t{1} << 40;
 constexpr int64_t kMaxSpan = int64_t{1} << 56;        // bytes; no processor maps as many for one program
-constexpr uintptr_t kLastAddress = UINTPTR_MAX >> 1;  // the upper half is the system's
+
+__attribute__((always_inline)) inline Extent extent(const View& view) {
+    const int64_t size = item_size(view.dtype);
+    const char* low = static_cast<const char*>(view.data);
+    const char* high = low;
+    for (int d = 0; d < view.ndim; ++d) {
+        if (view.shape[d] == 0) return {low, low};
+        const int64_t reach = (view.shape[d] - 1) * view.stride[d] * size;
+        (reach < 0 ? low : high) += reach;
+    }
+    return {low, high + size};
+}
 
 bool overlap(const Extent& a, const Extent& b) { return a.low < b.high && b.low < a.high; }
 
@@ -29,9 +40,9 @@ const char* operand_name(const Call& call, int i) {
 
 // `written` against every operand but number `skip`; as a result (skip < 0) it may be exactly some of them.
 Status check_disjoint(const Call& call, const View& written, const char* name, int skip) {
-    const Extent extent = extent_of(written);
+    const Extent own = extent(written);
     for (int i = 0; i < call.n_in; ++i) {
-        if (i == skip || !given(call.in[i]) || !overlap(extent, extent_of(call.in[i]))) continue;
+        if (i == skip || !given(call.in[i]) || !overlap(own, extent(call.in[i]))) continue;
         const bool may_be_same =
             skip < 0 && ((call.op->flags & kElementwise) || ((call.op->flags & kOutIsLast) && i == call.n_in - 1));
         if (may_be_same && same_view(written, call.in[i])) continue;
@@ -166,19 +177,9 @@ Status view_from(const DLTensor& t, View& v, const char* name, bool shape_only) 
     return Status::ok;
 }
 
-Extent extent_of(const View& view) {
-    const int64_t size = item_size(view.dtype);
-    const char* low = static_cast<const char*>(view.data);
-    const char* high = low;
-    for (int d = 0; d < view.ndim; ++d) {
-        if (view.shape[d] == 0) return {low, low};
-        const int64_t reach = (view.shape[d] - 1) * view.stride[d] * size;
-        (reach < 0 ? low : high) += reach;
-    }
-    return {low, high + size};
-}
+Extent extent_of(const View& view) { return extent(view); }
 
-bool overlap(const View& a, const View& b) { return overlap(extent_of(a), extent_of(b)); }
+bool overlap(const View& a, const View& b) { return overlap(extent(a), extent(b)); }
 
 bool overlaps_itself(const View& v) {
     if (is_contiguous(v)) return false;

@@ -5,6 +5,8 @@
 
 namespace tw {
 
+constexpr uintptr_t kLastAddress = UINTPTR_MAX >> 1;  // the upper half is the system's
+
 DLDataType data_type_of(DType t);
 DType dtype_of(DLDataType t);  // DType::none if unsupported
 

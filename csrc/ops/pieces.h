@@ -175,8 +175,12 @@ static Status infer_two(const Call& c, Inferred& r, const Want& want) {
     TW_TRY(want(a, "a"));
     TW_TRY(want_dtype_of(b, "b", a, "a"));
     r.n_out = 1;
-    r.out[0] = result(a.dtype, a.ndim, a.shape);
-    return broadcast_with(r.out[0], b, "b", a, "a");
+    View& y = r.out[0];
+    y.data = nullptr;
+    y.dtype = a.dtype;
+    y.ndim = 0;
+    TW_TRY(broadcast_with(y, a, "a", a, "a"));
+    return broadcast_with(y, b, "b", a, "a");
 }
 
 }  // namespace tw::TW_ISA
