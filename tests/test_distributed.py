@@ -52,7 +52,7 @@ def _in_child(layer: Any, x: Any) -> tuple[Any, int, bytes]:
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:os.fork:RuntimeWarning")  # JAX's, where it ran before
 def test_prepared_layers_travel_to_other_processes(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TILEWORK_NUM_THREADS", "1")
     context = multiprocessing.get_context(method)
