@@ -177,6 +177,13 @@ def _(c: Any, a: Any, b: Any, *, beta: float = 1, alpha: float = 1) -> Any:
     return op.matmul(a, b, c, alpha=alpha, beta=beta)
 
 
+@covers("addr", "addbmm")
+def _(c: Any, a: Any, b: Any, *, beta: float = 1, alpha: float = 1, name: str) -> Any:
+    documented(c.dim() > 0)
+    made = op.einsum([a, b], subscripts="i,j->ij" if name == "addr" else "bij,bjk->ik", alpha=float(alpha))
+    return made if beta == 0 else op.add(op.mul(c, _number(c, beta)), made)
+
+
 @covers("dot", "inner", "outer", "linalg.vecdot")
 def _(a: Any, b: Any, dim: int = -1, *, name: str) -> Any:
     if name == "linalg.vecdot":
@@ -226,6 +233,28 @@ def _(
     if is_causal:  # torch lines up the first query and key, tilework the last
         attn_mask = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool).tril()
     return op.attention(q, k, v, attn_mask, scale=scale)[0]
+
+
+@covers("nn.functional.multi_head_attention_forward")
+def _(
+    q: Any, k: Any, v: Any, _size: int, heads: int, w: Any, b: Any, key_bias: Any, value_bias: Any, zero: bool,
+    dropout: float, wo: Any, bo: Any, *, training: bool = True, attn_mask: Any = None,
+    use_separate_proj_weight: bool = False, q_proj_weight: Any = None, k_proj_weight: Any = None,
+    v_proj_weight: Any = None,
+) -> Any:  # fmt: skip
+    documented(not training or dropout == 0)  # torch draws other numbers
+    batch = [x.unsqueeze(1) if x.dim() == 2 else x for x in (q, k, v)]
+    firsts = [x.transpose(0, 1) for x in batch]
+    weights = (q_proj_weight, k_proj_weight, v_proj_weight) if use_separate_proj_weight else w.chunk(3)
+    if attn_mask is not None:  # torch's True hides a key
+        mask = ~attn_mask if attn_mask.dtype == torch.bool else attn_mask.to(q.dtype)
+        attn_mask = mask.reshape(-1, heads, *mask.shape[-2:]) if mask.dim() == 3 else mask
+    ends = [None if e is None else e.reshape(-1) for e in (key_bias, value_bias)]
+    made = op.multi_head_attention(
+        *firsts, *weights, wo, *b.chunk(3), bo, *ends, attn_mask, None, heads=heads, add_zero_attn=zero
+    )
+    made = made.transpose(0, 1)
+    return made.squeeze(1) if q.dim() == 2 else made
 
 
 # ------------------------------------------------------------------------------------------------------- norms
@@ -324,6 +353,22 @@ for _name, _call in ACTIVATIONS.items():
     covers(_name)(_call)
 
 
+@covers("nn.functional.hardshrink", "nn.functional.softshrink")
+def _(x: Any, lambd: float = 0.5, *, name: str) -> Any:
+    if name == "nn.functional.hardshrink":
+        return op.where(op.greater(op.abs(x), _number(x, lambd)), x, _number(x, 0.0))
+    assert lambd >= 0
+    return op.sub(op.relu(op.sub(x, _number(x, lambd))), op.relu(op.sub(op.neg(x), _number(x, lambd))))
+
+
+@covers("nn.functional.prelu")
+def _(x: Any, weight: Any) -> Any:
+    assert weight.dim() < 2
+    assert weight.numel() == 1 or (x.dim() > 1 and x.shape[1] == weight.numel())
+    slope = weight.reshape((-1, *(1,) * (x.dim() - 2)) if x.dim() > 1 else (1,) * x.dim())
+    return op.sub(op.relu(x), op.mul(op.relu(op.neg(x)), slope))
+
+
 @covers("nn.functional.softplus")
 def _(x: Any, beta: float = 1.0, threshold: float = 20.0) -> Any:
     documented(beta == 1 and threshold == 20)
@@ -359,6 +404,19 @@ def _(
     return op.softmax_cross_entropy(x, labels, weight, **attrs)
 
 
+@covers("nn.functional.nll_loss")
+def _(x: Any, labels: Any, weight: Any = None, *, ignore_index: int = -100, reduction: str = "mean", **_: Any) -> Any:
+    documented(x.dim() > 1 and x.numel() > 0)
+    counted = op.not_equal(labels, torch.tensor(ignore_index))
+    labels = op.where(counted, labels, torch.tensor(0))
+    each = op.gather_elements(op.neg(x), labels.unsqueeze(1), axis=1).squeeze(1)
+    shares = op.cast(counted, dtype=x.dtype)
+    if weight is not None:
+        shares = op.mul(shares, op.gather(weight, labels, axis=0))
+    each = op.mul(each, shares)
+    return op.div(op.reduce_sum(each), op.reduce_sum(shares)) if reduction == "mean" else _reduced(each, reduction)
+
+
 @covers("nn.functional.mse_loss", "nn.functional.l1_loss")
 def _(x: Any, y: Any, *_: Any, reduction: str = "mean", weight: Any = None, name: str, **__: Any) -> Any:
     documented(weight is None and x.dim() > 0 and y.dim() > 0)
@@ -390,6 +448,23 @@ def _(x: Any, y: Any, weight: Any = None, *, reduction: str = "mean", pos_weight
         below = op.mul(below, op.add(op.mul(op.sub(pos_weight, one), y), one))
     each = op.add(op.mul(op.sub(one, y), x), below)
     return _reduced(each if weight is None else op.mul(each, weight), reduction)
+
+
+@covers("nn.functional.binary_cross_entropy")
+def _(x: Any, y: Any, weight: Any = None, *, reduction: str = "mean", **_: Any) -> Any:
+    documented(x.dim() > 0)
+    one = _number(x, 1.0)
+    right, wrong = (op.clip(op.log(p), low=-100.0) for p in (x, op.sub(one, x)))
+    each = op.neg(op.add(op.mul(y, right), op.mul(op.sub(one, y), wrong)))
+    return _reduced(each if weight is None else op.mul(each, weight), reduction)
+
+
+@covers("nn.functional.soft_margin_loss")
+def _(x: Any, y: Any, *, reduction: str = "mean", **_: Any) -> Any:
+    documented(x.dim() > 0)
+    assert reduction in ("mean", "sum", "none")
+    assert x.shape == y.shape
+    return _reduced(op.softplus(op.neg(op.mul(x, y))), reduction)
 
 
 @covers("nn.functional.hinge_embedding_loss")
