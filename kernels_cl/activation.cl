@@ -9,7 +9,10 @@
 __kernel void activation(ANY(T, x), ANY(T, y), const long function, const ACC alpha, const ACC beta, const Walk walk) {
     START(x);
     START(y);
-    EACH(k, i) STORE(y, AT(1, i), value_of((int)function, LOAD(x, AT(0, i)), alpha, beta));
+    ACC xs[ITEMS];
+    TAKE(xs, x, 0)
+    EACH_OF_ITEM(k) xs[k] = value_of((int)function, xs[k], alpha, beta);
+    GIVE(y, 1, xs)
 }
 
 __kernel void activation_dx(ANY(T, dy), ANY(T, x), ANY(T, dx), const long function, const ACC alpha, const ACC beta,
@@ -17,5 +20,9 @@ __kernel void activation_dx(ANY(T, dy), ANY(T, x), ANY(T, dx), const long functi
     START(dy);
     START(x);
     START(dx);
-    EACH(k, i) STORE(dx, AT(2, i), LOAD(dy, AT(0, i)) * slope_of((int)function, LOAD(x, AT(1, i)), alpha, beta));
+    ACC dys[ITEMS], xs[ITEMS];
+    TAKE(dys, dy, 0)
+    TAKE(xs, x, 1)
+    EACH_OF_ITEM(k) dys[k] *= slope_of((int)function, xs[k], alpha, beta);
+    GIVE(dx, 2, dys)
 }

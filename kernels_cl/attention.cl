@@ -9,28 +9,9 @@
 //           each. Keys that a query does not see are not read.
 // Numerics  a running maximum in attend; sums run along the keys, one term after the other.
 //
-// Defined by the launch:  DTYPE   of q, k, v;  GROUP, COLUMNS;  ADDED   the mask is added, not boolean
-#include "types.clh"
+// Defined by the launch:  DTYPE   of q, k, v;  GROUP, COLUMNS;  ADDED: attention.clh
+#include "attention.clh"
 #include "rows.clh"
-#include "philox.clh"
-
-#ifdef ADDED
-#define MASK_TYPE T
-#else
-#define MASK_TYPE uchar
-#endif
-
-typedef struct {
-    long heads, kv_heads, queries, keys, depth, width, left, right, masked, mask_step[4], some, alibi, sinks;
-    long limit, seed, offset;  // words of philox below limit drop a weight
-    long slopes;  // whether attend_dq leaves ds of every score
-} Sizes;
-
-#define OPERANDS IN(T, q), IN(T, k), IN(T, v), IN(MASK_TYPE, mask), IN(long, lengths), IN(T, alibi)
-#define START_OPERANDS START(q); START(k); START(v); START(mask); START(lengths); START(alibi);
-#define SETTINGS const ACC scale, const ACC softcap, const ACC kept, const Sizes z
-
-#define LENGTH(b) (z.some ? lengths[b] : z.keys)
 
 // The score of a query and a key; *slope is what the cap leaves of it.
 inline ACC score_of(__global const T *q, __global const T *k, __global const MASK_TYPE *mask, __global const T *alibi,
@@ -58,15 +39,6 @@ inline ACC score_of(__global const T *q, __global const T *k, __global const MAS
     score_of(q + ((b * (INDEX)z.heads + (h)) * (INDEX)z.queries + (t)) * (INDEX)z.depth,                  \
              k + ((b * (INDEX)z.kv_heads + head) * (INDEX)z.keys + (j)) * (INDEX)z.depth, mask, alibi, b, h, t, j, \
              place, scale, softcap, z, slope)
-
-// What the weight of a key is multiplied by: 0 where a draw drops it.
-inline ACC factor_of(const long b, const long h, const long t, const long j, const ACC kept, const Sizes z) {
-    if (z.limit == 0) return kept;
-    const long at = ((b * z.heads + h) * z.queries + t) * z.keys + j;
-    const uint4 drawn = philox(at / 4, z.offset, z.seed);
-    const uint words[4] = {drawn.x, drawn.y, drawn.z, drawn.w};
-    return (long)words[at % 4] >= z.limit ? kept : (ACC)0;
-}
 
 // Query t of head h of sequence b, and the keys that it sees.
 #define FOR_A_QUERY                                                                                                  \
@@ -111,8 +83,6 @@ __kernel void attend(OPERANDS, IN(T, sinks), OUT(T, y), OUT(ACC, lse), SETTINGS)
     EACH_COLUMN(c, d, z.width) STORE(y, ROW * (INDEX)z.width + d, acc[c] / (sum == 0 ? (ACC)1 : sum));
     if (ITEM == 0) lse[ROW] = top + log(sum);
 }
-
-inline ACC p_of(const ACC s, const ACC lse) { return lse == -(ACC)INFINITY ? 0 : s > lse ? 1 : exp(s - lse); }
 
 __kernel void attend_dq(OPERANDS, IN(T, dy), IN(T, y), IN(ACC, lse), OUT(ACC, delta), OUT(T, dq), OUT(ACC, ds_of_scores),
                         SETTINGS) {

@@ -1,22 +1,23 @@
 // Elementwise ops, y[i] = f(x[i]) and y[i] = f(a[i], b[i]) with numpy broadcasting, and gradients of the unary ones.
 //
 // Method    each item loads ITEMS elements, then computes and stores them; broadcast operands are read with stride 0.
-// Numerics  + - * and relu round once; / as the device rounds it (correctly where it can be asked to); exp, log, tanh,
+// Numerics  + - * and relu round once; / as the device rounds it (correctly where it can be asked to); log, erf and erfc
 //           erf and erfc are the OpenCL built-ins, sigmoid and gelu are built on them (activation.clh).
 #include "types.clh"
 #include "each.clh"
 #include "activation.clh"
 
-#define UNARY(name, value)                                            \
-    __kernel void name(ANY(T, x), ANY(T, y), const Walk walk) {       \
-        START(x);                                                     \
-        START(y);                                                     \
-        ACC xs[ITEMS];                                                \
-        EACH(k, i) xs[k] = LOAD(x, AT(0, i));                         \
-        EACH(k, i) {                                                  \
-            const ACC x = xs[k];                                      \
-            STORE(y, AT(1, i), value);                                \
-        }                                                             \
+#define UNARY(name, value)                                      \
+    __kernel void name(ANY(T, x), ANY(T, y), const Walk walk) { \
+        START(x);                                               \
+        START(y);                                               \
+        ACC xs[ITEMS];                                          \
+        TAKE(xs, x, 0)                                          \
+        EACH_OF_ITEM(k) {                                       \
+            const ACC x = xs[k];                                \
+            xs[k] = value;                                      \
+        }                                                       \
+        GIVE(y, 1, xs)                                          \
     }
 
 #define BINARY(name, a, b, value)                                          \
@@ -25,14 +26,13 @@
         START(b);                                                          \
         START(y_);                                                         \
         ACC as[ITEMS], bs[ITEMS];                                          \
-        EACH(k, i) {                                                       \
-            as[k] = LOAD(a, AT(0, i));                                     \
-            bs[k] = LOAD(b, AT(1, i));                                     \
-        }                                                                  \
-        EACH(k, i) {                                                       \
+        TAKE(as, a, 0)                                                     \
+        TAKE(bs, b, 1)                                                     \
+        EACH_OF_ITEM(k) {                                                  \
             const ACC a = as[k], b = bs[k];                                \
-            STORE(y_, AT(2, i), value);                                    \
+            as[k] = value;                                                 \
         }                                                                  \
+        GIVE(y_, 2, as)                                                    \
     }
 
 BINARY(add, a, b, a + b)
@@ -42,10 +42,10 @@ BINARY(div, a, b, a / b)
 
 UNARY(each_relu, act_relu(x))
 UNARY(each_sigmoid, act_sigmoid(x))
-UNARY(each_tanh, tanh(x))
+UNARY(each_tanh, TANH(x))
 UNARY(each_gelu, act_gelu(x))
 UNARY(each_gelu_tanh, act_gelu_tanh(x))
-UNARY(each_exp, exp(x))
+UNARY(each_exp, EXP(x))
 UNARY(each_log, log(x))
 UNARY(each_erf, erf(x))
 

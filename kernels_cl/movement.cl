@@ -10,9 +10,24 @@
 __kernel void copy(ANY(BITS, x), ANY(BITS, y), const Walk walk) {
     START(x);
     START(y);
+#ifdef VECTOR  // elements of any size, 16 bytes of them
+    __global const uint4 *from = (__global const uint4 *)x;
+    __global uint4 *to = (__global uint4 *)y;
+    const INDEX n = (INDEX)walk.n, per = 16 / sizeof(BITS), size = get_local_size(0);
+    const INDEX first = (INDEX)get_group_id(0) * (ITEMS / per) * size + (INDEX)get_local_id(0);
+    uint4 held[2];
+    UNROLL for (int c = 0; c < 2; ++c)
+        if ((first + c * size + 1) * per <= n) held[c] = from[first + c * size];
+    UNROLL for (int c = 0; c < 2; ++c) {
+        const INDEX at = first + c * size;
+        if ((at + 1) * per <= n) to[at] = held[c];
+        else for (INDEX i = at * per; i < n; ++i) y[i] = x[i];
+    }
+#else
     BITS held[ITEMS];
     EACH(k, i) held[k] = x[AT(0, i)];
     EACH(k, i) y[AT(1, i)] = held[k];
+#endif
 }
 
 #ifdef PADDED  // rank of the padded array

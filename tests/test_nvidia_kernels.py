@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tilework.backends import opencl_attention
 from tilework.backends.opencl_programs import define_options, expanded, with_architecture
 from tilework.backends.opencl_tiles import LOCAL_BYTES, SHARED, Tiles
 
@@ -133,6 +134,30 @@ def test_convolutions_in_chunks_fit_a_multiprocessor(tmp_path: Path, kernel: str
     assert taken["spilled"] == 0
     assert 0 < taken["local"] <= LOCAL_BYTES
     assert taken["registers"] * tiles.group <= REGISTERS
+
+
+def attention_kernels() -> Iterator[Any]:
+    """File, -D options and items of every block of attention in the tables, for plain scores of whole chunks."""
+    tables = {
+        "forward": (opencl_attention.FORWARD, "attention_matrix.cl", "KEYS"),
+        "thin": (opencl_attention.THIN, "attention_matrix.cl", "KEYS"),
+        "queries": (opencl_attention.OF_QUERIES, "attention_matrix_dx.cl", "STEP"),
+        "keys": (opencl_attention.OF_KEYS, "attention_matrix_dx.cl", "STEP"),
+    }
+    for name, (table, file, step) in tables.items():
+        for width, block in table.items():
+            define = {"DTYPE": np.dtype(np.float16), "INDEX": "int", "COPIED": 1, "DEPTH": width, "WIDTH": width}
+            define |= block.define(step) | ({"PARTIAL": 1} if name == "thin" else {})
+            yield pytest.param(file, define, 32 * block.warps, id=f"{name}-{width}")
+
+
+@pytest.mark.usefixtures("toolchain")
+@pytest.mark.parametrize(("file", "define", "items"), list(attention_kernels()))
+def test_attention_fits_a_multiprocessor(tmp_path: Path, file: str, define: dict[str, Any], items: int) -> None:
+    taken = resources(tmp_path, define, 90, file)
+    assert taken["spilled"] <= 64, "a few words, outside the loops"
+    assert 0 < taken["local"] <= LOCAL_BYTES
+    assert taken["registers"] * items <= REGISTERS
 
 
 def test_every_blocking_fits_its_kernel() -> None:

@@ -209,3 +209,70 @@ def test_two_runs_give_the_same_bits() -> None:
         seconds=300,
         TILEWORK_CL_CORE="S",
     )
+
+
+def test_attention_in_fragments_is_right() -> None:
+    """Masks, caps and ragged rows, in shares and whole, forward and backward; small blocks build in less time."""
+    run(
+        """
+        from tilework.backends import opencl_attention
+        from tilework.backends.opencl_attention import Block
+        from tilework.registry import ops
+        from tilework.testing import Case, assert_matches_reference
+        from tilework.testing.cases import mapped
+        for table in (opencl_attention.FORWARD, opencl_attention.OF_QUERIES, opencl_attention.OF_KEYS):
+            table[64] = Block(2, 1, 16, 2)
+        opencl_attention.THIN[64] = Block(1, 1, 16, 2)
+        opencl_attention.MIN_KEYS = 16
+        for name, sample in (("attention", 2), ("attention", 3), ("attention_dx", 2), ("attention_dx", 3)):
+            made = Case(ops()[name], sample, "float16").build()
+            result = ops()[name](*mapped(tw.to_device, made.args), **made.attrs)
+            host = [tw.to_host(r) for r in (result if isinstance(result, tuple) else (result,))]
+            assert_matches_reference(ops()[name], made.args, made.attrs, host, narrow_factors=True)
+        """,
+        seconds=300,
+        TILEWORK_CL_CORE="T",
+    )
+
+
+def test_norms_of_long_lines_are_right() -> None:
+    """Lines that stay in memory, in one piece and in rows, whose first elements are no guide; parameters in shares."""
+    run(
+        """
+        def near(got, want):
+            for g, w in zip(got, want, strict=True):
+                error = np.abs(tw.to_host(g).astype(float) - w) / np.maximum(np.abs(w), np.abs(w).max() / 10)
+                assert error.max() < 2e-5, error.max()
+        x, dy = fill(3, 2, 33, 50), fill(2, 3, 33, 50).reshape(3, 2, 33, 50)
+        x[0] = 7  # a mean far from the others'
+        w, b, m, v = (np.abs(fill(2)) + i for i in range(4))
+        there = [tw.to_device(a) for a in (x, w, b, m, v)]
+        want = tw.batch_norm(x, w, b, m.copy(), v.copy(), training=True, return_stats=True)
+        near(tw.batch_norm(*there, training=True, return_stats=True), want)
+        args = (dy, x, *want[1:], w)
+        near(tw.batch_norm_dx(*map(tw.to_device, args), training=True, return_dw=True),
+             tw.batch_norm_dx(*args, training=True, return_dw=True))
+        x, dy, w = fill(700, 20), fill(20, 700).reshape(700, 20), fill(20)
+        args = (dy, x, *tw.layer_norm(x, w, w, return_stats=True)[1:], w)
+        near(tw.layer_norm_dx(*map(tw.to_device, args), return_dw=True), tw.layer_norm_dx(*args, return_dw=True))
+        """,
+        seconds=300,
+        TILEWORK_CL_CORE="S",
+    )
+
+
+def test_lstm_in_fragments_is_right() -> None:
+    """Two directions, sequences beyond one group's, and states, beside the CPU in float32."""
+    run(
+        """
+        rng = np.random.default_rng(0)
+        d, t, n, i, h = 2, 3, 70, 16, 32
+        shapes = ((t, n, i), (d, 4 * h, i), (d, 4 * h, h), (d, 4 * h), (d, n, h), (d, n, h))
+        given = [(rng.standard_normal(s) * 0.4).astype(np.float16) for s in shapes]
+        want = tw.lstm(*(a.astype(np.float32) for a in given), return_saved=True)
+        for g, w in zip(tw.lstm(*map(tw.to_device, given), return_saved=True), want, strict=True):
+            assert np.abs(tw.to_host(g).astype(np.float32) - w).max() < 2e-3, np.abs(tw.to_host(g) - w).max()
+        """,
+        seconds=300,
+        TILEWORK_CL_CORE="T",
+    )

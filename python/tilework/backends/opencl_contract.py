@@ -60,7 +60,7 @@ def contract(
 
 
 def _each(queue: Queue, kernel: str, a: Any, b: Any, y: Any) -> Any:
-    queue.each("elementwise.cl", kernel, (a, b, y), DTYPE=y.dtype)
+    queue.each("elementwise.cl", kernel, (a, b, y), chunks=True, DTYPE=y.dtype)
     return y
 
 

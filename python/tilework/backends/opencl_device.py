@@ -63,6 +63,11 @@ class Device:
         self._queues: list[Queue] = []
         self._own: Queue | None = None
 
+    @property
+    def multiplies_fragments(self) -> bool:
+        """Whether matrix instructions are at hand, or their emulation was asked for."""
+        return self.core == "S" and (self.tensor or self.nvidia >= 80)
+
     def _build_options(self) -> tuple[str, ...]:
         import pyopencl as cl
 

@@ -40,10 +40,10 @@ _BINARY = {
 _UNARY = {
     "relu": "act_relu({0})",
     "sigmoid": "act_sigmoid({0})",
-    "tanh": "tanh({0})",
+    "tanh": "TANH({0})",
     "gelu": "act_gelu({0})",
     "gelu_tanh": "act_gelu_tanh({0})",
-    "exp": "exp({0})",
+    "exp": "EXP({0})",
     "log": "log({0})",
     "erf": "erf({0})",
 }

@@ -69,7 +69,7 @@ def _subtract_product(queue: Queue, a: Any, b: Any, c: Any) -> None:
     """c -= a b, for views of (batch, rows, columns)."""
     product = queue.empty(c.shape, c.dtype)
     multiply(queue, a, b, product)
-    queue.each("elementwise.cl", "sub", (c, product, c), DTYPE=c.dtype)
+    queue.each("elementwise.cl", "sub", (c, product, c), chunks=True, DTYPE=c.dtype)
 
 
 def _forget_unknown(queue: Queue, a: Any, part: int) -> None:

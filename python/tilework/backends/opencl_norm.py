@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 
 from tilework.backends.opencl_queue import GROUP_SIZE, Queue, merged
-from tilework.backends.opencl_reduce import group_for
+from tilework.backends.opencl_reduce import WANTED_GROUPS, accumulator, group_for, reduce
 
-_WEIGHT, _BIAS, _RESIDUAL, _SUM, _STATS, _GIVEN, _UPDATES, _RELU = (1 << i for i in range(8))
+_WEIGHT, _BIAS, _RESIDUAL, _SUM, _STATS, _GIVEN, _UPDATES, _RELU, _SUMS_TOO = (1 << i for i in range(9))
+_LONG = 1 << 14  # elements of a line that 512 items share
+_MIN_SHARE = 64  # terms of a parameter's sum
 
 
 class Lines:
@@ -39,17 +41,36 @@ class Lines:
         numbers = [self.count, self.n, period, step, max(1, run)]
         self.problem = np.array([*numbers, *kept, *kept_strides, *along, *along_strides], np.int64)
         self.contiguous = along_strides == [1]
-        self.run, self.period = max(1, run), period
+        self.beside = bool(along_strides) and along_strides[-1] == 1 and along[-1] >= 16
+        self.run, self.period, self.step = max(1, run), period, step
 
     def group(self, queue: Queue, n: int) -> int:
         """Items that share n elements."""
-        return group_for(queue, n) if self.contiguous else 1
+        if not self.beside:
+            return 1
+        most = group_for(queue, n)
+        return 2 * most if most == 256 and n >= _LONG else most
+
+    @property
+    def parameter_each(self) -> bool:
+        """Whether every line has one parameter, and no other line has it."""
+        return self.step == 1 and self.run >= self.n and self.period == self.count
 
 
 def _launch(
-    queue: Queue, lines: Lines, kernel: str, rows: int, group: int, args: tuple[Any, ...], *, centred: bool
+    queue: Queue,
+    lines: Lines,
+    kernel: str,
+    rows: int,
+    group: int,
+    args: tuple[Any, ...],
+    *,
+    centred: bool,
+    **extra: Any,
 ) -> None:
-    define = lines.define | {"GROUP": group, "CENTRED": int(centred)}
+    define = lines.define | {"GROUP": group, "CENTRED": int(centred)} | extra
+    if kernel != "norm_sums" and lines.contiguous and group > 1 and lines.n <= 16 * group:
+        define["PER_ITEM"] = 1 << (-(-lines.n // group) - 1).bit_length()
     queue.launch(lines.file, kernel, rows * group, group if group > 1 else GROUP_SIZE, args, **define)
 
 
@@ -87,27 +108,53 @@ def normalised(
     _launch(queue, lines, "norm", lines.count, lines.group(queue, lines.n), args, centred=centred)
 
 
-def line_gradient(
-    queue: Queue, lines: Lines, dy: Any, mean: Any, rstd: Any, weight: Any, dx: Any, *, constant: bool = False
+def gradients(
+    queue: Queue,
+    lines: Lines,
+    dy: Any,
+    mean: Any,
+    rstd: Any,
+    weight: Any,
+    dx: Any,
+    sums: tuple[Any, ...],
+    *,
+    constant: bool = False,
 ) -> None:
-    """dx from dy and the statistics; ``mean`` None: the lines are not centred. ``constant``: they do not move."""
-    flags = (weight is not None) * _WEIGHT + constant * _GIVEN
-    args = (dy, lines.x, rstd if mean is None else mean, rstd, dx if weight is None else weight, dx)
-    group = lines.group(queue, lines.n)
-    rows = lines.count if lines.n else 0
-    _launch(queue, lines, "norm_dx", rows, group, (*args, lines.problem, flags), centred=mean is not None)
+    """dx, and dw and db into ``sums`` if there are any: dw alone where ``mean`` is None, as lines are not centred.
+
+    ``constant``: the statistics do not move with x.
+    """
+    centred = mean is not None
+    together = bool(sums) and centred and lines.parameter_each and lines.n > 0
+    flags = (weight is not None) * _WEIGHT + constant * _GIVEN + together * _SUMS_TOO
+    stats = (mean if centred else rstd, rstd)
+    targets = sums if together else (dx, dx)  # dx stands for what the flags leave out
+    args = (dy, lines.x, *stats, dx if weight is None else weight, dx, *targets, lines.problem, flags)
+    rows, group = lines.count if lines.n else 0, lines.group(queue, lines.n)
+    _launch(queue, lines, "norm_dx", rows, group, args, centred=centred)
+    if sums and not together:
+        _parameter_gradient(queue, lines, dy, stats, sums, centred=centred)
 
 
-def parameter_gradient(queue: Queue, lines: Lines, dy: Any, mean: Any, rstd: Any, sums: tuple[Any, ...]) -> None:
-    """dw and db (dw alone where ``mean`` is None) into ``sums``, if there are any."""
-    if not sums:
-        return
-    dw, db = sums[0], sums[-1]
+def _parameter_gradient(
+    queue: Queue, lines: Lines, dy: Any, stats: tuple[Any, Any], sums: tuple[Any, ...], *, centred: bool
+) -> None:
     if lines.x.size == 0:
         for array in sums:
             queue.fill(array, 0)
         return
-    terms = lines.x.size // dw.size
+    count = int(sums[0].size)
+    terms = lines.x.size // count
     group = 1 if lines.run == 1 else lines.group(queue, terms)
-    args = (dy, lines.x, rstd if mean is None else mean, rstd, dw, db, lines.problem, int(dw.size))
-    _launch(queue, lines, "norm_sums", dw.size, group, args, centred=mean is not None)
+    groups = -(-count * group // (group if group > 1 else GROUP_SIZE))
+    wanted = WANTED_GROUPS if queue.device.core == "S" else 1
+    shares = max(1, min(wanted // groups, terms // _MIN_SHARE))
+    most = -(-terms // shares)
+    wide = accumulator(lines.x.dtype)
+    targets = tuple(queue.empty((shares, count), wide) for _ in sums) if shares > 1 else sums
+    args = (dy, lines.x, *stats, targets[0], targets[-1], lines.problem, count, most, shares)
+    extra = {"IN_SHARES": 1} if shares > 1 else {}
+    _launch(queue, lines, "norm_sums", count * shares, group, args, centred=centred, **extra)
+    for part, whole in zip(targets, sums, strict=True):
+        if shares > 1:
+            reduce(queue, "sum", part, whole.reshape(-1), (0,))

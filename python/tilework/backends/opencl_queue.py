@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +84,11 @@ class Queue:
         self.fill(array, value)
         return array
 
+    @functools.cached_property
+    def nothing(self) -> Any:
+        """One zero, for a kernel's argument that it never looks at; it is never written."""
+        return self.number(0, np.int64)
+
     def fill(self, array: Any, value: float) -> None:
         """Sets every element of a contiguous array."""
         import pyopencl as cl
@@ -103,7 +109,7 @@ class Queue:
 
     def copy(self, source: Any, target: Any) -> None:
         """Copies between arrays of one dtype, broadcasting ``source`` to the shape of ``target``."""
-        self.each("movement.cl", "copy", (source, target), BITS=bits_of(source))
+        self.each("movement.cl", "copy", (source, target), chunks=True, BITS=bits_of(source))
 
     def cast(self, source: Any, target: Any, *, saturate: bool = True) -> None:
         """Copies between arrays of two dtypes, broadcasting ``source`` to the shape of ``target``."""
@@ -151,8 +157,13 @@ class Queue:
             self.pool.free_held()
             kernel(self.cl, items, group, *args)
 
-    def each(self, file: str, kernel: str, arrays: Sequence[Any], *scalars: float, **define: Any) -> None:
-        """Launches an each.clh kernel over the elements of the last array; the others broadcast to its shape."""
+    def each(
+        self, file: str, kernel: str, arrays: Sequence[Any], *scalars: float, chunks: int = False, **define: Any
+    ) -> None:
+        """Launches an each.clh kernel over the elements of the last array; the others broadcast to its shape.
+
+        ``chunks``: the kernel can take elements of one size by 16 bytes, where arrays lie so.
+        """
         shape = arrays[-1].shape
         count = arrays[-1].size
         if all(a.shape == shape and a.flags.c_contiguous for a in arrays):
@@ -161,14 +172,18 @@ class Queue:
             dims, strides = merged(shape, [broadcast_strides(a, shape) for a in arrays])
             walk = np.array([count, *dims, *(s for row in strides for s in row)], np.int64)
             define |= {"RANK": len(dims), "ARRAYS": len(arrays)}
-        per_item = define["ITEMS"] = 4 if self.device.core == "S" else 1
+        per_item = 4 if self.device.core == "S" else 1
+        if chunks and per_item > 1 and "RANK" not in define and all(a.offset % 16 == 0 for a in arrays):
+            per_item = 2 * 16 // arrays[0].dtype.itemsize
+            define["VECTOR"] = 1
+        define["ITEMS"] = per_item
         items = -(-count // per_item)
         self.launch(file, kernel, items, GROUP_SIZE, (*map(Strided, arrays), *scalars, walk), **define)
 
     def as_int64(self, array: Any) -> Any:
         """Integers in int64, contiguous, so that one build of a kernel reads them; one zero in place of None."""
         if array is None or array.size == 0:
-            return self.number(0, np.int64)
+            return self.nothing
         if array.dtype == np.int64:
             return self.contiguous(array)
         copy = self.empty(array.shape, np.int64)

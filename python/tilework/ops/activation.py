@@ -265,7 +265,7 @@ def _on_a_device(target: Any) -> Callable[..., None]:
             return
         numbers = [float(v) for v in attrs.values()] + [0.0, 0.0]
         which = NAMES.index(target.name)
-        queue.each("activation.cl", "activation", (x, y), which, *numbers[:2], DTYPE=x.dtype)
+        queue.each("activation.cl", "activation", (x, y), which, *numbers[:2], chunks=True, DTYPE=x.dtype)
 
     return run
 
@@ -331,4 +331,6 @@ def _() -> Iterator[Workload]:
 @opencl(activation_dx)
 def _(queue: Queue, dy: Any, x: Any, dx: Any, *, function: str, alpha: float, beta: float) -> None:
     which = NAMES.index(function)
-    queue.each("activation.cl", "activation_dx", (dy, x, dx), which, float(alpha), float(beta), DTYPE=x.dtype)
+    queue.each(
+        "activation.cl", "activation_dx", (dy, x, dx), which, float(alpha), float(beta), chunks=True, DTYPE=x.dtype
+    )

@@ -12,6 +12,7 @@ from tilework import ops
 from tilework.arrays import Array, Ints, Sizes, Wanted
 from tilework.backends.opencl_attention import Launch
 from tilework.backends.opencl_queue import Queue
+from tilework.backends.opencl_reduce import accumulator
 from tilework.backends.philox import philox
 from tilework.dtypes import FLOATING, is_narrow
 from tilework.errors import AttrError, AttrTypeError, DTypeError, IndexContentError, ShapeError
@@ -382,6 +383,7 @@ def _slope_of_sinks(dy: Array, y: Array, lse: Array, sinks: Array) -> Array:
 
 for _target in (attention, attention_dx):
     dtypes(_target, *FLOATING)
+    _target.rules["narrow_factors"] = True  # powers, on devices with matrix instructions
 attention.rules["spreading"] = ("v",)
 attention_dx.rules["spreading"] = ("dy", "q", "k", "v", "y", "lse")
 
@@ -517,11 +519,6 @@ def _(dy: Sizes, q: Sizes, k: Sizes, v: Sizes, *others: Any, causal: bool, **att
 # ------------------------------------------------------------------------------------------------- OpenCL
 
 
-def _wide(queue: Queue, q: Any) -> Any:
-    """Room for one number per query."""
-    return queue.empty(q.shape[:3], np.float32 if is_narrow(q.dtype) else q.dtype)
-
-
 @opencl(attention)
 def _(
     queue: Queue,
@@ -538,7 +535,7 @@ def _(
     **attrs: Any,
 ) -> None:
     launch = Launch(queue, q, k, v, mask, lengths, alibi, sinks, **attrs)
-    launch("attend", math.prod(q.shape[:3]), v.shape[3], sinks, y, lse[0] if return_lse else _wide(queue, q))
+    launch.attend(sinks, y, lse[0] if return_lse else queue.empty(q.shape[:3], accumulator(q.dtype)))
 
 
 @opencl(attention_dx)
@@ -559,9 +556,4 @@ def _(
     *slopes: Any,
     **attrs: Any,
 ) -> None:
-    launch = Launch(queue, q, k, v, mask, lengths, alibi, **attrs)
-    widest, delta = max(q.shape[3], v.shape[3]), _wide(queue, q)
-    for a in slopes:  # keys that a query does not see are not visited
-        queue.fill(a, 0)
-    launch("attend_dq", math.prod(q.shape[:3]), widest, dy, y, lse, delta, dq, slopes[0] if slopes else None)
-    launch("attend_dkv", math.prod(k.shape[:3]), widest, dy, lse, delta, dk, dv)
+    Launch(queue, q, k, v, mask, lengths, alibi, **attrs).gradients(dy, y, lse, dq, dk, dv, *slopes)

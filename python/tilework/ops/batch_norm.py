@@ -11,7 +11,7 @@ import numpy as np
 from tilework import dispatch, ops
 from tilework._core import Prepared
 from tilework.arrays import Array, Sizes, Wanted
-from tilework.backends.opencl_norm import Lines, line_gradient, normalised, parameter_gradient
+from tilework.backends.opencl_norm import Lines, gradients, normalised
 from tilework.backends.opencl_queue import Queue
 from tilework.dtypes import FLOATING
 from tilework.errors import AttrError, AttrTypeError, DTypeError, ShapeError, UnsupportedError
@@ -466,5 +466,4 @@ def _(
         ops.relu_dx.rules["opencl"](queue, dy, y, shown)
         dy = shown
     lines = _lines(x)
-    line_gradient(queue, lines, dy, mean, rstd, weight, dx, constant=not training)
-    parameter_gradient(queue, lines, dy, mean, rstd, sums)
+    gradients(queue, lines, dy, mean, rstd, weight, dx, sums, constant=not training)

@@ -544,7 +544,7 @@ def _each(kernel: str) -> Callable[..., None]:
         dtype = arrays[-1].dtype
         placed = tuple(a if hasattr(a, "shape") else queue.number(a, dtype) for a in arrays)
         if is_floating(dtype):
-            queue.each("elementwise.cl", kernel, placed, DTYPE=dtype)
+            queue.each("elementwise.cl", kernel, placed, chunks=True, DTYPE=dtype)
         else:
             queue.each("arithmetic.cl", "arithmetic", placed, _OF_INTEGERS[kernel], DTYPE=dtype)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tilework.arrays import Array, Sizes, Wanted
-from tilework.backends.opencl_norm import Lines, line_gradient, normalised, parameter_gradient
+from tilework.backends.opencl_norm import Lines, gradients, normalised
 from tilework.backends.opencl_queue import Queue
 from tilework.dtypes import FLOATING
 from tilework.errors import AttrError, AttrTypeError, DTypeError, ShapeError
@@ -371,5 +371,4 @@ def _(
     return_dw: bool,
 ) -> None:
     lines = _lines(x, groups)
-    line_gradient(queue, lines, dy, mean, rstd, weight, dx)
-    parameter_gradient(queue, lines, dy, mean, rstd, sums)
+    gradients(queue, lines, dy, mean, rstd, weight, dx, sums)

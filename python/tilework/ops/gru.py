@@ -331,7 +331,7 @@ def _(
         wide = own.widened(rb)
         joined = 2 * hidden if attrs["reset_after"] else own.wide
         some = bias[:, :joined]
-        queue.each("elementwise.cl", "add", (some, wide[:, :joined], some), DTYPE=own.dtype)
+        queue.each("elementwise.cl", "add", (some, wide[:, :joined], some), chunks=True, DTYPE=own.dtype)
         if attrs["reset_after"]:
             queue.copy(wide[:, joined:], apart)
     sums = own.sums(bias, own.per_step(own.wide))

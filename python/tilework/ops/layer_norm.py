@@ -10,7 +10,7 @@ import numpy as np
 
 from tilework import ops
 from tilework.arrays import Array, Axes, Ints, Sizes, Wanted
-from tilework.backends.opencl_norm import Lines, line_gradient, normalised, parameter_gradient
+from tilework.backends.opencl_norm import Lines, gradients, normalised
 from tilework.backends.opencl_queue import Queue
 from tilework.dtypes import FLOATING
 from tilework.errors import AttrError, AttrTypeError, DTypeError, ShapeError
@@ -575,12 +575,10 @@ def _(
     return_dw: bool,
 ) -> None:
     lines = Lines(x, axes)
-    line_gradient(queue, lines, dy, mean, rstd, weight, dx)
-    parameter_gradient(queue, lines, dy, mean, rstd, sums)
+    gradients(queue, lines, dy, mean, rstd, weight, dx, sums)
 
 
 @opencl(rms_norm_dx)
 def _(queue: Queue, dy: Any, x: Any, rstd: Any, weight: Any, dx: Any, *sums: Any, axes: Sizes, return_dw: bool) -> None:
     lines = Lines(x, axes)
-    line_gradient(queue, lines, dy, None, rstd, weight, dx)
-    parameter_gradient(queue, lines, dy, None, rstd, sums)
+    gradients(queue, lines, dy, None, rstd, weight, dx, sums)

@@ -262,7 +262,9 @@ def _(queue: Queue, logits: Any, labels: Any, weight: Any, y: Any, *, reduction:
     if reduction == "sum":
         reduce(queue, "sum", losses, y, tuple(range(labels.ndim)))
     elif reduction == "mean":
-        queue.each("elementwise.cl", "div", (_total(queue, losses), _total(queue, weights), y), DTYPE=y.dtype)
+        queue.each(
+            "elementwise.cl", "div", (_total(queue, losses), _total(queue, weights), y), chunks=True, DTYPE=y.dtype
+        )
 
 
 @opencl(softmax_cross_entropy_dx)

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tilework.arrays import Array, GateActivation, Wanted
+from tilework.backends import opencl_lstm
 from tilework.backends.opencl_queue import Queue
 from tilework.backends.opencl_recurrent import Layer
 from tilework.dtypes import FLOATING, is_narrow
@@ -415,6 +416,12 @@ def _(
     own = _layer(queue, x, w, r, lengths, peep, proj, attrs)
     peepholes, weights = _peepholes(own, peep), None if proj is None else own.widened(proj)
     gates, cells = kept or (own.per_step(own.wide), own.per_step(own.hidden))
+    if opencl_lstm.in_fragments(own, r, plain=peep is None and proj is None and clip == 0):
+        bias = own.empty(own.directions, own.wide)
+        queue.fill(bias, 0) if b is None else queue.cast(queue.contiguous(b), bias)
+        opencl_lstm.sums(own, x, w, gates)
+        opencl_lstm.steps(own, r, bias, h0, own.state(c0, own.hidden), gates, cells, y, h, c)
+        return
     own.sums(None if b is None else own.widened(b), gates)
     own.zero_behind(cells)
     cell, made = [own.state(c0, own.hidden) for _ in range(2)], own.state(None, own.hidden)

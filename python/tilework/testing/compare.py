@@ -33,8 +33,19 @@ def spacing(value: Array, dtype: Any) -> Array:
         return np.asarray(np.spacing(finite.astype(dtype)), np.float64)
 
 
-def bounds(op: AnyOp, args: Sequence[Any], attrs: Attrs, wide: Sequence[Array], dtypes: Sequence[Any]) -> list[Array]:
-    """How far each element may be from the float64 reference; 0 where it must be the reference rounded once."""
+def bounds(
+    op: AnyOp,
+    args: Sequence[Any],
+    attrs: Attrs,
+    wide: Sequence[Array],
+    dtypes: Sequence[Any],
+    *,
+    narrow_factors: bool = False,
+) -> list[Array]:
+    """How far each element may be from the float64 reference; 0 where it must be the reference rounded once.
+
+    ``narrow_factors``: results of 16 bits may be sums of products whose factors were themselves rounded to 16 bits.
+    """
     ulp = op.rules.get("ulp", 0.5)
     resolved = resolve(op, tuple(args), dict(attrs))
     linear = "depth" in op.rules
@@ -55,6 +66,8 @@ def bounds(op: AnyOp, args: Sequence[Any], attrs: Attrs, wide: Sequence[Array], 
                 last = _ACTIVATION_ULP * judge if resolved.get("activation") else 0.5
                 slope = _ACTIVATION_SLOPE if resolved.get("activation") else 1.0
                 bound = slope * bound + last * spacing(result, accumulate)
+                if narrow_factors and is_narrow(dtype):
+                    bound = bound + 0.5 * float(finfo(dtype).eps) * np.broadcast_to(term, result.shape)
             else:
                 top = np.fmax(np.abs(result), np.broadcast_to(0.0 if term is None else term, result.shape))
                 bound = (judge * ulp + 2 * (judge - 1)) * spacing(top, accumulate)
@@ -104,11 +117,13 @@ def assert_close(got: Array, wide: Array, bound: Any, dtype: Any, what: str = "t
     )
 
 
-def assert_matches_reference(op: AnyOp, args: Sequence[Any], attrs: Attrs, got: Sequence[Array]) -> None:
+def assert_matches_reference(
+    op: AnyOp, args: Sequence[Any], attrs: Attrs, got: Sequence[Array], *, narrow_factors: bool = False
+) -> None:
     """Asserts that results are those of the reference for the same arguments, within the op's bound."""
     wide, dtypes = expected(op, args, attrs)
     assert len(got) == len(wide), f"{len(got)} results; want {len(wide)}"
-    allowed = bounds(op, args, attrs, wide, dtypes)
+    allowed = bounds(op, args, attrs, wide, dtypes, narrow_factors=narrow_factors)
     for i, (g, w, b, d) in enumerate(zip(got, wide, allowed, dtypes, strict=True)):
         assert_close(g, w, b, d, f"result {i}" if len(got) > 1 else "the result")
 
