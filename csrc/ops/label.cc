@@ -3,10 +3,11 @@
 //     labels[i, j] = 0 where mask[i, j] = 0, else the number of its component, from 1 in the order of their first pixels
 //
 // Method    a row becomes bits, bits become runs; a run joins those of the row above that it touches, in a forest whose
-//           roots are the first runs of their components. Roots are numbered in order; then each pixel takes the number
-//           of the run that it lies in, eight at a time.
+//           roots are the first runs of their components. Bands of rows are joined by themselves, then to each other.
+//           Roots are numbered in order; then each pixel takes the number of the run that it lies in, eight at a time.
 // Numerics  exact.
-// Threads   runs are found by one thread, labels written in bands of rows. Same bits always.
+// Threads   runs are found and labels written in bands of rows; a root is the first run, whatever was joined before. Same
+//           bits always.
 #include "image/check.h"
 #include "image/window.h"
 #include "ops/ops.h"
@@ -19,8 +20,11 @@ namespace {
 struct Runs {
     int32_t* ends;  // run k is columns ends[2k] to ends[2k + 1] - 1
     int32_t* parent;  // of a run: itself, or one before it; later its number
-    int64_t* first;  // of a row, and of the row behind the last
+    int64_t *first, *past;  // runs of a row are first[i] to past[i] - 1
 };
+
+constexpr int64_t kFoundAtOnce = 4 * kChunkElements;
+constexpr int64_t kSpareRuns = 2;  // behind those of a band: what find_runs may overwrite
 
 // Appends where bits of a row begin and end to change. Places are written four at a time, whether there are as many or
 // not: most vectors have fewer, and how many could not be predicted. Up to three entries behind the last are overwritten.
@@ -50,21 +54,23 @@ TW_INLINE int32_t root_of(int32_t* parent, int32_t k) {
     return k;
 }
 
-// Joins runs of a row with those of the row above that they touch; `reach` 1 also at corners.
-void join(const Runs& r, int64_t above, int64_t first, int64_t last, int32_t reach) {
-    int64_t p = above;
-    for (int64_t k = first; k < last; ++k) {
+// Joins runs of row i with those of the row above that they touch; `reach` 1 also at corners. Fresh runs are their own
+// roots.
+template <bool Fresh>
+void join(const Runs& r, int64_t i, int32_t reach) {
+    const int64_t above = r.past[i - 1];
+    int64_t p = r.first[i - 1];
+    for (int64_t k = r.first[i]; k < r.past[i]; ++k) {
         const int32_t start = r.ends[2 * k] - reach, stop = r.ends[2 * k + 1] + reach;
-        while (p < first && r.ends[2 * p + 1] <= start) ++p;
-        int32_t root = static_cast<int32_t>(k);
-        for (int64_t q = p; q < first && r.ends[2 * q] < stop; ++q) {
+        while (p < above && r.ends[2 * p + 1] <= start) ++p;
+        int32_t root = Fresh ? static_cast<int32_t>(k) : root_of(r.parent, static_cast<int32_t>(k));
+        for (int64_t q = p; q < above && r.ends[2 * q] < stop; ++q) {
             const int32_t other = root_of(r.parent, static_cast<int32_t>(q));
             if (other == root) continue;
             const int32_t low = min_of(root, other), high = max_of(root, other);
             r.parent[high] = low;
             root = low;
         }
-        if (root == k) r.parent[k] = static_cast<int32_t>(k);
     }
 }
 
@@ -106,37 +112,50 @@ void write_row(const uint8_t* row, int64_t n, const int32_t* number, int32_t* to
 
 Status run(const Call& c) {
     const View &mask = c.in[0], &labels = c.out[0];
-    const int64_t height = mask.shape[0], n = mask.shape[1], most = height * ((n + 1) / 2);
+    const int64_t height = mask.shape[0], n = mask.shape[1], per_row = (n + 1) / 2;
+    // A column is one band, so that its runs are numbered in 32 bits.
+    const int64_t rows_found = n > 1 ? max_of(1, kFoundAtOnce / n) : max_of(height, 1);
+    const int64_t bands = ceil_div(height, rows_found), per_band = rows_found * per_row + kSpareRuns;
+    const int64_t most = bands * per_band;
     const int32_t reach = c.attr[0].i == 8 ? 1 : 0;
-    Scratch scratch(static_cast<size_t>((height + 1) * 8 + (2 * most + 4) * 4 + most * 4 + n + 64));
-    if (!scratch.as<char>())
+    Scratch scratch(static_cast<size_t>(2 * height * 8 + 3 * most * 4 + 64));
+    bool enough = scratch.as<char>() != nullptr;
+    if (!enough)
         return fail(Status::memory, "mask", "no memory for %lld runs; want a smaller mask",
                     static_cast<long long>(most));
-    Runs r = {nullptr, nullptr, scratch.as<int64_t>()};
-    r.ends = reinterpret_cast<int32_t*>(r.first + height + 1);
-    r.parent = r.ends + 2 * most + 4;
-    uint8_t* const copy = reinterpret_cast<uint8_t*>(r.parent + most);
-    int32_t* end = r.ends;
-    for (int64_t i = 0; i < height; ++i) {
-        const uint8_t* row = mask.as<uint8_t>() + i * mask.stride[0];
-        if (mask.stride[1] != 1) {
-            copy_row(copy, row, mask.stride[1], n);
-            row = copy;
+    Runs r = {nullptr, nullptr, scratch.as<int64_t>(), scratch.as<int64_t>() + height};
+    r.ends = reinterpret_cast<int32_t*>(r.past + height);
+    r.parent = r.ends + 2 * most;
+    const bool found = parallel(bands, [&](int64_t band) {
+        Scratch copy(static_cast<size_t>(n));
+        if (!copy.as<char>()) return __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
+        const int64_t begin = band * rows_found;
+        int64_t k = band * per_band;
+        for (int64_t i = begin; i < min_of(begin + rows_found, height); ++i) {
+            const uint8_t* row = mask.as<uint8_t>() + i * mask.stride[0];
+            if (mask.stride[1] != 1) {
+                copy_row(copy.as<uint8_t>(), row, mask.stride[1], n);
+                row = copy.as<uint8_t>();
+            }
+            r.first[i] = k;
+            r.past[i] = (find_runs(row, n, r.ends + 2 * k) - r.ends) / 2;
+            for (; k < r.past[i]; ++k) r.parent[k] = static_cast<int32_t>(k);
+            if (i > begin) join<true>(r, i, reach);
         }
-        r.first[i] = (end - r.ends) / 2;
-        end = find_runs(row, n, end);
-        const int64_t last = (end - r.ends) / 2;
-        for (int64_t k = r.first[i]; k < last; ++k) r.parent[k] = static_cast<int32_t>(k);
-        if (i) join(r, r.first[i - 1], r.first[i], last, reach);
-    }
-    r.first[height] = (end - r.ends) / 2;
+    });
+    if (!found) return Status::ok;
+    if (!enough)
+        return fail(Status::memory, "mask", "no memory for a row of %lld; want a smaller mask",
+                    static_cast<long long>(n));
+    for (int64_t i = rows_found; i < height; i += rows_found) join<false>(r, i, reach);
     // A run's parent comes before it, and has its number already.
     int32_t count = 0;
-    for (int64_t k = 0; k < r.first[height]; ++k) r.parent[k] = r.parent[k] == k ? ++count : r.parent[r.parent[k]];
+    for (int64_t i = 0; i < height; ++i)
+        for (int64_t k = r.first[i]; k < r.past[i]; ++k)
+            r.parent[k] = r.parent[k] == k ? ++count : r.parent[r.parent[k]];
     *c.out[1].as<int32_t>() = count;
     if (numel(labels) == 0) return Status::ok;
     const int64_t rows = max_of(1, kChunkElements / n);
-    bool enough = true;
     parallel(ceil_div(height, rows), [&](int64_t band) {
         Scratch own(static_cast<size_t>(n * 5));
         if (!own.as<char>()) return __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
