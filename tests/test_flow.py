@@ -27,6 +27,16 @@ def test_a_movement_is_found(preset: Any, bound: float) -> None:
     assert float(np.mean(apart)) <= bound
 
 
+def test_pictures_of_sixteen_bits_and_floats_have_the_same_flow() -> None:
+    pair = [picture.copy() for picture in _pair(3, 2)]
+    pair[0][0, :2] = pair[1][0, :2] = 0, 255
+    want = vision.optical_flow(*pair)
+    np.testing.assert_array_equal(vision.optical_flow(*(np.uint16(257) * p.astype(np.uint16) for p in pair)), want)
+    np.testing.assert_array_equal(vision.optical_flow(*((p / np.float32(255)).astype(np.float32) for p in pair)), want)
+    with pytest.raises(ValueError, match="second holds NaN"):
+        vision.optical_flow(pair[0].astype(np.float32), np.full_like(pair[1], np.nan, np.float32))
+
+
 def test_threads_do_not_change_bits() -> None:
     pair = _pair(3, 2)
     with tw.threads(1):

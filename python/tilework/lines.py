@@ -17,6 +17,7 @@ import numpy as np
 from tilework import _core, ops
 from tilework.arrays import Array
 from tilework.devices import to_host
+from tilework.eight_bits import in_eight_bits
 from tilework.errors import AttrError, DTypeError, ShapeError
 
 _AUTO = 30  # least |dx| + |dy| of an edge where nothing else is asked for and noise does not ask for more
@@ -74,19 +75,6 @@ class Edges:
     map: np.ndarray[Any, Any]  # (H, W), uint8: 255 on chains
 
 
-def _eight_bits(image: Any, name: str) -> Any:
-    """Pixels as the op takes them: uint16 and float32 between their least, 0, and their greatest, 255."""
-    if not isinstance(image, np.ndarray) or image.dtype.type not in (np.uint16, np.float32):
-        return image
-    if image.size == 0:
-        return np.zeros(image.shape, np.uint8)
-    low, high = float(image.min()), float(image.max())
-    if not (math.isfinite(low) and math.isfinite(high)):
-        raise AttrError(f"{name}: image holds NaN or infinity; want finite pixels")
-    scale = 255 / (high - low) if high > low else 0.0
-    return np.floor((image.astype(np.float64) - low) * scale + 0.5).astype(np.uint8)
-
-
 def _want(good: bool, name: str, argument: str, value: object, wanted: str) -> None:
     if not good:
         raise AttrError(f"{name}: {argument}={value}; want {wanted}")
@@ -100,7 +88,7 @@ def _planes(name: str, image: Any, sigma: float, threshold: float | str, anchor:
         _want(good, name, "gradient_threshold", threshold, f"'auto' or 1 to {_MOST}")
     _want(isinstance(anchor, (int, float)) and 0 <= anchor <= _MOST, name, "anchor_threshold", anchor, f"0 to {_MOST}")
     least = _AUTO if auto else math.ceil(float(threshold))
-    pixels = _eight_bits(image, name)
+    (pixels,) = in_eight_bits(name, image=image)
     try:
         planes = ops.edge_gradients(pixels, sigma=sigma, threshold=least, anchor=math.ceil(anchor))
     except (AttrError, DTypeError, ShapeError) as error:
@@ -255,7 +243,7 @@ Color = tuple[int, int, int]
 
 def _faded(image: Any) -> Any:
     """A picture in grey at half its contrast, as (H, W, 3) float64."""
-    pixels = np.asarray(_eight_bits(image, "draw_lines"))
+    pixels = np.asarray(in_eight_bits("draw_lines", image=image)[0])
     if pixels.dtype != np.uint8:
         raise DTypeError(f"draw_lines: image has dtype {pixels.dtype}; want uint8, uint16 or float32")
     if pixels.ndim != 2 and not (pixels.ndim == 3 and pixels.shape[2] == 3):

@@ -9,6 +9,7 @@ import numpy as np
 
 from tilework import ops
 from tilework.arrays import Array
+from tilework.eight_bits import in_eight_bits
 from tilework.errors import AttrError, DTypeError, ShapeError
 
 Preset = Literal["fast", "medium", "fine"]
@@ -34,17 +35,19 @@ _LEAST_SIDE = 24  # of the coarsest pictures
 
 
 def optical_flow(first: Array, second: Array, *, preset: Preset = "medium") -> Any:
-    """Finds where each pixel of ``first`` (H, W) went in ``second`` (H, W), uint8: (H, W, 2), x and y, float32.
+    """Finds where each pixel of ``first`` (H, W) went in ``second`` (H, W): (H, W, 2), x and y, float32.
 
     From pictures halved until their smaller side is about 24 pixels to the whole ones ("fast": to halves):
     :data:`tilework.flow_search`, then :data:`tilework.flow_refine`. "fine" takes
     some four times as long as "medium". Pixels that are hidden in ``second`` follow their surroundings. On the CPU.
+
+    Pictures are both uint8, or both uint16 or float32, whose common range is then divided into 255 steps.
     """
     if preset not in _EFFORTS:
         wanted = ", ".join(get_args(Preset))
         raise AttrError(f"optical_flow: preset={preset!r}; want one of {wanted}", argument="preset")
     finest, last, before = _EFFORTS[preset]
-    firsts, seconds = [first], [second]
+    firsts, seconds = ([picture] for picture in in_eight_bits("optical_flow", first=first, second=second))
     while min(firsts[-1].shape, default=0) >= 2 * _LEAST_SIDE or len(firsts) <= finest:
         firsts.append(ops.pyramid_down(firsts[-1]))
         seconds.append(ops.pyramid_down(seconds[-1]))
