@@ -86,6 +86,7 @@ __kernel void attend_dq(OPERANDS, IN(T, dy), IN(T, y), IN(ACC, lse), OUT(ACC, de
     const int all_from = MAX(0L, last_place - z.left), all_to = MIN(length, MAX(0L, first_place + z.right + 1));
     const int blocks = (MAX(0, end - begin) + STEP - 1) / STEP;
     const float factor = scale * LOG2_E;
+    const int left = MIN(z.left, FAR), right = MIN(z.right, FAR);
 
 #define FETCH_PAIR(n)                                                                          \
     if ((n) < blocks) {                                                                        \
@@ -155,7 +156,7 @@ __kernel void attend_dq(OPERANDS, IN(T, dy), IN(T, y), IN(ACC, lse), OUT(ACC, de
                 UNROLL for (int e = 0; e < 4; ++e) {
                     const int key = first + 8 * j + 2 * (lane % 4) + e % 2;
                     const int at = place[i][e / 2];
-                    const bool seen = !edge || (key >= at - z.left && key < MIN(length, at + z.right + 1));
+                    const bool seen = !edge || (key >= at - left && key <= at + right && key < end);
 #ifdef EXTRAS
                     const int t = at - (int)length + queries;
                     float slope = 1, bent = 0, dropped = 1;
@@ -208,6 +209,7 @@ __kernel void attend_dkv(OPERANDS, IN(T, dy), IN(ACC, lse), IN(ACC, delta), OUT(
     const int all_to = first_key + ROWS > length ? 0 : (int)MIN((long)queries, MAX(0L, first_key + shift + z.left + 1));
     const int per_head = (MAX(0, end - begin) + STEP - 1) / STEP, blocks = per_head * group;
     const float factor = scale * LOG2_E;
+    const int left = MIN(z.left, FAR), right = MIN(z.right, FAR);
 #define KEY_AT(row) ((INDEX)pair * keys + (row))
 
     // The head and the first query of the block that is fetched next, and of the one that is worked on.
@@ -270,7 +272,7 @@ __kernel void attend_dkv(OPERANDS, IN(T, dy), IN(ACC, lse), IN(ACC, delta), OUT(
                     const int number = 8 * j + 2 * (lane % 4) + e % 2, t = now_from + number;
                     const int row = first_key + (warp * FRAGMENTS + i) * 16 + lane / 4 + e / 2 * 8, at = row + shift;
                     const bool seen =
-                        !edge || (row < length && t < end && t >= at - z.right && t < at + z.left + 1);
+                        !edge || (row <= last_key && t < end && t >= at - right && t <= at + left);
                     const float own_log = logs[number], minus_lse = own_log == -INFINITY ? own_log : -own_log * LOG2_E;
 #ifdef EXTRAS
                     float slope = 1, bent = 0, dropped = 1;
