@@ -47,8 +47,8 @@ class Block:
 # By the larger of DEPTH and WIDTH: up to 64, and 128. Few rows: what counts is how many bytes are under way.
 FORWARD = {64: Block(4, 2, 64, 3), 128: Block(4, 2, 32, 3, q_aside=True)}
 THIN = {64: Block(1, 1, 64, 3), 128: Block(1, 1, 32, 4)}
-OF_QUERIES = {64: Block(4, 2, 32, 2), 128: Block(4, 1, 32, 2)}
-OF_KEYS = {64: Block(4, 1, 64, 2), 128: Block(4, 1, 16, 3)}
+OF_QUERIES = {64: Block(4, 2, 32, 2), 128: Block(4, 1, 32, 3)}
+OF_KEYS = {64: Block(4, 1, 64, 2), 128: Block(8, 1, 16, 3)}
 
 
 class Launch:
