@@ -9,7 +9,7 @@
 //           ring of SLOTS pairs of tiles that is filled in the background.
 // Numerics  products exact, sums in float. p and ds are rounded to 16 bits before the products that they are factors of.
 //
-// Defined by the launch:  STEP, SLOTS;  attention_matrix.clh
+// Defined by the launch:  STEP, SLOTS;  OF_QUERIES   for attend_dq;  attention_matrix.clh
 #define FRAGMENTS_N (MAX(STEP, MAX(DEPTH, WIDTH)) / 8)
 #include "attention_matrix.clh"
 
@@ -60,6 +60,8 @@ inline float power_at(const float s, const float factor, const float minus_lse) 
 }
 
 #define QUERY_AT(row) (((INDEX)b * (INDEX)z.heads + (head * group + (row) % group)) * queries + (row) / group)
+
+#ifdef OF_QUERIES
 
 __kernel void attend_dq(OPERANDS, IN(T, dy), IN(T, y), IN(ACC, lse), OUT(ACC, delta), OUT(T, dq), OUT(ACC, ds_of_scores),
                         SETTINGS) {
@@ -186,6 +188,8 @@ __kernel void attend_dq(OPERANDS, IN(T, dy), IN(T, y), IN(ACC, lse), OUT(ACC, de
     PUT_ROWS(dq, acc, first_row + warp * FRAGMENTS * 16, rows, QUERY_AT, depth, DEPTH, scale)
 }
 
+#else
+
 __kernel void attend_dkv(OPERANDS, IN(T, dy), IN(ACC, lse), IN(ACC, delta), OUT(T, dk), OUT(T, dv), SETTINGS) {
     START_OPERANDS
     START(dy);
@@ -307,3 +311,5 @@ __kernel void attend_dkv(OPERANDS, IN(T, dy), IN(ACC, lse), IN(ACC, delta), OUT(
     PUT_ROWS(dk, of_k, first_key + warp * FRAGMENTS * 16, keys, KEY_AT, depth, DEPTH, scale)
     PUT_ROWS(dv, of_v, first_key + warp * FRAGMENTS * 16, keys, KEY_AT, width, WIDTH, 1.0f)
 }
+
+#endif

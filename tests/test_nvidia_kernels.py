@@ -153,7 +153,7 @@ def attention_kernels() -> Iterator[Any]:
     for name, (table, file, kernel, step) in tables.items():
         for width, block in table.items():
             define = {"DTYPE": np.dtype(np.float16), "INDEX": "int", "COPIED": 1, "DEPTH": width, "WIDTH": width}
-            define |= block.define(step) | ({"PARTIAL": 1} if name == "thin" else {})
+            define |= block.define(step) | {"thin": {"PARTIAL": 1}, "queries": {"OF_QUERIES": 1}}.get(name, {})
             yield pytest.param(file, kernel, define, 32 * block.warps, id=f"{name}-{width}")
 
 

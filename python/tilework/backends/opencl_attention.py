@@ -138,7 +138,8 @@ class Launch:
             ("attend_dkv", OF_KEYS[widest], k.shape[2], (dy, lse, delta, dk, dv)),
         ):
             groups = -(-count // block.rows) * pairs
-            self._launch("attention_matrix_dx.cl", kernel, groups, block, define | block.define("STEP"), *arrays)
+            own = define | block.define("STEP") | ({"OF_QUERIES": 1} if kernel == "attend_dq" else {})
+            self._launch("attention_matrix_dx.cl", kernel, groups, block, own, *arrays)
 
     @property
     def _in_fragments(self) -> bool:
