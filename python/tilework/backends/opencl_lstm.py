@@ -2,16 +2,41 @@
 
 from __future__ import annotations
 
+import threading
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 
 from tilework.backends.opencl_gemm import Product
-from tilework.backends.opencl_queue import Strided
+from tilework.backends.opencl_queue import Queue, Strided
 from tilework.backends.opencl_recurrent import Layer
 
 WARPS = 8
 SEQUENCES = 64  # of a group
+
+
+class _Alone:
+    """Around a launch whose groups wait for each other: two on one device, from two queues, might wait forever."""
+
+    _turn = threading.Lock()
+    _last: dict[int, Queue] = {}  # noqa: RUF012  (shared by all, under the lock)
+
+    def __init__(self, queue: Queue) -> None:
+        self._queue = queue
+
+    def __enter__(self) -> None:
+        self._turn.acquire()
+        key = self._queue.device.cl.int_ptr
+        before = self._last.get(key)
+        if before is not None and before.device is not self._queue.device:
+            before.finish()  # contexts cannot wait for each other's events
+        elif before is not None and before is not self._queue:
+            self._queue.wait_for(before)
+        self._last[key] = self._queue
+
+    def __exit__(self, *exception: object) -> None:
+        self._turn.release()
 
 
 def in_fragments(own: Layer, r: Any, *, plain: bool) -> bool:
@@ -59,7 +84,8 @@ def steps(own: Layer, r: Any, bias: Any, h0: Any, c0: Any, gates: Any, cells: An
             until = own.steps if together else step + 1
             numbers = np.array([*sizes, *own.options], np.int64)
             args = (queue.contiguous(r), bias, states, c0, gates, cells, whole, last, arrived, step, until, numbers)
-            queue.launch("lstm_matrix.cl", "lstm_steps", groups * items, items, args, **define)
+            with _Alone(queue) if together else nullcontext():
+                queue.launch("lstm_matrix.cl", "lstm_steps", groups * items, items, args, **define)
         end = whole[0 if d else own.steps - 1][:, d * own.hidden : (d + 1) * own.hidden]
         queue.copy(end, h[d])
     if whole is not y:
