@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+import opencl_convolutions
 import opencl_products
 import tilework as tw
 from tilework.backends.opencl_device import Device, select
@@ -487,7 +488,7 @@ def copies(probe: Probe) -> Iterator[Row]:
 # ------------------------------------------------------------------------------------------------------- main
 
 
-SECTIONS |= opencl_products.SECTIONS
+SECTIONS |= opencl_products.SECTIONS | opencl_convolutions.SECTIONS
 
 
 def run_section(name: str, device: str, seconds: float) -> list[list[str]]:

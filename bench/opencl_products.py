@@ -16,7 +16,7 @@ import numpy as np
 
 import tilework as tw
 from tilework.backends import opencl_gemm, opencl_tiles
-from tilework.backends.opencl_tiles import Tiles, fma, matrix
+from tilework.backends.opencl_tiles import Tiles, fma, matrix, warpgroups
 
 if TYPE_CHECKING:
     from opencl_first_contact import Probe
@@ -93,6 +93,11 @@ def relative_error(got: Any, a: Any, b: Any) -> float:
     return float(np.linalg.norm(np.asarray(got, np.float64) - want) / np.linalg.norm(want))
 
 
+def _take(timed: Timed, core: str, products: int) -> None:
+    """Makes the device take a core, whatever it would take by itself."""
+    timed.device.tensor, timed.device.warpgroups, timed.device.products = core in ("T", "W"), core == "W", products
+
+
 def _multiply(timed: Timed, a: Any, b: Any, y: Any) -> None:
     opencl_gemm.multiply(timed.queue, a, b, y)
 
@@ -109,10 +114,13 @@ KINDS = (
     ("float64", 0, "S", 1e-14),
     ("float16", 0, "S", 5e-4),
     ("float16", 0, "T", 5e-4),
+    ("float16", 0, "W", 5e-4),
     ("bfloat16", 0, "T", 4e-3),
+    ("bfloat16", 0, "W", 4e-3),
     ("int8", 0, "S", 0.0),
     ("int8", 0, "T", 0.0),
-    ("uint8", 0, "T", 0.0),
+    ("int8", 0, "W", 0.0),
+    ("uint8", 0, "W", 0.0),
 )
 
 
@@ -157,7 +165,7 @@ def _correctness(name: str, products: int, core: str, limit: float) -> Callable[
 
     def section(probe: Probe) -> Iterator[Row]:
         timed = Timed(probe)
-        timed.device.tensor, timed.device.products = core == "T", products
+        _take(timed, core, products)
         rng = np.random.default_rng(1)
         yield f"{name}, core {core}, products {products}", probe.outcome(lambda: attempt(timed, rng, probe.small), 1500)
 
@@ -167,7 +175,7 @@ def _correctness(name: str, products: int, core: str, limit: float) -> Callable[
 # ---------------------------------------------------------------------------------------- beside torch, rows 2 to 8
 
 
-def _torch() -> Any:
+def torch_beside() -> Any:
     """torch with a GPU and without TF32, or None."""
     try:
         import torch
@@ -180,13 +188,13 @@ def _torch() -> Any:
     return torch
 
 
-def _one_turn(call: Callable[[], Any], wait: Callable[[], Any]) -> float:
-    """Seconds per call over as many calls as fill a turn."""
+def _one_turn(call: Callable[[], Any], wait: Callable[[], Any], seconds: float) -> float:
+    """Seconds per call over as many calls as fill a turn of ``seconds``."""
     wait()
     start = time.perf_counter()
     call()
     wait()
-    count = max(1, min(200, int(TURN_SECONDS / max(time.perf_counter() - start, 1e-6))))
+    count = max(1, min(200, int(seconds / max(time.perf_counter() - start, 1e-6))))
     start = time.perf_counter()
     for _ in range(count):
         call()
@@ -194,22 +202,29 @@ def _one_turn(call: Callable[[], Any], wait: Callable[[], Any]) -> float:
     return (time.perf_counter() - start) / count
 
 
-def beside(timed: Timed, ours: Callable[[], Any], torch: Any, theirs: Callable[[], Any] | None) -> tuple[float, float]:
+def beside(
+    timed: Timed,
+    ours: Callable[[], Any],
+    torch: Any,
+    theirs: Callable[[], Any] | None,
+    turns: int = TURNS,
+    seconds: float = TURN_SECONDS,
+) -> tuple[float, float]:
     """Median seconds of both per call, measured in turn; theirs is NaN without torch."""
     mine, other = [], []
     ours()
-    for _ in range(TURNS):
-        mine.append(_one_turn(ours, timed.queue.finish))
+    for _ in range(turns):
+        mine.append(_one_turn(ours, timed.queue.finish, seconds))
         timed.events.clear()
         if theirs is not None:
-            other.append(_one_turn(theirs, torch.cuda.synchronize))
+            other.append(_one_turn(theirs, torch.cuda.synchronize, seconds))
     return statistics.median(mine), statistics.median(other) if other else float("nan")
 
 
 def rows(probe: Probe) -> Iterator[Row]:
     """Rows 2, 3, 4, 6, 7 and 8 of the table that a release is measured by."""
     timed = Timed(probe)
-    torch = _torch()
+    torch = torch_beside()
     rng = np.random.default_rng(2)
     big = 192 if probe.small else 8192
     half = 128 if probe.small else 4096
@@ -219,19 +234,19 @@ def rows(probe: Probe) -> Iterator[Row]:
         ("row 2 float32 strict, b transposed", "float32", 0, "S", (half, half, half), True),
         ("row 3 float32 by three products", "float32", 3, "T", (half, half, half), False),
         ("row 3 float32 by three products", "float32", 3, "T", (big, big, big), False),
-        ("row 4 float16", "float16", 0, "T", (half, half, half), False),
-        ("row 4 float16", "float16", 0, "T", (big, big, big), False),
-        ("row 4 float16, b transposed", "float16", 0, "T", (half, half, half), True),
-        ("row 4 bfloat16", "bfloat16", 0, "T", (half, half, half), False),
-        ("row 6 float16 skinny", "float16", 0, "T", (16, half, 4 * half), False),
-        ("row 6 float16 skinny", "float16", 0, "T", (64, half, 4 * half), False),
-        ("row 7 int8, b transposed", "int8", 0, "T", (big, big, big), True),
+        ("row 4 float16", "float16", 0, "W", (half, half, half), False),
+        ("row 4 float16", "float16", 0, "W", (big, big, big), False),
+        ("row 4 float16, b transposed", "float16", 0, "W", (half, half, half), True),
+        ("row 4 bfloat16", "bfloat16", 0, "W", (half, half, half), False),
+        ("row 6 float16 skinny", "float16", 0, "W", (16, half, 4 * half), False),
+        ("row 6 float16 skinny", "float16", 0, "W", (64, half, 4 * half), False),
+        ("row 7 int8, b transposed", "int8", 0, "W", (big, big, big), True),
         ("row 8 int8 by dp4a, b transposed", "int8", 0, "S", (half, half, half), True),
         ("float64", "float64", 0, "S", (half, half, half), False),
     ]
     for label, name, products, core, (m, k, n), turned in cases:
         dtype = _dtype(name)
-        timed.device.tensor, timed.device.products = core == "T", products
+        _take(timed, core, products)
 
         def attempt(
             dtype: Any = dtype, m: int = m, k: int = k, n: int = n, turned: bool = turned, name: str = name
@@ -284,6 +299,14 @@ def _named(tiles: Tiles) -> str:
     return f"{tiles.m}x{tiles.n}x{tiles.k} {inner} stages {tiles.stages}{most}"
 
 
+TOGETHER = (
+    warpgroups(128, 128, 32),
+    warpgroups(128, 64, 64, 2),
+    warpgroups(64, 128, 64, 2),
+    warpgroups(64, 128, 32, 4),
+    warpgroups(64, 64, 64),
+    warpgroups(256, 128, 32, 2),
+)
 HALF = (
     matrix(128, 128, 32, 64, 64, 3),
     matrix(128, 128, 32, 64, 32, 3),
@@ -332,6 +355,7 @@ DOUBLES = (fma(64, 64, 16, 4, 4, 2), fma(128, 64, 16, 8, 4, 2), fma(64, 64, 8, 4
 
 # Name, the place in the table, what is tried there, storage, products, whether b is transposed.
 SWEEPS: tuple[tuple[str, tuple[str, str, bool], tuple[Tiles, ...], str, int, bool], ...] = (
+    ("together", ("W", "f16", True), TOGETHER, "float16", 0, False),
     ("half", ("T", "f16", True), HALF, "float16", 0, False),
     ("float", ("S", "f32", True), FLOATS, "float32", 0, False),
     ("three", ("T", "f32", True), THREE, "float32", 3, False),
@@ -355,7 +379,7 @@ def _sweep(
     rng = np.random.default_rng(3)
     n = 192 if probe.small else 4096
     dtype = _dtype(name)
-    timed.device.tensor, timed.device.products = key[0] == "T", products
+    _take(timed, key[0], products)
     a, to_a = operand(rng, n, n, dtype)
     b, to_b = operand(rng, n, n, dtype, transposed=turned)
     left, right = to_a(timed.queue), to_b(timed.queue)
@@ -383,7 +407,7 @@ def _sweep(
 def skinny_shares(probe: Probe) -> Iterator[Row]:
     """Row 6 with K cut into more or fewer shares, and tiles of other widths."""
     timed = Timed(probe)
-    timed.device.tensor = True
+    _take(timed, "W", 0)
     rng = np.random.default_rng(4)
     m, k, n = (16, 256, 512) if probe.small else (16, 4096, 16384)
     a, to_a = operand(rng, m, k, np.float16)
@@ -391,12 +415,12 @@ def skinny_shares(probe: Probe) -> Iterator[Row]:
     left, right = to_a(timed.queue), to_b(timed.queue)
     y = timed.empty(m, n, np.float16)
     for tiles in (
-        matrix(64, 64, 32, 32, 32, 3),
-        matrix(64, 64, 64, 32, 32, 3),
-        matrix(64, 128, 32, 32, 64, 3),
-        matrix(64, 128, 64, 32, 32, 2),
+        warpgroups(64, 64, 64),
+        warpgroups(64, 64, 64, 2),
+        warpgroups(64, 64, 32, 6),
+        warpgroups(64, 128, 64, 2),
     )[: 1 if probe.small else 4]:
-        opencl_tiles.SHARED["T", "f16", True] = (tiles, tiles)
+        opencl_tiles.SHARED["W", "f16", True] = (tiles, tiles)
         for wanted in (256, 512, 1024, 2048)[: 1 if probe.small else 4]:
             opencl_tiles.WANTED_TILES = wanted
 

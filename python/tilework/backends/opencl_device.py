@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import importlib.util
 import os
 import tempfile
@@ -52,7 +53,6 @@ class Device:
         self.core = "P" if wanted == "P" else "S"  # T and W are S with matrix instructions
         # Matrix instructions for 16 bits and bytes; floats take them where products is not 0.
         self.tensor = wanted in ("T", "W") or (self.nvidia >= 80 and not _wanted_core())
-        self._warpgroups = wanted == "W" if _wanted_core() or self.nvidia != 90 else None
         self.products = _wanted_products() if self.tensor or self.nvidia >= 80 else 0
         self.synchronous = os.environ.get("TILEWORK_CL_SYNC", "0") not in ("", "0")
         self.always_wide = os.environ.get("TILEWORK_CL_INDEX") == "long"
@@ -79,15 +79,15 @@ class Device:
         options += os.environ.get("TILEWORK_CL_OPTIONS", "").split()
         return (*options, "-DON_CPU") if self.is_cpu else tuple(options)
 
-    @property
+    @functools.cached_property
     def warpgroups(self) -> bool:
         """Whether four warps multiply together; tried on first use, with the answer taken for yes in the meantime."""
-        if self._warpgroups is None:
-            from tilework.backends.opencl_gemm import warpgroups_work
+        if _wanted_core() or self.nvidia != 90:
+            return _wanted_core() == "W"
+        from tilework.backends.opencl_gemm import warpgroups_work
 
-            self._warpgroups = True
-            self._warpgroups = warpgroups_work(self.queue())
-        return self._warpgroups
+        self.warpgroups = True
+        return warpgroups_work(self.queue())
 
     def __repr__(self) -> str:
         return f"<tilework opencl device {self.name!r} ({self.kind}, {self.platform})>"
