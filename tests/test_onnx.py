@@ -204,6 +204,22 @@ def test_external_data_stays_in_the_models_folder(tmp_path: Path) -> None:
         backend.prepare(path.read_bytes())
 
 
+def test_winograd_is_asked_for() -> None:
+    rng = np.random.default_rng(5)
+    w = rng.standard_normal((32, 32, 3, 3)).astype(np.float32)
+    conv = onnx.helper.make_node("Conv", ["x", "w"], ["y"], pads=[1, 1, 1, 1])
+    given, made = (onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, (1, 32, 12, 12)) for n in "xy")
+    graph = onnx.helper.make_graph([conv], "net", [given], [made], [onnx.numpy_helper.from_array(w, "w")])
+    x = rng.standard_normal((1, 32, 12, 12)).astype(np.float32)
+    results = {}
+    for asked in (False, True):
+        model = backend.prepare(onnx.helper.make_model(graph), winograd=asked)
+        (results[asked],) = model.run([x])
+    np.testing.assert_array_equal(results[False], tw.conv(x, w, padding=1))
+    np.testing.assert_allclose(results[True], results[False], atol=2e-4)
+    assert (results[True] != results[False]).any()
+
+
 def test_the_command_runs_a_model(tmp_path: Path) -> None:
     model, feeds = _small_network()
     onnx.save(model, tmp_path / "model.onnx")

@@ -73,7 +73,7 @@ class NetworkProblem(Problem):
             deployed = network.deployed(weights)
             plain, prepared = (network.inference(deployed, prepared=p) for p in (False, True))
             compiled = network.compiled(deployed, x)
-            opted = {n: Contestant(partial(run, x), prepacked=True) for n, run in network.opted(deployed).items()}
+            opted = {n: Contestant(partial(run, x), prepacked=True) for n, run in network.opted(deployed, x).items()}
             ready = {"tilework prepared": Contestant(lambda: prepared(x), prepacked=True)}
             return {
                 "tilework": Contestant(lambda: plain(x)),

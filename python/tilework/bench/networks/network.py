@@ -87,8 +87,8 @@ class Network(ABC):
         """The same as a compiled graph, for arrays like x."""
         return tw.trace(self.inference(weights, prepared=False), x).compile()
 
-    def opted(self, weights: Weights) -> dict[str, Callable[[Any], Any]]:
-        """Inference by algorithms that a caller opts in to, by the name of the contestant."""
+    def opted(self, weights: Weights, x: Any) -> dict[str, Callable[[Any], Any]]:
+        """Inference of arrays like x by algorithms that a caller opts in to, by the name of the contestant."""
         return {}
 
     @abstractmethod

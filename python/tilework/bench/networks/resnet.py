@@ -17,7 +17,6 @@ from tilework.bench.networks.network import Network, Shape, Training, Weights
 
 CLASSES = 1000
 EPS = 1e-5
-_WIDE = 256  # filters
 _SMALLEST = 32  # pixels that five halvings leave one of
 
 
@@ -153,16 +152,13 @@ class ResNet(Network):
             made[f"{u.name}.b"] = weights[f"{u.name}.bias"] - weights[f"{u.name}.mean"] * scale
         return made
 
-    def inference(self, weights: Weights, *, prepared: bool, winograd: bool = False) -> Callable[[Any], Any]:
+    def inference(self, weights: Weights, *, prepared: bool) -> Callable[[Any], Any]:
         """A function of images (N, 3, H, W) that gives logits (N, 1000), from folded weights."""
         layers: dict[str, Callable[..., Any]] = {}
         last = {b.units[-1].name for b in self.blocks()}
         for u in self.units():
             attrs: dict[str, Any] = {"stride": u.stride, "padding": u.padding}
             attrs["activation"] = "relu" if u.relu or u.name in last else None
-            if winograd and u.kernel == 3 and u.stride == 1:
-                # The last stage has few pixels for its weights, of which smaller tiles have fewer.
-                attrs["algo"] = "winograd" if u.filters <= _WIDE else "winograd_2x2"
             w, b = weights[f"{u.name}.w"], weights[f"{u.name}.b"]
             layers[u.name] = tw.conv.prepare(w=w, b=b, **attrs) if prepared else _plain(w, b, attrs)
         w, b = weights["classes.w"], weights["classes.b"]
@@ -181,9 +177,10 @@ class ResNet(Network):
 
         return run
 
-    def opted(self, weights: Weights) -> dict[str, Callable[[Any], Any]]:
-        """With 3x3 kernels of stride 1 by Winograd's algorithms."""
-        return {"tilework winograd": self.inference(weights, prepared=True, winograd=True)}
+    def opted(self, weights: Weights, x: Any) -> dict[str, Callable[[Any], Any]]:
+        """As a graph with 3x3 kernels of stride 1 by Winograd's algorithms."""
+        graph = tw.trace(self.inference(weights, prepared=False), x)
+        return {"tilework winograd": graph.compile(winograd=True)}
 
     def loss_and_gradients(self, weights: Weights, x: Any, goal: Any) -> tuple[Any, Weights]:
         """The mean cross entropy of a batch and its gradient in every weight; running statistics move in place."""

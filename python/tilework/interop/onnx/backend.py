@@ -20,11 +20,14 @@ _KEPT = 16  # graphs of one model, by shapes of what was fed
 
 
 class Prepared(BackendRep):  # type: ignore[misc]
-    """A model that is ready to run; graphs are built for the shapes that are fed, and kept."""
+    """A model that is ready to run; graphs are built for the shapes that are fed, and kept.
 
-    def __init__(self, model: Any, device: Any = None, threads: int | None = None) -> None:
+    ``threads`` and ``winograd`` are those of :meth:`tilework.Graph.compile`.
+    """
+
+    def __init__(self, model: Any, device: Any = None, threads: int | None = None, winograd: bool = False) -> None:
         self.importer = Importer(load(model))
-        self.device, self.threads = device, threads
+        self.device, self.threads, self.winograd = device, threads, winograd
         unknown = self.importer.unknown()
         if unknown:
             raise refusal(unknown)
@@ -53,7 +56,8 @@ class Prepared(BackendRep):  # type: ignore[misc]
                 if not feeds:
                     return None  # known at the first run
                 continue
-            run = graph.compile(device=self.device, threads=self.threads) if graph.outputs else None
+            how = {"device": self.device, "threads": self.threads, "winograd": self.winograd}
+            run = graph.compile(**how) if graph.outputs else None
             self._graphs[key] = run, results
             if len(self._graphs) > _KEPT:
                 self._graphs.popitem(last=False)
@@ -123,8 +127,9 @@ class Backend(BackendBase):  # type: ignore[misc]
 
     @classmethod
     def prepare(cls, model: Any, device: str = "CPU", **options: Any) -> Prepared:
-        """A model ready to run. ``device`` is "CPU" or what ``tilework.to_device`` takes."""
-        return Prepared(model, None if device == "CPU" else device, options.get("threads"))
+        """A model ready to run. ``device`` is "CPU" or what ``tilework.to_device`` takes; see :class:`Prepared`."""
+        chosen = {name: options[name] for name in ("threads", "winograd") if name in options}
+        return Prepared(model, None if device == "CPU" else device, **chosen)
 
     @classmethod
     def run_model(cls, model: Any, inputs: Any, device: str = "CPU", **options: Any) -> tuple[Any, ...]:

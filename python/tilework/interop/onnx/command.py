@@ -25,11 +25,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("-o", "--output", action="append", default=[], type=Path, metavar="Y.npy", help="for a result")
     parser.add_argument("--device", metavar="NAME", help="an OpenCL device, as tilework.to_device takes it")
     parser.add_argument("--threads", type=int, metavar="N")
+    parser.add_argument(
+        "--winograd", action="store_true", help="3x3 convolutions by fewer products, with larger errors"
+    )
     parser.add_argument("--profile", action="store_true", help="list every kernel that ran")
     chosen = parser.parse_args(argv)
     begin = time.perf_counter()
     try:
-        model = Prepared(chosen.model, chosen.device, chosen.threads)
+        model = Prepared(chosen.model, chosen.device, chosen.threads, chosen.winograd)
     except OSError as error:
         raise AttrError(f"the model cannot be read: {error}") from None
     feeds = _feeds(model, chosen.input)
