@@ -451,3 +451,38 @@ def test_a_graph_runs_on_a_device_and_keeps_its_variables_there() -> None:
         with raises(tw.DTypeError, "x is on cpu; want a device array"):
             exe(x)
     """)
+
+
+def test_repeated_calls_see_what_changed() -> None:
+    """Other contents, memory shared otherwise, another sign of zero: a plan is for calls like its own."""
+    run("""
+        x, z = (fill(5, 7) * n for n in (1, 2))
+        a, b = tw.to_device(x), tw.to_device(z)
+        first = tw.add(a, b)
+        assert len(opencl.default_device().queue().plans) == 1
+        second = tw.add(b, b)
+        third = tw.add(b, a, out=tw.to_device(x * 0))
+        same(first, x + z), same(second, z + z), same(third, z + x)
+        for _ in range(3):
+            tw.add(a, b, out=a)  # in place
+        same(a, x + 3 * z)
+        with raises(errors.ShapeError, "out shares memory with x"):
+            tw.softmax(a, out=a)
+        with raises(errors.ShapeError):
+            tw.add(a, b[:2, :3])
+        for slope in (0.0, -0.0, 0.5):
+            for values in (x, -x):
+                got = tw.to_host(tw.leaky_relu(tw.to_device(values), alpha=slope))
+                assert got.tobytes() == tw.leaky_relu(values, alpha=slope).tobytes(), slope
+        for values in (x, z):  # a copy of its own before the rows
+            same(tw.softmax(tw.to_device(values).T, axis=-1), tw.softmax(values.T, axis=-1))
+        for values in (x, z):
+            same(tw.concat([tw.to_device(values), b]), np.concatenate([values, z]))
+        for last in (4, 4, 5):  # indices are read every time, before anything is written
+            at = tw.to_device(np.array([1, last]))
+            if last < 5:
+                same(tw.embedding(b, at), z[[1, last]])
+            else:
+                with raises(errors.IndexContentError, "has 5 at position 1"):
+                    tw.embedding(b, at)
+    """)

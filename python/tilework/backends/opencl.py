@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,10 +19,11 @@ from tilework.backends.opencl_device import (
     queue_of,
     select,
 )
+from tilework.backends.opencl_plans import Described, Named, Recording
 from tilework.backends.opencl_programs import Written
 from tilework.backends.opencl_queue import GROUP_SIZE, Queue
 from tilework.dispatch import borrow, is_device_array
-from tilework.errors import AttrTypeError, DTypeError, Error, UnsupportedError
+from tilework.errors import AttrTypeError, DTypeError, UnsupportedError
 
 if TYPE_CHECKING:
     from tilework.registry import Op
@@ -29,8 +31,13 @@ if TYPE_CHECKING:
 DTYPES = ("float32", "float64", "float16", "bfloat16", "int8", "uint8", "int16", "uint16", "int32", "int64", "bool")
 
 
-def run(op: Op[..., Any], operands: tuple[Any, ...], attrs: dict[str, Any], out: Any) -> Any:
-    """Enqueues ``op`` where its operands are; returns its results, device arrays that may still be computing."""
+def run(
+    op: Op[..., Any], operands: tuple[Any, ...], attrs: dict[str, Any], out: Any, call: Described | None = None
+) -> Any:
+    """Enqueues ``op`` where its operands are; returns its results, device arrays that may still be computing.
+
+    Calls like ``call`` are to be repeated without coming here.
+    """
     outs = () if out is None else out if isinstance(out, tuple) else (out,)
     arrays = [a for a in (*_flatten(operands), *outs) if is_device_array(a)]
     specs, resolved = _core.infer(op.name, list(operands), attrs)
@@ -43,7 +50,8 @@ def run(op: Op[..., Any], operands: tuple[Any, ...], attrs: dict[str, Any], out:
     _check_float64(op.name, queue.device, arrays)
     _check_dtypes(op.name, specs)
     check_written(op, operands, outs, specs)
-    with _Named(op.name):
+    recording = None if call is None or others else Recording(call)
+    with Named(op.name), recording or nullcontext():
         results = [
             outs[i] if outs and outs[i].flags.c_contiguous else queue.empty(shape, dtype)
             for i, (shape, dtype) in enumerate(specs)
@@ -57,6 +65,8 @@ def run(op: Op[..., Any], operands: tuple[Any, ...], attrs: dict[str, Any], out:
         for other in others:
             other.wait_for(queue)
     finished = list(outs) or results
+    if call is not None and recording is not None:
+        call.keep(recording, finished)
     return finished[0] if len(finished) == 1 else tuple(finished) or None
 
 
@@ -100,7 +110,7 @@ def run_source(
     """Enqueues the kernel ``name`` of a user's source on device arrays: (operands, results, numbers, items)."""
     queue, others = _queues(name, operands)
     _check_float64(name, queue.device, operands)
-    with _Named(name):
+    with Named(name):
         results = [queue.empty(shape, dtype) for shape, dtype in specs]
         for other in others:
             queue.wait_for(other)
@@ -110,23 +120,6 @@ def run_source(
         for other in others:
             other.wait_for(queue)
     return results
-
-
-class _Named:
-    """Puts the op's name in front of an error that a launch inside the block raises."""
-
-    __slots__ = ("_op",)
-
-    def __init__(self, op: str) -> None:
-        self._op = op
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, Error) and not error.op:
-            error.op = self._op
-            error.args = (f"{self._op}: {error}",)
 
 
 # ------------------------------------------------------------------------------------------- moving arrays
@@ -157,7 +150,7 @@ def to_device(a: Any, device: Any = None, *, like: Any = None, dtype: Any = None
     host = np.asarray(borrow("to_device", "a", a), dtype=dtype, order="C")
     if host.dtype.name not in DTYPES or not host.dtype.isnative:
         raise DTypeError(f"to_device: a has dtype {host.dtype}; want one of {', '.join(DTYPES)}", argument="a")
-    with _Named("to_device"):
+    with Named("to_device"):
         array = queue.empty(host.shape, host.dtype)
         queue.write(host, array)
     return array
@@ -168,7 +161,7 @@ def to_host(a: Any) -> Any:
     if not is_device_array(a):
         return np.asarray(borrow("to_host", "a", a))
     queue, _ = _queues("to_host", [a])
-    with _Named("to_host"):
+    with Named("to_host"):
         return queue.read(queue.contiguous(a))
 
 

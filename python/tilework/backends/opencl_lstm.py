@@ -26,6 +26,7 @@ class _Alone:
         self._queue = queue
 
     def __enter__(self) -> None:
+        self._queue.unrepeatable()
         self._turn.acquire()
         key = self._queue.device.cl.int_ptr
         before = self._last.get(key)

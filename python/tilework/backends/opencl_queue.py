@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
+import inspect
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tilework.backends.opencl_plans import Plan, now
 from tilework.errors import AllocationError, DeviceError, IndexContentError
 
 if TYPE_CHECKING:
@@ -41,6 +44,9 @@ class Queue:
         from pyopencl.tools import ImmediateAllocator, MemoryPool
 
         self._array: Any = pyopencl.array.Array
+        self._quick = "_fast" in inspect.signature(pyopencl.array.Array.__init__).parameters
+        self._context = command_queue.context
+        self.plans: dict[Any, Plan] = {}
         self.device = device
         self.cl = command_queue
         self.pool = MemoryPool(ImmediateAllocator(command_queue))
@@ -50,14 +56,26 @@ class Queue:
 
     def empty(self, shape: Sequence[int], dtype: Any) -> Any:
         """A new contiguous array, also for workspace: freed arrays return to the pool at once, in queue order."""
-        dtype = np.dtype(dtype)
-        count = 1
-        for n in shape:
-            count *= n
-        data = self._allocate(count * dtype.itemsize) if count else None
-        return self._array(self.cl, tuple(shape), dtype, data=data, allocator=self.pool)
+        shape, dtype = tuple(shape), np.dtype(dtype)
+        nbytes = math.prod(shape) * dtype.itemsize
+        data = self.allocate(nbytes) if nbytes else None
+        if data is not None and now.recording is not None:
+            now.recording.allocated(self, data, nbytes)
+        return self.array(shape, dtype, data)
 
-    def _allocate(self, nbytes: int) -> Any:
+    def array(self, shape: tuple[int, ...], dtype: Any, data: Any) -> Any:
+        """The contiguous array in a buffer of ours, past pyopencl's own look at shapes where that can be had."""
+        if not self._quick:
+            return self._array(self.cl, shape, dtype, data=data, allocator=self.pool)
+        strides, step = [0] * len(shape), dtype.itemsize
+        for axis in range(len(shape) - 1, -1, -1):
+            strides[axis] = step
+            step *= max(1, shape[axis])
+        options = {"_fast": True, "_size": math.prod(shape), "_context": self._context, "_queue": self.cl}
+        return self._array(None, shape, dtype, strides=tuple(strides), data=data, allocator=self.pool, **options)
+
+    def allocate(self, nbytes: int) -> Any:
+        """A buffer of the pool; held blocks are given back where memory runs out."""
         import pyopencl as cl
 
         limit = self.device.memory_limit
@@ -87,17 +105,32 @@ class Queue:
     @functools.cached_property
     def nothing(self) -> Any:
         """One zero, for a kernel's argument that it never looks at; it is never written."""
-        return self.number(0, np.int64)
+        recording, now.recording = now.recording, None  # it stays beyond the call that first asked for it
+        try:
+            return self.number(0, np.int64)
+        finally:
+            now.recording = recording
+
+    def unrepeatable(self) -> None:
+        """Says that what is being done cannot be enqueued again as it is."""
+        if now.recording is not None:
+            now.recording.good = False
 
     def fill(self, array: Any, value: float) -> None:
         """Sets every element of a contiguous array."""
+        if array.size:
+            pattern = np.asarray(value, array.dtype).reshape(1).view(np.uint8)  # no buffer holds bfloat16
+            if now.recording is not None:
+                now.recording.filled(self, array.base_data, pattern, array.offset, array.nbytes)
+            self.fill_bytes(array.base_data, pattern, array.offset, array.nbytes)
+
+    def fill_bytes(self, buffer: Any, pattern: Any, offset: int, nbytes: int) -> None:
+        """Repeats a pattern of bytes in a buffer."""
         import pyopencl as cl
 
-        if array.size:
-            with ErrorsIn("fill"):
-                pattern = np.asarray(value, array.dtype).reshape(1).view(np.uint8)  # no buffer holds bfloat16
-                cl.enqueue_fill_buffer(self.cl, array.base_data, pattern, array.offset, array.nbytes)
-            self._ordered("fill")
+        with ErrorsIn("fill"):
+            cl.enqueue_fill_buffer(self.cl, buffer, pattern, offset, nbytes)
+        self._ordered("fill")
 
     def contiguous(self, array: Any) -> Any:
         """The array itself if it is C-contiguous, else a copy made on the device."""
@@ -140,10 +173,17 @@ class Queue:
             wide = wide or (array.size if array.flags.c_contiguous else span(array)) >= WIDE_ELEMENTS
         define["INDEX"] = "long" if wide else "int"
         made = self.device.programs.kernel(file, kernel, define, flat)
-        groups = -(-items // group)
-        with self.device.launching, ErrorsIn(f"kernel {kernel} of {file}"):
-            self._enqueue(made, (groups * group,), (group,), flat)
-        self._ordered(f"kernel {kernel} of {file}")
+        whole = (-(-items // group) * group,)
+        what = f"kernel {kernel} of {file}"
+        if now.recording is not None:
+            now.recording.launched(self, what, made, whole, (group,), flat)
+        self.enqueue(what, made, whole, (group,), flat)
+
+    def enqueue(self, what: str, kernel: Any, items: tuple[int], group: tuple[int], args: list[Any]) -> None:
+        """Enqueues a Kernel with all of its arguments; errors name ``what``."""
+        with self.device.launching, ErrorsIn(what):
+            self._enqueue(kernel, items, group, args)
+        self._ordered(what)
 
     def _enqueue(self, kernel: Any, items: tuple[int], group: tuple[int], args: list[Any]) -> None:
         """Enqueues; where buffers get their memory at first use and there is none, held blocks are given back."""
@@ -208,6 +248,7 @@ class Queue:
 
     def read(self, array: Any) -> Any:
         """A contiguous array's content as numpy. Waits."""
+        self.unrepeatable()
         import pyopencl as cl
 
         host = np.empty(array.shape, array.dtype)
@@ -218,6 +259,7 @@ class Queue:
 
     def write(self, host: Any, array: Any) -> None:
         """Fills a contiguous array from contiguous numpy memory. Waits, so that the memory may be reused."""
+        self.unrepeatable()
         import pyopencl as cl
 
         if array.size:
@@ -226,12 +268,14 @@ class Queue:
 
     def finish(self) -> None:
         """Waits for everything enqueued."""
+        self.unrepeatable()
         self.device.check_process()
         with ErrorsIn("waiting for the device"):
             self.cl.finish()
 
     def wait_for(self, other: Queue) -> None:
         """Orders what is enqueued here from now on after what ``other`` was given so far."""
+        self.unrepeatable()
         import pyopencl as cl
 
         with ErrorsIn("ordering two queues"):

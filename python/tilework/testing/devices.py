@@ -8,16 +8,28 @@ import numpy as np
 
 from tilework import _core
 from tilework.dtypes import is_floating
+from tilework.registry import Sample
 from tilework.testing.cases import Case, arrays_in, in_place, mapped
-from tilework.testing.compare import assert_matches_reference, assert_near_gradient
+from tilework.testing.compare import assert_matches_reference, assert_near_gradient, assert_same_bits
 from tilework.testing.fill import Fill
 from tilework.testing.gradients import differentiable_operands, gradients_of
 from tilework.testing.run import per_sample
 
 
+def _called(case: Case, made: Sample) -> tuple[Any, list[Any]]:
+    """Operands on the device, and what a call gave and updated there, as numpy arrays."""
+    from tilework.backends.opencl import to_device, to_host
+
+    there = mapped(to_device, made.args)
+    returned: Any = case.op(*there, **made.attrs)
+    updated = tuple(there[i] for i in in_place(case.op, made.args))
+    got = (*(() if returned is None else returned if isinstance(returned, tuple) else (returned,)), *updated)
+    return there, [to_host(g) for g in got]
+
+
 @per_sample
 def check_opencl(case: Case) -> None:
-    """On an OpenCL device, results are within the bound of the reference, and gradients near the CPU's."""
+    """On an OpenCL device, results are within the bound of the reference and repeat, and gradients near the CPU's."""
     from tilework.backends.opencl import DTYPES, to_device, to_host
     from tilework.backends.opencl_device import default_device
 
@@ -25,11 +37,9 @@ def check_opencl(case: Case) -> None:
     results, _ = _core.infer(op.name, list(made.args), made.attrs) if not op.is_view else ((), None)
     if not {d.name for d in (*(a.dtype for a in arrays_in(made.args)), *(d for _, d in results))} <= {*DTYPES}:
         return  # of a dtype that is the CPU's alone
-    there = mapped(to_device, made.args)
-    returned: Any = op(*there, **made.attrs)
-    updated = tuple(there[i] for i in in_place(op, made.args))
-    got = (*(() if returned is None else returned if isinstance(returned, tuple) else (returned,)), *updated)
-    host = [to_host(g) for g in got]
+    there, host = _called(case, made)
+    _, again = _called(case, made)  # in other buffers, by the plan of the first call
+    assert_same_bits(again, host, "a repeated call")
     narrow = "narrow_factors" in op.rules and default_device().multiplies_fragments
     assert_matches_reference(op, made.args, made.attrs, host, narrow_factors=narrow)
     targets = differentiable_operands(op, made.args)
