@@ -41,13 +41,15 @@ template <class T>
 Kernel<T> choose(const Tile<T>& t, int m, int n) {
     constexpr int NR = Blocking<T>::NR;
     const bool whole = n == NR, panel = t.b_k == NR;
+    // Tiles of doubles are compiled for unknown steps alone, to keep the library small.
+    constexpr int known_a = sizeof(T) == 4 ? kMR : 0, known_b = sizeof(T) == 4 ? NR : 0;
     if (t.a_row == 1) {
         if (!whole) return choose_masked<T, true>(m, n);
-        if (panel && t.a_k == kMR) return kernel_for<T, kNV, true, false, kMR, NR>(m);
+        if (panel && t.a_k == kMR) return kernel_for<T, kNV, true, false, known_a, known_b>(m);
         return kernel_for<T, kNV, true, false>(m);
     }
     if (!whole || t.a_k != 1) return choose_masked<T, false>(m, n);
-    return panel ? kernel_for<T, kNV, false, false, 1, NR>(m) : kernel_for<T, kNV, false, false, 1>(m);
+    return panel ? kernel_for<T, kNV, false, false, 1, known_b>(m) : kernel_for<T, kNV, false, false, 1>(m);
 }
 
 template <class T, int NV>

@@ -83,6 +83,8 @@ def multiply(
     where its elements fit into a's sums. ``zeros`` are taken off bytes of a and b first: each None, one number, one per
     row of a or column of b, or of the shape of a or b with 1 for K. ``addend`` has the shape and dtype of y.
     """
+    if a.dtype.itemsize == 1 and queue.device.core == "S":
+        a, b = _bytes_along_k(queue, a, -1), _bytes_along_k(queue, b, -2)
     zeroed = any(z is not None for z in zeros)
     if zeroed:
         zeros = (
@@ -115,6 +117,18 @@ def multiply(
     if partial:
         flat = y.reshape(product.count * product.m, product.n)
         add_shares(queue, target, flat, bias, addend, scales, **last)
+
+
+def _bytes_along_k(queue: Queue, x: Any, axis: int) -> Any:
+    """x with bytes along ``axis`` side by side, as instructions take them: copied so on the device where need be."""
+    k = x.shape[axis] if x.ndim > 1 else x.size
+    if k < 2 or x.strides[max(axis, -x.ndim)] == 1 or x.size == 0:
+        return x
+    turn = (*range(x.ndim - 2), x.ndim - 1, x.ndim - 2) if axis == -2 and x.ndim > 1 else tuple(range(x.ndim))
+    lines = x.transpose(turn)
+    copy = queue.empty((*lines.shape[:-1], k + -k % 16), x.dtype)[..., :k]
+    queue.copy(lines, copy)
+    return copy.transpose(turn)
 
 
 class Product:
