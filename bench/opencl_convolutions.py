@@ -1,6 +1,6 @@
 """Convolutions of ResNet-50 on an OpenCL device beside torch on the same card: are they right, and how fast.
 
-A section of opencl_first_contact.py per storage and layout. Times are those of opencl_products.py: a stopwatch over
+A section of opencl_first_contact.py per storage and layout. Times are those of opencl_timing.py: a stopwatch over
 many calls, ours and theirs in turn. What is wrong is not timed. The last row of a section sums the layers up, each as
 often as the network has it; it is NaN where a layer failed.
 """
@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import tilework as tw
-from opencl_products import Row, Timed, beside, torch_beside
+from opencl_products import Row
+from opencl_timing import Timed, beside, torch_beside
 
 if TYPE_CHECKING:
     from opencl_first_contact import Probe
@@ -100,7 +101,7 @@ def _section(dtype: str, layout: str) -> Callable[[Probe], Iterator[Row]]:
             yield f"convolutions {dtype} {layout}", "skipped: no torch with a GPU"
             return
         torch.backends.cudnn.benchmark = True
-        timed = Timed(probe)
+        timed = Timed(probe.device)
         sums = np.zeros((2, len(DIRECTIONS)))
         for sizes in LAYERS:
             layer = Layer(timed, torch, dtype, layout, sizes)

@@ -74,11 +74,6 @@ class Probe:
         self.cl.enqueue_copy(self.queue, host, buffer)
         return host
 
-    def profiled(self, device: Device) -> Any:
-        """A command queue of ``device`` whose events carry the device's time."""
-        device.queue()  # which makes its context
-        return self.cl.CommandQueue(device.context, properties=self.cl.command_queue_properties.PROFILING_ENABLE)
-
     def outcome(self, attempt: Callable[[], str], length: int = 160) -> str:
         """What ``attempt`` says, or the error it ends with, on one line."""
         try:

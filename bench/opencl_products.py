@@ -6,7 +6,6 @@ torch by a stopwatch over many enqueued calls, ours and theirs in turn, medians 
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import tilework as tw
+from opencl_timing import Timed, beside, torch_beside
 from tilework.backends import opencl_gemm, opencl_tiles
 from tilework.backends.opencl_tiles import Tiles, fma, matrix, warpgroups
 
@@ -22,50 +22,6 @@ if TYPE_CHECKING:
     from opencl_first_contact import Probe
 
 Row = tuple[str, str]
-TURNS = 5  # of ours and theirs
-TURN_SECONDS = 0.06
-
-
-class Timed:
-    """A device whose launches are recorded: the time of kernels alone, without what Python and the driver add."""
-
-    def __init__(self, probe: Probe) -> None:
-        self.device = probe.device
-        self.queue = probe.device.queue(probe.profiled(probe.device))
-        self.events: list[Any] = []
-        self.logs: list[str] = []
-        original = self.device.programs.kernel
-
-        def recorded(*request: Any) -> Any:
-            kernel = original(*request)
-
-            def enqueue(*args: Any) -> Any:
-                event = kernel(*args)
-                self.events.append(event)
-                return event
-
-            return enqueue
-
-        self.device.programs.kernel = recorded  # type: ignore[method-assign]
-
-    def seconds(self, call: Callable[[], Any], repeats: int = 7) -> float:
-        """The median over calls of what their kernels took."""
-        call()
-        self.queue.finish()
-        taken = []
-        for _ in range(repeats):
-            self.events.clear()
-            call()
-            self.queue.finish()
-            taken.append(sum(e.profile.end - e.profile.start for e in self.events) * 1e-9)
-        return statistics.median(taken)
-
-    def empty(self, m: int, n: int, dtype: Any) -> Any:
-        """A result full of a value that no product has, so that an element left out shows."""
-        dtype = np.dtype(dtype)
-        made = self.queue.empty((m, n), np.dtype(f"u{dtype.itemsize}"))
-        self.queue.fill(made, 0x4242)
-        return made.view(dtype)
 
 
 def operand(
@@ -164,7 +120,7 @@ def _correctness(name: str, products: int, core: str, limit: float) -> Callable[
         return f"{'right' if worst <= limit else 'WRONG'}, worst error {worst:.2g} {where}"
 
     def section(probe: Probe) -> Iterator[Row]:
-        timed = Timed(probe)
+        timed = Timed(probe.device)
         _take(timed, core, products)
         rng = np.random.default_rng(1)
         yield f"{name}, core {core}, products {products}", probe.outcome(lambda: attempt(timed, rng, probe.small), 1500)
@@ -175,55 +131,9 @@ def _correctness(name: str, products: int, core: str, limit: float) -> Callable[
 # ---------------------------------------------------------------------------------------- beside torch, rows 2 to 8
 
 
-def torch_beside() -> Any:
-    """torch with a GPU and without TF32, or None."""
-    try:
-        import torch
-    except ImportError:
-        return None
-    if not torch.cuda.is_available():
-        return None
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
-    return torch
-
-
-def _one_turn(call: Callable[[], Any], wait: Callable[[], Any], seconds: float) -> float:
-    """Seconds per call over as many calls as fill a turn of ``seconds``."""
-    wait()
-    start = time.perf_counter()
-    call()
-    wait()
-    count = max(1, min(200, int(seconds / max(time.perf_counter() - start, 1e-6))))
-    start = time.perf_counter()
-    for _ in range(count):
-        call()
-    wait()
-    return (time.perf_counter() - start) / count
-
-
-def beside(
-    timed: Timed,
-    ours: Callable[[], Any],
-    torch: Any,
-    theirs: Callable[[], Any] | None,
-    turns: int = TURNS,
-    seconds: float = TURN_SECONDS,
-) -> tuple[float, float]:
-    """Median seconds of both per call, measured in turn; theirs is NaN without torch."""
-    mine, other = [], []
-    ours()
-    for _ in range(turns):
-        mine.append(_one_turn(ours, timed.queue.finish, seconds))
-        timed.events.clear()
-        if theirs is not None:
-            other.append(_one_turn(theirs, torch.cuda.synchronize, seconds))
-    return statistics.median(mine), statistics.median(other) if other else float("nan")
-
-
 def rows(probe: Probe) -> Iterator[Row]:
     """Rows 2, 3, 4, 6, 7 and 8 of the table that a release is measured by."""
-    timed = Timed(probe)
+    timed = Timed(probe.device)
     torch = torch_beside()
     rng = np.random.default_rng(2)
     big = 192 if probe.small else 8192
@@ -375,7 +285,7 @@ def _sweep(
     timing: bool,
 ) -> Iterator[Row]:
     """Every blocking at one size; without ``timing`` only built and checked, which many processes may do at once."""
-    timed = Timed(probe)
+    timed = Timed(probe.device)
     rng = np.random.default_rng(3)
     n = 192 if probe.small else 4096
     dtype = _dtype(name)
@@ -406,7 +316,7 @@ def _sweep(
 
 def skinny_shares(probe: Probe) -> Iterator[Row]:
     """Row 6 with K cut into more or fewer shares, and tiles of other widths."""
-    timed = Timed(probe)
+    timed = Timed(probe.device)
     _take(timed, "W", 0)
     rng = np.random.default_rng(4)
     m, k, n = (16, 256, 512) if probe.small else (16, 4096, 16384)

@@ -84,15 +84,8 @@ __kernel void attend(OPERANDS, IN(T, sinks), OUT(T, y), OUT(ACC, lse), SETTINGS)
     if (ITEM == 0) lse[ROW] = top + log(sum);
 }
 
-__kernel void attend_dq(OPERANDS, IN(T, dy), IN(T, y), IN(ACC, lse), OUT(ACC, delta), OUT(T, dq), OUT(ACC, ds_of_scores),
-                        SETTINGS) {
-    START_OPERANDS
-    START(dy);
-    START(y);
-    START(lse);
-    START(delta);
-    START(dq);
-    START(ds_of_scores);
+__kernel void attend_dq(DQ_OPERANDS) {
+    START_DQ_OPERANDS
     GROUP_MEMORY
     __local ACC slopes[GROUP];
     FOR_A_QUERY
@@ -129,13 +122,8 @@ __kernel void attend_dq(OPERANDS, IN(T, dy), IN(T, y), IN(ACC, lse), OUT(ACC, de
     EACH_COLUMN(c, d, z.depth) STORE(dq, ROW * (INDEX)z.depth + d, acc[c] * scale);
 }
 
-__kernel void attend_dkv(OPERANDS, IN(T, dy), IN(ACC, lse), IN(ACC, delta), OUT(T, dk), OUT(T, dv), SETTINGS) {
-    START_OPERANDS
-    START(dy);
-    START(lse);
-    START(delta);
-    START(dk);
-    START(dv);
+__kernel void attend_dkv(DKV_OPERANDS) {
+    START_DKV_OPERANDS
     __local ACC powers[GROUP];
     __local ACC slopes[GROUP];
     const INDEX j = ROW % (INDEX)z.keys, head = ROW / (INDEX)z.keys % (INDEX)z.kv_heads;

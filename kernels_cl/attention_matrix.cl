@@ -126,7 +126,6 @@ __kernel void attend(OPERANDS, IN(T, sinks), OUT(RESULT, y), OUT(ACC, lse), ANY(
     uint4 query[DEPTH / 16][FRAGMENTS];
 #endif
     const uint sign = scale < 0 ? 0x80008000u : 0;
-#define QUERY_AT(row) (((INDEX)b * (INDEX)z.heads + (head * group + (row) % group)) * queries + (row) / group)
     UNROLL for (int i = 0; i < FRAGMENTS; ++i) {
         const int row = first_row + (warp * FRAGMENTS + i) * 16 + lane / 4;
         UNROLL for (int e = 0; e < 2; ++e) {

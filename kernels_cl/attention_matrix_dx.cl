@@ -59,19 +59,10 @@ inline float power_at(const float s, const float factor, const float minus_lse) 
     return power_of_two(fmin(fma(s, factor, minus_lse), 0.0f));
 }
 
-#define QUERY_AT(row) (((INDEX)b * (INDEX)z.heads + (head * group + (row) % group)) * queries + (row) / group)
-
 #ifdef OF_QUERIES
 
-__kernel void attend_dq(OPERANDS, IN(T, dy), IN(T, y), IN(ACC, lse), OUT(ACC, delta), OUT(T, dq), OUT(ACC, ds_of_scores),
-                        SETTINGS) {
-    START_OPERANDS
-    START(dy);
-    START(y);
-    START(lse);
-    START(delta);
-    START(dq);
-    START(ds_of_scores);
+__kernel void attend_dq(DQ_OPERANDS) {
+    START_DQ_OPERANDS
     __local uint4 ring[SLOTS * PAIR_CHUNKS];
     const int item = get_local_id(0), warp = item / 32, lane = item % 32;
     FRAGMENT_MEMORY
@@ -190,13 +181,8 @@ __kernel void attend_dq(OPERANDS, IN(T, dy), IN(T, y), IN(ACC, lse), OUT(ACC, de
 
 #else
 
-__kernel void attend_dkv(OPERANDS, IN(T, dy), IN(ACC, lse), IN(ACC, delta), OUT(T, dk), OUT(T, dv), SETTINGS) {
-    START_OPERANDS
-    START(dy);
-    START(lse);
-    START(delta);
-    START(dk);
-    START(dv);
+__kernel void attend_dkv(DKV_OPERANDS) {
+    START_DKV_OPERANDS
     __local uint4 ring[SLOTS * PAIR_CHUNKS];
     __local float logs_ring[SLOTS * STEP], delta_ring[SLOTS * STEP];
     const int item = get_local_id(0), warp = item / 32, lane = item % 32;
