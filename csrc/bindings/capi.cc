@@ -338,8 +338,8 @@ Status infer_specs(const tw_job* job, tw_spec* out, int32_t* n_out, Request& r) 
 
 Status run(const Call& call) {
     clear_interrupted();
-    TW_TRY(run_recorded(call));
-    return interrupted() ? Status::interrupted : Status::ok;
+    const Status status = run_recorded(call);
+    return interrupted() ? Status::interrupted : status;  // a kernel that was stopped may call that a want of memory
 }
 
 Status compute(const tw_job* job, const DLTensor* const* out, int32_t n_out, Request& r) {
