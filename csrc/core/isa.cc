@@ -16,6 +16,9 @@
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
+#if defined(__linux__)
+#include <sys/syscall.h>
+#endif
 
 namespace tw {
 
@@ -78,7 +81,7 @@ constinit std::atomic<Tier> g_active{Tier::count};  // count: not known yet
 
 // What this CPU runs, by tier, built or not.
 struct Runs {
-    bool base = true, avx2 = false, avx512 = false, avx512vnni = false;
+    bool base = true, avx2 = false, avx512 = false, avx512vnni = false, amx = false;
 };
 
 #if defined(__x86_64__)
@@ -93,6 +96,18 @@ Registers cpuid(unsigned leaf, unsigned subleaf) {
 }
 
 bool has(unsigned word, unsigned bits) { return (word & bits) == bits; }
+
+#if !defined(TW_EMULATED_AVX512)
+// Linux saves tiles only for a process that asked for it. Refused where a thread's alternate signal stack is too small.
+bool may_use_tiles() {
+#if defined(__linux__)
+    constexpr long kRequestPermission = 0x1023, kTileData = 18;
+    return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+    return false;
+#endif
+}
+#endif
 
 Runs detect_tiers() {
     const Registers one = cpuid(1, 0), seven = cpuid(7, 0), extended = cpuid(0x80000001u, 0);
@@ -109,11 +124,13 @@ Runs detect_tiers() {
     runs.avx2 = runs.base && ymm && has(one.c, bit_AVX | bit_FMA | bit_F16C | bit_MOVBE) &&
                 has(seven.b, bit_AVX2 | bit_BMI | bit_BMI2) && has(extended.c, bit_ABM);
 #if defined(TW_EMULATED_AVX512)
-    runs.avx512 = runs.avx512vnni = runs.avx2;
+    runs.avx512 = runs.avx512vnni = runs.amx = runs.avx2;
 #else
     runs.avx512 =
         runs.avx2 && zmm && has(seven.b, bit_AVX512F | bit_AVX512BW | bit_AVX512CD | bit_AVX512DQ | bit_AVX512VL);
     runs.avx512vnni = runs.avx512 && has(seven.c, bit_AVX512VNNI) && has(seven1.a, bit_AVX512BF16);
+    constexpr unsigned amx = 1u << 24 | 1u << 25 | 1u << 22;  // tile, int8, bf16
+    runs.amx = runs.avx512vnni && has(seven.d, amx) && has(saved, 3u << 17) && may_use_tiles();
 #endif
     return runs;
 }

@@ -4,6 +4,7 @@
 #include "core/memory.h"
 #include "core/parallel.h"
 #include "core/profile.h"
+#include "gemm/tiles.h"
 #include "simd/quantize.h"
 
 namespace tw::TW_ISA {
@@ -11,16 +12,20 @@ namespace {
 
 constexpr int NR = kIntNR;
 constexpr int64_t kWordBytes = 4;
-constexpr int64_t kBlockWords = kVectorRegisters >= 32 ? 512 : 256;  // of k, between two visits to the sums
-constexpr int64_t kTallTiles = 28;                    // of A that stay in L2 while panels of B pass
+// Of k, between two visits to the sums: of tiles a panel of B that stays in L1.
+constexpr int64_t kBlockWords = kVectorRegisters >= 32 && !kHasTiles ? 512 : 256;
+constexpr int64_t kTallTiles = kHasTiles ? 16 : 28;  // of A that stay in L2 while panels of B pass
 constexpr int64_t kWidePanels = 16;
-constexpr int64_t kChunkWork = int64_t{1} << 19;  // multiply-adds that are worth handing to another thread
+constexpr int64_t kChunkWork = int64_t{1} << (kHasTiles ? 21 : 19);  // worth handing to another thread
 constexpr int64_t kPackedA = int64_t{4} << 20, kPackedB = int64_t{16} << 20;  // bytes packed at a time
 constexpr int64_t kFewCodes = 128 << 10;  // bytes of an A that stays in L2 while panels of B are streams
 constexpr int64_t kFewTiles = 4;
 constexpr int64_t kAhead = 2048;  // bytes of B fetched before they are multiplied
 
-TW_INLINE int64_t words_of(int64_t k) { return ceil_div(k, kDotDepth); }
+// Tiles take 64 bytes of k at once; what is beyond the last is 0 in A.
+constexpr int64_t kStep = kHasTiles ? kTileBytes : kDotDepth;
+constexpr int64_t kStepWords = kStep / kDotDepth;
+TW_INLINE int64_t words_of(int64_t k) { return ceil_div(k, kStep) * kStepWords; }
 
 // ---- the register tile ------------------------------------------------------------------------------------------------
 
@@ -33,25 +38,26 @@ struct Dots {
     bool load_c;
     const int8_t* ahead;  // if given: fetched meanwhile, ahead_step bytes with each word
     int64_t ahead_step;
+    TileKind kind;
 };
 
 // B is DotRight, or int8_t where words are widened as they are read.
 template <int MR, class B, bool Ahead>
 void dots(const Dots& t, const B* b) {
     constexpr int L = kLanes<int32_t>;
-    i32v acc[MR][kNV];
+    i32v acc[MR][kIntNV];
 #pragma GCC unroll 8
     for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 4
-        for (int j = 0; j < kNV; ++j) acc[i][j] = t.load_c ? load(t.c + i * t.c_row + j * L) : i32v{};
+        for (int j = 0; j < kIntNV; ++j) acc[i][j] = t.load_c ? load(t.c + i * t.c_row + j * L) : i32v{};
     const DotLeft* rows[MR];
 #pragma GCC unroll 8
     for (int i = 0; i < MR; ++i) rows[i] = t.a + i * t.a_row;
     for (int64_t w = 0; w < t.words; ++w, b += NR * kDotDepth) {
         if constexpr (Ahead) __builtin_prefetch(t.ahead + w * t.ahead_step);
-        i32v bv[kNV];
+        i32v bv[kIntNV];
 #pragma GCC unroll 4
-        for (int j = 0; j < kNV; ++j) bv[j] = load_words(b + j * L * kDotDepth);
+        for (int j = 0; j < kIntNV; ++j) bv[j] = load_words(b + j * L * kDotDepth);
 #pragma GCC unroll 8
         for (int i = 0; i < MR; ++i) {
             int32_t word;
@@ -59,7 +65,7 @@ void dots(const Dots& t, const B* b) {
             i32v av = splat(word);
             in_order(av);
 #pragma GCC unroll 4
-            for (int j = 0; j < kNV; ++j) {
+            for (int j = 0; j < kIntNV; ++j) {
                 acc[i][j] = dot(acc[i][j], av, bv[j]);
                 in_order(acc[i][j]);
             }
@@ -68,19 +74,39 @@ void dots(const Dots& t, const B* b) {
 #pragma GCC unroll 8
     for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 4
-        for (int j = 0; j < kNV; ++j) store(t.c + i * t.c_row + j * L, acc[i][j]);
+        for (int j = 0; j < kIntNV; ++j) store(t.c + i * t.c_row + j * L, acc[i][j]);
 }
 
+#if !defined(TW_TILES)
 template <class B, bool Ahead>
 void run_dots(int m, const Dots& t, const B* b) {
     constexpr void (*table[kMR])(const Dots&, const B*) = {dots<1, B, Ahead>, dots<2, B, Ahead>, dots<3, B, Ahead>,
                                                            dots<4, B, Ahead>, dots<5, B, Ahead>, dots<6, B, Ahead>};
     table[m - 1](t, b);
 }
+#endif
 
 template <class B>
 void run_dots(int m, const Dots& t, const B* b) {
+#if defined(TW_TILES)
+    const TileBlock block = {t.words / kStepWords,
+                             t.a,
+                             t.a_row,
+                             b,
+                             t.c,
+                             t.c_row * 4,
+                             t.load_c,
+                             reinterpret_cast<const char*>(t.ahead),
+                             t.ahead_step * kStepWords / 64};
+    switch (t.kind) {
+        case TileKind::u8u8: return multiply_tiles<TileKind::u8u8>(block, m);
+        case TileKind::u8s8: return multiply_tiles<TileKind::u8s8>(block, m);
+        case TileKind::s8u8: return multiply_tiles<TileKind::s8u8>(block, m);
+        default: return multiply_tiles<TileKind::s8s8>(block, m);
+    }
+#else
     t.ahead ? run_dots<B, true>(m, t, b) : run_dots<B, false>(m, t, b);
+#endif
 }
 
 // ---- packing ------------------------------------------------------------------------------------------------------------
@@ -88,7 +114,7 @@ void run_dots(int m, const Dots& t, const B* b) {
 // All words of one panel, n columns of which exist; what the others hold does not matter.
 void pack_panel(const Bytes& b, int64_t k, int64_t n0, int64_t n, int8_t* to) {
     constexpr int D = kDotDepth;
-    const uint8_t flip = b.is_unsigned ? 0x80 : 0;
+    const uint8_t flip = right_flip(b.is_unsigned);
     const uint32_t flips = flip * 0x01010101u;
     const auto* src = static_cast<const uint8_t*>(b.data) + n0 * b.col;
     auto* out = reinterpret_cast<uint8_t*>(to);
@@ -104,6 +130,12 @@ void pack_panel(const Bytes& b, int64_t k, int64_t n0, int64_t n, int8_t* to) {
                 uint16_t pairs[NR];
                 for (int j = 0; j < NR; ++j) pairs[j] = static_cast<uint16_t>((row[0][j] | row[1][j] << 8) ^ flips);
                 __builtin_memcpy(out, pairs, sizeof pairs);
+                continue;
+            }
+            if constexpr (kVecBytes == 64) {
+                for (int j = 0; j < NR; j += 16)
+                    store(out + j * D,
+                          zip_units(load_units(reinterpret_cast<const int8_t*>(row[0] + j), b.row)) ^ flip);
                 continue;
             }
             for (int j = 0; j < NR; ++j)
@@ -140,13 +172,27 @@ void pack_panel(const Bytes& b, int64_t k, int64_t n0, int64_t n, int8_t* to) {
             }
 }
 
+// The same by a callback, which knows nothing of words beyond k.
+void pack_panel(void (*pack_b)(const void* context, int64_t n0, int64_t n, int8_t* panel), const void* context,
+                int64_t k, int64_t n0, int64_t n, int8_t* to) {
+    pack_b(context, n0, n, to);
+    const int64_t there = ceil_div(k, kDotDepth), all = words_of(k);
+    __builtin_memset(to + there * NR * kDotDepth, 0, static_cast<size_t>((all - there) * NR * kDotDepth));
+}
+
 // The sum of each column of a panel: its product with ones.
-void sum_panel(const int8_t* panel, int64_t words, int32_t* sums) {
-    DotLeft ones[kDotDepth];
-    for (DotLeft& one : ones) one = 1;
-    const Dots t = {1, ones, 0, sums, 0, true, nullptr, 0};
-    for (int j = 0; j < NR; ++j) sums[j] = 0;
-    for (int64_t w = 0; w < words; ++w) run_dots(1, t, panel + w * NR * kDotDepth);
+void sum_panel(const int8_t* panel, int64_t words, bool is_unsigned, int32_t* sums) {
+    constexpr int L = kLanes<int32_t>;
+    i32v sum[kIntNV] = {};
+    const i32v ones = splat<int32_t>(kDotDepth == 4 ? 0x01010101 : 0x00010001);
+    for (int64_t w = 0; w < words; ++w, panel += NR * kDotDepth)
+#pragma GCC unroll 4
+        for (int j = 0; j < kIntNV; ++j) {
+            const i32v word = load_words(panel + j * L * kDotDepth);
+            sum[j] = is_unsigned ? dot(sum[j], word, ones) : dot(sum[j], ones, word);
+        }
+#pragma GCC unroll 4
+    for (int j = 0; j < kIntNV; ++j) store(sums + j * L, sum[j]);
 }
 
 // Words as the tile multiplies them.
@@ -158,18 +204,24 @@ void widen_panel(const int8_t* from, int64_t words, DotRight* to) {
 
 // ---- one GEMM -----------------------------------------------------------------------------------------------------------
 
-// Rows per tile: as even as possible, so that no thin last tile remains.
+// Rows per tile: as even as possible, so that no thin last tile remains; of tiles in hardware all that fit.
 struct Rows {
     int64_t tiles, base, extra;
-    explicit Rows(int64_t m) : tiles(ceil_div(m, kMR)), base(tiles ? m / tiles : 0), extra(tiles ? m % tiles : 0) {}
-    int64_t begin(int64_t i) const { return i * base + min_of(i, extra); }
-    int count(int64_t i) const { return static_cast<int>(base + (i < extra)); }
+    int64_t m;
+    explicit Rows(int64_t rows)
+        : tiles(ceil_div(rows, kIntMR)), base(tiles ? rows / tiles : 0), extra(tiles ? rows % tiles : 0), m(rows) {}
+    int64_t begin(int64_t i) const { return kHasTiles ? i * kIntMR : i * base + min_of(i, extra); }
+    int count(int64_t i) const {
+        return static_cast<int>(kHasTiles ? min_of(m - i * kIntMR, kIntMR) : base + (i < extra));
+    }
 };
 
 struct Engine {
     const IntGemm& g;
     int64_t words, k_blocks, block_words, a_stride, panels, panel_bytes, b_panels, row_block;
     bool direct;  // sums go straight to C
+    bool a_zeros;  // a0 is not all 0
+    TileKind kind;
     const int8_t* b = nullptr;
     const int32_t* b_sum = nullptr;
     const DotLeft* a = nullptr;
@@ -177,19 +229,23 @@ struct Engine {
 
     explicit Engine(const IntGemm& gemm) : g(gemm) {
         words = words_of(g.k);
-        k_blocks = g.m <= kMR ? 1 : max_of(1, ceil_div(words, kBlockWords));
-        block_words = ceil_div(words, k_blocks);
+        k_blocks = g.m <= kIntMR ? 1 : max_of(1, ceil_div(words, kBlockWords));
+        block_words = ceil_div(ceil_div(words, k_blocks), kStepWords) * kStepWords;
+        a_zeros = kDotDepth == 4 && !(kHasTiles && g.a_centred);
+        kind = g.a_unsigned      ? g.b.is_unsigned ? TileKind::u8u8 : TileKind::u8s8
+               : g.b.is_unsigned ? TileKind::s8u8
+                                 : TileKind::s8s8;
         a_stride = left_stride(g.k);
         panels = ceil_div(g.n, NR);
         panel_bytes = words * NR * kDotDepth;
         b_panels = g.packed_b ? panels : min_of(panels, max_of(1, kPackedB / max_of(panel_bytes, 1)));
-        const int64_t fit = kPackedA / (a_stride * static_cast<int64_t>(sizeof(DotLeft))) / kMR * kMR;
-        row_block = g.packed_a ? g.m : min_of(g.m, max_of(fit, kMR));
-        direct = g.c && g.c_col == 1 && kDotDepth == 2 && !g.b_zero;
+        const int64_t fit = kPackedA / (a_stride * static_cast<int64_t>(sizeof(DotLeft))) / kIntMR * kIntMR;
+        row_block = g.packed_a ? g.m : min_of(g.m, max_of(fit, kIntMR));
+        direct = g.c && g.c_col == 1 && !a_zeros && !g.b_zero;
     }
 
     bool run() {
-        Scratch a_scratch(g.packed_a ? 64 : static_cast<size_t>(row_block * a_stride) * sizeof(DotLeft));
+        Scratch a_scratch(g.packed_a ? 64 : static_cast<size_t>(left_rows(row_block) * a_stride) * sizeof(DotLeft));
         Scratch terms_scratch(g.packed_a ? 64 : static_cast<size_t>(row_block) * sizeof(RowTerms));
         Scratch b_scratch(g.packed_b ? 64 : static_cast<size_t>(packed_right_bytes(g.k, b_panels * NR)));
         DotLeft* const made_a = a_scratch.as<DotLeft>();
@@ -226,8 +282,9 @@ struct Engine {
 
     void pack_b(int64_t panel, int8_t* all, int8_t* to, int64_t job) const {
         const int64_t n0 = panel * NR, n = min_of(NR, g.n - n0);
-        g.pack_b ? g.pack_b(g.b_context, n0, n, to) : pack_panel(g.b, g.k, n0, n, to);
-        if (kDotDepth == 4) sum_panel(to, words, reinterpret_cast<int32_t*>(all + b_panels * panel_bytes) + job * NR);
+        g.pack_b ? pack_panel(g.pack_b, g.b_context, g.k, n0, n, to) : pack_panel(g.b, g.k, n0, n, to);
+        int32_t* const sums = reinterpret_cast<int32_t*>(all + b_panels * panel_bytes) + job * NR;
+        if (a_zeros) sum_panel(to, words, kHasTiles && g.b.is_unsigned, sums);
     }
 
     // Chunks of tall tile rows by wide panels. Panels are divided first: a tall chunk widens a panel for many rows.
@@ -256,12 +313,15 @@ struct Engine {
         const bool keep = k_blocks > 1;  // the sums of the whole chunk, between blocks
         const bool widen = kDotDepth == 2 && tall > 1;
         // A block of a tall A stays in L2 while panels pass; all of a small one, and each panel is a stream.
-        const bool streams = tall * kMR * a_stride * static_cast<int64_t>(sizeof(DotLeft)) <= kFewCodes;
-        Scratch sums_scratch(static_cast<size_t>((keep ? wide * tall : 1) * kMR * NR) * sizeof(int32_t));
+        const bool streams = tall * kIntMR * a_stride * static_cast<int64_t>(sizeof(DotLeft)) <= kFewCodes;
+        Scratch sums_scratch(static_cast<size_t>((keep ? wide * tall : 1) * kIntMR * NR) * sizeof(int32_t));
         Scratch wide_scratch(widen ? static_cast<size_t>(block_words * NR) * kWordBytes + 64 : 64);
         int32_t* const sums = sums_scratch.as<int32_t>();
         DotRight* const panel = wide_scratch.as<DotRight>();
         if (!sums || !panel) return false;
+#if defined(TW_TILES)
+        tiles_begin();
+#endif
         for (int64_t step = 0; step < k_blocks * wide; ++step) {
             const int64_t block = streams ? step % k_blocks : step / wide;
             const int64_t p = p0 + (streams ? step / k_blocks : step % wide);
@@ -287,21 +347,25 @@ struct Engine {
                           NR,
                           block > 0,
                           steady ? next + first : nullptr,
-                          ceil_div(NR * kDotDepth, tall)};
+                          ceil_div(NR * kDotDepth, tall),
+                          kind};
                 if (g.y && block == k_blocks - 1)
                     for (int r = 0; r < m; ++r) __builtin_prefetch(g.y + (i0 + row + r) * g.y_row + n0 * g.y_col, 1);
-                const bool straight = direct && n == NR;
-                t.c = sums + (keep ? ((p - p0) * tall + i - t0) * kMR * NR : 0);
+                const bool straight = direct && n == NR && (!kHasTiles || m % kTileRows == 0);
+                t.c = sums + (keep ? ((p - p0) * tall + i - t0) * kIntMR * NR : 0);
                 if (straight) t.c = g.c + (i0 + row) * g.c_row + n0, t.c_row = g.c_row;
                 widen ? run_dots(m, t, static_cast<const DotRight*>(panel)) : run_dots(m, t, from);
                 if (!straight && block == k_blocks - 1) hand_over(t.c, terms + row, i0 + row, m, n0, n, p);
             }
         }
+#if defined(TW_TILES)
+        tiles_end();
+#endif
         return true;
     }
 
     void hand_over(int32_t* sums, const RowTerms* rows, int64_t m0, int m, int64_t n0, int n, int64_t p) const {
-        if (kDotDepth == 4 || g.b_zero) take_off_zeros(sums, rows, m, n0, n, p);
+        if (a_zeros || g.b_zero) take_off_zeros(sums, rows, m, n0, n, p);
         if (g.finish) return g.finish(g.context, {sums, rows, m0, n0, m, n});
         for (int i = 0; i < m; ++i) {
             int32_t* const c = g.c + (m0 + i) * g.c_row + n0 * g.c_col;
@@ -318,10 +382,10 @@ struct Engine {
             const int64_t lanes = n - j < kLanes<int32_t> ? n - j : kLanes<int32_t>;
             const u32v zero = g.b_zero ? bitcast<u32v>(load_n(g.b_zero + n0 + j, lanes)) : u32v{};
             u32v column{};
-            if (kDotDepth == 4) column = bitcast<u32v>(load(b_sum + p * NR + j)) - zero * static_cast<uint32_t>(g.k);
+            if (a_zeros) column = bitcast<u32v>(load(b_sum + p * NR + j)) - zero * static_cast<uint32_t>(g.k);
             for (int i = 0; i < m; ++i) {
                 u32v v = bitcast<u32v>(load(sums + i * NR + j));
-                if (kDotDepth == 4) v -= column * static_cast<uint32_t>(rows[i].zero);
+                if (a_zeros) v -= column * static_cast<uint32_t>(rows[i].zero);
                 if (g.b_zero) v -= zero * static_cast<uint32_t>(rows[i].sum);
                 store(sums + i * NR + j, bitcast<i32v>(v));
             }
@@ -330,12 +394,13 @@ struct Engine {
 };
 
 void pad_row(DotLeft* to, int64_t k) {
-    for (; k % kDotDepth; ++k) to[k] = 0;
+    for (; k % kStep; ++k) to[k] = 0;
 }
 
-int32_t sum_row(const DotLeft* codes, int64_t k) {
+template <class Code>
+int32_t sum_row(const Code* codes, int64_t k) {
     uint32_t sum = 0;
-    for (int64_t i = 0; i < k; ++i) sum += static_cast<uint32_t>(codes[i]);
+    for (int64_t i = 0; i < k; ++i) sum += static_cast<uint32_t>(static_cast<int32_t>(codes[i]));
     return static_cast<int32_t>(sum);
 }
 
@@ -371,6 +436,11 @@ void pack_right(const Bytes& b, int64_t k, int64_t n, int8_t* packed) {
         pack_panel(own.b, own.k, n0, count, to);
     };
     pack_right(panel, &whole, k, n, packed);
+    if (!kHasTiles || !b.is_unsigned) return;
+    const int64_t panels = ceil_div(n, NR), panel_bytes = words_of(k) * NR * kDotDepth;
+    for (int64_t p = 0; p < panels; ++p)
+        sum_panel(packed + p * panel_bytes, words_of(k), true,
+                  reinterpret_cast<int32_t*>(packed + panels * panel_bytes) + p * NR);
 }
 
 void pack_right(void (*pack_b)(const void* context, int64_t n0, int64_t n, int8_t* panel), const void* context,
@@ -378,8 +448,8 @@ void pack_right(void (*pack_b)(const void* context, int64_t n0, int64_t n, int8_
     const int64_t panels = ceil_div(n, NR), panel_bytes = words_of(k) * NR * kDotDepth;
     auto* const sums = reinterpret_cast<int32_t*>(packed + panels * panel_bytes);
     parallel(panels, [&](int64_t p) {
-        pack_b(context, p * NR, min_of(NR, n - p * NR), packed + p * panel_bytes);
-        sum_panel(packed + p * panel_bytes, words_of(k), sums + p * NR);
+        pack_panel(pack_b, context, k, p * NR, min_of(NR, n - p * NR), packed + p * panel_bytes);
+        sum_panel(packed + p * panel_bytes, words_of(k), false, sums + p * NR);
     });
 }
 
@@ -387,7 +457,7 @@ void multiply_panel(const DotLeft* a, const RowTerms* rows, int m, const int8_t*
                     int64_t panel, int32_t* sums) {
     const int64_t panel_bytes = words_of(k) * NR * kDotDepth;
     const int8_t* const b = packed + panel * panel_bytes;
-    run_dots(m, Dots{words_of(k), a, left_stride(k), sums, NR, false, b + kAhead, NR * kDotDepth}, b);
+    run_dots(m, Dots{words_of(k), a, left_stride(k), sums, NR, false, b + kAhead, NR * kDotDepth, TileKind::u8s8}, b);
     if (kDotDepth != 4) return;
     const auto* const columns = reinterpret_cast<const int32_t*>(packed + ceil_div(n, NR) * panel_bytes) + panel * NR;
     for (int i = 0; i < m; ++i)
@@ -400,14 +470,17 @@ void multiply_panel(const DotLeft* a, const RowTerms* rows, int m, const int8_t*
 
 void pack_left_row(const Bytes& a, int64_t row, int64_t k, int32_t zero, bool sums, DotLeft* to, RowTerms* terms) {
     const auto* src = static_cast<const uint8_t*>(a.data) + row * a.row;
-    const int32_t shift = a.is_unsigned ? 0 : 128;  // to unsigned bytes
+    const int32_t shift = a.is_unsigned || kHasTiles ? 0 : 128;  // to unsigned bytes
     const int32_t less = kDotDepth == 4 ? -shift : zero;
     if (a.is_unsigned)
         pack_row(src, a.col, k, less, to);
     else
         pack_row(reinterpret_cast<const int8_t*>(src), a.col, k, less, to);
     terms->zero = kDotDepth == 4 ? zero + shift : 0;
-    terms->sum = sums ? sum_row(to, k) : 0;
+    if (kHasTiles && !a.is_unsigned)
+        terms->sum = sums ? sum_row(reinterpret_cast<const int8_t*>(to), k) : 0;
+    else
+        terms->sum = sums ? sum_row(to, k) : 0;
     terms->scale = 1;
     pad_row(to, k);
 }

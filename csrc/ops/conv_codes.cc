@@ -185,7 +185,7 @@ int64_t depth_of(const View& w) { return w.shape[0] ? numel(w) / w.shape[0] : 0;
 
 const RowTerms* terms_of(const View& w, const void* packed) {
     return reinterpret_cast<const RowTerms*>(static_cast<const DotLeft*>(packed) +
-                                             w.shape[0] * left_stride(depth_of(w)));
+                                             left_rows(w.shape[0]) * left_stride(depth_of(w)));
 }
 
 bool is_point(const ConvAxes& s) {
@@ -199,7 +199,7 @@ bool is_point(const ConvAxes& s) {
 int64_t packed_filters(const View& w) {
     if (!given(w) || w.ndim < 3 || w.ndim > 5 || (w.dtype != DType::i8 && w.dtype != DType::u8) || numel(w) == 0)
         return 0;
-    return w.shape[0] *
+    return left_rows(w.shape[0]) *
            (left_stride(depth_of(w)) * static_cast<int64_t>(sizeof(DotLeft)) + static_cast<int64_t>(sizeof(RowTerms)));
 }
 
@@ -241,7 +241,7 @@ Status int_conv(const Call& c, const IntConv& q) {
     }
     Codes codes{};
     codes.k = depth;
-    codes.flip = x_unsigned ? 0x80 : 0;
+    codes.flip = right_flip(x_unsigned);
     codes.window.channel_stride = x.stride[1];
     int64_t at = 0;
     for (int a = 0; a < kMaxRank; ++a) {
@@ -284,10 +284,9 @@ Status int_conv(const Call& c, const IntConv& q) {
             g.packed_a = static_cast<const DotLeft*>(q.packed) + filter * left_stride(depth);
             g.a_terms = terms_of(w, q.packed) + filter;
         }
-        if (point)
-            g.b = {from, x.stride[1], 1, x_unsigned};
-        else
-            g.pack_b = copied ? pack_copied : pack_scattered, g.b_context = &own;
+        g.b = {from, x.stride[1], 1, x_unsigned};
+        g.a_unsigned = w_unsigned, g.a_centred = centred;
+        if (!point) g.pack_b = copied ? pack_copied : pack_scattered, g.b_context = &own;
         g.b_zero = x_zero ? column_zero : nullptr;
         char* const to = y.as<char>() + (image * y.stride[0] + filter * y.stride[1]) * item_size(y.dtype);
         const Sink sink = {q.finish, q.x_scale ? q.x_scale[image] : 1.f, to, y.stride[1], filter, q.context};

@@ -146,7 +146,7 @@ template <class T>
 Status linear_int8(const Call& c) {
     const View &x = c.in[0], &w = c.in[1], &w_scale = c.in[2], &b = c.in[3], &w_zero = c.in[4], &y = c.out[0];
     const int64_t k = w.shape[1], n = w.shape[0];
-    const bool shifted = given(w_zero) || w.dtype == DType::u8;
+    const bool shifted = given(w_zero) || right_flip(w.dtype == DType::u8);
     Scratch columns(static_cast<size_t>(3 * n + 16) * sizeof(float));
     float* const scale = columns.as<float>();
     if (!scale) return fail(Status::memory, "w", "no memory for the scales; want fewer outputs");

@@ -147,7 +147,7 @@ struct Operands {
 
 bool run_product(const Operands& o, const Product& p, int lead, int64_t index) {
     const bool scaled = given(o.a_scale);
-    const bool zeros = given(o.b_zero) || o.b.dtype == DType::u8;
+    const bool zeros = given(o.b_zero) || right_flip(o.b.dtype == DType::u8);
     const auto along = [&](const View& v, bool rows) {
         return Along{v, given(v) ? offset_of(v, 2, o.y, lead, index) : 0, step_of(v, rows)};
     };
@@ -166,6 +166,7 @@ bool run_product(const Operands& o, const Product& p, int lead, int64_t index) {
     g.m = p.m, g.n = p.n, g.k = p.k;
     g.pack_a = pack_left, g.a = &left;
     g.b = {matrix(o.b), p.b_row, p.b_col, o.b.dtype == DType::u8};
+    g.a_unsigned = left.a.is_unsigned, g.a_centred = !given(o.a_zero);
     if (zeros) {
         const Along zero = along(o.b_zero, false);
         for (int64_t j = 0; j < p.n; ++j) b_zero[j] = right_zero(g.b.is_unsigned, zero.zero(j));

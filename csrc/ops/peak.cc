@@ -7,6 +7,7 @@
 // caller starts one loop per thread.
 #include "ops/ops.h"
 #include "simd/dot.h"
+#include "simd/tiles.h"
 
 namespace tw::TW_ISA {
 namespace {
@@ -61,6 +62,28 @@ double compute(int64_t rounds, void* sink) {
     return Loop::kOperations * kAccumulators * static_cast<double>(rounds);
 }
 
+#if defined(TW_TILES)
+// Four tiles of sums; both operands are read each time, as a kernel of two by two tiles does.
+template <TileKind Kind>
+double multiply_tiles(int64_t rounds, void* sink) {
+    static_assert(kPeakSink >= kTileRows * kTileBytes);
+    __builtin_memset(sink, 0, kPeakSink);
+    tiles_begin();
+    for (int64_t r = 0; r < rounds; ++r) {
+        tile_load<4>(sink, kTileBytes), tile_load<6>(sink, kTileBytes);
+        tile_dot<Kind, 0, 4, 6>();
+        tile_load<5>(sink, kTileBytes), tile_load<7>(sink, kTileBytes);
+        tile_dot<Kind, 1, 4, 7>();
+        tile_dot<Kind, 2, 5, 6>();
+        tile_dot<Kind, 3, 5, 7>();
+    }
+    tile_store<0>(sink, kTileBytes);
+    tiles_end();
+    constexpr double operations = 2.0 * kTileRows * kTileRows * kTileBytes / (Kind == TileKind::bf16 ? 2 : 1);
+    return 4 * operations * static_cast<double>(rounds);
+}
+#endif
+
 constexpr int kStep = 8;  // vectors per turn of a memory loop
 constexpr int64_t kStepLanes = kStep * kLanes<uint32_t>;
 
@@ -104,7 +127,11 @@ double copy(void* to, const void* from, int64_t bytes) {
 }  // namespace
 
 extern const PeakLoops kPeakLoops;
-const PeakLoops kPeakLoops = {compute<Fma32>, compute<Fma64>, compute<DotBf16>, compute<DotI8>,
-                              read,           copy<false>,    copy<true>};
+#if defined(TW_TILES)
+#define TW_PEAK_DOTS multiply_tiles<TileKind::bf16>, multiply_tiles<TileKind::u8s8>
+#else
+#define TW_PEAK_DOTS compute<DotBf16>, compute<DotI8>
+#endif
+const PeakLoops kPeakLoops = {compute<Fma32>, compute<Fma64>, TW_PEAK_DOTS, read, copy<false>, copy<true>};
 
 }  // namespace tw::TW_ISA

@@ -22,6 +22,18 @@ TW_INLINE i32v units_to_runs(i32v v, Seq<I...>) {
     return shuffle<(I % units * 4 + I / units)...>(v, v);
 }
 
+// Byte j of each of four units as word j.
+template <int... I>
+TW_INLINE Vec<uint8_t> words_of_units(Vec<uint8_t> v, Seq<I...>) {
+    return shuffle<(I / 16 * 16 + I % 4 * 4 + I % 16 / 4)...>(v, v);
+}
+template <class V>
+TW_INLINE Vec<uint8_t> zip_units(V units) {
+    static_assert(kVecBytes <= 64);
+    const i32v runs = units_to_runs(bitcast<i32v>(units), Indices<i32v>{});
+    return words_of_units(bitcast<Vec<uint8_t>>(runs), Indices<Vec<uint8_t>>{});
+}
+
 // rint(v) + zero, kept in [low, high], as int32. `zero` is a whole number.
 TW_INLINE i32v code_of(f32v v, f32v zero, float low, float high) {
     const f32v whole = round_nearest(select(v == v, v, f32v{})) + zero;

@@ -1,0 +1,113 @@
+// The product of a few tiles: 32 or 16 rows of A, bytes along k, by a panel of 32 columns of B, words of 4 bytes of k.
+//
+// Method    two tiles of A by two of B: each of the four is loaded once for two products, which takes half of the time
+//           that these need. A lies as it is, rows of 64 bytes of k at a time; a panel of B is [words of k][32].
+// Numerics  simd/tiles.h. 16 rows alone are summed in even and odd steps of 64 bytes, added at the end, for a single product
+//           after another would wait for its sums.
+#pragma once
+#include "simd/tiles.h"
+
+namespace tw::TW_ISA {
+
+constexpr int kTallRows = 2 * kTileRows, kPanelColumns = 2 * kTileRows;
+constexpr int64_t kPanelStep = kPanelColumns * kTileBytes;  // bytes of a panel for 64 bytes of k
+
+struct TileBlock {
+    int64_t steps;  // of 64 bytes of k
+    const void* a;
+    int64_t a_row;  // bytes
+    const void* b;
+    void* c;  // words
+    int64_t c_row;  // bytes
+    bool load_c;
+    const char* ahead = nullptr;  // if given: fetched meanwhile, `lines` lines with each step
+    int64_t lines = 0;
+};
+
+#if defined(TW_TILES)
+namespace {
+
+TW_INLINE void fetch_ahead(const TileBlock& t, int64_t step) {
+    for (int64_t l = 0; l < t.lines; ++l) __builtin_prefetch(t.ahead + (step * t.lines + l) * 64);
+}
+
+template <TileKind Kind>
+__attribute__((noinline)) void multiply_tall(const TileBlock& t) {
+    char* const c = static_cast<char*>(t.c);
+    char* const c2 = c + kTileRows * t.c_row;
+    if (t.load_c) {
+        tile_load<0>(c, t.c_row), tile_load<1>(c + kTileBytes, t.c_row);
+        tile_load<2>(c2, t.c_row), tile_load<3>(c2 + kTileBytes, t.c_row);
+    } else {
+        tile_zero<0>(), tile_zero<1>(), tile_zero<2>(), tile_zero<3>();
+    }
+    const char *a = static_cast<const char*>(t.a), *b = static_cast<const char*>(t.b);
+    const int64_t a2 = kTileRows * t.a_row;
+    for (int64_t s = 0; s < t.steps; ++s, a += kTileBytes, b += kPanelStep) {
+        tile_load<6>(b, 2 * kTileBytes), tile_load<4>(a, t.a_row);
+        tile_dot<Kind, 0, 4, 6>();
+        tile_load<7>(b + kTileBytes, 2 * kTileBytes);
+        tile_dot<Kind, 1, 4, 7>();
+        tile_load<5>(a + a2, t.a_row);
+        tile_dot<Kind, 2, 5, 6>();
+        tile_dot<Kind, 3, 5, 7>();
+        fetch_ahead(t, s);
+    }
+    tile_store<0>(c, t.c_row), tile_store<1>(c + kTileBytes, t.c_row);
+    tile_store<2>(c2, t.c_row), tile_store<3>(c2 + kTileBytes, t.c_row);
+}
+
+template <TileKind Kind>
+__attribute__((noinline)) void multiply_low(const TileBlock& t) {
+    typedef Vec<int32_t> Ints;
+    char* const c = static_cast<char*>(t.c);
+    if (t.load_c)
+        tile_load<0>(c, t.c_row), tile_load<1>(c + kTileBytes, t.c_row);
+    else
+        tile_zero<0>(), tile_zero<1>();
+    tile_zero<2>(), tile_zero<3>();
+    const char *a = static_cast<const char*>(t.a), *b = static_cast<const char*>(t.b);
+    int64_t s = 0;
+    for (; s + 2 <= t.steps; s += 2, a += 2 * kTileBytes, b += 2 * kPanelStep) {
+        tile_load<4>(a, t.a_row), tile_load<6>(b, 2 * kTileBytes);
+        tile_dot<Kind, 0, 4, 6>();
+        tile_load<7>(b + kTileBytes, 2 * kTileBytes);
+        tile_dot<Kind, 1, 4, 7>();
+        fetch_ahead(t, s);
+        tile_load<5>(a + kTileBytes, t.a_row), tile_load<6>(b + kPanelStep, 2 * kTileBytes);
+        tile_dot<Kind, 2, 5, 6>();
+        tile_load<7>(b + kPanelStep + kTileBytes, 2 * kTileBytes);
+        tile_dot<Kind, 3, 5, 7>();
+        fetch_ahead(t, s + 1);
+    }
+    if (s < t.steps) {
+        tile_load<4>(a, t.a_row), tile_load<6>(b, 2 * kTileBytes);
+        tile_dot<Kind, 0, 4, 6>();
+        tile_load<7>(b + kTileBytes, 2 * kTileBytes);
+        tile_dot<Kind, 1, 4, 7>();
+    }
+    tile_store<0>(c, t.c_row), tile_store<1>(c + kTileBytes, t.c_row);
+    if (t.steps < 2) return;
+    alignas(64) int32_t odd[kTileRows * kPanelColumns];
+    tile_store<2>(odd, 2 * kTileBytes), tile_store<3>(odd + kTileRows, 2 * kTileBytes);
+    for (int i = 0; i < kTileRows; ++i)
+        for (int j = 0; j < kPanelColumns; j += kLanes<int32_t>) {
+            int32_t* const at = reinterpret_cast<int32_t*>(c + i * t.c_row) + j;
+            const Ints x = load(at), y = load(odd + i * kPanelColumns + j);
+            if constexpr (Kind == TileKind::bf16)
+                store(at, bitcast<Ints>(bitcast<f32v>(x) + bitcast<f32v>(y)));
+            else
+                store(at, bitcast<Ints>(bitcast<u32v>(x) + bitcast<u32v>(y)));
+        }
+}
+
+// Rows up to a multiple of 16 are read and written. Between tiles_begin() and tiles_end().
+template <TileKind Kind>
+TW_INLINE void multiply_tiles(const TileBlock& t, int rows) {
+    rows > kTileRows ? multiply_tall<Kind>(t) : multiply_low<Kind>(t);
+}
+
+}  // namespace
+#endif
+
+}  // namespace tw::TW_ISA
