@@ -88,6 +88,14 @@ EMULATED __m512i cvtps_epi32(__m512 a) {
 }
 EMULATED __m512i castsi256_si512(__m256i low) { return Integers{low, _mm256_setzero_si256()}; }
 EMULATED __m512i inserti64x4(__m512i a, __m256i high, int) { return Integers{Integers::of(a).low, high}; }
+template <int Scale>
+EMULATED __m512i gather_epi32(__m512i index, const void* p) {
+    int32_t at[16];
+    __builtin_memcpy(at, &index, sizeof at);
+    for (int32_t& word : at) __builtin_memcpy(&word, static_cast<const char*>(p) + int64_t{Scale} * word, sizeof word);
+    __builtin_memcpy(&index, at, sizeof at);
+    return index;
+}
 EMULATED void stream_si512(__m512i* p, __m512i v) {
     _mm256_stream_si256(reinterpret_cast<__m256i*>(p), Integers::of(v).low);
     _mm256_stream_si256(reinterpret_cast<__m256i*>(p) + 1, Integers::of(v).high);
@@ -271,6 +279,7 @@ EMULATED __m512 dpbf16_ps(__m512 acc, B left, B right) {
 #define _mm512_castsi256_si512 emulated_avx512::castsi256_si512
 #undef _mm512_inserti64x4
 #define _mm512_inserti64x4 emulated_avx512::inserti64x4
+#define _mm512_i32gather_epi32(index, p, scale) emulated_avx512::gather_epi32<scale>(index, p)
 #define _mm512_stream_si512 emulated_avx512::stream_si512
 #define _mm512_movepi8_mask emulated_avx512::movepi8_mask
 #define _mm512_movepi16_mask emulated_avx512::movepi16_mask

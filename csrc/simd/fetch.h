@@ -4,7 +4,7 @@
 
 namespace tw::TW_ISA {
 
-// Words of 32 bits that begin at p[at[i]]. Gathers, and places that are still in a vector, are slower on Zen.
+// Words of 32 bits that begin at p[at[i]]. Gathers of 8 lanes, and places that are still in a vector, are slower on Zen.
 template <int... I>
 TW_INLINE i32v load_words_at(const uint16_t* p, const uint32_t* at, Seq<I...>) {
     const auto word = [=](int i) __attribute__((always_inline)) {
@@ -14,7 +14,13 @@ TW_INLINE i32v load_words_at(const uint16_t* p, const uint32_t* at, Seq<I...>) {
     };
     return i32v{word(I)...};
 }
-TW_INLINE i32v load_words_at(const uint16_t* p, const uint32_t* at) { return load_words_at(p, at, Indices<u32v>{}); }
+TW_INLINE i32v load_words_at(const uint16_t* p, const uint32_t* at) {
+#if defined(__AVX512F__)
+    return (i32v)_mm512_i32gather_epi32((__m512i)load(at), p, 2);
+#else
+    return load_words_at(p, at, Indices<u32v>{});
+#endif
+}
 
 // 16 bytes from p[at[0]], p[at[1]], ..., one in each 16-byte unit.
 TW_INLINE i16v load_units_at(const int16_t* p, const int32_t* at) {

@@ -11,7 +11,9 @@ TW_INLINE i32v gather_each(const int32_t* p, i32v index, Seq<I...>) {
 
 // Lane i is p[index[i]].
 TW_INLINE i32v gather(const int32_t* p, i32v index) {
-#if defined(__AVX2__) && !defined(__AVX512F__)
+#if defined(__AVX512F__)
+    return (i32v)_mm512_i32gather_epi32((__m512i)index, p, 4);
+#elif defined(__AVX2__)
     return (i32v)_mm256_i32gather_epi32(p, (__m256i)index, 4);
 #else
     return gather_each(p, index, Indices<i32v>{});
