@@ -13,7 +13,7 @@
 #include "image/window.h"
 #include "ops/ops.h"
 #include "simd/inverse.h"
-#include "simd/pixels.h"
+#include "simd/lookup.h"
 
 namespace tw::TW_ISA {
 namespace {
@@ -22,7 +22,8 @@ constexpr int64_t kBandRows = 64;
 constexpr int64_t kStripe = 480;  // columns at once, so that weights stay in L1
 constexpr int64_t kLargest = 17;  // so that 16 bits hold a sum of weights
 constexpr int64_t kHalf = kLargest / 2, kPitch = kStripe + 2 * kMargin + 32;
-constexpr int kMostTaps = 112, kParts = 16, kVectors = 4;
+constexpr int kMostTaps = 112, kParts = 16, kVectors = 4, kValues = 256;
+constexpr int64_t kTableBytes = kParts * kVecBytes + kValues;
 
 // Rows that are kept in turn, a power of two of them.
 TW_INLINE int64_t ring_of(int64_t rows) {
@@ -47,15 +48,14 @@ struct Disc {
 };
 
 // Tables by squared distance in place: entries 0-15 in every unit of 16 bytes of a vector, then what entries 16-31 differ
-// in, and so on; at 128 anew.
+// in, and so on; at 128 anew. Behind them the weights themselves.
 void make_disc(int64_t d, double sigma_color, double sigma_space, uint8_t* memory, Disc& disc) {
     const int64_t half = d / 2;
     const double color = -0.5 / (sigma_color * sigma_color), space = -0.5 / (sigma_space * sigma_space);
-    uint8_t flat[256];
     disc.n = 0, disc.kept = 0, disc.parts = 1;
     for (int64_t square = 1; square <= half * half; ++square) {
-        uint8_t* const table = memory + square * kParts * kVecBytes;
-        for (int v = 0; v < 256; ++v) {
+        uint8_t *const table = memory + square * kTableBytes, *const flat = table + kParts * kVecBytes;
+        for (int v = 0; v < kValues; ++v) {
             const double weight = static_cast<double>(square) * space + static_cast<double>(v * v) * color;
             flat[v] = static_cast<uint8_t>(__builtin_rint(255 * __builtin_exp(weight)));
             if (flat[v] && (v + 1) / 16 >= disc.parts && disc.parts < kParts) disc.parts = (v + 1) / 16 + 1;
@@ -80,6 +80,7 @@ void find_weights(const uint8_t* a, const uint8_t* b, const uint8_t* table, int 
     const u8v most = splat(static_cast<uint8_t>(16 * parts - 1));
     for (int64_t x = 0; x < n; x += kVectors * kVecBytes) {
         u8v apart[kVectors], found[kVectors] = {};
+#pragma GCC unroll 4
         for (int v = 0; v < kVectors; ++v) {
             const u8v p = load(a + x + v * kVecBytes), q = load(b + x + v * kVecBytes);
             apart[v] = min_any(max_any(p, q) - min_any(p, q), most);
@@ -87,6 +88,7 @@ void find_weights(const uint8_t* a, const uint8_t* b, const uint8_t* table, int 
         // Each part adds its change to what lies at or above it; lanes of 128 and more find 0 and stay there.
         const auto look_up = [&](int first, int last) __attribute__((always_inline)) {
             u8v left[kVectors];
+#pragma GCC unroll 4
             for (int v = 0; v < kVectors; ++v) {
                 left[v] = apart[v] ^ splat(static_cast<uint8_t>(first * 16));
                 left[v] |= bitcast<u8v>(bitcast<Signed>(left[v]) < 0);
@@ -94,6 +96,7 @@ void find_weights(const uint8_t* a, const uint8_t* b, const uint8_t* table, int 
 #pragma GCC unroll 1
             for (int part = first; part < last; ++part) {
                 const u8v entries = load(table + part * kVecBytes);
+#pragma GCC unroll 4
                 for (int v = 0; v < kVectors; ++v) {
                     found[v] ^= look_up16(entries, left[v]);
                     left[v] -= 16;
@@ -102,7 +105,19 @@ void find_weights(const uint8_t* a, const uint8_t* b, const uint8_t* table, int 
         };
         look_up(0, parts < 8 ? parts : 8);
         if (parts > 8) look_up(8, parts);
+#pragma GCC unroll 4
         for (int v = 0; v < kVectors; ++v) store(to + x + v * kVecBytes, found[v]);
+    }
+}
+
+// The same by permutes of bytes. Up to 8 parts a table of 128 holds.
+TW_PERMUTES_BYTES void permute_weights(const uint8_t* a, const uint8_t* b, const uint8_t* table, int parts, uint8_t* to,
+                                       int64_t n) {
+    const u8v most = splat(static_cast<uint8_t>(16 * parts - 1));
+    const ByteTable weights = ByteTable::of(table + kParts * kVecBytes);
+    for (int64_t x = 0; x < n; x += kVecBytes) {
+        const u8v p = load(a + x), q = load(b + x), apart = min_any(max_any(p, q) - min_any(p, q), most);
+        store(to + x, parts <= 8 ? look_up128(weights, apart) : look_up256(weights, apart));
     }
 }
 
@@ -181,8 +196,9 @@ void filter_stripe(const View& image, const View& y, const Disc& disc, int64_t h
             const Tap& tap = disc.tap[t];
             if (i + tap.down < first) continue;
             const int64_t before = max_of(tap.along, 0), after = max_of(-tap.along, 0);
-            find_weights(pixels(i) - before, pixels(i + tap.down) + tap.along - before, tap.table, disc.parts,
-                         weights(tap, i) - before, n + before + after);
+            (permutes_bytes() ? permute_weights : find_weights)(
+                pixels(i) - before, pixels(i + tap.down) + tap.along - before, tap.table, disc.parts,
+                weights(tap, i) - before, n + before + after);
         }
         if (i < first) continue;
         for (int t = 0; t < disc.n; ++t) {
@@ -201,7 +217,7 @@ Status run(const Call& c) {
     const View &image = c.in[0], &y = c.out[0];
     if (numel(y) == 0) return Status::ok;
     const int64_t d = c.attr[0].i, half = d / 2, height = image.shape[0], n = image.shape[1];
-    Scratch scratch(static_cast<size_t>((kHalf * kHalf + 1) * kParts * kVecBytes));
+    Scratch scratch(static_cast<size_t>((kHalf * kHalf + 1) * kTableBytes));
     if (!scratch.as<char>()) return fail(Status::memory, "d", "no memory for the weights; want a smaller d");
     Disc disc;
     make_disc(d, c.attr[1].f, c.attr[2].f, scratch.as<uint8_t>(), disc);

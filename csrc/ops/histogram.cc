@@ -5,14 +5,14 @@
 //     y = map[x],  map[v] = round(255 / (total - counts[v0]) * sum of counts over v0 < u <= v),  v0 the least that occurs
 //
 // Method    each chunk counts into eight tables in turn, so that equal neighbours do not wait for each other. Whole vectors
-//           are looked up in tables of 16 by shuffles; any strides.
+//           are looked up in tables of 16 by shuffles, or of 256 where bytes are permuted; any strides.
 // Numerics  counts are exact. The map is one float32 product and one rounding, halves to even, as in OpenCV 5; a picture
 //           of one value stays as it is.
 // Threads   chunks are rows in pieces of kChunkElements, counted by themselves; sums of integers have no order.
 #include "core/check.h"
 #include "core/walk.h"
 #include "ops/ops.h"
-#include "simd/pixels.h"
+#include "simd/lookup.h"
 
 namespace tw::TW_ISA {
 namespace {
@@ -80,6 +80,7 @@ TW_INLINE void look_up_vectors(const Sixteens& s, const uint8_t* from, uint8_t* 
 #pragma GCC unroll 2
     for (int half = 0; half < 2; ++half) {
         u8v left[N];
+#pragma GCC unroll 4
         for (int v = 0; v < N; ++v) {
             left[v] = load(from + v * kVecBytes) ^ splat(static_cast<uint8_t>(half ? 128 : 0));
             left[v] |= bitcast<u8v>(bitcast<Signed>(left[v]) < 0);  // stays negative
@@ -87,13 +88,23 @@ TW_INLINE void look_up_vectors(const Sixteens& s, const uint8_t* from, uint8_t* 
 #pragma GCC unroll 8
         for (int k = 0; k < 8; ++k) {
             const u8v part = s.part[8 * half + k];
+#pragma GCC unroll 4
             for (int v = 0; v < N; ++v) {
                 found[v] ^= look_up16(part, left[v]);
                 left[v] -= 16;
             }
         }
     }
+#pragma GCC unroll 4
     for (int v = 0; v < N; ++v) store(to + v * kVecBytes, found[v]);
+}
+
+TW_PERMUTES_BYTES void permute_row(const uint8_t* map, const uint8_t* from, uint8_t* to, int64_t n) {
+    const ByteTable table = ByteTable::of(map);
+    for (int64_t i = 0; i < n; i += kVecBytes) {
+        const int64_t count = min_of(n - i, kVecBytes);
+        store_n(to + i, look_up256(table, load_n(from + i, count)), count);
+    }
 }
 
 void look_up(const View& image, const uint8_t* map, const View& y) {
@@ -104,7 +115,9 @@ void look_up(const View& image, const uint8_t* map, const View& y) {
         uint8_t* const to = reinterpret_cast<uint8_t*>(at[0]);
         const uint8_t* const from = reinterpret_cast<const uint8_t*>(at[1]);
         int64_t i = 0;
-        if (w.stride[0] == 1 && w.stride[1] == 1)
+        const bool whole = w.stride[0] == 1 && w.stride[1] == 1;
+        if (whole && permutes_bytes()) return permute_row(map, from, to, n);
+        if (whole)
             for (; i + 4 * kVecBytes <= n; i += 4 * kVecBytes) look_up_vectors<4>(sixteens, from + i, to + i);
         for (; i < n; ++i) to[i * w.stride[0]] = map[from[i * w.stride[1]]];
     });

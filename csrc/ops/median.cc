@@ -260,10 +260,12 @@ template <class Count>
 TW_INLINE Bins<Count> add_columns(const uint8_t* bins, int64_t step, int64_t n) {
     Bins<Count> one{}, two{};
     int64_t i = 0;
+#pragma GCC unroll 4
     for (; i + 4 <= n; i += 4, bins += 4 * step) {
         one += load_bins<Count>(bins) + load_bins<Count>(bins + step);
         two += load_bins<Count>(bins + 2 * step) + load_bins<Count>(bins + 3 * step);
     }
+#pragma GCC unroll 3
     for (; i < n; ++i, bins += step) one += load_bins<Count>(bins);
     return one + two;
 }
