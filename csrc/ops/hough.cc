@@ -11,7 +11,7 @@
 // Source    R. Duda and P. Hart, "Use of the Hough transformation to detect lines and curves in pictures", 1972.
 #include "image/check.h"
 #include "ops/ops.h"
-#include "simd/pixels.h"
+#include "simd/bits.h"
 
 namespace tw::TW_ISA {
 namespace {
@@ -45,23 +45,32 @@ void vote(const Points& p, int32_t c, int32_t s, int32_t middle, int32_t* votes)
 Status run(const Call& c) {
     const View &edges = c.in[0], &y = c.out[0];
     const int64_t height = edges.shape[0], width = edges.shape[1], angles = y.shape[0], bins = y.shape[1];
-    int64_t n = 0;
-    const auto each_edge = [&](const auto& body) {
-        for (int64_t i = 0; i < height; ++i) {
-            const uint8_t* const row = edges.as<uint8_t>() + i * edges.stride[0];
-            for (int64_t j = 0; j < width; ++j)
-                if (row[j * edges.stride[1]]) body(i, j);
-        }
+    const auto each_vector = [&](const auto& body) {
+        constexpr int64_t lanes = kLanes<uint8_t>;
+        uint8_t copy[lanes];
+        for (int64_t i = 0; i < height; ++i)
+            for (int64_t j = 0; j < width; j += lanes) {
+                const int64_t count = min_of(width - j, lanes), step = edges.stride[1];
+                const uint8_t* from = edges.as<uint8_t>() + i * edges.stride[0] + j * step;
+                if (step != 1) {
+                    for (int64_t k = 0; k < count; ++k) copy[k] = from[k * step];
+                    from = copy;
+                }
+                body(i, j, lane_bits(bitcast<u8v>(load_n(from, count) != 0)));
+            }
     };
-    each_edge([&](int64_t, int64_t) { ++n; });
+    int64_t n = 0;
+    each_vector([&](int64_t, int64_t, uint64_t bits) { n += __builtin_popcountll(bits); });
     Scratch scratch(static_cast<size_t>(8 * (n + 64)));
     if (!scratch.as<char>())
         return fail(Status::memory, "edges", "no memory for %lld edge pixels; want a smaller picture",
                     static_cast<long long>(n));
     Points p = {scratch.as<int32_t>(), scratch.as<int32_t>() + n + 32, 0};
-    each_edge([&](int64_t i, int64_t j) {
-        p.x[p.n] = static_cast<int32_t>(j);
-        p.y[p.n++] = static_cast<int32_t>(i);
+    each_vector([&](int64_t i, int64_t j, uint64_t bits) {
+        for (; bits; bits &= bits - 1) {
+            p.x[p.n] = static_cast<int32_t>(j + __builtin_ctzll(bits));
+            p.y[p.n++] = static_cast<int32_t>(i);
+        }
     });
     bool enough = true;
     parallel(angles, [&](int64_t k) {
