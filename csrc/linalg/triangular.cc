@@ -175,17 +175,20 @@ TW_INLINE void diagonal_columns(const Matrix<T>& t, int64_t i, int64_t count, T*
 }
 
 // Columns below their pivots over these: what is then taken off waits for no division. False if a quotient nears the limits
-// of the type, which solutions need not do.
+// of the type, which solutions need not do. A wide division takes so long that the pivots are turned over instead.
 template <class T>
 TW_INLINE bool divide_columns(const T* columns, Vec<T> pivots, int64_t count, T* to) {
     constexpr int L = kLanes<T>;
+    constexpr bool turns_over = kVectorRegisters >= 32;
+    const Vec<T> least = splat<T>(0x1p-60), most = splat<T>(0x1p60), over = splat<T>(1) / pivots;
     Mask<T> strange{};
+    if (turns_over) strange = (abs(over) > most) | (abs(over) < least);
 #pragma GCC unroll 16
     for (int c = 0; c < L; ++c) {
         if (c >= count) break;
         const Vec<T> column = select(iota<T>() > splat<T>(c), load_aligned(columns + c * L), Vec<T>{});
-        const Vec<T> part = column / splat<T>(pivots[c]);
-        strange |= (abs(part) > splat<T>(0x1p60)) | ((abs(part) < splat<T>(0x1p-60)) & (column != Vec<T>{}));
+        const Vec<T> part = turns_over ? column * splat<T>(over[c]) : column / splat<T>(pivots[c]);
+        strange |= (abs(part) > most) | ((abs(part) < least) & (column != Vec<T>{}));
         store(to + c * L, part);
     }
     return !any(strange);
