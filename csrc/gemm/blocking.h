@@ -18,10 +18,11 @@ struct Blocking {
     static constexpr int NR = kNV * kLanes<T>;
     // 32 registers: a wide B panel in L2 and few visits to C; 16: a narrow one (KC x NR) as large as L1.
     static constexpr int64_t KC = kVectorRegisters >= 32 ? 2048 / static_cast<int64_t>(sizeof(T)) : 512;
-    static constexpr int64_t MC = kVectorRegisters >= 32 ? 336 : 720 / static_cast<int64_t>(sizeof(T));
+    static constexpr int64_t MC = kVectorRegisters >= 32 ? 168 : 720 / static_cast<int64_t>(sizeof(T));
     static constexpr int64_t NC = sizeof(T) == 4 ? 3072 : 2048;
-    // B of at most this many bytes is read in place: it stays in L1 (32 registers: in L2) while A passes.
-    static constexpr int64_t kDirectBytes = (kVectorRegisters >= 32 ? 640 : 16) * 1024;
+    // B of at most this many bytes is read in place while A passes: where its rows are neighbours, and where not.
+    static constexpr int64_t kDenseBytes = (kVectorRegisters >= 32 ? 256 : 16) * 1024;
+    static constexpr int64_t kDirectBytes = (kVectorRegisters >= 32 ? 40 : 16) * 1024;
     // KC columns of A of at most this many bytes stay in L2, in place, while panels of B pass.
     static constexpr int64_t kLeftBytes = (kVectorRegisters >= 32 ? 640 : 320) * 1024;
     // An A that does not run along k is packed from this many columns on; below, each number is used too rarely.

@@ -3,6 +3,7 @@
 #include "core/memory.h"
 #include "core/parallel.h"
 #include "core/profile.h"
+#include "gemm/ahead.h"
 #include "gemm/few_rows.h"
 #include "gemm/pack.h"
 #include "gemm/tile.h"
@@ -25,17 +26,22 @@ struct Engine {
     int64_t panels, k_blocks, kc_max;
     int64_t spare = 0;  // last columns, too few for a vector, left to dot products
     bool direct_b = false, pack_a, streams;
+    bool along_k;  // whether packed rows of A stay rows, which many registers read as fast as columns
     bool finishes;  // whether the last block has more to do than to store what it summed and activate it
 
     explicit Engine(const Gemm<C, A, B>& gemm) : g(gemm), rows(gemm.m), panels(ceil_div(gemm.n, NR)) {
         pack_a = !kPlainA || g.pack_a || (g.a.col != 1 && g.n > Block::kPackColumns && rows.tiles > 1);
         if constexpr (kPlainA && kPlainB)
             direct_b = !g.pack_a && !g.pack_b && !g.packed_b && g.b.col == 1 &&
-                       (g.k * g.n * static_cast<int64_t>(sizeof(T)) <= Block::kDirectBytes || g.m <= 2 * kMR);
+                       (g.k * g.n * static_cast<int64_t>(sizeof(T)) <=
+                            (g.b.row <= NR ? Block::kDenseBytes : Block::kDirectBytes) ||
+                        g.m <= 2 * kMR);
         k_blocks = g.k == 0 ? 1 : ceil_div(g.k, Block::KC);
         kc_max = ceil_div(g.k, k_blocks);
         streams = g.m * kc_max * static_cast<int64_t>(sizeof(T)) <= Block::kLeftBytes;
-        pack_a = pack_a || !streams || (g.m > kMR && panels >= 64);
+        // Before a wide B panel A is read slowly enough to be taken from where it is.
+        pack_a = pack_a || (!streams && kVectorRegisters < 32) || (g.m > kMR && panels >= 64);
+        along_k = g.pack_a ? g.a.row != 1 : kVectorRegisters >= 32 && g.a.col == 1;
         finishes = g.alpha != 1 || g.addend.data;
         const int64_t rest = g.n % kLanes<T>;
         if (kPlainA && g.pack_b && g.a.col == 1 && g.k >= 512 && g.n > kLanes<T> && panels < kStreamedPanels &&
@@ -63,18 +69,6 @@ struct Engine {
     };
     bool keeps_sums() const { return !kPlainC && k_blocks > 1; }
 
-    // While a group of kStreams panels is multiplied, panel by panel, a share of each of the next group is fetched.
-    struct Ahead {
-        const char* at = nullptr;
-        int64_t step = 0, lines = 0;
-    };
-    template <class X>
-    static Ahead next_group(const X* first, int64_t step, int64_t kc, int64_t panel) {
-        const int64_t lines = ceil_div(kc * NR * static_cast<int64_t>(sizeof(X)), 64 * kStreams);
-        const char* const from = reinterpret_cast<const char*>(first);
-        return {from + panel % kStreams * lines * 64, step * static_cast<int64_t>(sizeof(X)), lines};
-    }
-
     // Tile rows [i0, i1) of one panel of C; b points at its terms of this block.
     TW_NOINLINE void run_tiles(int64_t i0, int64_t i1, int64_t panel, int64_t block, const Left& left, const T* b,
                                int64_t b_k, const Sums& sums, const Ahead& ahead) const {
@@ -98,8 +92,7 @@ struct Engine {
             t.bias_row = g.bias_row && block == 0 ? g.bias_row + m0 : nullptr;
             if (left.packed) {
                 t.a = left.packed + (i - left.first) * kMR * left.kc;
-                const bool columns = g.a.row == 1 || !g.pack_a;  // a packer may leave rows as they are
-                t.a_row = columns ? 1 : left.kc, t.a_k = columns ? kMR : 1, t.a_tile = kMR * left.kc;
+                t.a_row = along_k ? left.kc : 1, t.a_k = along_k ? 1 : kMR, t.a_tile = kMR * left.kc;
             } else if constexpr (kPlainA) {
                 t.a = g.a.data + m0 * g.a.row + left.k0 * g.a.col;
                 t.a_row = g.a.row, t.a_k = g.a.col, t.a_tile = m * g.a.row;
@@ -122,11 +115,11 @@ struct Engine {
     void run_copied(Tile<T> t, int m, int n, int64_t m0, int64_t n0, int64_t block, const Sums& sums) const {
         T copy[kMR * NR];
         C* const c = g.c + m0 * g.c_row + n0 * g.c_col;
-        const bool from_sums = !kPlainC && block > 0;
-        if (t.load_c)
+        if (!kPlainC && block > 0)
+            t.start = sums.at(m0, n0), t.start_row = sums.row;
+        else if (t.load_c)
             for (int i = 0; i < m; ++i)
-                for (int j = 0; j < n; ++j)
-                    copy[i * NR + j] = from_sums ? sums.at(m0 + i, n0)[j] : wide_of(c[i * g.c_row + j * g.c_col]);
+                for (int j = 0; j < n; ++j) copy[i * NR + j] = wide_of(c[i * g.c_row + j * g.c_col]);
         t.c = copy;
         t.c_row = NR;
         tile(t, m, n);
@@ -176,7 +169,7 @@ struct Engine {
         if (g.packed_b && !g.pack_b) {
             done = count;
             widen_panels(g.packed_b + (j0 * g.k + k0) * NR, NR * g.k, count, kc, to);
-        } else if (!g.pack_b && g.b.col == 1 && count > 1) {
+        } else if (!g.pack_b && g.b.col == 1 && (count > 1 || kVectorRegisters >= 32)) {
             done = min_of(count, g.n / NR - j0);
             pack_panels(g.b, k0, kc, j0 * NR, done, to);
         }
@@ -188,37 +181,10 @@ struct Engine {
         return nullptr;
     }
 
-    // Work of about this many multiply-adds makes a chunk worth handing to another thread.
-    static constexpr int64_t kChunkWork = int64_t{1} << 18;
-
-    // Chunks of tiles: `tall` tile rows by `wide` panels each.
-    struct Grid {
-        int64_t tall, wide, down, across;
-        int64_t chunks() const { return down * across; }
-    };
-
-    Grid grid(int64_t panels_here, int64_t kc, int64_t max_tall) const {
-        const int64_t tile_work = kMR * NR * (kc ? kc : 1);
-        Grid q;
-        q.tall = min_of(rows.tiles, max_tall);
-        q.wide = panels_here;
-        // Cut the longer side until there are 16 chunks or they are small enough.
-        while (ceil_div(rows.tiles, q.tall) * ceil_div(panels_here, q.wide) < 16) {
-            if (q.tall * q.wide * tile_work <= kChunkWork || (q.wide == 1 && q.tall == 1)) break;
-            if (q.wide > 1 && (q.wide * NR >= q.tall * kMR || q.tall == 1))
-                q.wide = ceil_div(q.wide, 2);
-            else
-                q.tall = ceil_div(q.tall, 2);
-        }
-        q.down = ceil_div(rows.tiles, q.tall);
-        q.across = ceil_div(panels_here, q.wide);
-        return q;
-    }
-
     // Runs body(i) for all chunks, on this thread alone where there is little to do.
     template <class Body>
     bool spread(int64_t chunks, const Body& body) const {
-        if (g.m * g.n * g.k >= kChunkWork) return parallel(chunks, body);
+        if (g.m * g.n * g.k >= kSharedWork) return parallel(chunks, body);
         for (int64_t i = 0; i < chunks; ++i) body(i);
         return true;
     }
@@ -227,7 +193,7 @@ struct Engine {
     bool run_direct() const {
         note_kernel("gemm direct");
         if constexpr (kPlainA && kPlainB) {
-            const Grid q = grid(panels, g.k, rows.tiles);
+            const Grid q = grid<T>(rows, panels, g.k, rows.tiles);
             return parallel(q.chunks(), [&](int64_t chunk) {
                 const int64_t i0 = chunk / q.across * q.tall, i1 = min_of(i0 + q.tall, rows.tiles);
                 const int64_t j0 = chunk % q.across * q.wide, j1 = min_of(j0 + q.wide, panels);
@@ -244,6 +210,8 @@ struct Engine {
         const int64_t k0 = k_begin(block), kc = k_begin(block + 1) - k0;
         if (g.pack_a)
             g.pack_a(g.context, rows.begin(i), rows.count(i), k0, kc, to);
+        else if (kVectorRegisters >= 32 && along_k)
+            pack_along(g.a, rows.begin(i), rows.count(i), k0, kc, to);
         else
             pack_rows(g.a, rows.begin(i), rows.count(i), g.m - rows.begin(i), k0, kc, to);
     }
@@ -291,7 +259,7 @@ struct Engine {
         if constexpr (!kPlainB)
             if (g.packed_b && block + 1 < k_blocks && j1 - j0 == kStreams) {
                 const int64_t k0 = k_begin(block + 1);
-                return next_group(g.packed_b + (j0 * g.k + k0) * NR, NR * g.k, k_begin(block + 2) - k0, j - j0);
+                return next_group(g.packed_b + (j0 * g.k + k0) * NR, NR * g.k, (k_begin(block + 2) - k0) * NR, j - j0);
             }
         return {};
     }
@@ -327,10 +295,11 @@ struct Engine {
     bool run_block(int64_t i0, int64_t n_rows, int64_t j0, int64_t n_panels, int64_t block, T* a_panels, T* b_panels,
                    const Sums& sums) const {
         const int64_t k0 = k_begin(block), kc = k_begin(block + 1) - k0;
-        const int64_t b_jobs = stored_b() ? 0 : ceil_div(n_panels, 4), a_jobs = pack_a ? ceil_div(n_rows, 8) : 0;
+        const int64_t together = kVectorRegisters >= 32 && n_panels < 16 ? 1 : 4;
+        const int64_t b_jobs = stored_b() ? 0 : ceil_div(n_panels, together), a_jobs = pack_a ? ceil_div(n_rows, 8) : 0;
         if (b_jobs + a_jobs > 0 && !spread(b_jobs + a_jobs, [&](int64_t job) {
             if (job < b_jobs) {
-                const int64_t j = job * 4, count = min_of(4, n_panels - j);
+                const int64_t j = job * together, count = min_of(together, n_panels - j);
                 pack_some(block, j0 + j, count, b_panels + j * NR * kc);
                 if (j0 + j + count == panels)
                     stand_spare(b_panels + (n_panels - 1) * NR * kc, kc, b_panels + n_panels * NR * kc);
@@ -341,18 +310,30 @@ struct Engine {
                 pack_left(i0 + i, block, a_panels + i * kMR * kc);
         }))
             return false;
-        Grid q = grid(n_panels, kc, min_of(Block::MC / kMR, n_rows));
+        Grid q = grid<T>(rows, n_panels, kc, min_of(Block::MC / kMR, n_rows));
         q.down = ceil_div(n_rows, q.tall);
         return spread(q.chunks(), [&](int64_t chunk) {
             const int64_t first = chunk / q.across * q.tall, end = min_of(first + q.tall, n_rows);
             const int64_t j_first = chunk % q.across * q.wide, j_end = min_of(j_first + q.wide, n_panels);
             const Left left = {pack_a ? a_panels : nullptr, i0, k0, kc};
             const auto right = [&](int64_t j) { return stored_b() ? prepared(block, j0 + j) : b_panels + j * NR * kc; };
-            const int64_t fetched = num_threads() == 1 ? n_panels : j_end;
+            const int64_t fetched = num_threads() == 1 ? n_panels : j_end, whole = g.n / NR;
+            // Few panels of a deep B are in L2 since they were packed: meanwhile the numbers of the next block arrive.
+            const T* later = nullptr;
+            if constexpr (kPlainB && kVectorRegisters >= 32)
+                if (panels <= 4 && block + 1 < k_blocks && !g.packed_b && !g.pack_b && g.b.col == 1 && g.b.row == g.n)
+                    later = g.b.data + (k0 + kc) * g.b.row;
             for (int64_t j = j_first; j < j_end; ++j) {
-                const int64_t next = j / kStreams * kStreams + kStreams, step = stored_b() ? NR * g.k : NR * kc;
-                run_tiles(i0 + first, i0 + end, j0 + j, block, left, right(j), NR, sums,
-                          next + kStreams <= fetched ? next_group(right(next), step, kc, j) : Ahead{});
+                Ahead ahead{};
+                if (later && j < whole) {
+                    const int64_t all = whole * n_rows, size = g.n * kc;
+                    ahead = next_panel(later + size * (j * n_rows + first) / all, size * (end - first) / all);
+                } else if (kVectorRegisters >= 32) {
+                    if (!later && j + 1 < fetched) ahead = next_panel(right(j + 1), kc * NR);
+                } else if (const int64_t next = j / kStreams * kStreams + kStreams; next + kStreams <= fetched) {
+                    ahead = next_group(right(next), stored_b() ? NR * g.k : NR * kc, kc * NR, j);
+                }
+                run_tiles(i0 + first, i0 + end, j0 + j, block, left, right(j), NR, sums, ahead);
             }
             if constexpr (kPlainA)
                 if (spare && j0 + j_end == panels)
@@ -414,7 +395,7 @@ struct Engine {
 
     bool run_few_columns() const {
         note_kernel("gemm dots");
-        const int64_t tall = min_of(rows.tiles, ceil_div(kChunkWork, kMR * g.n * g.k));
+        const int64_t tall = min_of(rows.tiles, ceil_div(kSharedWork, kMR * g.n * g.k));
         return parallel(ceil_div(rows.tiles, tall), [&](int64_t chunk) {
             for (int64_t i = chunk * tall; i < min_of(chunk * tall + tall, rows.tiles); ++i)
                 for (int64_t n0 = 0; n0 < g.n; n0 += kColumns)
@@ -438,7 +419,7 @@ struct Engine {
                 for (int64_t r = 0, m = rows.count(i); r < m; ++r)
                     a[rows.begin(i) * g.k + k * m + r] = wide_of(g.a.data[(rows.begin(i) + r) * g.a.row + k * g.a.col]);
         const int64_t side = rows.tiles == 1 ? side_by_side(rows.count(0)) : 1;
-        const int64_t wide = side * (1 + kChunkWork / (g.m * NR * side * g.k));
+        const int64_t wide = side * (1 + kSharedWork / (g.m * NR * side * g.k));
         return spread(ceil_div(panels, wide), [&](int64_t chunk) {
             const int64_t end = min_of((chunk + 1) * wide, panels);
             for (int64_t j = chunk * wide; j < end;) {
@@ -487,7 +468,10 @@ struct Engine {
         if (direct_b) return run_direct();
         // Prepared panels need no packing, which is what streaming them hides: a block of A for all of them is better.
         const bool stays = streams && !(stored_b() && k_blocks > 1);
-        return stays && (panels >= kStreamedPanels || rows.tiles == 1) && !spare ? run_streamed() : run_blocked();
+        // Few panels: where they occupy all threads, each packs its own.
+        const bool alone = kVectorRegisters >= 32 && k_blocks == 1 && panels % num_threads() == 0;
+        return stays && (panels >= kStreamedPanels || alone || rows.tiles == 1) && !spare ? run_streamed()
+                                                                                          : run_blocked();
     }
 };
 

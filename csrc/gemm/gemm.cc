@@ -5,10 +5,13 @@
 namespace tw::TW_ISA {
 namespace {
 
+// More rows make up for turning B while it is packed.
+constexpr int kFewDotRows = kVectorRegisters >= 32 ? 12 : 32;
+
 template <class C, class A, class B>
 bool run_gemm(const Gemm<C, A, B>& g) {
     // A C that runs down its columns is the transpose of one that runs along its rows; few rows along k are few columns.
-    const bool few_rows = g.m <= 32 && g.m < g.n && g.a.col == 1 && g.b.row == 1 && (g.m <= 4 || g.k >= 1024);
+    const bool few_rows = g.m <= kFewDotRows && g.m < g.n && g.a.col == 1 && g.b.row == 1 && (g.m <= 4 || g.k >= 1024);
     if (!g.pack_a && !g.pack_b && !g.packed_b && (few_rows || (g.c_col != 1 && g.c_row == 1))) {
         Gemm<C, B, A> t{};
         t.m = g.n, t.n = g.m, t.k = g.k;

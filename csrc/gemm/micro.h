@@ -90,7 +90,11 @@ void micro(const Tile<T>& t, int n) {
         // C is met only after the sums are complete: its lines, those of the tile below and some of the next panel
         // arrive meanwhile.
         if (below == 0) fetch_c(c_tile, start);
-        if (below + 1 < t.tiles) fetch_c(c_tile + MR * c_row, start + MR * start_row);
+        // Row by row, where there is time: all at once they would hold up what the sums wait for.
+        const bool row_by_row = kVectorRegisters >= 32 && (!Masked || kSets == 2) && kc >= 16 * MR;
+        const T *next_c = c_tile + MR * c_row, *next_start = start + MR * start_row;
+        int64_t rows_to_fetch = row_by_row && below + 1 < t.tiles ? MR : 0;
+        if (!row_by_row && below + 1 < t.tiles) fetch_c(next_c, next_start);
         const char* const ahead_end = ahead + 64 * t.ahead_lines;
         V acc[kSets][MR][NV] = {};
         const int64_t* offset = t.offset;
@@ -140,6 +144,11 @@ void micro(const Tile<T>& t, int n) {
             int64_t k = 0;
             if constexpr (!Masked || kSets == 2)
                 for (; k + 4 <= kc; k += 4) {
+                    if (kVectorRegisters >= 32 && k % 16 == 0 && rows_to_fetch > 0) {
+                        fetch_line<T, NV * L>(next_c);
+                        if (t.start) fetch_line<T, NV * L>(next_start);
+                        next_c += c_row, next_start += start_row, --rows_to_fetch;
+                    }
                     for (int64_t i = 0; i < ahead_each && ahead != ahead_end; ++i, ahead += 64)
 #pragma GCC unroll 4
                         for (int s = 0; s < kStreams; ++s) __builtin_prefetch(ahead + s * t.ahead_step, 0, 2);

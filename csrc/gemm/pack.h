@@ -1,5 +1,5 @@
 // Copies blocks of strided matrices into panels, widened to the type of the sums. Panel of B: [kc][NR], zero beyond the last column.
-// Panel of A: [kc][MR], which the tile reads as one stream.
+// Panel of A: [kc][MR], which the tile reads as one stream, or [MR][kc].
 #pragma once
 #include "gemm/gemm.h"
 #include "simd/convert.h"
@@ -117,6 +117,18 @@ void pack_rows(const Matrix<S>& a, int64_t m0, int m, int64_t below, int64_t k0,
                 transpose_wide(src + i * a.row + k, a.row, panel + k * kMR + i, kMR);
     for (; k < kc; ++k)
         for (int i = 0; i < m; ++i) panel[k * kMR + i] = wide_of(src[i * a.row + k * a.col]);
+}
+
+// Rows [m0, m0+m) of columns [k0, k0+kc) of an A that runs along k, as [m][kc].
+template <class T, class S>
+void pack_along(const Matrix<S>& a, int64_t m0, int m, int64_t k0, int64_t kc, T* rows) {
+    constexpr int L = kLanes<T>;
+    for (int i = 0; i < m; ++i, rows += kc) {
+        const S* const src = a.data + (m0 + i) * a.row + k0;
+        int64_t k = 0;
+        for (; k + L <= kc; k += L) store(rows + k, load_as<T>(src + k));
+        if (k < kc) store_n(rows + k, load_as_n<T>(src + k, kc - k), kc - k);
+    }
 }
 
 // Prepared panels of narrow numbers, `step` apart, widened side by side: as many streams from memory.

@@ -14,6 +14,35 @@ struct Rows {
     int count(int64_t i) const { return static_cast<int>(base + (i < extra)); }
 };
 
+// Work of about this many multiply-adds makes a chunk worth handing to another thread.
+constexpr int64_t kSharedWork = int64_t{1} << 18;
+
+// Chunks of tiles: `tall` tile rows by `wide` panels each.
+struct Grid {
+    int64_t tall, wide, down, across;
+    int64_t chunks() const { return down * across; }
+};
+
+template <class T>
+Grid grid(const Rows& rows, int64_t panels, int64_t kc, int64_t max_tall) {
+    constexpr int64_t NR = Blocking<T>::NR;
+    const int64_t tile_work = kMR * NR * (kc ? kc : 1);
+    Grid q;
+    q.tall = min_of(rows.tiles, max_tall);
+    q.wide = panels;
+    // Cut the longer side until there are 16 chunks or they are small enough.
+    while (ceil_div(rows.tiles, q.tall) * ceil_div(panels, q.wide) < 16) {
+        if (q.tall * q.wide * tile_work <= kSharedWork || (q.wide == 1 && q.tall == 1)) break;
+        if (q.wide > 1 && (q.wide * NR >= q.tall * kMR || q.tall == 1))
+            q.wide = ceil_div(q.wide, 2);
+        else
+            q.tall = ceil_div(q.tall, 2);
+    }
+    q.down = ceil_div(rows.tiles, q.tall);
+    q.across = ceil_div(panels, q.wide);
+    return q;
+}
+
 template <class T>
 using Kernel = void (*)(const Tile<T>&, int);
 
