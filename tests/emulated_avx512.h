@@ -208,6 +208,9 @@ EMULATED __m512 scalef_ps(__m512 v, __m512 powers) {
         return static_cast<float>(__builtin_ldexp(static_cast<double>(x), static_cast<int>(__builtin_floor(limited))));
     });
 }
+EMULATED __m512 reduce_ps(__m512 v, int) {
+    return each_float(v, [](int, float x) { return __builtin_isinf(x) ? 0.f : x - __builtin_floorf(x); });
+}
 EMULATED __m512 getexp_ps(__m512 v) {
     return each_float(v, [](int, float x) {
         if (x != x) return x;
@@ -309,6 +312,8 @@ EMULATED __m512 dpbf16_ps(__m512 acc, B left, B right) {
 #define _mm_mask_storeu_epi8 emulated_avx512::quarter_mask_storeu_epi8
 #undef _mm512_scalef_ps
 #define _mm512_scalef_ps emulated_avx512::scalef_ps
+#undef _mm512_reduce_ps
+#define _mm512_reduce_ps emulated_avx512::reduce_ps
 #undef _mm512_getexp_ps
 #define _mm512_getexp_ps emulated_avx512::getexp_ps
 #undef _mm512_getmant_ps

@@ -78,9 +78,13 @@ def test_every_tier_is_built(objects: dict[str, list[Path]]) -> None:
     assert set(_tiers(objects)) == {name for name, _ in _core.tiers()}
     sources = {p.name for folder in ("gemm", "linalg", "ops") for p in (ROOT / "csrc" / folder).glob("*.cc")}
     listed = (ROOT / "csrc/ops/ops.def").read_text()
-    dot8 = {"peak.cc", "table.cc", *re.findall(r"// (\w+\.cc)\n(?:TW_OP\(\w+\)\n)*TW_OP_DOT8", listed)}
+    dot8, tiles = (
+        set(re.findall(rf"// (\w+\.cc)\n(?:TW_OP\(\w+\)\n)*{m}", listed)) for m in ("TW_OP_DOT8", "TW_OP_TILES")
+    )
+    dot8 |= {"peak.cc", "table.cc"}
+    wanted = {"avx512vnni": dot8, "amx": dot8 | tiles}
     for tier, paths in _tiers(objects).items():
-        assert {p.name.removesuffix(".o") for p in paths} >= (dot8 if tier in ("avx512vnni", "amx") else sources), tier
+        assert {p.name.removesuffix(".o") for p in paths} >= wanted.get(tier, sources), tier
 
 
 def test_tier_objects_define_no_weak_symbol(objects: dict[str, list[Path]]) -> None:

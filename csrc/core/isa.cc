@@ -269,6 +269,12 @@ const OpDef* op_table(Tier tier, OpId op) {
     return kTables[t][static_cast<int>(op)];
 }
 
+Status run_below(Tier tier, const Call& call) {
+    Call own = call;
+    own.op = op_table(static_cast<Tier>(static_cast<int>(tier) - 1), find_op(call.op->name));
+    return own.op->run(own);
+}
+
 const PeakLoops& peak_loops(Tier tier) { return *kPeaks[static_cast<int>(tier)]; }
 
 OpId find_op(const char* name) {

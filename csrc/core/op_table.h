@@ -14,6 +14,7 @@ enum class OpId : int {
 constexpr int kOps = static_cast<int>(OpId::count);
 
 const OpDef* op_table(Tier tier, OpId op);  // the op as compiled for that tier, or for the next below that has it
+Status run_below(Tier tier, const Call& call);  // by the tier below, for kernels that take some calls only
 // Names are short: to call strcmp takes longer than to compare them.
 static inline bool same_text(const char* a, const char* b) {
     for (; *a && *a == *b; ++a) ++b;

@@ -3,12 +3,14 @@
 // Method    k^T and v are packed into panels once per key head. A tile of queries passes over tiles of keys: products by
 //           the register tile of the GEMM, exponentials under a running maximum, products with v. Tiles that nobody
 //           sees are skipped, and so are panels and terms at their edges. A few queries against many keys: shares of the
-//           keys, each read once where it lies, joined in order. O(T + S) memory.
+//           keys, each read once where it lies, joined in order. O(T + S) memory. A tier with tiles of bf16 has that type
+//           by them (attention_tiles.h) and leaves all else to the tier below.
 // Numerics  scores and sums in the wide type; 16-bit results rounded once. Powers below exp(-87) are 0.
 // Threads   tiles of queries, or shares of keys: what one does depends on the shapes alone.
 // Source    Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018; Dao et al., "FlashAttention",
 //           2022; Dao et al., "Flash-Decoding for long-context inference", 2023.
 #include "ops/attention_keys.h"
+#include "ops/attention_tiles.h"
 
 namespace tw::TW_ISA {
 namespace {
@@ -17,7 +19,6 @@ constexpr int64_t kShortDepth = 96;  // up to which a tile has kLongTile queries
 constexpr int64_t kLongTile = 96, kShortTile = 48;
 constexpr int64_t kFewRows = 8;  // of queries that share a key head: too few for packing to pay
 constexpr int64_t kFewQueries = 2;  // too few rows for a tile of one head
-constexpr int64_t kPackedBytes = 8 << 20;  // of key heads packed at a time
 
 // ---- many queries -----------------------------------------------------------------------------------------------------------
 
@@ -234,9 +235,14 @@ Status run(const Call& c) {
     if (c.n_out > 1) r.lse = c.out[1];
     if (a.batch * a.heads * a.queries == 0) return Status::ok;
     const bool few = a.group * a.queries <= kFewRows || a.queries <= kFewQueries;
+#if defined(TW_TILES)
+    if (few || a.q.dtype != DType::bf16 || a.depth * a.width * a.keys == 0) return run_below(Tier::TW_ISA, c);
+    return attend_by_tiles(a, r) ? Status::ok : no_memory();
+#else
     const bool enough =
         for_floating(a.q.dtype, [&]<class T>() { return few ? attend_few<T>(a, r) : attend_tiles<T>(a, r); });
     return enough ? Status::ok : no_memory();
+#endif
 }
 
 constexpr Operand kOperands[] = {{"q"},

@@ -6,6 +6,7 @@ namespace tw::TW_ISA {
 namespace {
 
 constexpr int64_t kTileKeys = 256;
+constexpr int64_t kPackedBytes = 8 << 20;  // of key heads packed at a time
 
 struct Result {
     View y, lse, sinks;  // lse: dtype none if not asked for; sinks (H,): if not given

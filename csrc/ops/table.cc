@@ -1,5 +1,6 @@
 // This tier's op table, in the order of ops.def; null where the tier below has the op.
 #include "core/isa.h"
+#include "simd/tiles.h"
 
 namespace tw::TW_ISA {
 
@@ -8,12 +9,16 @@ namespace tw::TW_ISA {
 #include "ops/ops.def"
 #undef TW_OP
 #undef TW_OP_DOT8
+#undef TW_OP_TILES
 
 extern const OpDef* const kOpTable[];
 const OpDef* const kOpTable[] = {
 #if defined(TW_ONLY_DOT8)
 #define TW_OP(name) nullptr,
 #define TW_OP_DOT8(name) &op_##name,
+#if defined(TW_TILES)
+#define TW_OP_TILES(name) &op_##name,
+#endif
 #else
 #define TW_OP(name) &op_##name,
 #endif

@@ -11,6 +11,7 @@ import numpy as np
 from tilework.backends.reference import widen
 from tilework.dtypes import finfo, is_floating, is_narrow, rounded
 from tilework.registry import resolve
+from tilework.settings import isa
 from tilework.testing.cases import AnyOp, Array, Attrs, arrays_in, expected, mapped
 
 # The one constant of the bound c eps sqrt(K) sum|a||b| of linear ops.
@@ -24,6 +25,9 @@ NARROW_GRADIENT_BOUND = 4.0
 
 # An activation's slope is at most 1.13, and its own rounding at most 4 ULP.
 _ACTIVATION_SLOPE, _ACTIVATION_ULP = 1.13, 4.0
+
+# Tiers that multiply matrices of bfloat16.
+_TILES = ("amx",)
 
 
 def spacing(value: Array, dtype: Any) -> Array:
@@ -44,8 +48,10 @@ def bounds(
 ) -> list[Array]:
     """How far each element may be from the float64 reference; 0 where it must be the reference rounded once.
 
-    ``narrow_factors``: results of 16 bits may be sums of products whose factors were themselves rounded to 16 bits.
+    ``narrow_factors``: results of 16 bits may be sums of products whose factors were themselves rounded to 16 bits:
+    those of an op of that rule on a tier with tiles are.
     """
+    narrow_factors = narrow_factors or ("narrow_factors" in op.rules and isa() in _TILES)
     ulp = op.rules.get("ulp", 0.5)
     resolved = resolve(op, tuple(args), dict(attrs))
     linear = "depth" in op.rules
