@@ -60,6 +60,7 @@ struct Constant {
 // Columns: one pointer, the MR numbers of a term are neighbours. Otherwise one pointer per row. Gathered: B by vectors.
 // kSets: sums of every kSets-th term, where a few sums alone would wait for each other; vectors of B are then whole.
 // kStepA, kStepB: a_k and b_k where they are known, which are then part of the loads; 0: each costs an instruction a term.
+// Vectors of B are whole too where kStepB is known.
 template <class T, int MR, int NV, bool Columns, bool Masked, int kStepA = 0, int kStepB = 0, bool Gathered = false,
           int kSets = 1>
 void micro(const Tile<T>& t, int n) {
@@ -73,6 +74,7 @@ void micro(const Tile<T>& t, int n) {
     const int64_t start_row = t.start ? t.start_row : c_row;
     const T* bias_row = t.bias_row;
     const T* const bias_col = t.bias_col;
+    constexpr bool kWholeB = !Masked || kSets == 2 || kStepB != 0;
     const bool load_c = t.load_c, clips = is_clip(t.activation);
     const char* ahead = t.ahead;
     const int64_t ahead_each = kc < 4 ? 0 : (4 * t.ahead_lines + kc - 1) / kc;
@@ -122,7 +124,7 @@ void micro(const Tile<T>& t, int n) {
 #pragma GCC unroll 4
                     for (int j = 0; j < NV; ++j) {
                         const int far = nth.value * kStepB;
-                        bv[j] = kSets == 2 ? load(b + far + j * L) : part(b + far, j);
+                        bv[j] = kWholeB ? load(b + far + j * L) : part(b + far, j);
                     }
                     if constexpr (kStepB == 0) b = stepped(b, b_k);
                 }
@@ -142,7 +144,7 @@ void micro(const Tile<T>& t, int n) {
             constexpr Constant<kSets - 1> odd{};
             constexpr Constant<1> second{};
             int64_t k = 0;
-            if constexpr (!Masked || kSets == 2)
+            if constexpr (kWholeB)
                 for (; k + 4 <= kc; k += 4) {
                     if (kVectorRegisters >= 32 && k % 16 == 0 && rows_to_fetch > 0) {
                         fetch_line<T, NV * L>(next_c);

@@ -91,6 +91,33 @@ TW_INLINE C narrowed(Wide<C> x) {
     }
 }
 
+// Vector V of the pairs (a, b, c) of every term, one after the other.
+template <int V, class P, int... I>
+TW_INLINE P woven(P a, P b, P c, Seq<I...>) {
+    constexpr int n = sizeof...(I), from = V * n;
+    const P two = shuffle<((from + I) % 3 == 1 ? n + (from + I) / 3 : (from + I) / 3 % n)...>(a, b);
+    return shuffle<((from + I) % 3 == 2 ? n + (from + I) / 3 : I)...>(two, c);
+}
+
+// kLanes terms of six rows of floats as [term][6]: in place of a transpose of as many rows as a vector has lanes.
+template <class S>
+TW_INLINE void weave_six(const S* src, int64_t row, float* to) {
+    typedef Vec<float> V;
+    typedef Vec<double> P;
+    constexpr int L = kLanes<float>;
+    V r[6];
+#pragma GCC unroll 6
+    for (int i = 0; i < 6; ++i) r[i] = load_as<float>(src + i * row);
+    const auto half = [&](P a, P b, P c, float* at) __attribute__((always_inline)) {
+        store(at, bitcast<V>(woven<0>(a, b, c, Indices<P>{})));
+        store(at + L, bitcast<V>(woven<1>(a, b, c, Indices<P>{})));
+        store(at + 2 * L, bitcast<V>(woven<2>(a, b, c, Indices<P>{})));
+    };
+    half(bitcast<P>(zip_low(r[0], r[1])), bitcast<P>(zip_low(r[2], r[3])), bitcast<P>(zip_low(r[4], r[5])), to);
+    half(bitcast<P>(zip_high(r[0], r[1])), bitcast<P>(zip_high(r[2], r[3])), bitcast<P>(zip_high(r[4], r[5])),
+         to + 3 * L);
+}
+
 // Rows [m0, m0+m) of columns [k0, k0+kc) of A, m <= kMR, as [kc][kMR]. `below` rows lie in A from m0 on.
 template <class T, class S>
 void pack_rows(const Matrix<S>& a, int64_t m0, int m, int64_t below, int64_t k0, int64_t kc, T* panel) {
@@ -110,6 +137,8 @@ void pack_rows(const Matrix<S>& a, int64_t m0, int m, int64_t below, int64_t k0,
             }
         return;
     }
+    if constexpr (kVectorRegisters >= 32 && __is_same(T, float) && kMR == 6)
+        for (; a.col == 1 && below >= kMR && k + L <= kc; k += L) weave_six(src + k, a.row, panel + k * kMR);
     if (a.col == 1 && below >= kTall)
         for (; k + 2 * L <= kc; k += L)
 #pragma GCC unroll 4

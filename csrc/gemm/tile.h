@@ -94,7 +94,14 @@ constexpr Kernel<T> kernel_in_pairs(int m) {
 template <class T>
 Kernel<T> choose_special(const Tile<T>& t, int m, int n) {
     if (t.offset) return micro<T, kMR, kNV, true, false, kMR, 0, true>;
-    if (n <= kLanes<T>) return kernel_in_pairs<T, 1>(m);
+    constexpr int L = kLanes<T>, NR = Blocking<T>::NR;
+    if (n <= L) return kernel_in_pairs<T, 1>(m);
+    if constexpr (kNV == 4 && sizeof(T) == 4) {
+        if (m == kMR && n < NR && t.a_row == 1 && t.a_k == kMR && t.b_k == NR)
+            return n <= 2 * L   ? micro<T, kMR, 2, true, true, kMR, NR>
+                   : n <= 3 * L ? micro<T, kMR, 3, true, true, kMR, NR>
+                                : micro<T, kMR, 4, true, true, kMR, NR>;
+    }
     return choose(t, m, n);
 }
 

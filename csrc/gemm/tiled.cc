@@ -1,5 +1,6 @@
 #include "gemm/tiled.h"
 
+#include "core/isa.h"
 #include "core/memory.h"
 #include "core/parallel.h"
 #include "core/profile.h"
@@ -9,12 +10,17 @@
 namespace tw::TW_ISA {
 namespace {
 
-constexpr int64_t kStayingBytes = 640 * 1024;      // of an A that passes through L2 once for a few panels
+constexpr int64_t kStayingBytes = 640 * 1024;      // of an A that passes through L2 once for a few panels, at least
 constexpr int64_t kSharedBytes = 2 * 1024 * 1024;  // of B packed at a time by all threads
 constexpr int64_t kSerialWork = int64_t{1} << 18;  // multiply-adds that are not worth a second thread
 constexpr int64_t kGroup = 16;                     // tiles of A that take turns with each panel
 constexpr int64_t kSidePanels = 4;                 // panels of a thread that share each group of tiles
 constexpr int64_t kFewPanels = 8;                  // too few to share among threads
+
+// Where registers are many, most of the L2 that there is.
+int64_t staying_bytes() {
+    return kVectorRegisters >= 32 ? max_of(kStayingBytes, cache_sizes().l2 * 5 / 8) : kStayingBytes;
+}
 
 // The blocks of k: as even as possible, each with its part of a panel in L1; a little too many are one block all the same,
 // which is cheaper than to meet C twice.
@@ -71,6 +77,8 @@ struct Next {
 template <class T>
 struct Tiled {
     static constexpr int NR = Blocking<T>::NR, L = kLanes<T>;
+    // Cheaper with rows of A as the lanes than as one more vector, unless a vector holds many more lanes than rows.
+    static constexpr int64_t kSpareColumns = kVectorRegisters >= 32 ? 0 : 2;
     const Gemm<T>& g;
     const T* tiles;
     Source<T> source;
@@ -86,7 +94,7 @@ struct Tiled {
           n_tiles(ceil_div(g.m, kMR)),
           panels(ceil_div(g.n, NR)) {
         const int64_t rest = g.n % L;
-        spare = rest <= 2 ? rest : 0;
+        spare = rest <= kSpareColumns ? rest : 0;
         const int64_t last = g.n - (panels - 1) * NR;
         last_k = last == spare ? spare : last <= L ? L : NR;
     }
@@ -314,7 +322,7 @@ struct Tiled {
 
     bool run() const {
         const int64_t bytes = n_tiles * kMR * g.k * static_cast<int64_t>(sizeof(T));
-        if (bytes > kStayingBytes || panels < kFewPanels) return by_tiles();
+        if (bytes > staying_bytes() || panels < kFewPanels) return by_tiles();
         if (tiles) return by_panels();
         Scratch scratch(static_cast<size_t>(n_tiles * kMR * g.k + 1) * sizeof(T));
         T* const own = scratch.template as<T>();

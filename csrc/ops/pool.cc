@@ -65,6 +65,21 @@ T* small_row(const Windows& w, const RowPart& p, T* y) {
 
 // ---- without indices --------------------------------------------------------------------------------------------------------
 
+// A plane and where it lies, found without a division where planes follow each other.
+struct PlanePlace {
+    int64_t channel, wide, small;
+};
+PlanePlace place_of(const Windows& w, int64_t plane) {
+    return {plane % w.channels, wide_plane(w, plane), small_plane(w, plane)};
+}
+TW_INLINE void advance(const Windows& w, PlanePlace& p) {
+    p.wide += w.wide_channel, p.small += w.small_channel;
+    if (++p.channel < w.channels) return;
+    p.channel = 0;
+    p.wide += w.wide_batch - w.channels * w.wide_channel;
+    p.small += w.small_batch - w.channels * w.small_channel;
+}
+
 // The whole plane is one window and one contiguous row: planes are the lanes.
 template <class Op, class T>
 void pool_planes(const Windows& w, const T* x, T* y, Wide<T> divisor) {
@@ -75,12 +90,14 @@ void pool_planes(const Windows& w, const T* x, T* y, Wide<T> divisor) {
     parallel(ceil_div(w.planes, group), [&](int64_t chunk) {
         alignas(kVecBytes) W folded[lanes * lanes];
         const int64_t last = min_of(chunk * group + group, w.planes);
+        PlanePlace read = place_of(w, chunk * group), written = read;
         for (int64_t i = chunk * group; i < last; i += lanes) {
             const int64_t m = min_of(last - i, lanes);
-            for (int64_t k = 0; k < lanes; ++k)
-                store(folded + k * lanes, k < m ? fold_row<Op>(x + wide_plane(w, i + k), n) : Vec<W>{});
-            const Vec<W> v = fold_lanes_of<Op>(folded) / divisor;
-            for (int64_t k = 0; k < m; ++k) y[small_plane(w, i + k)] = narrowed<T>(v[k]);
+            for (int64_t k = 0; k < m; ++k, advance(w, read)) store(folded + k * lanes, fold_row<Op>(x + read.wide, n));
+            for (int64_t k = m; k < lanes; ++k) store(folded + k * lanes, Vec<W>{});
+            alignas(kVecBytes) W result[lanes];
+            store(result, fold_lanes_of<Op>(folded) / divisor);
+            for (int64_t k = 0; k < m; ++k, advance(w, written)) y[written.small] = narrowed<T>(result[k]);
         }
     });
 }

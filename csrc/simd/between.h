@@ -9,7 +9,8 @@ template <class T>
 TW_INLINE Vec<T> load_between(const T* p, int64_t first, int64_t last) {
     static_assert(sizeof(T) == 4 || sizeof(T) == 8);
 #if defined(__AVX512F__)
-    const uint64_t m = last > first ? first_bits(last) & ~first_bits(first) : 0;
+    // Without a branch, so that loads of other rows share the mask.
+    const uint64_t m = first_bits(last > 0 ? last : 0) & ~first_bits(first < kLanes<T> ? first : kLanes<T>);
     if constexpr (sizeof(T) == 8) return (Vec<T>)_mm512_maskz_loadu_epi64(static_cast<__mmask8>(m), p);
     return (Vec<T>)_mm512_maskz_loadu_epi32(static_cast<__mmask16>(m), p);
 #elif defined(__AVX2__)
