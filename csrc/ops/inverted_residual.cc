@@ -22,7 +22,9 @@ enum Attribute { kStride, kPadding, kDilation, kActivation, kNarrowActivation };
 constexpr int64_t kRowBytes = 64 << 10;  // of e, for one slice
 constexpr int64_t kBandBytes = 448 << 10;  // of d
 constexpr int64_t kStayingBytes = 192 << 10;  // of weights, in L2
-constexpr int64_t kTallRows = 8;  // of a band, where threads could have more of them
+// Rows of a band, where threads could have more of them; in a band of its own no thread reads what another wrote.
+constexpr bool kOwnBands = kVectorRegisters >= 32;
+constexpr int64_t kTallRows = kOwnBands ? 6 : 8;
 constexpr int64_t kRun = 48;  // pixels that are narrowed together
 constexpr int64_t kFewRuns = 8;  // below, threads share panels
 constexpr int kPixels = 4;  // filtered together: they share what they load
@@ -95,8 +97,9 @@ struct Header {
 };
 constexpr Place kWeights[] = {kWide, kW, kNarrow};
 
+// Two vectors: rows of a slice stay in L1, and there are slices and panels for several threads.
 template <class T>
-constexpr int64_t kNR = Blocking<T>::NR;
+constexpr int64_t kNR = 2 * kLanes<T>;
 
 // Rows of a panel: the numbers of one filter.
 int64_t depth_of(const View& w) { return w.shape[1] * w.shape[2] * w.shape[3]; }
@@ -230,23 +233,24 @@ struct Block {
         const int64_t row = s.in[2] * NR, reach = (s.taps[1] - 1) * s.dilation[1] + 1;
         const bool pairs = is_pairwise();
         const auto inside = [&](int64_t h) { return max_of(0, min_of(h, s.in[1])); };
-        int64_t low = 0, high = 0;  // rows of e that are there
+        int64_t high = 0;  // rows of e before it were made; row r lies at r % room
         for (int64_t h = first; h < last;) {
-            const int64_t from = inside(h * s.stride[1] - s.before[1]);
-            if (from < high)
-                __builtin_memmove(e, e + (from - low) * row, static_cast<size_t>((high - from) * row) * sizeof(T));
-            low = from, high = max_of(high, from);
+            const int64_t low = inside(h * s.stride[1] - s.before[1]);
+            high = max_of(high, low);
             // As many rows of d as there is room for what they see.
             int64_t end = h + 1;
             while (end < last && inside(end * s.stride[1] - s.before[1] + reach) - low <= room) ++end;
             const int64_t needed = max_of(high, inside((end - 1) * s.stride[1] - s.before[1] + reach));
-            widen(x, slice, high * s.in[2], (needed - high) * s.in[2], e + (high - low) * row);
-            high = needed;
+            while (high < needed) {
+                const int64_t at = high % room, rows = min_of(needed - high, room - at);
+                widen(x, slice, high * s.in[2], rows * s.in[2], e + at * row);
+                high += rows;
+            }
             while (h < end) {
                 const bool two = pairs && h + 2 <= end;
                 for (int64_t i = 0; i < s.taps[1] + two; ++i) {
                     const int64_t at = h * s.stride[1] + i * s.dilation[1] - s.before[1];
-                    seen[i] = at >= 0 && at < s.in[1] ? e + (at - low) * row : zeros;
+                    seen[i] = at >= 0 && at < s.in[1] ? e + at % room * row : zeros;
                 }
                 filter_rows(slice, seen, two, d + ((h - first) * s.out[2] * panels + slice) * NR);
                 h += 1 + two;
@@ -432,7 +436,7 @@ struct Block {
         const int64_t bytes = s.out[2] * panels * NR * static_cast<int64_t>(sizeof(T)), threads = num_threads();
         const int64_t least = ceil_div(s.out[1], max_of(1, kBandBytes / max_of(bytes, 1)));
         int64_t bands = ceil_div(least * x.shape[0], threads) * threads / max_of(x.shape[0], 1);
-        if (least == 1 || bands < least || s.out[1] / bands < kTallRows) bands = least;
+        if ((least == 1 && !kOwnBands) || bands < least || s.out[1] / bands < kTallRows) bands = least;
         const int64_t tall = ceil_div(s.out[1], bands), jobs = bands * x.shape[0];
         bool enough = true;
         const auto one = [&](int64_t job) {
