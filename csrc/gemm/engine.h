@@ -27,6 +27,7 @@ struct Engine {
     int64_t spare = 0;  // last columns, too few for a vector, left to dot products
     bool direct_b = false, pack_a, streams;
     bool along_k;  // whether packed rows of A stay rows, which many registers read as fast as columns
+    bool continues = false;  // whether this thread goes on with the terms behind these
     bool finishes;  // whether the last block has more to do than to store what it summed and activate it
 
     explicit Engine(const Gemm<C, A, B>& gemm) : g(gemm), rows(gemm.m), panels(ceil_div(gemm.n, NR)) {
@@ -55,18 +56,8 @@ struct Engine {
 
     int64_t k_begin(int64_t block) const { return min_of(block * kc_max, g.k); }
 
-    // Where tile row i of A starts, and how its numbers lie: in place, or in panels packed from tile row `first` on.
-    struct Left {
-        const T* packed;
-        int64_t first, k0, kc;
-    };
-
-    // Sums of a narrow C between blocks of k: element (i, j) at data[(i - m0) * row + j - n0].
-    struct Sums {
-        T* data;
-        int64_t row, m0, n0;
-        T* at(int64_t m, int64_t n) const { return data + (m - m0) * row + n - n0; }
-    };
+    typedef LeftPart<T> Left;
+    typedef PartialSums<T> Sums;
     bool keeps_sums() const { return !kPlainC && k_blocks > 1; }
 
     // Tile rows [i0, i1) of one panel of C; b points at its terms of this block.
@@ -321,7 +312,8 @@ struct Engine {
             // Few panels of a deep B are in L2 since they were packed: meanwhile the numbers of the next block arrive.
             const T* later = nullptr;
             if constexpr (kPlainB && kVectorRegisters >= 32)
-                if (panels <= 4 && block + 1 < k_blocks && !g.packed_b && !g.pack_b && g.b.col == 1 && g.b.row == g.n)
+                if (panels <= 4 && (block + 1 < k_blocks || continues) && !g.packed_b && !g.pack_b && g.b.col == 1 &&
+                    g.b.row == g.n)
                     later = g.b.data + (k0 + kc) * g.b.row;
             for (int64_t j = j_first; j < j_end; ++j) {
                 Ahead ahead{};
@@ -461,11 +453,44 @@ struct Engine {
         return v;
     }
 
+    // Few tiles, a long k: shares of it are products of their own, as many as the shape says, whatever the threads.
+    int64_t shares() const {
+        if (!kPlainC || kVectorRegisters < 32 || g.pack_a || g.pack_b || g.packed_b) return 1;
+        return rows.tiles * panels > 48 ? 1 : min_of(4, g.k / (4 * Block::KC) * 2);
+    }
+
+    bool run_shares(int64_t count) const {
+        note_kernel("gemm shares");
+        const int64_t size = g.m * g.n, each = ceil_div(g.k, count);
+        Scratch scratch(static_cast<size_t>(count * size) * sizeof(T));
+        T* const sums = scratch.template as<T>();
+        if (!sums) return false;
+        bool enough = true, alone = num_threads() == 1;
+        const bool done = parallel(count, [&](int64_t i) {
+            Gemm<C, A, B> part{};
+            part.m = g.m, part.n = g.n, part.k = min_of(each, g.k - i * each);
+            part.a = g.a, part.a.data += i * each * g.a.col;
+            part.b = g.b, part.b.data += i * each * g.b.row;
+            if constexpr (kPlainC) part.c = sums + i * size, part.c_row = g.n, part.c_col = 1;
+            Engine share(part);
+            share.continues = alone && i + 1 < count;
+            if (!share.run()) __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
+        });
+        if (!done || !enough) return enough;
+        for (int64_t i = 1; i < count; ++i)
+            for (int64_t j = 0; j < size; ++j) sums[j] += sums[i * size + j];
+        if (g.accumulate || g.bias_row || g.bias_col)
+            for (int64_t j = 0; j < size; ++j) sums[j] += first_term(j / g.n, j % g.n);
+        store_copied(sums, g.n, static_cast<int>(g.m), static_cast<int>(g.n), 0, 0, true);
+        return true;
+    }
+
     bool run() const {
         if (g.m == 0 || g.n == 0) return true;
         if (g.packed_b && !g.pack_a && g.m <= kFewRows && g.k > 0) return run_few_rows();
         if (few_columns()) return run_few_columns();
         if (direct_b) return run_direct();
+        if (const int64_t count = shares(); count > 1) return run_shares(count);
         // Prepared panels need no packing, which is what streaming them hides: a block of A for all of them is better.
         const bool stays = streams && !(stored_b() && k_blocks > 1);
         // Few panels: where they occupy all threads, each packs its own.

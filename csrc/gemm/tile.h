@@ -14,6 +14,21 @@ struct Rows {
     int count(int64_t i) const { return static_cast<int>(base + (i < extra)); }
 };
 
+// Where tile row i of A starts, and how its numbers lie: in place, or in panels packed from tile row `first` on.
+template <class T>
+struct LeftPart {
+    const T* packed;
+    int64_t first, k0, kc;
+};
+
+// Sums of a narrow C between blocks of k: element (i, j) at data[(i - m0) * row + j - n0].
+template <class T>
+struct PartialSums {
+    T* data;
+    int64_t row, m0, n0;
+    T* at(int64_t m, int64_t n) const { return data + (m - m0) * row + n - n0; }
+};
+
 // Work of about this many multiply-adds makes a chunk worth handing to another thread.
 constexpr int64_t kSharedWork = int64_t{1} << 18;
 
