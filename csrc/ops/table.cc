@@ -2,6 +2,10 @@
 #include "core/isa.h"
 #include "simd/tiles.h"
 
+// Is there a tier below that takes ops from this one?
+#define TW_PASTE(a, b) a##b
+#define TW_NARROWER(isa) TW_PASTE(TW_NARROWER_, isa)
+
 namespace tw::TW_ISA {
 
 // Each is defined in the op's own file.
@@ -10,6 +14,7 @@ namespace tw::TW_ISA {
 #undef TW_OP
 #undef TW_OP_DOT8
 #undef TW_OP_TILES
+#undef TW_OP_NARROW
 
 extern const OpDef* const kOpTable[];
 const OpDef* const kOpTable[] = {
@@ -21,6 +26,9 @@ const OpDef* const kOpTable[] = {
 #endif
 #else
 #define TW_OP(name) &op_##name,
+#if TW_NARROWER(TW_ISA)
+#define TW_OP_NARROW(name) nullptr,
+#endif
 #endif
 #include "ops/ops.def"
 #undef TW_OP
