@@ -17,7 +17,7 @@ TW_INLINE f32v power_of_two(f32v x) {
 
 // Two vectors; denormals may become zeros.
 TW_INLINE void store_flushed(bf16* p, f32v a, f32v b) {
-#if defined(__AVX512BF16__)
+#if defined(__AVX512BF16__) && !defined(TW_EMULATED_VNNI)
     const __m512bh both = _mm512_cvtne2ps_pbh(b, a);
     __builtin_memcpy(p, &both, sizeof both);
 #else
