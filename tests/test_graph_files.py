@@ -134,6 +134,7 @@ EDITS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "attribute": (lambda s: node_of(s, "conv")["attrs"].update(padding="diagonal"), "padding"),
     "missing": (lambda s: s.pop("outputs"), "graph.json is damaged"),
     "places": (lambda s: s.update(outputs=s["outputs"][:1]), "results does not have 1 places"),
+    "place below 0": (lambda s: s.update(outputs=[-1 for _ in s["outputs"]]), "a place below 0"),
 }
 
 
@@ -151,6 +152,15 @@ def test_a_damaged_or_foreign_file_is_refused(saved: Path, tmp_path: Path) -> No
     for data in [whole[:n] for n in places] + [b"x" * 99, whole[:200] + b"!" + whole[201:]]:
         broken.write_bytes(data)
         with pytest.raises(tw.FormatError, match=r"load|safetensors"):
+            tw.load(broken)
+    with zipfile.ZipFile(saved) as file:
+        weights = file.read("weights.safetensors")
+    deep = (100_000).to_bytes(8, "little") + b"[" * 100_000
+    for structure, data in ((b"[" * 100_000, weights), (b"{}", deep)):
+        with zipfile.ZipFile(broken, "w") as file:
+            file.writestr("graph.json", structure)
+            file.writestr("weights.safetensors", data)
+        with pytest.raises(tw.FormatError, match="damaged"):
             tw.load(broken)
     with zipfile.ZipFile(broken, "w") as file:
         file.writestr("../escape", "x")

@@ -132,7 +132,7 @@ def _rows(text: bytes, size: int) -> tuple[dict[str, Row], dict[str, str]]:
         header = json.loads(text)
         metadata = header.pop("__metadata__", {})
         rows = {name: (row["dtype"], tuple(row["shape"]), tuple(row["data_offsets"])) for name, row in header.items()}
-    except (ValueError, TypeError, KeyError, AttributeError) as e:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as e:
         raise FormatError(f"safetensors: the header is damaged ({e}); want a whole file") from None
     return {name: _row(name, size, *row) for name, row in rows.items()}, metadata
 

@@ -61,7 +61,7 @@ def load_graph(path: str | os.PathLike[str]) -> Graph:
     """The graph in a file."""
     try:
         structure, weights = _read_parts(path)
-    except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError) as e:
+    except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, RecursionError) as e:
         if isinstance(e, Error):
             raise
         raise FormatError(f"load: {os.fspath(path)!s:.80} is damaged or no tilework graph ({e})") from None
@@ -71,7 +71,7 @@ def load_graph(path: str | os.PathLike[str]) -> Graph:
         raise FormatError(f"load: the file has version {structure.get('version')!r:.20}; want {VERSION}")
     try:
         return _read_graph(structure, weights)
-    except (KeyError, TypeError, IndexError, AttributeError) as e:
+    except (KeyError, TypeError, IndexError, AttributeError, RecursionError) as e:
         if isinstance(e, Error):
             raise
         raise FormatError(f"load: {STRUCTURE} is damaged ({type(e).__name__}: {e})") from None
@@ -189,6 +189,8 @@ def _read_graph(row: dict[str, Any], weights: dict[str, Any]) -> Graph:
         made, said = [[v.dtype.name, list(v.shape)] for v in node.results], item["makes"]
         if made != said:
             raise FormatError(f"load: node {i}, {node.op.name}, makes {made} but the file says {said!r:.200}")
+    if any(i < 0 for i in (*row["inputs"], *row["outputs"], *(i for pair in row["updates"] for i in pair))):
+        raise FormatError("load: an input, a result or an update has a place below 0")
     graph.inputs = [values[i] for i in row["inputs"]]
     if any(not isinstance(v.node.op, Placeholder) for v in graph.inputs):
         raise FormatError("load: an input of the graph is no placeholder")
