@@ -1,5 +1,6 @@
 // What a loop around register tiles needs next, fetched while it computes.
 #pragma once
+#include "core/index.h"
 #include "gemm/gemm.h"
 
 namespace tw::TW_ISA {
@@ -26,7 +27,7 @@ struct Ahead {
 // While a group of kStreams panels of n numbers is multiplied, panel by panel, a share of each of the next group.
 template <class T>
 Ahead next_group(const T* first, int64_t step, int64_t n, int64_t panel) {
-    const int64_t size = static_cast<int64_t>(sizeof(T)), lines = (n * size + 64 * kStreams - 1) / (64 * kStreams);
+    const int64_t size = static_cast<int64_t>(sizeof(T)), lines = ceil_div(n * size, 64 * kStreams);
     return {reinterpret_cast<const char*>(first) + panel % kStreams * lines * 64, step * size, lines};
 }
 

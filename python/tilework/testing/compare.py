@@ -48,10 +48,10 @@ def bounds(
 ) -> list[Array]:
     """How far each element may be from the float64 reference; 0 where it must be the reference rounded once.
 
-    ``narrow_factors``: results of 16 bits may be sums of products whose factors were themselves rounded to 16 bits:
-    those of an op of that rule on a tier with tiles are.
+    ``narrow_factors``: results of 16 bits may be sums of products whose factors were themselves rounded to 16 bits.
+    Those of bfloat16 are where a tier with tiles runs an op by them.
     """
-    narrow_factors = narrow_factors or ("narrow_factors" in op.rules and isa() in _TILES)
+    by_tiles = "tiles" in op.rules and isa() in _TILES
     ulp = op.rules.get("ulp", 0.5)
     resolved = resolve(op, tuple(args), dict(attrs))
     linear = "depth" in op.rules
@@ -72,7 +72,7 @@ def bounds(
                 last = _ACTIVATION_ULP * judge if resolved.get("activation") else 0.5
                 slope = _ACTIVATION_SLOPE if resolved.get("activation") else 1.0
                 bound = slope * bound + last * spacing(result, accumulate)
-                if narrow_factors and is_narrow(dtype):
+                if is_narrow(dtype) and (narrow_factors or (by_tiles and np.dtype(dtype).name == "bfloat16")):
                     bound = bound + 0.5 * float(finfo(dtype).eps) * np.broadcast_to(term, result.shape)
             else:
                 top = np.fmax(np.abs(result), np.broadcast_to(0.0 if term is None else term, result.shape))
