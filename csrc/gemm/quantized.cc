@@ -97,7 +97,7 @@ void run_dots(int m, const Dots& t, const B* b) {
                              t.c_row * 4,
                              t.load_c,
                              reinterpret_cast<const char*>(t.ahead),
-                             t.ahead_step * kStepWords / 64};
+                             t.ahead ? t.ahead_step * kStepWords / 64 : 0};
     switch (t.kind) {
         case TileKind::u8u8: return multiply_tiles<TileKind::u8u8>(block, m);
         case TileKind::u8s8: return multiply_tiles<TileKind::u8s8>(block, m);
@@ -322,23 +322,28 @@ struct Engine {
 #if defined(TW_TILES)
         tiles_begin();
 #endif
-        for (int64_t step = 0; step < k_blocks * wide; ++step) {
-            const int64_t block = streams ? step % k_blocks : step / wide;
-            const int64_t p = p0 + (streams ? step / k_blocks : step % wide);
+        // Many rows of tiles: one stays in L1 while panels pass, and C is written along its rows.
+        const bool by_rows = kHasTiles && tall > kFewTiles;
+        const int64_t major = by_rows ? tall : wide, minor = by_rows ? wide : tall;
+        for (int64_t step = 0; step < k_blocks * major; ++step) {
+            const int64_t block = streams && !by_rows ? step % k_blocks : step / major;
+            const int64_t outer = streams && !by_rows ? step / k_blocks : step % major;
             const int64_t w0 = min_of(block * block_words, words), w1 = min_of(w0 + block_words, words);
-            const int8_t* from = b + p * panel_bytes + w0 * NR * kDotDepth;
-            if (widen) widen_panel(from, w1 - w0, panel);
-            const int64_t n0 = (j0 + p) * NR;
-            const int n = static_cast<int>(min_of(NR, g.n - n0));
-            // What is multiplied next is not seen as a stream: a share of it is fetched with each tile. Few tiles take
-            // little time: they fetch while they multiply, and a single one what comes a little later.
-            const int64_t bytes = (w1 - w0) * NR * kDotDepth, share = ceil_div(bytes, 64 * tall) * 64;
-            const int8_t* const next = from + (tall == 1 ? kAhead : streams ? bytes : panel_bytes);
-            const bool steady = tall <= kFewTiles;
-            for (int64_t i = t0; i < t1; ++i) {
+            const int64_t bytes = (w1 - w0) * NR * kDotDepth;
+            if (widen) widen_panel(b + (p0 + outer) * panel_bytes + w0 * NR * kDotDepth, w1 - w0, panel);
+            for (int64_t inner = 0; inner < minor; ++inner) {
+                const int64_t i = t0 + (by_rows ? outer : inner), p = p0 + (by_rows ? inner : outer);
+                const int8_t* const from = b + p * panel_bytes + w0 * NR * kDotDepth;
+                const int64_t n0 = (j0 + p) * NR;
+                const int n = static_cast<int>(min_of(NR, g.n - n0));
                 const int m = rows.count(i);
-                const int64_t row = rows.begin(i), first = (i - t0) * share;
-                for (int64_t at = first; !steady && at < min_of(first + share, bytes); at += 64)
+                const int64_t row = rows.begin(i);
+                // What is multiplied next is not seen as a stream: a share of it is fetched with each tile. Few tiles take
+                // little time: they fetch while they multiply, and a single one what comes a little later.
+                const int64_t share = ceil_div(bytes, 64 * tall) * 64, first = (i - t0) * share;
+                const int8_t* const next = from + (tall == 1 ? kAhead : streams ? bytes : panel_bytes);
+                const bool steady = tall <= kFewTiles;
+                for (int64_t at = first; !steady && !by_rows && at < min_of(first + share, bytes); at += 64)
                     __builtin_prefetch(next + at);
                 Dots t = {w1 - w0,
                           a + row * a_stride + w0 * kDotDepth,
