@@ -292,7 +292,7 @@ def test_a_run_out_of_time_says_what_it_left_and_goes_on(
     monkeypatch.setattr(run, "_LEAST_SECONDS", 0.0)  # all of it goes into the peaks
     path, lines = str(tmp_path / "run.json"), [_SMALL, "exp x=1000", "log x=1000"]
     command = ["record", path, *lines, "--peers", "numpy", "--threads", "1", "--docs", str(tmp_path)]
-    (tmp_path / "README.md").write_text("<!-- bench:begin --><!-- bench:end -->")
+    (tmp_path / "README.md").write_text(f"<!-- bench:{tmp_path.name}:begin --><!-- bench:{tmp_path.name}:end -->")
     command += ["--readme", str(tmp_path / "README.md")]
     assert main([*command, "--minutes", "0.0001"]) == 0
     for _ in range(2):  # each measures a row

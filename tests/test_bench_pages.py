@@ -87,15 +87,22 @@ def test_a_thinned_run_has_the_same_times_and_ratios(recorded: Path, tmp_path: P
 _ROOT = Path(__file__).parents[1]
 
 
-def test_the_pages_in_the_repository_are_those_of_the_recorded_run() -> None:
+_MEASURED = sorted(p.parent for p in _ROOT.glob("docs/performance/*/performance.json.gz"))
+
+
+@pytest.mark.parametrize("folder", _MEASURED, ids=lambda p: str(p.name))
+def test_the_pages_in_the_repository_are_those_of_the_recorded_run(folder: Path) -> None:
     from tilework.bench import report
 
-    record = _ROOT / "docs" / "performance.json.gz"
+    record = folder / "performance.json.gz"
     document = results.load(str(record))
     assert record.stat().st_size < 400_000
-    pictures = sorted(p.name for p in record.parent.glob("performance-*.png"))
-    assert (_ROOT / "docs" / "performance.md").read_text() == report.markdown(document, str(record), pictures)
-    assert report.summary(document) in (_ROOT / "README.md").read_text()
+    pictures = sorted(p.name for p in folder.glob("performance-*.png"))
+    assert (folder / "performance.md").read_text() == report.markdown(document, str(record), pictures)
+    marks = (f"<!-- bench:{folder.name}:begin -->\n", f"\n<!-- bench:{folder.name}:end -->")
+    readme = (_ROOT / "README.md").read_text()
+    assert report.summary(document).join(marks) in readme
+    assert f"docs/performance/{folder.name}/README.md" in readme
 
 
 def test_tables_are_plain_when_piped(recorded: Path) -> None:

@@ -64,7 +64,9 @@ def parser(actions: dict[str, Callable[[Any], int]]) -> argparse.ArgumentParser:
     )
     recording.add_argument("output", metavar="FILE", help="JSON of the run with raw samples; a finished one is kept")
     recording.add_argument("--docs", metavar="FOLDER", help="write performance.md, .json.gz and pictures into it")
-    recording.add_argument("--readme", metavar="FILE", help="replace what stands between its bench marks")
+    recording.add_argument(
+        "--readme", metavar="FILE", help="replace what stands between its marks bench:begin, or bench:FOLDER:begin"
+    )
     recording.add_argument("--threads", default="1,max", metavar="N,M", help="thread counts (default 1,max)")
     recording.add_argument("--peers", default=DEFAULT_PEERS + ",opencv", metavar="A,B", help="as of run")
     recording.add_argument("--minutes", type=_minutes, default=2 * MINUTES, metavar="M", help="for all of it, about")

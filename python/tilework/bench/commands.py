@@ -300,7 +300,8 @@ def _pages(options: Any, document: dict[str, Any]) -> int:
     if options.docs:
         report.write_folder(document, options.docs)
     if options.readme:
-        report.put_between_marks(options.readme, report.summary(document))
+        place = f"bench:{Path(options.docs).resolve().name}" if options.docs else "bench"
+        report.put_between_marks(options.readme, report.summary(document), place)
     wrong = [r for r in document["rows"] if r["status"] in ("wrong", "error")]
     for row in wrong:
         print(f"{row['status']}: {row['message']}\n  tilework bench run {shlex.quote(row['problem'])}")

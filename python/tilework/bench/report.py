@@ -1,4 +1,4 @@
-"""One page about a run: HTML that stands alone, or Markdown for docs/performance.md. Losses come first."""
+"""One page about a run: HTML that stands alone, or Markdown for docs/performance. Losses come first."""
 
 from __future__ import annotations
 
@@ -237,9 +237,9 @@ def summary(document: dict[str, Any]) -> str:
     slower = sum(table.verdict_of(r) == "slower" for _, r in ranked)
     columns, lines = overall_table(rows)
     parts = [
-        f"{facts_of['machine']}, {counts}, beside {facts_of['beside it']}. Each row is judged against its best "
-        "peer: a ratio is theirs over ours, above 1 tilework is faster; a verdict asks for more than 2 % with 95 % "
-        f"confidence. System: {facts_of['system']}.",
+        f"{facts_of['machine']}, tier {document['build'].get('tier', '')}, {counts}, beside {facts_of['beside it']}. "
+        "Each row is judged against its best peer: a ratio is theirs over ours, above 1 tilework is faster; a "
+        f"verdict asks for more than 2 % with 95 % confidence. System: {facts_of['system']}.",
         "",
     ]
     if slower:

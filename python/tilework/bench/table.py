@@ -1,4 +1,4 @@
-"""Rows as text: the cells that the terminal, the report and docs/performance.md share."""
+"""Rows as text: the cells that the terminal, the report and docs/performance share."""
 
 from __future__ import annotations
 
