@@ -182,6 +182,24 @@ def faults() -> Any:
     )
     yield lambda: tw.vjp(tw.tanh, x)[1](normal(2)), tw.ShapeError, "a gradient is float64"
     yield lambda: tw.vjp(tw.tanh, x)[1]((x, x)), tw.AttrTypeError, "gradients are"
+    yield lambda: tw.vjp(tw.tanh, x)[1](1.0), tw.ShapeError, "a gradient is float; want float64"
+    yield lambda: tw.vjp(lambda y: x, x)[1](x[:1]), tw.ShapeError, r"a gradient is float64 \(1,\)"
+    for differentiate in (tw.grad, tw.value_and_grad, lambda f: tw.vjp(f, x)):
+        for odd in (3, None, "f"):
+            yield lambda d=differentiate, f=odd: d(f), tw.AttrTypeError, "want a function"
+    for odd in (1.5, None, True, (), (0, 1.5), {0}):
+        yield lambda n=odd: tw.grad(total, argnums=n), tw.AttrTypeError, "want an int or several"
+    for odd in (-2, (0, 1), 2**70):
+        yield lambda n=odd: tw.grad(total, argnums=n)(x), tw.AttrError, "but there are 1 arguments"
+    yield lambda: tw.grad(total, argnums=(0, -1))(x), tw.AttrError, "names one twice"
+
+    def late(differentiate: Any) -> Any:
+        kept: list[Any] = []
+        differentiate(lambda x: (kept.append(x), total(x))[1])
+        return tw.relu(kept[0])
+
+    yield lambda: late(lambda f: tw.grad(f)(x)), tw.UnsupportedError, "relu: takes an array that a gradient followed"
+    yield lambda: late(lambda f: tw.vjp(f, x)), tw.UnsupportedError, "in a function which has returned"
 
 
 @pytest.mark.parametrize(("call", "error", "text"), list(faults()))

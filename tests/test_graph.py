@@ -283,12 +283,85 @@ def faults() -> Any:
     yield lambda: tw.spec((1.5,)), tw.AttrTypeError, "want ints, a dtype"
     yield lambda: tw.spec((1,), "magic"), tw.AttrTypeError, "want ints, a dtype"
     yield lambda: pickle.dumps(exe), tw.UnsupportedError, "is not pickled; want exe.save"
+    for odd in (0, -1, 1025, 2**70):
+        yield lambda n=odd: g.compile(threads=n), tw.AttrError, "want 1 to 1024"
+    for odd in (1.5, "a", True):
+        yield lambda n=odd: g.compile(threads=n), tw.AttrTypeError, "want an int"
+    for name in ("deterministic", "savable", "winograd"):
+        yield lambda n=name: g.compile(**{n: "yes"}), tw.AttrTypeError, f"{name}='yes'; want a bool"
+    for name in ("passes", "without"):
+        yield lambda n=name: g.compile(**{n: 3}), tw.AttrTypeError, f"{name}=3; want a list"
+    yield lambda: g.compile(without=[3]), tw.AttrError, "there is no pass 3"
+    yield lambda: exe.profile(x, x, runs=0), tw.AttrError, "runs=0; want an int of 1 or more"
+    yield lambda: g.draw(3), tw.AttrTypeError, "draw: path=3; want a str"
+    yield lambda: g.draw("g.svg", 3), tw.AttrTypeError, "profile is a int"
+    yield lambda: exe.save(3), tw.AttrTypeError, "save: path=3; want a str"
+    yield lambda: tw.load(3), tw.AttrTypeError, "load: path=3; want a str"
 
 
-@pytest.mark.parametrize(("call", "error", "text"), list(faults()))
+def arrays_that_are_none() -> Any:
+    """What a graph takes for no array."""
+    x = normal(2, 3)
+    for label in (3, "", None):
+        yield lambda n=label: tw.Graph().placeholder(n, (2,)), tw.AttrTypeError, "want a name"
+    for shape in (3, None, "ab", (1.5,), (True,)):
+        yield lambda s=shape: tw.Graph().placeholder("x", s), tw.AttrTypeError, "want ints, a dtype"
+    for shape in ((2**62, 2**62), (2**63,), (1,) * 9, (0, 2**62)):
+        yield lambda s=shape: tw.Graph().placeholder("x", s), tw.ShapeError, "at most 8 dimensions"
+        yield lambda s=shape: tw.spec(s), tw.ShapeError, "at most 8 dimensions"
+    for dtype in ("O", "U4", ">f4", "complex64", "datetime64[s]", [("x", "f4")]):
+        yield lambda d=dtype: tw.Graph().placeholder("x", (2,), d), tw.DTypeError, "want one of tilework's"
+        yield lambda d=dtype: tw.trace(lambda x: x, np.zeros(3, d)), tw.DTypeError, "x has dtype"
+    for dtype in ("magic", 3, None):
+        yield lambda d=dtype: tw.Graph().placeholder("x", (2,), d), tw.AttrTypeError, "want ints, a dtype"
+    for odd in (3, None, "text", tw.Graph().placeholder("x", (2,))):
+        yield lambda v=odd: tw.Graph().constant(v), tw.DTypeError, "constant: value is"
+    yield lambda: tw.Graph().constant(x, 3), tw.AttrTypeError, "label=3; want a str"
+    yield lambda: tw.Variable(x.copy(), 3), tw.AttrTypeError, "label=3; want a str"
+    yield lambda: tw.Variable(np.array([None])), tw.DTypeError, "has dtype object"
+    yield lambda: tw.Graph(3), tw.AttrTypeError, "name=3; want a str"
+    yield lambda: tw.Graph().call(3, x), tw.AttrTypeError, "op=3; want one of tilework's"
+    yield lambda: tw.Graph().call("reshape", 3, shape=(1,)), tw.DTypeError, "reshape: x is 3; want an array"
+    yield lambda: tw.number(2**70), tw.AttrError, "want one of 64"
+
+    def nothing() -> None:
+        g = tw.Graph()
+        tw.relu(g.placeholder("x", (2,)))
+        g.compile()
+
+    yield nothing, tw.AttrError, "graph gives nothing; want Graph.output"
+
+
+@pytest.mark.parametrize(("call", "error", "text"), [*faults(), *arrays_that_are_none()])
 def test_faults_are_named(call: Any, error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
         call()
+
+
+def test_an_array_is_not_used_after_its_trace() -> None:
+    kept: list[Any] = []
+
+    def keeping(x: Any) -> Any:
+        kept.append(x)
+        return x + 1.0
+
+    x = normal(2, 3)
+    g = tw.trace(keeping, x)
+    length = len(g.nodes)
+    for call in (lambda: tw.relu(kept[0]), lambda: kept[0] + 1.0, lambda: kept[0].T, lambda: g.output(kept[0])):
+        with pytest.raises(tw.UnsupportedError, match="of 'keeping', whose trace is over; want it used inside"):
+            call()
+    assert len(g.nodes) == length
+    same(g.compile()(x), x + 1.0)
+
+    def failing(x: Any) -> Any:
+        kept.append(x)
+        raise RuntimeError("torn")
+
+    with pytest.raises(RuntimeError, match="torn"):
+        tw.trace(failing, x)
+    with pytest.raises(tw.UnsupportedError, match="whose trace is over"):
+        tw.relu(kept[-1])
 
 
 DOCS = Path(__file__).parents[1] / "docs" / "graph.md"

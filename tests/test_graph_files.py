@@ -162,6 +162,16 @@ def test_a_damaged_or_foreign_file_is_refused(saved: Path, tmp_path: Path) -> No
             file.writestr("weights.safetensors", data)
         with pytest.raises(tw.FormatError, match="damaged"):
             tw.load(broken)
+    with zipfile.ZipFile(broken, "w", zipfile.ZIP_DEFLATED) as file:  # 256 MB in a quarter of one
+        file.writestr("graph.json", b" " * (1 << 28))
+        file.writestr("weights.safetensors", weights)
+    with pytest.raises(tw.FormatError, match=r"graph\.json is compressed"):
+        tw.load(broken)
+    with zipfile.ZipFile(broken, "w") as file:
+        file.writestr("graph.json", b" " * (1 << 26))
+        file.writestr("weights.safetensors", weights)
+    with pytest.raises(tw.FormatError, match=r"graph\.json has 67108864 bytes; want at most"):
+        tw.load(broken)
     with zipfile.ZipFile(broken, "w") as file:
         file.writestr("../escape", "x")
     with pytest.raises(tw.FormatError, match="the file holds"):

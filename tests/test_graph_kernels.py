@@ -93,6 +93,63 @@ def test_a_kernel_that_fails_or_lies_is_named() -> None:
         torn()
 
 
+@pytest.mark.parametrize(
+    ("rule", "text"),
+    [
+        (lambda dy, x: tw.reduce_sum(dy), r"backward returned float64 \(\) for x; want float64 \(3,\)"),
+        (lambda dy, x: tw.cast(dy, dtype="float32"), r"backward returned float32 \(3,\) for x"),
+        (lambda dy, x: "text", "backward returned str for x"),
+        (lambda dy, x: [dy], "backward returned list for x"),
+        (lambda dy, x: 3.0, "backward returned float for x"),
+        (lambda dy, x: (dy, dy), "want a tuple of 1 gradients"),
+    ],
+)
+@pytest.mark.parametrize("traced", [False, True])
+def test_a_gradient_unlike_its_operand_is_refused(rule: Any, text: str, traced: bool) -> None:
+    made = tw.Kernel("twice", ("x",), lambda x: x.shape, function=lambda x: 2.0 * x)
+    made.backward(rule)
+    gradient = tw.grad(lambda x: tw.reduce_sum(made(x)))
+    with pytest.raises(tw.ShapeError, match=text):
+        tw.trace(gradient, normal(3)) if traced else gradient(normal(3))
+
+
+def test_a_kernel_that_is_none_is_refused() -> None:
+    def rule(*x: Any) -> Any:
+        return x[0].shape
+
+    for arguments, text in (
+        ((3, ("x",), rule), "name=3; want an identifier"),
+        (("relu", ("x",), rule), "'relu' is that of an op"),
+        (("reshape", ("x",), rule), "'reshape' is that of an op"),
+        (("cond", ("x",), rule), "'cond' is that of an op"),
+        (("k", 3, rule), "operands=3; want a tuple"),
+        (("k", "xy", rule), "operands='xy'; want a tuple"),
+        (("k", ("x", "x"), rule), "want names that differ"),
+        (("k", ("x",), 3), "infer is a int; want a function"),
+    ):
+        with pytest.raises(tw.Error, match=text):
+            tw.Kernel(*arguments)
+    made = tw.Kernel("k", ("x",), rule, function=lambda x: x)
+    for call, text in (
+        (lambda: made.c("text"), "is not the address"),
+        (lambda: made.c(-1), "is not the address"),
+        (lambda: made.c(1 << 64), "is not the address"),
+        (lambda: made.opencl(3), "source is a int"),
+        (lambda: made.opencl("", items=3), "items is a int"),
+        (lambda: made.backward(3), "backward is a int"),
+        (lambda: tw.kernel(rule)(3), "function is a int"),
+        (lambda: made(3), "x is a int; want an array"),
+        (lambda: tw.Kernel("k", ("x",), rule, function=3), "function is a int"),
+    ):
+        with pytest.raises(tw.Error, match=text):
+            call()
+    for shape in ("ab", None, 3, (-1,), (1.5,), (True,), (2**62,), (2**40, 2**40), (1,) * 70, ((3,), "magic")):
+        odd = tw.Kernel("odd", ("x",), lambda x, s=shape: s, function=lambda x: x)
+        for call in (lambda k=odd: k(normal(3)), lambda k=odd: tw.trace(k, normal(3))):
+            with pytest.raises(tw.ShapeError, match="odd: its shape rule gives"):
+                call()
+
+
 def test_a_kernel_with_effects_is_called_each_time_and_in_order() -> None:
     said: list[str] = []
 
@@ -194,6 +251,53 @@ def test_control_flow_faults_are_named() -> None:
         tw.trace(lambda x: tw.while_loop(large, lambda x: tw.cast(x, dtype="float32"), x), x)
     with pytest.raises(tw.ShapeError, match="want one length"):
         tw.trace(lambda x: tw.scan(lambda s, r: (s, s), x, (x, x[1:])), x)
+
+
+@pytest.mark.parametrize("traced", [False, True])
+def test_control_flow_takes_arrays_and_keeps_them_what_they_are(traced: bool) -> None:
+    x = normal(3, 2)
+
+    def run(function: Any) -> Any:
+        return tw.trace(function, x).compile()(x) if traced else function(x)
+
+    def wide(a: Any) -> Any:
+        return tw.cast(a, dtype="float32")
+
+    def same(a: Any) -> Any:
+        return a
+
+    for call, error, text in (
+        (lambda x: tw.cond(np.array(True), 3, same, x), tw.AttrTypeError, "cond: true is a int; want a function"),
+        (lambda x: tw.cond(np.array(True), same, same, 3), tw.DTypeError, r"cond: args\[0\] is a int; want an array"),
+        (lambda x: tw.cond(np.array(True), same, same, None), tw.DTypeError, r"args\[0\] is a NoneType"),
+        (lambda x: tw.cond(x, same, same, x), tw.ShapeError, r"the condition is float64 \(3, 2\); want bool \(\)"),
+        (lambda x: tw.cond("a", same, same, x), tw.ShapeError, "the condition is a str; want bool"),
+        (lambda x: tw.cond(3, same, same, x), tw.ShapeError, "the condition is a int"),
+        (lambda x: tw.while_loop(3, same, x), tw.AttrTypeError, "condition is a int; want a function"),
+        (lambda x: tw.while_loop(same, same, x), tw.ShapeError, r"the condition is float64 \(3, 2\)"),
+        (lambda x: tw.while_loop(lambda a: (a, a), same, x), tw.Error, "while_loop: "),
+        (lambda x: tw.while_loop(lambda a, n: a, same, x, 0), tw.DTypeError, r"state\[1\] is a int"),
+        (lambda x: tw.while_loop(always, wide, x), tw.ShapeError, "while_loop: body returns and is given"),
+        (lambda x: tw.while_loop(always, lambda a: a[:1], x), tw.ShapeError, "while_loop: body returns"),
+        (lambda x: tw.while_loop(always, lambda a: (a, a), x), tw.ShapeError, "while_loop: body returns"),
+        (lambda x: tw.while_loop(always, lambda a: 3, x), tw.DTypeError, "int"),
+        (lambda x: tw.scan(3, x[0], x), tw.AttrTypeError, "body is a int"),
+        (lambda x: tw.scan(lambda s, r: (wide(s), r), x[0], x), tw.ShapeError, "scan: body returns and is given"),
+        (lambda x: tw.scan(lambda s, r: (s[:1], r), x[0], x), tw.ShapeError, "scan: body returns and is given"),
+        (lambda x: tw.scan(lambda s, r: s, x[0], x), tw.AttrTypeError, "something else than a pair"),
+        (lambda x: tw.scan(lambda s, r: (s, r, r), x[0], x), tw.AttrTypeError, "something else than a pair"),
+        (lambda x: tw.scan(lambda s, r: (s, 3), x[0], x), tw.DTypeError, "int"),
+        (lambda x: tw.scan(lambda s, r: (3, r), x[0], x), tw.DTypeError, "int"),
+        (lambda x: tw.scan(lambda s, r: (s, r), x[0], 3), tw.DTypeError, "xs is a int"),
+        (lambda x: tw.scan(lambda s, r: (s, r), 0, x), tw.DTypeError, "state is a int"),
+        (lambda x: tw.scan(lambda s, r: (s, r), x[0], x, reverse="a"), tw.AttrTypeError, "want a bool"),
+    ):
+        with pytest.raises(error, match=text):
+            run(call)
+
+
+def always(x: Any) -> Any:
+    return tw.greater(tw.reduce_sum(x * x), np.array(-1, x.dtype))
 
 
 def net(x: Any) -> Any:

@@ -228,7 +228,7 @@ def test_instruction_sets_are_named_in_simd_only(path: Path) -> None:
 
 # Floors of the Python package, lowest first; a module imports from its own floor or one below.
 PACKAGE = [
-    ["_core", "errors", "arrays", "nested", "programs", "dtypes", "safetensors"],
+    ["_core", "errors", "arrays", "nested", "programs", "dtypes", "files", "safetensors"],
     ["backends", "dispatch"],
     ["registry", "prepared", "devices", "linking", "settings"],
     ["ops", "operators"],

@@ -91,6 +91,7 @@ class Tape:
     def __init__(self) -> None:
         self.level = next(dispatch.levels)
         self.entries: list[Entry] = []
+        self.is_over = False  # its function has returned
 
     def follow(self, value: Array) -> Tracked:
         return Tracked(value, self)
@@ -103,6 +104,12 @@ class Tape:
 
     def record(self, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Runs a call and keeps it."""
+        if self.is_over:
+            raise UnsupportedError(
+                f"{op.name}: takes an array that a gradient followed in a function which has returned; "
+                "want it returned, or tilework.stop_gradient of it",
+                op=op.name,
+            )
         attrs = dict(kwargs)
         if attrs.pop("out", None) is not None:
             raise AttrTypeError(f"{op.name}: out cannot be followed by a gradient; want the result", op=op.name)
@@ -211,10 +218,14 @@ def vjp(function: Callable[..., Any], *args: Any) -> tuple[Any, Callable[[Any], 
     Arguments and results are arrays or nested tuples, lists and dicts of them. The second function takes gradients in
     the structure of the result, None where there is none, and returns one structure of gradients per argument.
     """
+    _check_function("vjp", function)
     tape = Tape()
     leaves, structure = nested.flatten(args)
     tracked = [tape.follow(_checked(leaf, name)) for leaf, name in zip(leaves, nested.paths(structure), strict=True)]
-    result, form = nested.flatten(function(*nested.unflatten(structure, tracked)))
+    try:
+        result, form = nested.flatten(function(*nested.unflatten(structure, tracked)))
+    finally:
+        tape.is_over = True
 
     def pullback(gradients: Any) -> tuple[Any, ...]:
         given, its = nested.flatten(gradients)
@@ -223,8 +234,9 @@ def vjp(function: Callable[..., Any], *args: Any) -> tuple[Any, Callable[[Any], 
         for array in (*tracked, *(r for e in tape.entries for r in e.results if r is not None)):
             array.gradient = None
         for y, dy in zip(result, given, strict=True):
-            if dy is not None and _is_tracked(y, tape):
+            if dy is not None and hasattr(y, "dtype"):
                 _check_gradient(y, dy)
+            if dy is not None and _is_tracked(y, tape):
                 y.collect(dy)
         tape.back()
         found = [_filled(a.value, 0.0) if a.gradient is None else a.gradient for a in tracked]
@@ -242,15 +254,20 @@ def value_and_grad(
     ``function`` returns an array of shape (); with ``has_aux`` a pair of that and anything else, through which no
     gradient goes. The gradient has the structure of the argument, or is a tuple of those where ``argnums`` is one.
     """
-    numbers = (argnums,) if isinstance(argnums, int) else tuple(argnums)
-    if not all(isinstance(n, int) for n in numbers):
+    _check_function("grad", function)
+    several = isinstance(argnums, (list, tuple))
+    numbers: tuple[Any, ...] = tuple(argnums) if isinstance(argnums, (list, tuple)) else (argnums,)
+    if not numbers or not all(isinstance(n, int) and not isinstance(n, bool) for n in numbers):
         raise AttrTypeError(f"grad: argnums={argnums!r:.80}; want an int or several", argument="argnums")
 
     @functools.wraps(function)
     def run(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
-        if any(not -len(args) <= n < len(args) for n in numbers) or not numbers:
-            raise AttrError(f"grad: argnums={argnums!r} but there are {len(args)} arguments", argument="argnums")
+        if any(not -len(args) <= n < len(args) for n in numbers):
+            what = f"grad: argnums={argnums!r:.80} but there are {len(args)} arguments"
+            raise AttrError(f"{what}; want places among them", argument="argnums")
         places = [n % len(args) for n in numbers]
+        if len({*places}) < len(places):
+            raise AttrError(f"grad: argnums={argnums!r:.80} names one twice; want different ones", argument="argnums")
 
         def of_chosen(*chosen: Any) -> Any:
             merged = list(args)
@@ -265,7 +282,7 @@ def value_and_grad(
         _check_loss(loss)
         one = _filled(loss, 1.0)
         grads = pullback(nested.unflatten(nested.flatten(result)[1], [one, *_nothing(result)]) if has_aux else one)
-        return result, grads[0] if isinstance(argnums, int) else grads
+        return result, grads if several else grads[0]
 
     return run
 
@@ -310,10 +327,16 @@ def _checked(x: Any, name: str) -> Array:
     return x
 
 
-def _check_gradient(y: Tracked, dy: Any) -> None:
-    if getattr(dy, "dtype", None) != y.dtype or tuple(dy.shape) != y.shape:
+def _check_function(name: str, function: Any) -> None:
+    if not callable(function):
+        what = f"{name}: function is a {type(function).__name__}; want a function"
+        raise AttrTypeError(what, op=name, argument="function")
+
+
+def _check_gradient(y: Any, dy: Any) -> None:
+    if not hasattr(dy, "dtype") or (dy.dtype, tuple(dy.shape)) != (y.dtype, tuple(y.shape)):
         what = f"{dy.dtype} {tuple(dy.shape)}" if hasattr(dy, "dtype") else type(dy).__name__
-        raise ShapeError(f"vjp: a gradient is {what}; want {y.dtype} {y.shape}, as the result is")
+        raise ShapeError(f"vjp: a gradient is {what}; want {y.dtype} {tuple(y.shape)}, as the result is")
 
 
 def _check_loss(loss: Any) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tilework import _core
-from tilework.errors import AttrTypeError, DTypeError
+from tilework.errors import AttrError, AttrTypeError, DTypeError
 
 if TYPE_CHECKING:
     from tilework.registry import Op
@@ -51,7 +51,7 @@ class Number:
     def __init__(self, value: float, label: str = "") -> None:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise DTypeError(f"number: value is a {type(value).__name__}; want an int or a float", op="number")
-        self.value, self.label = value, label
+        self.value, self.label = _of_64_bits("number", value), label
 
     def checked(self, given: Any) -> float:
         """What a run gives for it: an int where the traced one is an int."""
@@ -61,10 +61,16 @@ class Number:
         if isinstance(given, bool) or not isinstance(given, wanted):
             kind = "an int" if isinstance(self.value, int) else "a number"
             raise DTypeError(f"{self.label}: is {given!r:.80}; want {kind} as traced", argument=self.label)
-        return given  # type: ignore[no-any-return]
+        return _of_64_bits(self.label, given)
 
     def __repr__(self) -> str:
         return self.label or f"number({self.value!r})"
+
+
+def _of_64_bits(name: str, value: float) -> float:
+    if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
+        raise AttrError(f"{name}: is an int of {value.bit_length()} bits; want one of 64", argument=name)
+    return value
 
 
 def settled(attrs: dict[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ SMALL_FLOATS = (
 )
 SMALL_INTEGERS = ("int4", "uint4", "int2", "uint2")
 SMALL = (*SMALL_FLOATS, *SMALL_INTEGERS)
+INTEGERS = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
 
 # Of floats that ml_dtypes adds: the digits of a number, the leading one included, and 2^n as the smallest one.
 _DIGITS = {
@@ -37,6 +38,12 @@ def named(name: str) -> np.dtype[Any]:
     foreign = name == "bfloat16" or name in SMALL
     made: np.dtype[Any] = np.dtype(getattr(importlib.import_module("ml_dtypes"), name) if foreign else name)
     return made
+
+
+def is_known(dtype: Any) -> bool:
+    """Whether arrays of a dtype are taken: in native byte order, of numbers or bool."""
+    dtype = np.dtype(dtype)
+    return bool(dtype.isnative and dtype.name in (*FLOATING, *INTEGERS, *SMALL, "bool"))
 
 
 def is_floating(dtype: Any) -> bool:

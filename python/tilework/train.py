@@ -15,7 +15,6 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
@@ -26,6 +25,7 @@ from tilework.devices import to_device, to_host
 from tilework.dispatch import Number, is_device_array
 from tilework.dtypes import is_floating
 from tilework.errors import AttrError, AttrTypeError, DTypeError, FormatError, ShapeError
+from tilework.files import path_of, replacing
 
 Params: TypeAlias = Any  # nested tuples, lists and dicts of arrays
 
@@ -355,17 +355,12 @@ class Trainer:
         arrays = self._arrays()
         about = {"format": "tilework.train 1", "steps": str(self.steps), "optimizer": self._described()}
         data = safetensors.dumps({name: to_host(array) for name, array in arrays.items()}, about | more)
-        whole = Path(path)
-        partial = whole.with_name(f".{whole.name}.{os.getpid()}")
-        try:
+        with replacing(path_of("save", path)) as partial:
             partial.write_bytes(data)
-            partial.replace(whole)  # as a whole or not at all
-        finally:
-            partial.unlink(missing_ok=True)
 
     def load(self, path: str | os.PathLike[str]) -> dict[str, str]:
         """Goes on from a file of :meth:`save`, bit for bit, and returns its texts; on an error nothing has changed."""
-        arrays, about = safetensors.loads(Path(path).read_bytes())
+        arrays, about = safetensors.loads(path_of("load", path).read_bytes())
         if about.get("format") != "tilework.train 1" or not about.get("steps", "").isdigit():
             raise FormatError(f"load: {path} is no checkpoint of a trainer; want a file that Trainer.save wrote")
         if about.get("optimizer") != self._described():

@@ -18,7 +18,7 @@ import numpy as np
 from tilework import dispatch, nested, registry
 from tilework.arrays import Array, Sizes
 from tilework.dispatch import Number
-from tilework.errors import AttrError, AttrTypeError, DTypeError, Error, ShapeError
+from tilework.errors import AttrError, AttrTypeError, DTypeError, Error, ShapeError, UnsupportedError
 from tilework.graph import ir
 from tilework.graph.ir import Constant, Node, Operand, Placeholder, Value, Variable
 from tilework.graph.symbol import Symbol
@@ -44,12 +44,20 @@ class Spec(NamedTuple):
 
 def spec(shape: Sequence[int], dtype: Any = "float32") -> Spec:
     """Stands for an array of this shape and dtype in the arguments of :func:`trace`."""
+    return _spec("spec", "shape", shape, dtype)
+
+
+def _spec(op: str, name: str, shape: Sequence[int], dtype: Any) -> Spec:
     try:
         sizes, kind = tuple(map(operator.index, shape)), np.dtype(dtype)
+        if dtype is None or any(isinstance(n, bool) for n in shape):
+            raise TypeError("a bool or None is among them")
     except TypeError as e:
-        raise AttrTypeError(f"spec: shape={shape!r:.80}, dtype={dtype!r:.40} ({e}); want ints, a dtype") from None
+        what = f"{op}: shape={shape!r:.80}, dtype={dtype!r:.40} ({e}); want ints, a dtype"
+        raise AttrTypeError(what, op=op, argument=name) from None
     if any(n < 0 for n in sizes):
-        raise ShapeError(f"spec: shape={sizes}; want sizes >= 0", argument="shape")
+        raise ShapeError(f"{op}: {name}={sizes}; want sizes >= 0", op=op, argument=name)
+    ir.check_array(op, name, sizes, kind)
     return Spec(sizes, kind)
 
 
@@ -66,6 +74,8 @@ class Graph:
     """
 
     def __init__(self, name: str = "graph") -> None:
+        if not isinstance(name, str):
+            raise AttrTypeError(f"graph: name={name!r:.80}; want a str", argument="name")
         self.name = name
         self.nodes: list[Node] = []
         self.inputs: list[Value] = []
@@ -78,6 +88,7 @@ class Graph:
         self.outer: Graph | None = None  # of a body or a branch: the graph it is part of
         self.level = 0  # above those of the tapes and graphs around it
         self.captured: list[Array] = []  # what it takes from around it, fed behind its own inputs
+        self.is_closed = False  # that of a traced function, which has returned
         self._labels: set[str] = set()
         self._constants: dict[int, Symbol] = {}
         self._variables: dict[Variable, Symbol] = {}
@@ -86,16 +97,18 @@ class Graph:
 
     def placeholder(self, label: str, shape: Sequence[int], dtype: Any = "float32") -> Array:
         """An array that is fed to every run."""
-        sizes = tuple(shape)
-        if not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in sizes):
-            raise ShapeError(f"placeholder: {label} has shape {shape!r:.80}; want sizes >= 0", argument=label)
-        return Symbol(self, self._input(label, sizes, dtype))
+        if not isinstance(label, str) or not label:
+            raise AttrTypeError(f"placeholder: label={label!r:.80}; want a name", op="placeholder", argument="label")
+        like = _spec("placeholder", label, shape, dtype)
+        return Symbol(self, self._input(label, like.shape, like.dtype))
 
     def constant(self, value: Array, label: str = "") -> Array:
         """An array that is the same in every run; it is borrowed, and must not be written to afterwards."""
         known = self._constants.get(id(value))
         if known is not None:
             return known
+        if dispatch.backend_of("constant", label or "value", value) == "":
+            raise DTypeError(f"constant: value is {value!r:.80}; want an array", op="constant", argument="value")
         array = dispatch.borrow("constant", label or "value", value)
         made = Symbol(self, self._source(Constant(array, self._named(label) if label else ""), array))
         self._constants[id(value)] = made  # the node keeps the array, and so its id
@@ -114,6 +127,9 @@ class Graph:
     def call(self, op: Any, *args: Any, **kwargs: Any) -> Any:
         """Adds a node that calls ``op``, one of tilework's or its name, and returns what it makes."""
         target = op if not isinstance(op, str) else _named_op(op)
+        if not hasattr(target, "is_view"):
+            raise AttrTypeError(f"graph: op={op!r:.80}; want one of tilework's or its name", argument="op")
+        self._check_open(target.name)
         if kwargs.pop("out", None) is not None:
             raise AttrTypeError(f"{target.name}: out has no meaning in a graph; want the result", op=target.name)
         operands, attrs = _bound(target, args, kwargs)
@@ -139,6 +155,7 @@ class Graph:
 
     def assign(self, variable: Array | Variable, value: Array) -> None:
         """Makes ``value`` the state of a variable from here on."""
+        self._check_open("assign")
         target = self.variable(variable) if isinstance(variable, Variable) else variable
         state = self._operand(None, 0, value)
         if not isinstance(target, Symbol) or target not in self._variables.values():
@@ -151,6 +168,7 @@ class Graph:
 
     def output(self, *values: Array) -> None:
         """Adds what the graph gives."""
+        self._check_open("output")
         for value in values:
             made = self._operand(None, 0, value)
             if not isinstance(made, Value):
@@ -214,7 +232,16 @@ class Graph:
 
     # --------------------------------------------------------------------------------------------- internals
 
+    def _check_open(self, op: str) -> None:
+        if self.is_closed:
+            raise UnsupportedError(
+                f"{op}: takes an array of {self.name!r}, whose trace is over; want it used inside, or returned",
+                op=op,
+            )
+
     def _named(self, label: str) -> str:
+        if not isinstance(label, str):
+            raise AttrTypeError(f"graph: label={label!r:.80}; want a str", argument="label")
         if label in self._labels:
             raise AttrError(f"graph: there are two arrays called {label!r}; want another name", argument=label)
         self._labels.add(label)
@@ -381,10 +408,13 @@ def trace(function: Callable[..., Any], *examples: Any) -> Graph:
         else:
             graph.statics[i] = leaf
             given.append(leaf)
-    with _into(graph):
-        returned = function(*nested.unflatten(structure, given))
-    leaves, graph.result = nested.flatten(returned)
-    graph.output(*leaves)
+    try:
+        with _into(graph):
+            returned = function(*nested.unflatten(structure, given))
+        leaves, graph.result = nested.flatten(returned)
+        graph.output(*leaves)
+    finally:
+        graph.is_closed = True
     return graph
 
 

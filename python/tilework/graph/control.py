@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from tilework import nested, ops
+from tilework import dispatch, nested, ops
 from tilework.arrays import Array
 from tilework.autodiff import stop_gradient
-from tilework.errors import AttrTypeError, ShapeError, UnsupportedError
+from tilework.errors import AttrTypeError, DTypeError, ShapeError, UnsupportedError
 from tilework.graph.build import Graph, Spec, trace
-from tilework.graph.ir import Value
 from tilework.graph.regions import Region, flat
 from tilework.graph.symbol import Symbol
 
@@ -36,14 +35,40 @@ def _body(function: Callable[..., Any], *examples: Any) -> tuple[Graph, nested.S
     return graph, structure, graph.captured
 
 
+def _check_functions(name: str, **functions: Any) -> None:
+    for argument, function in functions.items():
+        if not callable(function):
+            what = f"{name}: {argument} is a {type(function).__name__}; want a function"
+            raise AttrTypeError(what, op=name, argument=argument)
+
+
+def _arrays(name: str, argument: str, tree: Any) -> tuple[list[Any], nested.Structure]:
+    """The arrays in nested containers, and their structure; numpy's scalars, which its sums give, are arrays too."""
+    leaves, form = nested.flatten(tree)
+    arrays = [np.asarray(leaf) if isinstance(leaf, np.generic) else leaf for leaf in leaves]
+    for leaf, path in zip(arrays, nested.paths(form, argument), strict=True):
+        if dispatch.backend_of(name, path, leaf) == "" and not isinstance(leaf, dispatch.Traced):
+            raise DTypeError(f"{name}: {path} is a {type(leaf).__name__}; want an array", op=name, argument=argument)
+    return arrays, form
+
+
+def _holds(name: str, condition: Any) -> bool:
+    """Whether a condition that is known holds."""
+    if not isinstance(condition, bool):
+        _check_scalar(name, condition)
+    return bool(condition)
+
+
 def cond(predicate: Array, true: Callable[..., Any], false: Callable[..., Any], *args: Any) -> Any:
     """``true(*args)`` if predicate, a boolean array of shape (), holds, else ``false(*args)``; of one structure."""
+    _check_functions("cond", true=true, false=false)
+    leaves, structure = _arrays("cond", "args", args)
     if not _is_symbol(predicate):
-        return true(*args) if bool(predicate) else false(*args)
+        return true(*args) if _holds("cond", predicate) else false(*args)
     _check_scalar("cond", predicate)
-    leaves, _ = nested.flatten(args)
-    yes, form, first = _body(true, *args)
-    no, other, second = _body(false, *args)
+    given = nested.unflatten(structure, leaves)
+    yes, form, first = _body(true, *given)
+    no, other, second = _body(false, *given)
     _same("cond", "true and false return", _outputs(yes), _outputs(no), form, other)
 
     region = Region("cond", [yes, no], _outputs(yes), (1, len(leaves), len(first), len(second)))
@@ -55,15 +80,20 @@ def while_loop(condition: Callable[..., Array], body: Callable[..., Any], *state
 
     Shapes and dtypes stay what they are. A body of one array may return it bare.
     """
-    leaves, structure = nested.flatten(state)
+    _check_functions("while_loop", condition=condition, body=body)
+    leaves, structure = _arrays("while_loop", "state", state)
+    specs = _specs(leaves)
     if not any(_is_symbol(a) for a in leaves):
-        while bool(condition(*state)):
+        while _holds("while_loop", condition(*state)):
             made = body(*state)
             state = made if isinstance(made, tuple) else (made,)
+            _check_state("while_loop", state, specs, structure)
         return state
-    again, _, first = _body(condition, *state)
+    state = nested.unflatten(structure, leaves)
+    again, alone, first = _body(condition, *state)
     step, form, second = _body(body, *state)
-    specs = [Spec(tuple(a.shape), np.dtype(a.dtype)) for a in leaves]
+    if not isinstance(alone, nested.Leaf):
+        raise AttrTypeError(f"while_loop: condition returns {nested.written(alone)}; want one array", op="while_loop")
     _check_scalar("while_loop", again.outputs[0])
     got = form if isinstance(form, nested.Branch) else nested.Branch(tuple, (), (form,))
     _same("while_loop", "body returns and is given", _outputs(step), specs, got, structure)
@@ -78,8 +108,12 @@ def scan(body: Callable[[Any, Any], tuple[Any, Any]], state: Any, xs: Any, *, re
     state, xs and y are arrays or nested containers of them; ``reverse`` begins with the last x, and y stay in their
     places. A gradient computes each turn again, from the states before them, which are kept.
     """
-    rows, rows_form = nested.flatten(xs)
-    leaves, form = nested.flatten(state)
+    _check_functions("scan", body=body)
+    rows, rows_form = _arrays("scan", "xs", xs)
+    leaves, form = _arrays("scan", "state", state)
+    if not isinstance(reverse, bool):
+        raise AttrTypeError(f"scan: reverse={reverse!r:.80}; want a bool", op="scan", argument="reverse")
+    specs = _specs(leaves)
     lengths = {a.shape[0] if a.shape else -1 for a in rows}
     if len(lengths) != 1 or lengths == {-1}:
         raise ShapeError(
@@ -89,8 +123,13 @@ def scan(body: Callable[[Any, Any], tuple[Any, Any]], state: Any, xs: Any, *, re
     if not any(_is_symbol(a) for a in (*leaves, *rows)):
         found = []
         for i in reversed(range(length)) if reverse else range(length):
-            state, y = body(state, nested.unflatten(rows_form, [a[i, ...] for a in rows]))
-            found.append(y)
+            made = body(state, nested.unflatten(rows_form, [a[i, ...] for a in rows]))
+            if not isinstance(made, (tuple, list)) or len(made) != 2:
+                raise AttrTypeError(_NO_PAIR, op="scan")
+            state, y = made
+            _check_state("scan", state, specs, form)
+            arrays, its = _arrays("scan", "y", y)
+            found.append(nested.unflatten(its, arrays))
         if not found:
             raise ShapeError("scan: xs have length 0; want at least 1 outside a graph")
         if reverse:
@@ -98,13 +137,12 @@ def scan(body: Callable[[Any, Any], tuple[Any, Any]], state: Any, xs: Any, *, re
         stacked = nested.mapped(lambda *column: ops.concat([ops.reshape(a, (1, *a.shape)) for a in column]), *found)
         return state, stacked
     one = nested.unflatten(rows_form, [Spec(tuple(a.shape[1:]), np.dtype(a.dtype)) for a in rows])
-    step, result, outside = _body(body, state, one)
+    step, result, outside = _body(body, nested.unflatten(form, leaves), one)
     if not isinstance(result, nested.Branch) or len(result.items) != 2:
-        raise AttrTypeError("scan: body returns something else than a pair; want (state, y)")
-    specs = [Spec(tuple(a.shape), np.dtype(a.dtype)) for a in leaves]
-    made = _outputs(step)
-    _same("scan", "body returns and is given", made[: len(leaves)], specs, result.items[0], form)
-    stacks = [Spec((length, *s.shape), s.dtype) for s in made[len(leaves) :]]
+        raise AttrTypeError(_NO_PAIR, op="scan")
+    outputs = _outputs(step)
+    _same("scan", "body returns and is given", outputs[: len(leaves)], specs, result.items[0], form)
+    stacks = [Spec((length, *s.shape), s.dtype) for s in outputs[len(leaves) :]]
 
     region = Region("scan", [step], [*specs, *stacks], (len(leaves), len(rows), len(outside)))
     got = flat(region(*leaves, *rows, *outside, reverse=reverse))
@@ -112,13 +150,27 @@ def scan(body: Callable[[Any, Any], tuple[Any, Any]], state: Any, xs: Any, *, re
     return nested.unflatten(form, got[:n]), nested.unflatten(result.items[1], got[n:])
 
 
+_NO_PAIR = "scan: body returns something else than a pair; want (state, y)"
+
+
+def _specs(arrays: list[Any]) -> list[Spec]:
+    return [Spec(tuple(a.shape), np.dtype(a.dtype)) for a in arrays]
+
+
 def _outputs(graph: Graph) -> list[Spec]:
     return [Spec(v.shape, v.dtype) for v in graph.outputs]
 
 
-def _check_scalar(name: str, value: Symbol | Value) -> None:
-    if value.shape != () or value.dtype != np.bool_:
-        raise ShapeError(f"{name}: the condition is {value.dtype} {value.shape}; want bool ()", op=name)
+def _check_scalar(name: str, value: Any) -> None:
+    if getattr(value, "shape", None) != () or value.dtype != np.bool_:
+        what = f"{value.dtype} {value.shape}" if hasattr(value, "shape") else f"a {type(value).__name__}"
+        raise ShapeError(f"{name}: the condition is {what}; want bool ()", op=name)
+
+
+def _check_state(name: str, state: Any, specs: list[Spec], wanted: nested.Structure) -> None:
+    """Refuses a state that differs from the one before in structure, shapes or dtypes."""
+    made, form = _arrays(name, "state", state)
+    _same(name, "body returns and is given", _specs(made), specs, form, wanted)
 
 
 def _same(name: str, what: str, a: list[Spec], b: list[Spec], form: nested.Structure, other: nested.Structure) -> None:

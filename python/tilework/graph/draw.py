@@ -5,9 +5,10 @@ from __future__ import annotations
 import html
 import math
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from tilework.errors import AttrTypeError
+from tilework.files import path_of
 from tilework.graph.build import Graph
 from tilework.graph.ir import Constant, Node, Value
 
@@ -25,8 +26,11 @@ Item: TypeAlias = tuple[Node, int]  # a node and a layer: the one it stands in, 
 
 def draw(graph: Graph, path: str | os.PathLike[str], profile: Profile | None = None) -> None:
     """Writes the picture: ``.dot`` is Graphviz's text, all else SVG."""
-    text = dot(graph, profile) if Path(path).suffix == ".dot" else svg(graph, profile)
-    Path(path).write_text(text, encoding="utf-8")
+    whole = path_of("draw", path)
+    if profile is not None and not hasattr(profile, "rows"):
+        raise AttrTypeError(f"draw: profile is a {type(profile).__name__}; want what exe.profile returned", op="draw")
+    text = dot(graph, profile) if whole.suffix == ".dot" else svg(graph, profile)
+    whole.write_text(text, encoding="utf-8")
 
 
 def dot(graph: Graph, profile: Profile | None = None) -> str:

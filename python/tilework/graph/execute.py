@@ -67,20 +67,15 @@ class Executable:
         passes: Sequence[Pass] | None = None,
         without: Sequence[str] = (),
     ) -> None:
-        asked: list[Pass] = [products.winograd] if winograd and device is None else []
-        chosen: list[Pass] = [*PASSES, *asked, *([] if device else CPU_PASSES)] if passes is None else [*asked, *passes]
-        odd = [p for p in chosen if not (callable(p) and hasattr(p, "__name__"))]
-        if odd:
-            raise AttrTypeError(f"compile: {odd[0]!r:.80} is among passes; want functions", argument="passes")
-        without = (without,) if isinstance(without, str) else without
-        unknown = set(without) - {p.__name__ for p in chosen}
-        if unknown:
-            raise AttrError(
-                f"compile: there is no pass {sorted(unknown)[0]!r}; want some of {[p.__name__ for p in chosen]}",
-                argument="without",
-            )
+        for name, switch in (("deterministic", deterministic), ("savable", savable), ("winograd", winograd)):
+            if not isinstance(switch, bool):
+                raise AttrTypeError(f"compile: {name}={switch!r:.80}; want a bool", op="compile", argument=name)
+        if threads is not None:
+            limited_threads(threads)  # checks it
+        _check_gives(graph)
+        chosen = _chosen(passes, without, winograd and device is None, device is None)
         self.source = graph if savable else None
-        self.passes = [p for p in chosen if p.__name__ not in without and (p in EXACT or not deterministic)]
+        self.passes = [p for p in chosen if p in EXACT or not deterministic]
         self.graph = self._passed(graph if savable else with_own_constants(graph))
         self.device = device
         self._threads = threads
@@ -170,6 +165,8 @@ class Executable:
 
         if self._native is None:
             raise UnsupportedError("profile: the graph is on a device; want it compiled for the CPU")
+        if isinstance(runs, bool) or not isinstance(runs, int) or runs < 1:
+            raise AttrError(f"profile: runs={runs!r:.80}; want an int of 1 or more", op="profile", argument="runs")
         feeds, numbers = self._feeds(args, named)
         return measured(self._native, feeds, numbers, runs, self._threads)
 
@@ -263,6 +260,36 @@ class Executable:
                 )
             if isinstance(given, np.ndarray) and not given.flags.writeable:
                 raise ShapeError(f"{self.graph.name}: out is read-only; want a writeable array", argument="out")
+
+
+def _chosen(passes: Any, without: Any, winograd: bool, on_cpu: bool) -> list[Pass]:
+    """The passes to run, in order."""
+    asked: list[Pass] = [products.winograd] if winograd else []
+    found: list[Pass] = [*PASSES, *asked, *(CPU_PASSES if on_cpu else ())]
+    if passes is not None:
+        found = [*asked, *_listed("passes", passes)]
+    odd = [p for p in found if not (callable(p) and hasattr(p, "__name__"))]
+    if odd:
+        raise AttrTypeError(f"compile: {odd[0]!r:.80} is among passes; want functions", argument="passes")
+    names = [p.__name__ for p in found]
+    left_out = _listed("without", (without,) if isinstance(without, str) else without)
+    unknown = [name for name in left_out if name not in names]
+    if unknown:
+        raise AttrError(f"compile: there is no pass {unknown[0]!r:.80}; want some of {names}", argument="without")
+    return [p for p in found if p.__name__ not in left_out]
+
+
+def _listed(name: str, given: Any) -> list[Any]:
+    if not isinstance(given, (list, tuple, set, frozenset)):
+        raise AttrTypeError(f"compile: {name}={given!r:.80}; want a list", op="compile", argument=name)
+    return list(given)
+
+
+def _check_gives(graph: Graph) -> None:
+    """Refuses a graph built by hand that gives nothing, changes nothing and has no effects."""
+    by_hand = graph.result is None and graph.outer is None
+    if by_hand and not (graph.outputs or graph.states() or any(node.has_effects for node in graph.nodes)):
+        raise AttrError(f"compile: {graph.name} gives nothing; want Graph.output of what it should give", op="compile")
 
 
 def _is_plain(graph: Graph) -> bool:

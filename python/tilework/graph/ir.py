@@ -15,7 +15,8 @@ import numpy as np
 from tilework import dispatch, registry
 from tilework.arrays import Array, Sizes
 from tilework.dispatch import Number
-from tilework.errors import DTypeError, ShapeError, UnsupportedError
+from tilework.dtypes import is_known
+from tilework.errors import AttrTypeError, DTypeError, ShapeError, UnsupportedError
 from tilework.operators import Operators
 
 # ----------------------------------------------------------------------------------------------------- values
@@ -72,6 +73,21 @@ def contiguous_strides(shape: Sizes, itemsize: int) -> Sizes:
 
 def _address(array: Any) -> int:
     return int(array.__array_interface__["data"][0])
+
+
+MOST_DIMENSIONS, MOST_ELEMENTS = 8, 1 << 40  # of an array of tilework
+
+
+def check_array(op: str, name: str, shape: Sizes, dtype: Any) -> None:
+    """Refuses shapes and dtypes that no array of tilework has."""
+    if not is_known(dtype):
+        raise DTypeError(f"{op}: {name} has dtype {dtype}; want one of tilework's", op=op, argument=name)
+    if len(shape) > MOST_DIMENSIONS or math.prod(max(n, 1) for n in shape) > MOST_ELEMENTS:
+        raise ShapeError(
+            f"{op}: {name} has shape {shape!s:.80}; want at most {MOST_DIMENSIONS} dimensions and 2^40 elements",
+            op=op,
+            argument=name,
+        )
 
 
 # ------------------------------------------------------------------------------------------------------ nodes
@@ -188,7 +204,8 @@ def make_node(op: Any, operands: Sequence[Operand], attrs: dict[str, Any], *, wh
 
 def _view_node(op: Any, operands: Sequence[Operand], attrs: dict[str, Any], where: str) -> Node:
     (source,) = operands
-    assert isinstance(source, Value)
+    if not isinstance(source, Value):
+        raise DTypeError(f"{op.name}: {op.operands[0]} is {source!r:.80}; want an array of the graph", op=op.name)
     ghost = source.ghost
     seen = op(ghost, **attrs)
     node = Node(op, (source,), attrs, where=where)
@@ -216,6 +233,9 @@ class Variable(Operators):
     def __init__(self, value: Array, label: str = "") -> None:
         if dispatch.backend_of("variable", "value", value) == "":
             raise DTypeError(f"variable: value is a {type(value).__name__}; want an array", op="variable")
+        if not isinstance(label, str):
+            raise AttrTypeError(f"variable: label={label!r:.80}; want a str", op="variable", argument="label")
+        check_array("variable", label or "value", tuple(value.shape), value.dtype)
         if isinstance(value, np.ndarray) and not (value.flags.c_contiguous and value.flags.writeable):
             raise ShapeError(
                 f"variable: {label or 'value'} of shape {value.shape} is not a contiguous writeable array; want a copy",
@@ -261,6 +281,7 @@ def _held(value: Any) -> Any:
 
 def source_node(op: Placeholder | Constant | Variable, shape: Sizes, dtype: Any) -> Node:
     """A node without operands, of one result."""
+    check_array(op.name, op.label or "value", tuple(shape), np.dtype(dtype))
     node = Node(op)
     node.results = (Value(node, 0, tuple(shape), np.dtype(dtype)),)
     return node

@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from tilework import _core, dispatch
-from tilework.errors import AttrError, AttrTypeError, DTypeError, ShapeError, UnsupportedError
-from tilework.graph.build import Spec, tracing
+from tilework import _core, dispatch, ops
+from tilework.dtypes import is_floating
+from tilework.errors import AttrError, AttrTypeError, DTypeError, Error, ShapeError, UnsupportedError
+from tilework.graph.build import Spec, spec, tracing
 from tilework.graph.ir import Node
 
 _kernels: dict[str, Kernel] = {}
+_TAKEN = ("placeholder", "constant", "variable", "cond", "while_loop", "scan")  # what other nodes are called
 
 
 class Kernel:
@@ -45,9 +47,20 @@ class Kernel:
         function: Callable[..., Any] | None = None,
         effects: bool = False,
     ) -> None:
+        for argument, words in (("operands", operands), ("numbers", numbers)):
+            if not isinstance(words, (list, tuple)):
+                raise AttrTypeError(f"kernel: {argument}={words!r:.80}; want a tuple of names", argument=argument)
         for word in (name, *operands, *numbers):
             if not isinstance(word, str) or not word.isidentifier():
                 raise AttrError(f"kernel: name={word!r:.80}; want an identifier", argument="name")
+        if len({*operands, *numbers}) < len(operands) + len(numbers):
+            words = (*operands, *numbers)
+            raise AttrError(f"kernel: {name} takes {words}; want names that differ", argument="operands")
+        if name in _TAKEN or hasattr(getattr(ops, name, None), "is_view"):
+            raise AttrError(f"kernel: name={name!r} is that of an op; want another", argument="name")
+        _check_callable(name, "infer", infer)
+        if function is not None:
+            _check_callable(name, "function", function)
         self.name, self.operands, self.numbers = name, tuple(operands), tuple(numbers)
         self.differentiable: tuple[str, ...] = ()
         self.rules: dict[str, Any] = {}
@@ -67,9 +80,13 @@ class Kernel:
         The type is ``tw_kernel`` of ``tilework/kernel.h``: the function reads compact DLPack tensors, fills others,
         takes the numbers as doubles, and returns 0. It is called without Python, possibly by several threads at once.
         """
-        address = function if isinstance(function, int) else ctypes.cast(function, ctypes.c_void_p).value
-        if not address:
-            raise AttrError(f"{self.name}: the address of the C function is 0; want a function", op=self.name)
+        try:
+            address = function if isinstance(function, int) else ctypes.cast(function, ctypes.c_void_p).value
+        except (TypeError, ctypes.ArgumentError):
+            address = None
+        if not isinstance(address, int) or isinstance(function, (bool, str, bytes)) or not 0 < address < 1 << 64:
+            what = f"{self.name}: {function!r:.80} is not the address of a C function"
+            raise AttrError(f"{what}; want one, or what ctypes found", op=self.name, argument="function")
         self._address, self._owner = address, function
         return self
 
@@ -82,6 +99,11 @@ class Kernel:
         and attributes. Work items from the count on have nothing to do. ``kernels_cl/types.clh`` comes before the
         source.
         """
+        if not isinstance(source, str):
+            what = f"{self.name}: source is a {type(source).__name__}; want OpenCL C"
+            raise AttrTypeError(what, op=self.name, argument="source")
+        if items is not None:
+            _check_callable(self.name, "items", items)
         self._source = source, items
         return self
 
@@ -90,6 +112,7 @@ class Kernel:
 
         ``dy`` is a tuple where there are several results, None in it for those without a gradient.
         """
+        _check_callable(self.name, "backward", rule)
         self.differentiable = self.operands
 
         def run(dys: list[Any], operands: list[Any], *, saved: None, wanted: frozenset[str], **attrs: Any) -> Any:
@@ -101,10 +124,25 @@ class Kernel:
                     f"{len(self.operands)} gradients",
                     op=self.name,
                 )
+            for name, operand, gradient in zip(self.operands, operands, found, strict=True):
+                self._check_gradient(name, operand, gradient)
             return dict(zip(self.operands, found, strict=True))
 
         self.rules["pullback"] = run
         return rule
+
+    def _check_gradient(self, name: str, operand: Any, gradient: Any) -> None:
+        """Refuses a gradient unlike its operand; one in what is no floating array is nobody's."""
+        if gradient is None or not is_floating(operand.dtype):
+            return
+        shape, dtype = getattr(gradient, "shape", None), getattr(gradient, "dtype", None)
+        if shape is None or (tuple(shape), dtype) != (tuple(operand.shape), operand.dtype):
+            what = type(gradient).__name__ if shape is None else f"{dtype} {tuple(shape)}"
+            raise ShapeError(
+                f"{self.name}: its backward returned {what} for {name}; want {operand.dtype} {tuple(operand.shape)}",
+                op=self.name,
+                argument=name,
+            )
 
     # -------------------------------------------------------------------------------------------------- calls
 
@@ -129,17 +167,21 @@ class Kernel:
 
     def infer(self, operands: list[Any], attrs: dict[str, Any]) -> tuple[list[tuple[Any, Any]], dict[str, Any]]:
         """Shapes and dtypes of the results, as the user's rule gives them."""
-        missing = [n for n, o in zip(self.operands, operands, strict=True) if o is None]
-        if missing:
-            raise AttrTypeError(f"{self.name}: {missing[0]} is missing; want an array", op=self.name)
+        for name, operand in zip(self.operands, operands, strict=True):
+            if not hasattr(operand, "shape"):
+                what = "missing" if operand is None else f"a {type(operand).__name__}"
+                raise AttrTypeError(f"{self.name}: {name} is {what}; want an array", op=self.name, argument=name)
         found = self._infer(*operands, **attrs)
         listed = found if isinstance(found, list) else [found]
         specs = []
         for item in listed:
             made = item if isinstance(item, Spec) else Spec(item, operands[0].dtype)
-            if not isinstance(made.shape, (tuple, list)) or not all(isinstance(n, int) and n >= 0 for n in made.shape):
-                raise ShapeError(f"{self.name}: its shape rule gives {found!r:.80}; want shapes or specs", op=self.name)
-            specs.append((tuple(made.shape), np.dtype(made.dtype)))
+            try:
+                checked = spec(made.shape, made.dtype)
+            except Error as e:
+                what = f"{self.name}: its shape rule gives {found!r:.80}; want shapes or specs ({e})"
+                raise ShapeError(what, op=self.name) from None
+            specs.append((checked.shape, checked.dtype))
         return specs, attrs
 
     def step(self, node: Node) -> Any:
@@ -197,6 +239,12 @@ class Kernel:
         return values
 
 
+def _check_callable(kernel: str, argument: str, given: Any) -> None:
+    if not callable(given):
+        what = f"{kernel}: {argument} is a {type(given).__name__}; want a function"
+        raise AttrTypeError(what, op=kernel, argument=argument)
+
+
 def _read_only(array: Any) -> Any:
     seen = array.view()
     seen.flags.writeable = False
@@ -213,6 +261,7 @@ def kernel(
     """
 
     def make(function: Callable[..., Any]) -> Kernel:
+        _check_callable("kernel", "function", function)
         parameters = inspect.signature(function).parameters.values()
         operands = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
         numbers = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]

@@ -17,6 +17,7 @@ from tilework.devices import to_host
 from tilework.dispatch import Number
 from tilework.dtypes import named
 from tilework.errors import Error, FormatError
+from tilework.files import path_of, replacing
 from tilework.graph import ir
 from tilework.graph.build import Graph, Spec
 from tilework.graph.ir import Constant, Node, Operand, Placeholder, Value, Variable
@@ -28,23 +29,20 @@ if TYPE_CHECKING:
 
 FORMAT, VERSION = "tilework graph", 1
 STRUCTURE, WEIGHTS = "graph.json", "weights.safetensors"
+LONGEST_STRUCTURE = 1 << 25  # bytes: some 50 000 nodes
 
 
 def save(graph: Graph, path: str | os.PathLike[str]) -> None:
     """Writes a graph, its constants and the present values of its variables to a file."""
     weights: dict[str, Any] = {}
     text = json.dumps({"format": FORMAT, "version": VERSION} | _written_graph(graph, weights), indent=1)
-    whole = Path(path)
-    partial = whole.with_name(f".{whole.name}.{os.getpid()}")
-    try:
-        with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as file:
-            file.writestr(STRUCTURE, text)
-            with file.open(WEIGHTS, "w", force_zip64=True) as part:
-                for piece in safetensors.pieces(weights):
-                    part.write(piece)
-        partial.replace(whole)  # as a whole or not at all
-    finally:
-        partial.unlink(missing_ok=True)
+    if len(text) > LONGEST_STRUCTURE:
+        raise FormatError(f"save: the structure takes {len(text)} bytes; want a graph of at most {LONGEST_STRUCTURE}")
+    with replacing(path_of("save", path)) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as file:
+        file.writestr(STRUCTURE, text)
+        with file.open(WEIGHTS, "w", force_zip64=True) as part:
+            for piece in safetensors.pieces(weights):
+                part.write(piece)
 
 
 def load(path: str | os.PathLike[str], **options: Any) -> Executable:
@@ -60,7 +58,7 @@ def load(path: str | os.PathLike[str], **options: Any) -> Executable:
 def load_graph(path: str | os.PathLike[str]) -> Graph:
     """The graph in a file."""
     try:
-        structure, weights = _read_parts(path)
+        structure, weights = _read_parts(path_of("load", path))
     except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, RecursionError) as e:
         if isinstance(e, Error):
             raise
@@ -77,15 +75,19 @@ def load_graph(path: str | os.PathLike[str]) -> Graph:
         raise FormatError(f"load: {STRUCTURE} is damaged ({type(e).__name__}: {e})") from None
 
 
-def _read_parts(path: str | os.PathLike[str]) -> tuple[Any, dict[str, Any]]:
+def _read_parts(path: Path) -> tuple[Any, dict[str, Any]]:
     """The structure, and arrays that are read when asked for, of a file whose checksums are right."""
-    with Path(path).open("rb") as file, zipfile.ZipFile(file) as parts:
+    with path.open("rb") as file, zipfile.ZipFile(file) as parts:
         names = sorted(parts.namelist())
         if names != sorted((STRUCTURE, WEIGHTS)):
             raise FormatError(f"load: the file holds {names!r:.80}; want {STRUCTURE} and {WEIGHTS}")
+        packed = [part.filename for part in parts.infolist() if part.compress_type != zipfile.ZIP_STORED]
+        if packed:
+            raise FormatError(f"load: {packed[0]} is compressed; want it stored, as save writes it")
+        size = parts.getinfo(STRUCTURE).file_size
+        if size > LONGEST_STRUCTURE:
+            raise FormatError(f"load: {STRUCTURE} has {size} bytes; want at most {LONGEST_STRUCTURE}")
         structure, about = json.loads(parts.read(STRUCTURE)), parts.getinfo(WEIGHTS)
-        if about.compress_type != zipfile.ZIP_STORED:
-            return structure, safetensors.loads(parts.read(WEIGHTS))[0]
         with parts.open(WEIGHTS) as part:
             while part.read(1 << 20):
                 pass
