@@ -9,7 +9,15 @@ from typing import Any
 from tilework.bench.problems import Facts
 from tilework.bench.remote import Remote
 
-COMPUTE = {"float32": "fma_f32", "float64": "fma_f64", "bfloat16": "dot_bf16", "int8": "dot_i8"}
+COMPUTE = ("fma_f32", "fma_f64", "dot_bf16", "dot_i8")
+# The loops that can make a product of a type, and how many of theirs it takes; bf16 pieces: csrc/gemm/pieces.h.
+_WAYS = {
+    "float64": {"fma_f64": 1},
+    "float32": {"fma_f32": 1, "dot_bf16": 6},
+    "float16": {"fma_f32": 1, "dot_bf16": 4},
+    "bfloat16": {"dot_bf16": 1, "fma_f32": 1},
+    "int8": {"dot_i8": 1, "fma_f32": 1},
+}
 MEMORY = ("read", "copy", "copy_streamed")
 _SECONDS = 0.01
 _ROUNDS = 5
@@ -44,9 +52,7 @@ def level_of(facts: Facts, found: list[Level]) -> Level:
 def measure(worker: Remote, threads: int) -> list[dict[str, Any]]:
     """Every peak of every tier that runs here, interleaved: the second best of a few rounds, and all rounds."""
     jobs: list[dict[str, Any]] = [
-        {"tier": tier, "kind": kind, "level": "", "bytes": 0}
-        for tier in worker.facts["tiers"]
-        for kind in COMPUTE.values()
+        {"tier": tier, "kind": kind, "level": "", "bytes": 0} for tier in worker.facts["tiers"] for kind in COMPUTE
     ]
     for level in levels(worker.facts["caches"], threads):
         jobs += [
@@ -85,11 +91,10 @@ def rate_of(found: list[dict[str, Any]], tier: str, kind: str, level: str = "") 
     return next(float(p["rate"]) for p in found if (p["tier"], p["kind"], p["level"]) == (tier, kind, level))
 
 
-def compute_kind(arithmetic: str, tier: str, found: list[dict[str, Any]]) -> str:
-    """The loop that bounds multiplications of a type: its own, or that of float32 where this is faster."""
-    own = COMPUTE.get(arithmetic, "fma_f32")
-    wide = "fma_f64" if own == "fma_f64" else "fma_f32"
-    return max((own, wide), key=lambda kind: rate_of(found, tier, kind))
+def compute_way(arithmetic: str, tier: str, found: list[dict[str, Any]]) -> tuple[str, int]:
+    """The loop that bounds multiplications of a type, and how many of its own each takes."""
+    ways = _WAYS.get(arithmetic, _WAYS["float32"])
+    return max(ways.items(), key=lambda way: rate_of(found, tier, way[0]) / way[1])
 
 
 def loops_of(facts: Facts, tier: str, found: list[dict[str, Any]], level: Level) -> dict[str, Any]:
@@ -101,11 +106,12 @@ def loops_of(facts: Facts, tier: str, found: list[dict[str, Any]], level: Level)
     if level.name == "DRAM" and rate_of(found, tier, "copy_streamed", "DRAM") > rate_of(found, tier, "copy", "DRAM"):
         copy = "copy_streamed"
     rates = {k: rate_of(found, tier, k, level.name) for k in (copy, "read")}
-    compute = compute_kind(facts.arithmetic, tier, found)
-    arithmetic = (facts.flops or 0.0) / rate_of(found, tier, compute)
+    compute, each = compute_way(facts.arithmetic, tier, found)
+    arithmetic = (facts.flops or 0.0) * each / rate_of(found, tier, compute)
     if arithmetic >= memory_seconds(facts, rates[copy], rates["read"]):
-        return {"by": "FMA" if compute.startswith("fma") else "dot", "kinds": [compute]}
-    return {"by": level.name, "kinds": [copy, "read"] if facts.read > facts.written else [copy]}
+        by = "FMA" if compute.startswith("fma") else "dot" if each == 1 else f"dot/{each}"
+        return {"by": by, "kinds": [compute], "each": each}
+    return {"by": level.name, "kinds": [copy, "read"] if facts.read > facts.written else [copy], "each": 1}
 
 
 def device_bound(facts: Facts, found: dict[str, Any]) -> dict[str, Any] | None:
@@ -127,8 +133,9 @@ def memory_seconds(facts: Facts, copy: float, read: float) -> float:
     return 2 * both / copy + (facts.read - both) / read + (facts.written - both) / copy
 
 
-def bound_seconds(facts: Facts, kinds: list[str], rates: dict[str, float]) -> float:
+def bound_seconds(facts: Facts, loops: dict[str, Any], rates: dict[str, float]) -> float:
     """The least time of a problem, from the rates of the loops that ran beside it."""
+    kinds = loops["kinds"]
     if kinds[0] in MEMORY:
         return memory_seconds(facts, rates[kinds[0]], rates[kinds[-1]])
-    return (facts.flops or 0.0) / rates[kinds[0]]
+    return (facts.flops or 0.0) * int(loops["each"]) / rates[kinds[0]]

@@ -121,8 +121,8 @@ _EXPLAINED = (
     "neighbours on the machine only ever slow a block down; times are medians over rounds, p10-p90 their spread. A "
     "ratio is the best peer's time over tilework's, both in the fastest third of their rounds: above 1 tilework is "
     "faster; brackets hold it with 95 %, and a verdict asks for more than 2 %. “Of bound” is the share of the least "
-    "time that the named roof allows, the roof's loop measured in the same rounds. “Kernel” leaves out the Python "
-    "call; ~ marks rows during which others had the CPUs."
+    "time that the named roof allows, the roof's loop measured in the same rounds; dot/6 is that of bf16 products, six "
+    "of which make one of float32. “Kernel” leaves out the Python call; ~ marks rows during which others had the CPUs."
 )
 _WORST = 10
 

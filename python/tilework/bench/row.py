@@ -211,7 +211,7 @@ class Row:
                 return
             # A roof is what the machine can do: the fastest block, where others may have slowed the rest.
             rates = {k: 1 / min(b["seconds"] for b in s) for k, s in taken.items()}
-            seconds = peaks.bound_seconds(self.problem.facts, loops["kinds"], rates)
+            seconds = peaks.bound_seconds(self.problem.facts, loops, rates)
             self.record["bound"] = {"by": loops["by"], "seconds": seconds, "rates": rates}
         bound = self.record["bound"]
         for entry in self.record["contestants"].values() if bound else ():
