@@ -68,6 +68,8 @@ EMULATE_2(maddubs_epi16, Integers, __m512i)
 EMULATE_2(shuffle_epi8, Integers, __m512i)
 EMULATE_2(mulhi_epi16, Integers, __m512i)
 EMULATE_2(packs_epi32, Integers, __m512i)
+EMULATE_2(packs_epi16, Integers, __m512i)
+EMULATE_2(packus_epi16, Integers, __m512i)
 EMULATE_3(fmadd_ps, Floats, __m512)
 EMULATE_3(fmadd_pd, Doubles, __m512d)
 #undef EMULATE_1
@@ -272,6 +274,8 @@ EMULATED __m512 dpbf16_ps(__m512 acc, B left, B right) {
 #define _mm512_shuffle_epi8 emulated_avx512::shuffle_epi8
 #define _mm512_mulhi_epi16 emulated_avx512::mulhi_epi16
 #define _mm512_packs_epi32 emulated_avx512::packs_epi32
+#define _mm512_packs_epi16 emulated_avx512::packs_epi16
+#define _mm512_packus_epi16 emulated_avx512::packus_epi16
 #define _mm512_fmadd_ps emulated_avx512::fmadd_ps
 #define _mm512_fmadd_pd emulated_avx512::fmadd_pd
 #undef _mm512_roundscale_ps

@@ -111,13 +111,14 @@ bool may_use_tiles() {
 
 Runs detect_tiers() {
     const Registers one = cpuid(1, 0), seven = cpuid(7, 0), extended = cpuid(0x80000001u, 0);
-    const Registers seven1 = seven.a >= 1 ? cpuid(7, 1) : Registers{};
+    [[maybe_unused]] const Registers seven1 = seven.a >= 1 ? cpuid(7, 1) : Registers{};
     unsigned saved = 0;
     if (has(one.c, bit_OSXSAVE)) {
         unsigned high;
         __asm__("xgetbv" : "=a"(saved), "=d"(high) : "c"(0));
     }
-    const bool ymm = has(saved, 0x06), zmm = has(saved, 0xE6);
+    const bool ymm = has(saved, 0x06);
+    [[maybe_unused]] const bool zmm = has(saved, 0xE6);
 
     Runs runs;
     runs.base = has(one.c, bit_SSE3 | bit_SSSE3 | bit_SSE4_1 | bit_SSE4_2 | bit_POPCNT | bit_CMPXCHG16B);
