@@ -216,16 +216,44 @@ static Vec<Wide<T>> fold_row(const T* p, int64_t n) {
     return joined<Op>(sum, Op::template identity<Wide<T>>());
 }
 
+// Halves of g lanes of every vector folded in a and b joined, those of a and of b in turn: Second picks the upper ones.
+template <int G, int Second, class V, int... I>
+TW_INLINE V halves_in_turn(V a, V b, Seq<I...>) {
+    constexpr int half = G / 2, n = sizeof...(I);
+    return shuffle<(I / half % 2 * n + I / G * G + I % half + Second * half)...>(a, b);
+}
+
+// v[0] becomes the folds of all: vectors k and k + Count / 2 share one, until each has a single lane.
+template <class Op, int Count, class V>
+TW_INLINE void fold_pairs(V* v) {
+    if constexpr (Count > 1) {
+        constexpr int G = kCount<V> / (kCount<V> / Count);
+#pragma GCC unroll 8
+        for (int k = 0; k < Count / 2; ++k)
+            v[k] = Op::of(halves_in_turn<G, 0>(v[k], v[k + Count / 2], Indices<V>{}),
+                          halves_in_turn<G, 1>(v[k], v[k + Count / 2], Indices<V>{}));
+        fold_pairs<Op, Count / 2>(v);
+    }
+}
+
 // The folds of kLanes rows at once: lane k is Op::lanes(v[k]), bit for bit.
 template <class Op, class T>
 TW_INLINE Vec<T> fold_lanes_of(const T* vectors) {
     constexpr int n = kLanes<T>;
-    alignas(kVecBytes) T turned[n * n];
-    transpose_tile(vectors, n, turned, n);
-    for (int half = n / 2; half > 0; half /= 2)
-        for (int i = 0; i < half; ++i)
-            store(turned + i * n, Op::of(load(turned + i * n), load(turned + (i + half) * n)));
-    return load(turned);
+    if constexpr (kVectorRegisters >= 32 && n > 2) {
+        Vec<T> v[n];
+#pragma GCC unroll 16
+        for (int k = 0; k < n; ++k) v[k] = load(vectors + k * n);
+        fold_pairs<Op, n>(v);
+        return v[0];
+    } else {
+        alignas(kVecBytes) T turned[n * n];
+        transpose_tile(vectors, n, turned, n);
+        for (int half = n / 2; half > 0; half /= 2)
+            for (int i = 0; i < half; ++i)
+                store(turned + i * n, Op::of(load(turned + i * n), load(turned + (i + half) * n)));
+        return load(turned);
+    }
 }
 
 template <class T, class F>
