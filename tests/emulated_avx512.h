@@ -220,12 +220,26 @@ EMULATED __m512 getexp_ps(__m512 v) {
         return x == 0 ? -__builtin_inff() : static_cast<float>(__builtin_ilogbf(x));
     });
 }
-EMULATED __m512 getmant_ps(__m512 v, int, int) {
-    return each_float(v, [](int, float x) {
+// To [1, 2) or [3/4, 3/2); of a negative number with its sign or NaN.
+EMULATED __m512 getmant_ps(__m512 v, int interval, int sign) {
+    return each_float(v, [&](int, float x) {
         if (x != x) return x;
+        if (x < 0 && sign == _MM_MANT_SIGN_nan) return __builtin_nanf("");
         if (x == 0 || __builtin_isinf(x)) return __builtin_copysignf(1.f, x);
-        return static_cast<float>(__builtin_ldexp(static_cast<double>(x), -__builtin_ilogbf(x)));
+        const double m = __builtin_ldexp(static_cast<double>(x), -__builtin_ilogbf(x));
+        return static_cast<float>(interval == _MM_MANT_NORM_p75_1p5 && __builtin_fabs(m) >= 1.5 ? m / 2 : m);
     });
+}
+EMULATED __m512 rcp14_ps(__m512 v) {
+    return each_float(v, [](int, float x) { return 1 / x; });
+}
+EMULATED __m512 permutex2var_ps(__m512 low, __m512i index, __m512 high) {
+    float table[32];
+    int at[16];
+    __builtin_memcpy(table, &low, sizeof low);
+    __builtin_memcpy(table + 16, &high, sizeof high);
+    __builtin_memcpy(at, &index, sizeof at);
+    return each_float(low, [&](int i, float) { return table[at[i] & 31]; });
 }
 
 EMULATED __m512i dpbusd_epi32(__m512i acc, __m512i left, __m512i right) {
@@ -322,5 +336,9 @@ EMULATED __m512 dpbf16_ps(__m512 acc, B left, B right) {
 #define _mm512_getexp_ps emulated_avx512::getexp_ps
 #undef _mm512_getmant_ps
 #define _mm512_getmant_ps emulated_avx512::getmant_ps
+#undef _mm512_rcp14_ps
+#define _mm512_rcp14_ps emulated_avx512::rcp14_ps
+#undef _mm512_permutex2var_ps
+#define _mm512_permutex2var_ps emulated_avx512::permutex2var_ps
 #define _mm512_dpbusd_epi32 emulated_avx512::dpbusd_epi32
 #define _mm512_dpbf16_ps emulated_avx512::dpbf16_ps
