@@ -153,3 +153,39 @@ def test_gradients_accumulate_in_place(dtype: str) -> None:
         assert op(*operands, total, padding=1, out=total, **attrs) is total
         np.testing.assert_array_equal(total, want)
         np.testing.assert_allclose(want.astype(np.float64), 1 + once.astype(np.float64), rtol=2e-3, atol=4e-3)
+
+
+def _spoilt(x: Any, kind: str) -> Any:
+    x = x.copy()
+    flat = x.reshape(-1)
+    if kind == "special":
+        flat[[flat.size // 9, flat.size // 3, flat.size // 2]] = np.inf, np.nan, -np.inf
+    elif kind == "denormal":
+        flat[flat.size // 3 : flat.size // 2] *= 1e-39
+    elif kind == "tiny":
+        flat *= 1e-30
+    elif kind == "huge":
+        flat[flat.size // 2 :] *= 1e35
+    return x
+
+
+@pytest.mark.parametrize("image", ["plain", "special", "denormal", "tiny", "huge"])
+@pytest.mark.parametrize("weights", ["plain", "special", "denormal", "tiny"])
+@pytest.mark.parametrize("shape", [(1, 40, 40, 44, 70, 3), (2, 100, 7, 9, 130, 3), (1, 80, 30, 31, 96, 1)])
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_numbers_of_any_size_are_convolved_as_floats_are(shape: Any, image: str, weights: str) -> None:
+    n, c, h, w, k, side = shape
+    x, f, b, r = (v.astype(np.float32) for v in _arrays((n, c, h, w), (k, c, side, side), (k,), (n, k, h, w)))
+    x, f = _spoilt(x, image), _spoilt(f, weights)
+    attrs: dict[str, Any] = {"padding": side // 2, "activation": "relu"}
+    y = tw.conv(x, f, b, r, **attrs)
+    with np.errstate(all="ignore"):
+        want = tw.conv(*(v.astype(np.float64) for v in (x, f, b, r)), **attrs).astype(np.float32)
+        most = tw.conv(*(np.abs(v.astype(np.float64)) for v in (x, f, b, r)), **attrs)
+    sure = np.isfinite(want) & (most < 1e38)
+    beyond = ~np.isfinite(want) & ~np.isfinite(most)
+    assert np.all(np.abs(y - want)[sure] <= 3e-7 * c**0.5 * side * most[sure] + 1e-44)
+    np.testing.assert_array_equal(np.isnan(y)[beyond], np.isnan(want)[beyond])
+    np.testing.assert_array_equal(tw.conv.prepare(w=f, b=b, **attrs)(x, residual=r), y)
+    with tw.threads(1):
+        np.testing.assert_array_equal(tw.conv(x, f, b, r, **attrs), y)

@@ -1,6 +1,7 @@
 // Tiers. What the CPU has comes from cpuid, what the operating system saves of it from xgetbv: a tier needs both.
 // TILEWORK_ISA is read once; a wrong value never picks a tier in silence, it leaves a text to raise.
 #include "core/op_table.h"
+#include "core/tile_kernels.h"
 
 #include <pthread.h>
 #include <unistd.h>
@@ -22,10 +23,11 @@
 
 namespace tw {
 
-#define TW_DECLARE_TABLE(name)            \
-    namespace name {                      \
-    extern const OpDef* const kOpTable[]; \
-    extern const PeakLoops kPeakLoops;    \
+#define TW_DECLARE_TABLE(name)             \
+    namespace name {                       \
+    extern const OpDef* const kOpTable[];  \
+    extern const PeakLoops kPeakLoops;     \
+    extern const TileKernels kTileKernels; \
     }
 TW_TIERS(TW_DECLARE_TABLE)
 #undef TW_DECLARE_TABLE
@@ -39,6 +41,10 @@ constexpr const OpDef* const* kTables[kTiers] = {TW_TIERS(TW_TABLE)};
 #define TW_PEAKS(name) &name::kPeakLoops,
 constexpr const PeakLoops* kPeaks[kTiers] = {TW_TIERS(TW_PEAKS)};
 #undef TW_PEAKS
+
+#define TW_TILES_OF(name) &name::kTileKernels,
+constexpr const TileKernels* kTileTables[kTiers] = {TW_TIERS(TW_TILES_OF)};
+#undef TW_TILES_OF
 
 #define TW_NAME(name) #name,
 constexpr const char* kTierNames[kTiers] = {TW_TIERS(TW_NAME)};
@@ -277,6 +283,8 @@ Status run_below(Tier tier, const Call& call) {
 }
 
 const PeakLoops& peak_loops(Tier tier) { return *kPeaks[static_cast<int>(tier)]; }
+
+const TileKernels& tile_kernels() { return *kTileTables[static_cast<int>(active_tier())]; }
 
 OpId find_op(const char* name) {
     if (!name) return OpId::count;

@@ -196,5 +196,17 @@ bool padded_vectors(const void* context, int64_t n0, const T** vector) {
     return true;
 }
 
+// Matches Source::seam.
+template <class T>
+bool padded_seam(const void* context, int64_t n0, const T** from, const T** next, int64_t* lanes) {
+    constexpr int64_t L = kLanes<T>;
+    const auto& p = *static_cast<const Padded<T>*>(context);
+    if (p.out[2] < L - 1) return false;
+    const int64_t first = p.out[2] - n0 % p.out[2];
+    *from = *next = p.data + place(p, n0), *lanes = least(first, L);
+    if (first < L) *next = p.data + place(p, n0 + first) - first;
+    return true;
+}
+
 }  // namespace
 }  // namespace tw::TW_ISA

@@ -347,11 +347,6 @@ struct Tiled {
 };
 
 template <class T>
-bool run_tiled(const Gemm<T>& g, const T* tiles, const Source<T>& source) {
-    return g.m == 0 || g.n == 0 || Tiled<T>(g, tiles, source).run();
-}
-
-template <class T>
 void run_panel(const T* tiles, int64_t m, int64_t n, int64_t k, const T* panel, T* c, const T* next) {
     Gemm<T> g{};
     g.m = m, g.n = n, g.k = k;
@@ -365,11 +360,11 @@ void pack_tiles(const Matrix<float>& a, int64_t m, int64_t k, float* to) { Tiled
 void pack_tiles(const Matrix<double>& a, int64_t m, int64_t k, double* to) {
     Tiled<double>::pack_all_tiles(a, m, k, to);
 }
-bool gemm_tiled(const Gemm<float>& g, const float* tiles, const Source<float>& source) {
-    return run_tiled(g, tiles, source);
+bool multiply_tiled(const Gemm<float>& g, const float* tiles, const Source<float>& source) {
+    return Tiled<float>(g, tiles, source).run();
 }
-bool gemm_tiled(const Gemm<double>& g, const double* tiles, const Source<double>& source) {
-    return run_tiled(g, tiles, source);
+bool multiply_tiled(const Gemm<double>& g, const double* tiles, const Source<double>& source) {
+    return Tiled<double>(g, tiles, source).run();
 }
 
 void multiply_tiles(const float* tiles, int64_t m, int64_t n, int64_t k, const float* panel, float* c,

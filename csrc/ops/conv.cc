@@ -5,7 +5,9 @@
 //           zero-padded copy of the image; 1x1 kernels read the image itself. Images of few pixels lie side by side, as one
 //           with an axis more. layout="NHWC": conv_last.cc; one filter a channel: depthwise.cc; fewer products:
 //           conv_winograd.cc.
-// Numerics  one running sum over (c, t), see gemm/gemm.h; zeros of the border are multiplied.
+// Numerics  one running sum over (c, t), see gemm/gemm.h; zeros of the border are multiplied. On a tier with tiles, float
+//           weights of many filters and the columns of windows whose exponents fit are multiplied in exact pieces
+//           (gemm/pieces.h), with smaller errors than by FMA.
 // Threads   tiles of the result; sums are never split between threads.
 #include "gemm/padded.h"
 #include "gemm/tiled.h"
@@ -91,16 +93,16 @@ void fill_all(const Padded<T>& p, const Window<T>& w, int64_t channels, const Co
     });
 }
 
-// The filters of every group as gemm/tiled.h reads them.
+// The filters of every group as gemm/tiled.h reads them, for so many pixels.
 template <class T>
-void pack_weights(const View& w, int64_t groups, T* to) {
+void pack_weights(const View& w, int64_t groups, int64_t pixels, char* to) {
     const int64_t kg = w.shape[0] / groups, depth = numel(w) / w.shape[0];
     Scratch scratch(run_bytes<T>(w, 1));
     if (!scratch.as<T>()) return;
     const View rows = as_run<T>(w, 1, scratch, true);
     for (int64_t group = 0; group < groups; ++group)
-        pack_tiles(Matrix<T>{rows.as<T>() + group * kg * rows.stride[0], rows.stride[0], 1}, kg, depth,
-                   to + group * tiled_elements(kg, depth));
+        lay_out(Matrix<T>{rows.as<T>() + group * kg * rows.stride[0], rows.stride[0], 1}, kg, depth, pixels,
+                to + group * laid_bytes<T>(kg, depth, pixels));
 }
 
 bool is_depthwise(int64_t filters, int64_t channels, int64_t groups, const ConvAxes& s) {
@@ -181,20 +183,20 @@ Status conv(const Call& c) {
     g.m = kg, g.n = pixels_of(s), g.k = cg * taps_of(s);
     g.c_row = y.stride[1], g.c_col = 1;
     g.activation = activation;
-    const T* tiles = static_cast<const T*>(c.packed);
+    const void* laid = c.packed;
     const bool tiled = is_tiled(kg, s);
     Padded<T> layout = padded_for(window, s.dilation);
     const bool padded = tiled && taps_of(s) > 1 && padded_copy_fits(s) &&
                         layout.elements(cg) * static_cast<int64_t>(sizeof(T)) <= kCopiedBytes;
-    const bool tiles_once = tiled && !tiles && x.shape[0] > 1;
+    const bool laid_once = tiled && !laid && x.shape[0] > 1;
     Scratch table(static_cast<size_t>(g.k + 1) * sizeof(int64_t)),
         start_scratch(given(residual) ? run_bytes<T>(residual, 2) : 64),
-        tile_scratch(tiles_once ? static_cast<size_t>(groups * tiled_elements(kg, g.k) + 1) * sizeof(T) : 64);
+        laid_scratch(laid_once ? static_cast<size_t>(groups * laid_bytes<T>(kg, g.k, g.n)) + 64 : 64);
     layout.offset = table.as<int64_t>();
-    if (!layout.offset || !start_scratch.as<T>() || !tile_scratch.as<T>()) return no_memory();
-    if (tiles_once) {
-        pack_weights(w, groups, tile_scratch.as<T>());
-        tiles = tile_scratch.as<T>();
+    if (!layout.offset || !start_scratch.as<T>() || !laid_scratch.as<char>()) return no_memory();
+    if (laid_once) {
+        pack_weights<T>(w, groups, g.n, laid_scratch.as<char>());
+        laid = laid_scratch.as<char>();
     }
     if (padded)
         padded_offsets(layout, window, cg, s.dilation);
@@ -224,8 +226,9 @@ Status conv(const Call& c) {
             one.pack_b = pack_window<T>, one.context = &here;
         }
         if (!tiled) return gemm(one);
-        const Source<T> source = {padded || point ? layout.offset : nullptr, padded ? padded_vectors<T> : nullptr};
-        return gemm_tiled(one, tiles ? tiles + group * tiled_elements(kg, g.k) : nullptr, source);
+        const Source<T> source = {padded || point ? layout.offset : nullptr, padded ? padded_vectors<T> : nullptr,
+                                  padded ? padded_seam<T> : nullptr};
+        return gemm_tiled(one, laid_at<T>(laid, kg, g.k, group), source);
     });
     if (y.data != y_given.data) copy<T>(y_given, y);
     return status;
@@ -257,10 +260,17 @@ bool can_pack(const Call& c) {
            (w.dtype == DType::f32 || w.dtype == DType::f64);
 }
 
+// The pixels that weights are packed for.
+int64_t packed_pixels(const Call& c) {
+    if (c.n_out == 0 || !given(c.in[0])) return kManyColumns;
+    const ConvAxes s = conv_axes(c.in[0], c.in[1], c.out[0], c.attr[kStride], c.attr[kPadding], c.attr[kDilation]);
+    return pixels_of(is_side_by_side(c, s) ? side_by_side(s, c.in[0], c.out[0]) : s);
+}
+
 int64_t packed_size(const Call& c) {
     if (!can_pack(c)) return 0;
     const View& w = c.in[1];
-    const int64_t groups = c.attr[kGroups].i, filters = w.shape[0] / groups, size = item_size(w.dtype);
+    const int64_t groups = c.attr[kGroups].i, filters = w.shape[0] / groups, depth = numel(w) / w.shape[0];
     if (c.attr[kLayout].choice == kNhwc) return conv_last_packed_size(w, groups);
     if (const int tile = winograd_tile(c.attr[kAlgo]))
         return w.ndim == 4 && w.shape[2] == 3 && w.shape[3] == 3 ? conv_winograd_packed_size(w, tile) : 0;
@@ -269,7 +279,9 @@ int64_t packed_size(const Call& c) {
         if (is_side_by_side(c, s)) s = side_by_side(s, c.in[0], c.out[0]);
         if (is_depthwise(filters, w.shape[1], groups, s) || !is_tiled(filters, s)) return 0;
     }
-    return groups * tiled_elements(w.shape[0] / groups, numel(w) / w.shape[0]) * size;
+    const int64_t pixels = packed_pixels(c);
+    return groups * (w.dtype == DType::f32 ? laid_bytes<float>(filters, depth, pixels)
+                                           : laid_bytes<double>(filters, depth, pixels));
 }
 
 void pack(const Call& c, void* packed) {
@@ -277,8 +289,8 @@ void pack(const Call& c, void* packed) {
     const int64_t groups = c.attr[kGroups].i;
     if (c.attr[kLayout].choice == kNhwc) return conv_last_pack(w, groups, packed);
     if (const int tile = winograd_tile(c.attr[kAlgo])) return conv_winograd_pack(w, tile, packed);
-    w.dtype == DType::f32 ? pack_weights(w, groups, static_cast<float*>(packed))
-                          : pack_weights(w, groups, static_cast<double*>(packed));
+    const auto pack_floats = w.dtype == DType::f32 ? pack_weights<float> : pack_weights<double>;
+    pack_floats(w, groups, packed_pixels(c), static_cast<char*>(packed));
 }
 
 constexpr Operand kOperands[] = {{"x"}, {"w"}, {"b", Role::optional}, {"residual", Role::optional}};

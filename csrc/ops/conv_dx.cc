@@ -101,7 +101,7 @@ void each_phase_row(T* block, T* x, const int64_t* x_stride, const ConvAxes& s, 
 
 // The weights of a phase as gemm/tiled.h reads them, group after group.
 template <class T>
-bool pack_phase(const View& w, int64_t groups, const ConvAxes& s, const Phase* p, T* tiles) {
+bool pack_phase(const View& w, int64_t groups, const ConvAxes& s, const Phase* p, int64_t pixels, char* to) {
     const int64_t kg = w.shape[0] / groups, cg = w.shape[1], taps = p[0].taps * p[1].taps * p[2].taps;
     Scratch rows_scratch(static_cast<size_t>(cg * kg * taps + 1) * sizeof(T)),
         table(static_cast<size_t>(taps + 1) * sizeof(int32_t));
@@ -109,7 +109,8 @@ bool pack_phase(const View& w, int64_t groups, const ConvAxes& s, const Phase* p
     if (!rows || !table.as<int32_t>()) return false;
     for (int64_t group = 0; group < groups; ++group) {
         gather_weights(w, group * kg, kg, cg, s, p, table.as<int32_t>(), rows);
-        pack_tiles(Matrix<T>{rows, kg * taps, 1}, cg, kg * taps, tiles + group * tiled_elements(cg, kg * taps));
+        lay_out(Matrix<T>{rows, kg * taps, 1}, cg, kg * taps, pixels,
+                to + group * laid_bytes<T>(cg, kg * taps, pixels));
     }
     return true;
 }
@@ -122,14 +123,13 @@ bool run_phase(const GradX& r, const Phase* p) {
     const int64_t taps = p[0].taps * p[1].taps * p[2].taps, count = p[0].count * p[1].count * p[2].count;
     const bool whole = s.stride[0] * s.stride[1] * s.stride[2] == 1 && is_run(dx, 2);
     const bool prepared = r.packed && taps == taps_of(s);  // one phase has all taps, the others, if any, have none
-    const int64_t each = tiled_elements(cg, kg * taps);
     Scratch bias_scratch(static_cast<size_t>(groups * cg + 1) * sizeof(T)),
-        tile_scratch(prepared ? 64 : static_cast<size_t>(groups * each + 1) * sizeof(T)),
+        laid_scratch(prepared ? 64 : static_cast<size_t>(groups * laid_bytes<T>(cg, kg * taps, count)) + 64),
         start_scratch(whole && r.residual.data ? run_bytes<T>(r.residual, 2) : 64);
     T* const bias = bias_scratch.as<T>();
-    const T* const tiles = prepared ? static_cast<const T*>(r.packed) : tile_scratch.as<T>();
-    if (!tiles || !bias || !start_scratch.as<T>()) return false;
-    if (!prepared && !pack_phase(r.w, groups, s, p, tile_scratch.as<T>())) return false;
+    const void* const laid = prepared ? r.packed : laid_scratch.as<char>();
+    if (!laid || !bias || !start_scratch.as<T>()) return false;
+    if (!prepared && !pack_phase<T>(r.w, groups, s, p, count, laid_scratch.as<char>())) return false;
     for (int64_t c = 0; r.bias.data && c < groups * cg; ++c) bias[c] = r.bias.as<T>()[c * r.bias.stride[0]];
     View start = r.residual;
     if (whole && start.data) start = as_run<T>(start, 2, start_scratch, true);
@@ -164,7 +164,7 @@ bool run_phase(const GradX& r, const Phase* p) {
                 for (int64_t l = 0; l < p[2].count; ++l) row[l] = from[l * step];
             });
         }
-        if (!gemm_tiled(g, tiles + group * each)) return false;
+        if (!gemm_tiled(g, laid_at<T>(laid, cg, kg * taps, group))) return false;
         if (!whole)
             each_phase_row(block.as<T>(), to, s.x_stride, s, p, cg, dx.stride[1],
                            [&](const T* row, T* into, int64_t step) {
@@ -262,7 +262,7 @@ Status choose(GradX r) {
 }
 
 template <class T>
-void pack_weights(const View& w_given, int64_t groups, bool strided, T* packed) {
+void pack_weights(const View& w_given, int64_t groups, bool strided, void* packed) {
     Scratch w_scratch(run_bytes<T>(w_given, 1));
     if (!w_scratch.as<T>()) return;
     const View w = as_run<T>(w_given, 1, w_scratch, true);
@@ -274,7 +274,7 @@ void pack_weights(const View& w_given, int64_t groups, bool strided, T* packed) 
         p[a].taps = s.taps[a] = d >= 2 ? w.shape[d] : 1;
         for (int64_t t = 0; t < p[a].taps; ++t) p[a].tap[t] = t;
     }
-    pack_phase(w, groups, s, p, packed);
+    pack_phase<T>(w, groups, s, p, kManyColumns, static_cast<char*>(packed));
 }
 
 Status run_alone(const Call& c) {
@@ -306,12 +306,12 @@ int64_t sum_to_x_packed_size(const View& w, int64_t groups, bool strided) {
     if (is_depthwise(w, groups)) return 0;
     const int64_t depth = numel(w) / w.shape[1] / groups;
     if (folds(w, groups, strided)) return fold_to_x_packed_size(w, groups);
-    return item_size(w.dtype) * groups * tiled_elements(w.shape[1], depth);
+    return groups * (w.dtype == DType::f32 ? laid_bytes<float>(w.shape[1], depth, kManyColumns)
+                                           : laid_bytes<double>(w.shape[1], depth, kManyColumns));
 }
 
 void sum_to_x_pack(const View& w, int64_t groups, bool strided, void* packed) {
-    w.dtype == DType::f32 ? pack_weights(w, groups, strided, static_cast<float*>(packed))
-                          : pack_weights(w, groups, strided, static_cast<double*>(packed));
+    (w.dtype == DType::f32 ? pack_weights<float> : pack_weights<double>)(w, groups, strided, packed);
 }
 
 extern const OpDef op_conv_dx = {"conv_dx", kDyW, 3, kAttrs, TW_COUNT(kAttrs), infer, run, kOutIsLast};

@@ -1,0 +1,160 @@
+// Products of float numbers on tiles of bf16: each number is the exact sum of pieces of 8 bits, three for float, two for f16.
+//
+//   a = a1 + a2 + a3     a b ~ a1 b1 + (a1 b2 + a2 b1) + (a1 b3 + a2 b2 + a3 b1)      |ai| <= 2^-9 |a(i-1)|
+//
+// Method    A lies as [step of 32 terms][piece][32 rows][32 bf16], B as [step][piece][16][32 words]. Word w of a row or a
+//           column holds terms w and w + 16 of a step, so that both are split by whole vectors and nothing is woven.
+//           (Henry, Tang, Heinecke: Leveraging the bfloat16 artificial intelligence datatype for higher-precision
+//           computations, 2019.)
+// Numerics  products of pieces are exact; those left out are below 2^-25 |a b|, half a unit of a float product, and none
+//           where a float holds the product. Inputs whose exponents `ranges_fit` refuses (infinities, NaN, numbers so small
+//           that a piece or a product would be denormal, which tiles take for zero) are multiplied as the tier below does.
+#pragma once
+#include "gemm/tiles.h"
+#include "simd/convert.h"
+
+namespace tw::TW_ISA {
+
+constexpr int64_t kPieceTerms = 32;  // of a step
+constexpr int64_t kPieceBytes = kTallRows * kTileBytes;  // of 32 rows of A, or a panel of B, a step and a piece
+static_assert(kPieceBytes == kPanelStep);
+
+// The exponents of the numbers of an operand other than zero, as floats store them: 1 to 254 where all are ordinary.
+struct ExponentRange {
+    int least = 255, most = 0;
+};
+
+// Whether pieces multiply two such operands over k terms as well as float does.
+inline bool ranges_fit(const ExponentRange& a, const ExponentRange& b, int64_t k) {
+    const int depth = 64 - __builtin_clzll(static_cast<uint64_t>(k | 1));
+    return a.least >= 27 && b.least >= 27 && a.least + b.least - 2 * 127 >= -100 && a.most < 254 && b.most < 254 &&
+           a.most + b.most - 2 * 127 + depth + 2 < 127;
+}
+
+#if defined(TW_TILES)
+namespace {
+
+// Finds the exponents of the numbers it is shown.
+struct Exponents {
+    u32v least = ~u32v{}, most{};
+
+    __attribute__((always_inline)) void see(f32v x) {
+        const u32v doubled = bitcast<u32v>(x) << 1, below = doubled - 1u;  // zero becomes the largest
+        most = doubled > most ? doubled : most;
+        least = below < least ? below : least;
+    }
+    // A power of two counts as the number below it.
+    ExponentRange range() const {
+        ExponentRange r;
+        for (int i = 0; i < kLanes<float>; ++i) {
+            const int low = static_cast<int>(least[i] >> 24), high = static_cast<int>(most[i] >> 24);
+            r.least = low < r.least ? low : r.least;
+            r.most = high > r.most ? high : r.most;
+        }
+        return r;
+    }
+};
+
+TW_INLINE void join(ExponentRange& r, const ExponentRange& other) {
+    r.least = other.least < r.least ? other.least : r.least;
+    r.most = other.most > r.most ? other.most : r.most;
+}
+
+// Words of (x, y): the pieces of x in the low halves, those of y in the high ones.
+template <int P>
+TW_INLINE void split_pairs(f32v x, f32v y, u32v (&words)[P]) {
+    for (int p = 0; p < P; ++p) {
+        u32v low = bitcast<u32v>(x), high = bitcast<u32v>(y);
+        if (p + 1 < P) {
+            low = (low + 0x8000u) & 0xffff0000u, high = (high + 0x8000u) & 0xffff0000u;
+            x -= bitcast<f32v>(low), y -= bitcast<f32v>(high);
+        }
+        words[p] = (low >> 16) | high;  // of the last piece, nothing is left below
+    }
+}
+
+// What one product needs, and where the next will begin: its first step is fetched with the last of this one.
+struct PieceBlock {
+    int64_t steps;
+    const void *a, *b;
+    float* c;
+    int64_t c_row;
+    bool load_c;
+    const void *next_a, *next_b;
+    int64_t a_row = kTileBytes, a_step = kPieceBytes;  // bytes, for numbers of one piece, which may lie in place
+};
+
+// c (32 x 32 floats, or 16 x 32) = or += the steps of a by those of a panel b. Between tiles_begin() and tiles_end().
+// Loads stand between products, and one operand changes at a time.
+template <int P, bool Tall>
+__attribute__((noinline)) void multiply_steps(const PieceBlock& t) {
+    constexpr int64_t step = P * kPieceBytes;
+    const int64_t a_row = P > 1 ? kTileBytes : t.a_row, a_step = P > 1 ? step : t.a_step, half = kTileRows * a_row;
+    const int64_t c_row = 4 * t.c_row;
+    char *const top = reinterpret_cast<char*>(t.c), *const low = top + kTileRows * c_row;
+    if (t.load_c) {
+        tile_load<0>(top, c_row), tile_load<1>(top + kTileBytes, c_row);
+        if (Tall) tile_load<2>(low, c_row), tile_load<3>(low + kTileBytes, c_row);
+    } else {
+        tile_zero<0>(), tile_zero<1>();
+        if (Tall) tile_zero<2>(), tile_zero<3>();
+    }
+    const char *a = static_cast<const char*>(t.a), *b = static_cast<const char*>(t.b);
+    const char *fetch_a = a, *fetch_b = b;
+    const auto a_top = [&](int piece) { tile_load<4>(a + piece * kPieceBytes, a_row); };
+    const auto a_low = [&](int piece) {
+        if (Tall) tile_load<5>(a + piece * kPieceBytes + half, a_row);
+    };
+    const auto b_left = [&](int piece) { tile_load<6>(b + piece * kPieceBytes, 2 * kTileBytes); };
+    const auto b_right = [&](int piece) { tile_load<7>(b + piece * kPieceBytes + kTileBytes, 2 * kTileBytes); };
+    const auto dot_0 = [] { tile_dot<TileKind::bf16, 0, 4, 6>(); };
+    const auto dot_1 = [] { tile_dot<TileKind::bf16, 1, 4, 7>(); };
+    const auto dot_2 = [] {
+        if (Tall) tile_dot<TileKind::bf16, 2, 5, 6>();
+    };
+    const auto dot_3 = [] {
+        if (Tall) tile_dot<TileKind::bf16, 3, 5, 7>();
+    };
+    // A quarter of a piece of each operand; one piece of A alone stays in L1.
+    const auto fetch = [&] {
+        for (int line = 0; line < 8; ++line) {
+            if (P > 1) __builtin_prefetch(fetch_a + line * 64);
+            __builtin_prefetch(fetch_b + line * 64);
+        }
+        fetch_a += 512, fetch_b += 512;
+    };
+    for (int64_t s = 0; s < t.steps; ++s, a += a_step, b += step) {
+        const bool last = s + 1 == t.steps;
+        fetch_a = last ? static_cast<const char*>(t.next_a) : a + a_step;
+        fetch_b = last ? static_cast<const char*>(t.next_b) : b + step;
+        if constexpr (P == 3) {
+            b_left(0), a_top(2), dot_0(), fetch(), b_right(0), dot_1(), a_low(2), dot_2(), fetch(), dot_3();
+            a_top(0), dot_0(), dot_1(), fetch(), a_low(0), dot_2(), dot_3(), fetch();
+            a_top(1), dot_0(), fetch(), a_low(1), dot_2(), fetch(), dot_1(), dot_3();
+            b_left(1), dot_0(), fetch(), b_right(1), dot_1(), dot_2(), fetch(), dot_3();
+            a_top(0), dot_0(), fetch(), a_low(0), dot_2(), fetch(), dot_1(), dot_3();
+            b_left(2), dot_0(), fetch(), dot_2(), b_right(2), dot_1(), fetch(), dot_3();
+        } else if constexpr (P == 2) {
+            b_left(1), a_top(1), dot_0(), fetch(), a_low(1), dot_2(), fetch(), b_right(1), dot_1(), dot_3();
+            b_left(0), dot_0(), fetch(), b_right(0), dot_1(), dot_2(), fetch(), dot_3();
+            a_top(0), dot_0(), fetch(), a_low(0), dot_2(), fetch(), dot_1(), dot_3();
+            b_left(1), dot_0(), fetch(), dot_2(), b_right(1), dot_1(), fetch(), dot_3();
+        } else {
+            b_left(0), a_top(0), dot_0(), fetch(), b_right(0), dot_1(), fetch();
+            a_low(0), dot_2(), fetch(), dot_3(), fetch();
+        }
+    }
+    tile_store<0>(top, c_row), tile_store<1>(top + kTileBytes, c_row);
+    if (Tall) tile_store<2>(low, c_row), tile_store<3>(low + kTileBytes, c_row);
+}
+
+// The first 16 or all 32 rows.
+template <int P>
+TW_INLINE void multiply_pieces(const PieceBlock& t, int64_t rows) {
+    rows > kTileRows ? multiply_steps<P, true>(t) : multiply_steps<P, false>(t);
+}
+
+}  // namespace
+#endif
+
+}  // namespace tw::TW_ISA
