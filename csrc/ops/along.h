@@ -2,8 +2,9 @@
 //
 //   run_along(kernel, call, axes)         a kernel is a struct with
 //     kInputs, kTiles, kKept              operands; tiles, those of the operands first; numbers it keeps per column
-//     kRows                               whether it has row(y, in, n, next): a line as contiguous numbers; y may be in[0];
+//     kRows, kGroups                      whether it has row(y, in, n, next): a line as contiguous numbers; y may be in[0];
 //                                         next: the rows of `in` that follow, of results that go past the caches, or null
+//     group(y, y_step, x, x_step, rows, n)  with kGroups: at most kLanes short lines of one operand, as row would give them
 //     take(tile, rows, width, kept)       the next rows of a tile; kept begins as zeros
 //     close(tile, n, width, kept)         after the last of them
 //     result(y, tile, r, n, width, kept)  row r of the results, given the operands' tiles as close left them
@@ -79,6 +80,14 @@ __attribute__((noinline)) static void row_of(const Kernel& kernel, W* y, const W
     kernel.row(y, in, n, next);
 }
 
+constexpr int64_t kGroupedElements = 256;  // of a line in a group, so that all of them stay in L1
+
+template <class Kernel, class W>
+__attribute__((noinline)) static void group_of(const Kernel& kernel, W* y, int64_t y_step, const W* x, int64_t x_step,
+                                               int64_t rows, int64_t n) {
+    kernel.group(y, y_step, x, x_step, rows, n);
+}
+
 // As many elements on; perhaps outside of the array, for a prefetch.
 template <class W>
 TW_INLINE const W* beyond(const W* p, int64_t elements) {
@@ -100,11 +109,18 @@ static bool run_rows(const Kernel& kernel, const Along& a) {
     note_kernel(room ? "gathered rows" : "rows");
     const int64_t results = walk_rows(a.walk) * a.walk.row * a.line[0].count;
     const bool streams = room == 0 && results * static_cast<int64_t>(sizeof(T)) >= streaming_bytes();
+    [[maybe_unused]] const bool groups = room == 0 && !streams && a.n > kLanes<W> && a.n <= kGroupedElements;
     bool enough = true;
     for_each_row(a.walk, max_of(1, kChunkElements / max_of(a.n, 1)), [&](char* const* at, int64_t count) {
         Scratch scratch(static_cast<size_t>(room) * sizeof(W));
         if (!scratch.as<W>()) return __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
-        for (int64_t i = 0; i < count; ++i) {
+        int64_t i = 0;
+        if constexpr (kVectorRegisters >= 32 && __is_same(T, float) && Kernel::kGroups)
+            for (; groups && i < count; i += kLanes<W>)
+                group_of(kernel, reinterpret_cast<W*>(at[0]) + i * a.walk.stride[0], a.walk.stride[0],
+                         reinterpret_cast<const W*>(at[1]) + i * a.walk.stride[1], a.walk.stride[1],
+                         min_of(kLanes<W>, count - i), a.n);
+        for (; i < count; ++i) {
             W* line[sides];
             const W *in[sides], *next[sides];
             for (int k = 0; k < sides; ++k) {

@@ -23,7 +23,7 @@ struct Norm {
 
 struct LpNorm : Norm {
     static constexpr int kInputs = 1, kTiles = 1, kKept = 1;  // sums
-    static constexpr bool kRows = true;
+    static constexpr bool kRows = true, kGroups = false;
 
     template <class W>
     void row(W* y, const W* const* in, int64_t n, const W* const*) const {
@@ -59,7 +59,7 @@ struct LpNorm : Norm {
 
 struct LpNormDx : Norm {
     static constexpr int kInputs = 2, kTiles = 2, kKept = 2;  // sums of powers, of dy x
-    static constexpr bool kRows = true;
+    static constexpr bool kRows = true, kGroups = false;
 
     template <class W>
     TW_INLINE Vec<W> gradient(Vec<W> dy, Vec<W> x, Vec<W> by, Vec<W> dot, double p) {

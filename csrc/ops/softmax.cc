@@ -58,7 +58,7 @@ TW_INLINE void sum_powers(W* tile, int64_t n, int64_t width, const W* top, W* su
 template <bool kLog>
 struct Softmax {
     static constexpr int kInputs = 1, kTiles = 1, kKept = 3;  // maxima, sums, whether rows were taken
-    static constexpr bool kRows = true;
+    static constexpr bool kRows = true, kGroups = true;
 
     // The same in registers.
     template <class W>
@@ -80,7 +80,9 @@ struct Softmax {
         const Shift<W> shift = shift_to(top);
         const double total = sum_of_powers<W>(x, n, shift, kLog ? nullptr : powers, next);
         if constexpr (kLog) {
-            const Vec<W> below = splat<W>(static_cast<W>(log_of_sum(total, shift)));
+            const bool grouped = kVectorRegisters >= 32 && __is_same(W, float) && n <= kGroupedElements;  // its bits
+            const Vec<W> below = grouped ? log_of_sum(splat<W>(static_cast<W>(total)), shift)
+                                         : splat<W>(static_cast<W>(log_of_sum(total, shift)));
             each_vector<W>(n, [&](int64_t i, int64_t k) __attribute__((always_inline)) {
                 emit<kStream>(y, i, k, tw::TW_ISA::take(x, 1, i, k) - top - below);
             });
@@ -101,6 +103,42 @@ struct Softmax {
         Scratch powers(kLog ? 0 : static_cast<size_t>(n) * sizeof(W));
         if (!kLog && !powers.as<W>()) return long_row<false>(y, x, n, y, next[0]);
         long_row<true>(y, x, n, powers.as<W>(), next[0]);
+    }
+
+    // Maxima and sums of the lines are joined in the lanes of one vector, so that no line waits for its own.
+    template <class W>
+    void group(W* y, int64_t y_step, const W* x, int64_t x_step, int64_t rows, int64_t n) const {
+        constexpr int64_t lanes = kLanes<W>;
+        alignas(kVecBytes) W folded[lanes * lanes] = {}, top[lanes], from[lanes], rest[lanes], power[lanes], end[lanes];
+        for (int64_t r = 0; r < rows; ++r) store(folded + r * lanes, fold_row<NumberMax>(x + r * x_step, n));
+        const Vec<W> tops = fold_lanes_of<Max>(folded);
+        const Shift<W> shift = shift_to(tops);
+        store(top, tops), store(from, shift.from), store(rest, shift.rest), store(power, shift.power);
+        for (int64_t r = 0; r < rows; ++r) {
+            const Shift<W> own = {splat(from[r]), splat(rest[r]), splat(power[r])};
+            const W* const line = x + r * x_step;
+            W* const to = y + r * y_step;
+            Vec<W> sum[2] = {};
+            const auto add = [&](int k, int64_t i, int64_t m) __attribute__((always_inline)) {
+                const Vec<W> e = exp_under(tw::TW_ISA::take(line, 1, i, m), own);
+                if constexpr (!kLog) put(to, 1, i, m, e);
+                sum[k] += m == lanes ? e : first_lanes<W>(e, Vec<W>{}, m);
+            };
+            int64_t i = 0;
+            for (; i + 2 * lanes <= n; i += 2 * lanes) add(0, i, lanes), add(1, i + lanes, lanes);
+            for (; i < n; i += lanes) add(0, i, min_of(n - i, lanes));
+            store(folded + r * lanes, sum[0] + sum[1]);
+        }
+        const Vec<W> sums = fold_lanes_of<Sum>(folded);
+        store(end, kLog ? log_of_sum(sums, shift) : 1 / sums);
+        for (int64_t r = 0; r < rows; ++r)
+            each_vector<W>(n, [&](int64_t i, int64_t m) __attribute__((always_inline)) {
+                W* const to = y + r * y_step;
+                if constexpr (kLog)
+                    put(to, 1, i, m, tw::TW_ISA::take(x + r * x_step, 1, i, m) - splat(top[r]) - splat(end[r]));
+                else
+                    put(to, 1, i, m, tw::TW_ISA::take(static_cast<const W*>(to), 1, i, m) * splat(end[r]));
+            });
     }
 
     template <class W>
@@ -135,7 +173,7 @@ struct Softmax {
 template <bool kLog>
 struct SoftmaxDx {
     static constexpr int kInputs = 2, kTiles = 2, kKept = 1;  // sums
-    static constexpr bool kRows = true;
+    static constexpr bool kRows = true, kGroups = false;
 
     template <class V>
     TW_INLINE V term(V dy, V y) {
@@ -192,7 +230,7 @@ struct SoftmaxDx {
 // The maximum watches for NaN: an infinite one is the result.
 struct LogSumExp {
     static constexpr int kInputs = 1, kTiles = 1, kKept = 3;  // maxima, sums, whether rows were taken
-    static constexpr bool kRows = true;
+    static constexpr bool kRows = true, kGroups = false;
 
     template <class W>
     void row(W* y, const W* const* in, int64_t n, const W* const*) const {
