@@ -193,6 +193,16 @@ def test_bilateral_is_near_opencv() -> None:
         assert np.max(np.abs(got.astype(int) - want)) <= 3
 
 
+def test_deep_medians_of_many_tiles_are_those_of_scipy() -> None:
+    ndimage = pytest.importorskip("scipy.ndimage")
+    random = np.random.default_rng(5)
+    for dtype in ("uint16", "float32"):
+        for k, shape in ((7, (150, 140)), (51, (70, 66))):
+            image = random.integers(0, 400, shape).astype(dtype)
+            want = ndimage.median_filter(image, k, mode="nearest")
+            np.testing.assert_array_equal(vision.median_blur(image, ksize=k), want)
+
+
 def test_guided_filter_is_its_formula() -> None:
     image = np.random.default_rng(3).integers(0, 256, (24, 31), np.uint8)
     got = vision.guided_filter(image, radius=3, epsilon=400.0)

@@ -1,16 +1,21 @@
-// The bilateral filter of 8-bit pictures: a mean weighted by how near a pixel is, in place and in value.
+// The bilateral filter of pictures: a mean weighted by how near a pixel is, in place and in value.
 //
 //     y = floor(sum w p / sum w + 1/2) over pixels p in a disc of diameter d around c,
 //     w = rint(255 exp(-r^2 / (2 sigma_space^2) - (p - c)^2 / (2 sigma_color^2)))
 //
+// of 8 bits, and with weights of place and value rounded by themselves, to 1/255 and 1/(2^20 - 1), of 16. Of floats
+//
+//     y = c + sum w (p - c) / sum w,  w = exp(-r^2 / (2 sigma_space^2) - (p - c)^2 / (2 sigma_color^2))
+//
 // Method    two pixels weigh each other alike: weights are found once for both, a row of one half of the disc at a time. A
 //           weight is looked up by the distance in value, 16 entries of a table at a time, in registers: tables end where
 //           weights round to nothing. Sums are kept by lane, so that nothing is shuffled.
-// Numerics  weights in whole numbers, exact sums, one rounding half up. Outside, pixels mirror without repeating the edge.
+//           Of 16 bits the weights of values are fetched from one table, of floats computed.
+// Numerics  weights in whole numbers, exact sums, of 16 bits in float64, one rounding half up; floats in float32. Outside,
+//           pixels mirror without repeating the edge.
 // Threads   stripes of bands of rows, whose windows overlap. Same bits always.
 // Source    C. Tomasi and R. Manduchi, "Bilateral filtering for gray and color images", 1998.
-#include "image/check.h"
-#include "image/window.h"
+#include "image/disc.h"
 #include "ops/ops.h"
 #include "simd/inverse.h"
 #include "simd/lookup.h"
@@ -216,6 +221,7 @@ void filter_stripe(const View& image, const View& y, const Disc& disc, int64_t h
 Status run(const Call& c) {
     const View &image = c.in[0], &y = c.out[0];
     if (numel(y) == 0) return Status::ok;
+    if (image.dtype != DType::u8) return weigh_disc(image, y, c.attr[0].i / 2, c.attr[1].f, c.attr[2].f);
     const int64_t d = c.attr[0].i, half = d / 2, height = image.shape[0], n = image.shape[1];
     Scratch scratch(static_cast<size_t>((kHalf * kHalf + 1) * kTableBytes));
     if (!scratch.as<char>()) return fail(Status::memory, "d", "no memory for the weights; want a smaller d");
@@ -242,7 +248,8 @@ Status want_sigma(const Attr& a, const char* name) {
 
 Status infer(Call& c, Inferred& r) {
     const View& image = c.in[0];
-    TW_TRY(want_plane(image, "image"));
+    TW_TRY(want_pixel_type(image, "image"));
+    if (image.ndim != 2) return fail(Status::shape, "image", "image has shape %s; want (H, W)", shape_text(image).text);
     const int64_t d = c.attr[0].i;
     if (d < 1 || d > kLargest || d % 2 == 0)
         return fail(Status::attr, "d", "d=%lld; want an odd number of 1 to %lld", static_cast<long long>(d),
@@ -250,7 +257,7 @@ Status infer(Call& c, Inferred& r) {
     TW_TRY(want_sigma(c.attr[1], "sigma_color"));
     TW_TRY(want_sigma(c.attr[2], "sigma_space"));
     r.n_out = 1;
-    r.out[0] = result(DType::u8, 2, image.shape);
+    r.out[0] = result(image.dtype, 2, image.shape);
     r.flops = 6.0 * static_cast<double>(d * d) * static_cast<double>(numel(image));
     return Status::ok;
 }

@@ -1,13 +1,16 @@
-// The histogram of 8-bit pictures, what a table makes of each value, and the table that spreads values evenly.
+// The histogram of pictures of 8 and 16 bits, what a table makes of each value, and the table that spreads values evenly.
 //
 //     counts[v] = number of elements equal to v
 //     y = table[x]
-//     y = map[x],  map[v] = round(255 / (total - counts[v0]) * sum of counts over v0 < u <= v),  v0 the least that occurs
+//     y = map[x],  map[v] = round(top / (total - counts[v0]) * sum of counts over v0 < u <= v),  v0 the least that occurs
+//
+// top is 255 of 8 bits and 65535 of 16.
 //
 // Method    each chunk counts into eight tables in turn, so that equal neighbours do not wait for each other. Whole vectors
-//           are looked up in tables of 16 by shuffles, or of 256 where bytes are permuted; any strides.
-// Numerics  counts are exact. The map is one float32 product and one rounding, halves to even, as in OpenCV 5; a picture
-//           of one value stays as it is.
+//           are looked up in tables of 16 by shuffles, or of 256 where bytes are permuted; any strides. Of 16 bits long
+//           rows are counted by themselves, others where the counts are.
+// Numerics  counts are exact. The map is one product and one rounding, halves to even: of 8 bits in float32, as in OpenCV
+//           5, of 16 in float64. A picture of one value stays as it is.
 // Threads   chunks are rows in pieces of kChunkElements, counted by themselves; sums of integers have no order.
 #include "core/check.h"
 #include "core/walk.h"
@@ -18,6 +21,10 @@ namespace tw::TW_ISA {
 namespace {
 
 constexpr int kValues = 256;
+
+Status no_memory(int64_t values) {
+    return fail(Status::memory, "image", "no memory for %lld counts", static_cast<long long>(values));
+}
 
 constexpr int kTables = 8;
 constexpr int64_t kCountedAtOnce = 4 * kChunkElements;  // so that adding up the tables costs little
@@ -39,20 +46,42 @@ void count_row(const uint8_t* x, int64_t step, int64_t n, uint32_t* counts) {
     }
 }
 
+// A row of at least kLongRow elements has counts of its own, if there is memory.
+constexpr int64_t kLongRow = 1 << 17, kCountedWords = 1 << 20;
+
+void count_row(const uint16_t* x, int64_t step, int64_t n, uint32_t* counts) {
+    constexpr int values = kValues * kValues;
+    Scratch scratch(n < kLongRow ? 0 : values * sizeof(uint32_t));
+    uint32_t* const own = n < kLongRow ? nullptr : scratch.as<uint32_t>();
+    if (!own) {
+        for (int64_t i = 0; i < n; ++i) __atomic_fetch_add(counts + x[i * step], 1u, __ATOMIC_RELAXED);
+        return;
+    }
+    __builtin_memset(own, 0, values * sizeof(uint32_t));
+    for (int64_t i = 0; i < n; ++i) ++own[x[i * step]];
+    for (int v = 0; v < values; ++v)
+        if (own[v]) __atomic_fetch_add(counts + v, own[v], __ATOMIC_RELAXED);
+}
+
+template <class T>
 void count(const View& image, uint32_t* counts) {
-    __builtin_memset(counts, 0, kValues * sizeof(uint32_t));
+    __builtin_memset(counts, 0, (size_t{1} << 8 * sizeof(T)) * sizeof(uint32_t));
     const View* views[] = {&image};
     const Walk w = walk_over(views, 1, image.ndim, image.shape);
-    for_each_row(w, kCountedAtOnce, [&](char* const* at, int64_t n) {
-        count_row(reinterpret_cast<const uint8_t*>(at[0]), w.stride[0], n, counts);
+    for_each_row(w, sizeof(T) == 1 ? kCountedAtOnce : kCountedWords, [&](char* const* at, int64_t n) {
+        count_row(reinterpret_cast<const T*>(at[0]), w.stride[0], n, counts);
     });
 }
 
+template <class T>
 Status run_histogram(const Call& c) {
-    uint32_t counts[kValues];
-    count(c.in[0], counts);
+    constexpr int values = 1 << 8 * sizeof(T);
+    Scratch scratch(values * sizeof(uint32_t));
+    uint32_t* const counts = scratch.as<uint32_t>();
+    if (!counts) return no_memory(values);
+    count<T>(c.in[0], counts);
     const View& y = c.out[0];
-    for (int v = 0; v < kValues; ++v) y.as<int32_t>()[v * y.stride[0]] = static_cast<int32_t>(counts[v]);
+    for (int v = 0; v < values; ++v) y.as<int32_t>()[v * y.stride[0]] = static_cast<int32_t>(counts[v]);
     return Status::ok;
 }
 
@@ -107,54 +136,90 @@ TW_PERMUTES_BYTES void permute_row(const uint8_t* map, const uint8_t* from, uint
     }
 }
 
-void look_up(const View& image, const uint8_t* map, const View& y) {
+void look_up_row(const Sixteens* sixteens, const uint8_t* map, const uint8_t* from, uint8_t* to, int64_t n) {
+    if (permutes_bytes()) return permute_row(map, from, to, n);
+    int64_t i = 0;
+    for (; i + 4 * kVecBytes <= n; i += 4 * kVecBytes) look_up_vectors<4>(*sixteens, from + i, to + i);
+    for (; i < n; ++i) to[i] = map[from[i]];
+}
+
+template <class T>
+void look_up(const View& image, const T* map, const View& y) {
     const View* views[] = {&y, &image};
     const Walk w = walk_over(views, 2, y.ndim, y.shape);
-    const Sixteens sixteens = sixteens_of(map);
+    Sixteens sixteens;
+    if constexpr (sizeof(T) == 1) sixteens = sixteens_of(map);
     for_each_row(w, kChunkElements, [&](char* const* at, int64_t n) {
-        uint8_t* const to = reinterpret_cast<uint8_t*>(at[0]);
-        const uint8_t* const from = reinterpret_cast<const uint8_t*>(at[1]);
-        int64_t i = 0;
-        const bool whole = w.stride[0] == 1 && w.stride[1] == 1;
-        if (whole && permutes_bytes()) return permute_row(map, from, to, n);
-        if (whole)
-            for (; i + 4 * kVecBytes <= n; i += 4 * kVecBytes) look_up_vectors<4>(sixteens, from + i, to + i);
-        for (; i < n; ++i) to[i * w.stride[0]] = map[from[i * w.stride[1]]];
+        T* const to = reinterpret_cast<T*>(at[0]);
+        const T* const from = reinterpret_cast<const T*>(at[1]);
+        if constexpr (sizeof(T) == 1)
+            if (w.stride[0] == 1 && w.stride[1] == 1) return look_up_row(&sixteens, map, from, to, n);
+        for (int64_t i = 0; i < n; ++i) to[i * w.stride[0]] = map[from[i * w.stride[1]]];
     });
 }
 
+template <class T>
 Status run_look_up(const Call& c) {
+    constexpr int values = 1 << 8 * sizeof(T);
     const View& table = c.in[1];
-    uint8_t map[kValues];
-    for (int v = 0; v < kValues; ++v) map[v] = table.as<uint8_t>()[v * table.stride[0]];
+    Scratch scratch(values * sizeof(T));
+    T* const map = scratch.as<T>();
+    if (!map) return no_memory(values);
+    for (int v = 0; v < values; ++v) map[v] = table.as<T>()[v * table.stride[0]];
     look_up(c.in[0], map, c.out[0]);
     return Status::ok;
 }
 
+template <class T>
+struct Precision {
+    typedef double Real;
+};
+template <>
+struct Precision<uint8_t> {
+    typedef float Real;
+};
+
+template <class T>
 Status run_equalize(const Call& c) {
+    typedef typename Precision<T>::Real Real;
+    constexpr int values = 1 << 8 * sizeof(T);
+    constexpr Real top = values - 1;
     const View &image = c.in[0], &y = c.out[0];
     if (numel(y) == 0) return Status::ok;
-    uint32_t counts[kValues];
-    count(image, counts);
+    Scratch scratch(values * (sizeof(uint32_t) + sizeof(T)));
+    uint32_t* const counts = scratch.as<uint32_t>();
+    if (!counts) return no_memory(values);
+    T* const map = reinterpret_cast<T*>(counts + values);
+    count<T>(image, counts);
     int first = 0;
     while (!counts[first]) ++first;
     const int64_t spread = numel(image) - counts[first];
-    uint8_t map[kValues] = {};
-    map[first] = static_cast<uint8_t>(spread ? 0 : first);
-    const float scale = spread ? 255.f / static_cast<float>(spread) : 0;
+    __builtin_memset(map, 0, values * sizeof(T));
+    map[first] = static_cast<T>(spread ? 0 : first);
+    const Real scale = spread ? top / static_cast<Real>(spread) : 0;
     int64_t sum = 0;
-    for (int v = first + 1; v < kValues; ++v) {
+    for (int v = first + 1; v < values; ++v) {
         sum += counts[v];
-        const float even = __builtin_rintf(static_cast<float>(sum) * scale);
-        map[v] = static_cast<uint8_t>(even > 255 ? 255 : even);
+        const Real even = static_cast<Real>(__builtin_rint(static_cast<double>(static_cast<Real>(sum) * scale)));
+        map[v] = static_cast<T>(even > top ? top : even);
     }
     look_up(image, map, y);
     return Status::ok;
 }
 
+Status run_histogram_of(const Call& c) {
+    return c.in[0].dtype == DType::u8 ? run_histogram<uint8_t>(c) : run_histogram<uint16_t>(c);
+}
+Status run_look_up_of(const Call& c) {
+    return c.in[0].dtype == DType::u8 ? run_look_up<uint8_t>(c) : run_look_up<uint16_t>(c);
+}
+Status run_equalize_of(const Call& c) {
+    return c.in[0].dtype == DType::u8 ? run_equalize<uint8_t>(c) : run_equalize<uint16_t>(c);
+}
+
 Status want_image(const View& image) {
-    if (image.dtype != DType::u8)
-        return fail(Status::dtype, "image", "image has dtype %s; want uint8", name_of(image.dtype));
+    if (image.dtype != DType::u8 && image.dtype != DType::u16)
+        return fail(Status::dtype, "image", "image has dtype %s; want uint8 or uint16", name_of(image.dtype));
     if (numel(image) > INT32_MAX)
         return fail(Status::shape, "image", "image has shape %s; want less than 2^31 elements, so that counts fit",
                     shape_text(image).text);
@@ -163,7 +228,7 @@ Status want_image(const View& image) {
 
 Status infer_histogram(Call& c, Inferred& r) {
     TW_TRY(want_image(c.in[0]));
-    constexpr int64_t shape[] = {kValues};
+    const int64_t shape[] = {c.in[0].dtype == DType::u8 ? kValues : kValues * kValues};
     r.n_out = 1;
     r.out[0] = result(DType::i32, 1, shape);
     r.flops = static_cast<double>(numel(c.in[0]));
@@ -173,21 +238,22 @@ Status infer_histogram(Call& c, Inferred& r) {
 Status infer_equalize(Call& c, Inferred& r) {
     TW_TRY(want_image(c.in[0]));
     r.n_out = 1;
-    r.out[0] = result(DType::u8, c.in[0].ndim, c.in[0].shape);
+    r.out[0] = result(c.in[0].dtype, c.in[0].ndim, c.in[0].shape);
     r.flops = 2.0 * static_cast<double>(numel(c.in[0]));
     return Status::ok;
 }
 
 Status infer_look_up(Call& c, Inferred& r) {
     const View &image = c.in[0], &table = c.in[1];
-    if (image.dtype != DType::u8)
-        return fail(Status::dtype, "image", "image has dtype %s; want uint8", name_of(image.dtype));
-    if (table.dtype != DType::u8)
-        return fail(Status::dtype, "table", "table has dtype %s; want uint8", name_of(table.dtype));
-    constexpr int64_t shape[] = {kValues};
+    if (image.dtype != DType::u8 && image.dtype != DType::u16)
+        return fail(Status::dtype, "image", "image has dtype %s; want uint8 or uint16", name_of(image.dtype));
+    if (table.dtype != image.dtype)
+        return fail(Status::dtype, "table", "table has dtype %s but image has %s; want one type", name_of(table.dtype),
+                    name_of(image.dtype));
+    const int64_t shape[] = {image.dtype == DType::u8 ? kValues : kValues * kValues};
     TW_TRY(want_shape(table, "table", 1, shape));
     r.n_out = 1;
-    r.out[0] = result(DType::u8, image.ndim, image.shape);
+    r.out[0] = result(image.dtype, image.ndim, image.shape);
     return Status::ok;
 }
 
@@ -196,9 +262,9 @@ constexpr Operand kImageTable[] = {{"image"}, {"table"}};
 
 }  // namespace
 
-extern const OpDef op_histogram = {"histogram", kImage, 1, nullptr, 0, infer_histogram, run_histogram};
-extern const OpDef op_look_up = {"look_up", kImageTable, 2, nullptr, 0, infer_look_up, run_look_up, kElementwise};
-extern const OpDef op_equalize_hist = {"equalize_hist", kImage,       1,           nullptr, 0,
-                                       infer_equalize,  run_equalize, kElementwise};
+extern const OpDef op_histogram = {"histogram", kImage, 1, nullptr, 0, infer_histogram, run_histogram_of};
+extern const OpDef op_look_up = {"look_up", kImageTable, 2, nullptr, 0, infer_look_up, run_look_up_of, kElementwise};
+extern const OpDef op_equalize_hist = {"equalize_hist", kImage,          1,           nullptr, 0,
+                                       infer_equalize,  run_equalize_of, kElementwise};
 
 }  // namespace tw::TW_ISA

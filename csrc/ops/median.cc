@@ -6,13 +6,13 @@
 //           every column has a histogram of the window's rows, as running sums, which slides down: one of 16 sixteens of
 //           values, and one of each sixteen. The coarse one of a window slides along the row; in it lies the sixteen of the
 //           median, whose fine sums alone are added up over k columns, a vector each. Up to 15 nothing branches on pixels.
+//           Those of 16 bits and floats are found by the order of pixels (image/order.h).
 // Numerics  exact; a NaN in a window is its median. Outside the picture the edge pixels repeat; the bits are those of
-//           OpenCV 5. Windows of 7 and more are of 8-bit pixels alone.
+//           OpenCV 5, which has none of 7 and more of 16 bits and floats.
 // Threads   bands of rows, whose windows overlap. Same bits always.
 // Source    the median of 3 rows of 3: J. L. Smith, "Implementing median filters in XC4000E FPGAs", 1996; histograms of
 //           columns: S. Perreault and P. Hebert, "Median filtering in constant time", 2007.
-#include "image/check.h"
-#include "image/window.h"
+#include "image/order.h"
 #include "ops/ops.h"
 #include "simd/pixels.h"
 #include "simd/ranks.h"
@@ -374,6 +374,8 @@ Status run(const Call& c) {
             typedef decltype(pixel) T;
             return k == 3 ? run_three<T>(c) : run_five<T>(c);
         });
+    if (c.in[0].dtype == DType::u16) return medians_by_order<uint16_t>(c.in[0], c.out[0], k);
+    if (c.in[0].dtype == DType::f32) return medians_by_order<float>(c.in[0], c.out[0], k);
     return by_columns(c);
 }
 
@@ -383,9 +385,6 @@ Status infer(Call& c, Inferred& r) {
     if (k < 3 || k > kLargest || k % 2 == 0)
         return fail(Status::attr, "ksize", "ksize=%lld; want an odd number of 3 to %lld", static_cast<long long>(k),
                     static_cast<long long>(kLargest));
-    if (k > 5 && c.in[0].dtype != DType::u8)
-        return fail(Status::attr, "ksize", "ksize=%lld; want 3 or 5 for %s", static_cast<long long>(k),
-                    name_of(c.in[0].dtype));
     r.n_out = 1;
     r.out[0] = result(c.in[0].dtype, c.in[0].ndim, c.in[0].shape);
     r.flops = static_cast<double>(k * k) * static_cast<double>(numel(c.in[0]));

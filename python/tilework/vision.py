@@ -292,13 +292,16 @@ def mean_variance(image: Array) -> tuple[float, float]:
 
 
 def match_histogram(image: Array, like: Array, *, out: Array | None = None) -> Array:
-    """Gives image, uint8 of any shape, the distribution of the values of ``like``, uint8 of any shape: uint8.
+    """Gives image, uint8 or uint16 of any shape, the distribution of the values of ``like``, of that type: the same type.
 
     Each value becomes the least one up to which ``like`` has at least its share of elements. Exact on every device.
     """
+    if image.dtype != like.dtype:
+        text = f"match_histogram: like has dtype {like.dtype} but image has {image.dtype}; want one type"
+        raise DTypeError(text, argument="like")
     counts, wanted = _counts(image), _some_counts("match_histogram", like)
     pixels, others = max(sum(counts), 1), sum(wanted)
-    table = np.zeros(256, np.uint8)
+    table = np.zeros(len(counts), image.dtype)
     below, reached, value = 0, wanted[0], 0
     for x, n in enumerate(counts):
         below += n
@@ -310,7 +313,7 @@ def match_histogram(image: Array, like: Array, *, out: Array | None = None) -> A
 
 
 def threshold_otsu(image: Array) -> int:
-    """Finds the value that parts the pixels of image, uint8 of any shape, into the two classes farthest apart.
+    """Finds the value that parts the pixels of image, uint8 or uint16 of any shape, into two classes farthest apart.
 
     The value for :data:`threshold` that makes the variance between those above and the others the largest; the least
     such value, and 0 where all pixels are equal. N. Otsu, "A threshold selection method from gray-level histograms",

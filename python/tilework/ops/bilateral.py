@@ -1,4 +1,4 @@
-"""The bilateral filter of 8-bit pictures."""
+"""The bilateral filter of pictures."""
 
 from __future__ import annotations
 
@@ -32,51 +32,82 @@ if TYPE_CHECKING:
 
 @op
 def bilateral(image: Array, *, d: int, sigma_color: float, sigma_space: float, out: Array | None = None) -> Array:
-    """Smooths a picture (H, W), uint8, within its edges: means over a disc of diameter ``d``, an odd number up to 17.
+    """Smooths a picture (H, W) within its edges, means over a disc of diameter ``d``, odd and up to 17: the same type.
 
-    A pixel counts by how near it is in place (``sigma_space``) and in value (``sigma_color``), both Gaussian, with
-    weights rounded to 1/255; means are exact and rounded half up. Outside, pixels mirror at the edge without repeating
-    it. ``cv2.bilateralFilter``, whose weights are floats, is mostly the same and at most a few values away.
+    A pixel counts by how near it is in place (``sigma_space``) and in value (``sigma_color``), both Gaussian. Weights
+    of uint8 are rounded to 1/255; those of uint16 are products of two, of place rounded to 1/255 and of value to
+    1/(2^20 - 1). Means of both are exact and rounded half up. Of float32 nothing is rounded but float32 arithmetic.
+    Outside, pixels mirror at the edge without repeating it. ``cv2.bilateralFilter``, whose weights are floats, is
+    mostly the same and at most a few values away.
     """
     ...
 
 
 def _weights(d: int, sigma_color: float, sigma_space: float) -> Any:
-    """Weights by squared distance in place and by distance in value."""
+    """Weights of uint8 by squared distance in place and by distance in value."""
     square, value = np.arange((d // 2) ** 2 + 1)[:, None], np.arange(256)
     exponent = square * (-0.5 / (sigma_space * sigma_space)) + value * value * (-0.5 / (sigma_color * sigma_color))
     return np.rint(255 * np.exp(exponent)).astype(np.uint8)
+
+
+def _factors(d: int, sigma_color: float, sigma_space: float) -> tuple[Any, Any]:
+    """Weights of uint16 by squared distance in place, and by distance in value."""
+    square, value = np.arange((d // 2) ** 2 + 1), np.arange(1 << 16)
+    place = np.rint(255 * np.exp(square * (-0.5 / (sigma_space * sigma_space))))
+    near = np.rint(((1 << 20) - 1) * np.exp(value * value * (-0.5 / (sigma_color * sigma_color))))
+    return place.astype(np.int32), near.astype(np.int32)
 
 
 @reference(bilateral)
 def _(image: Any, *, d: int, sigma_color: float, sigma_space: float) -> Any:
     if image.size == 0:
         return image
-    half, weights = d // 2, _weights(d, sigma_color, sigma_space).astype(np.int64)
-    x = image.astype(np.int64)
+    half, whole = d // 2, image.dtype.kind == "u"
+    x = image.astype(np.int64 if whole else np.float64)
+    if image.dtype == np.uint8:
+        weights = _weights(d, sigma_color, sigma_space).astype(np.int64)
+    elif whole:
+        place, near = _factors(d, sigma_color, sigma_space)
     wide = mirrored(mirrored(x, half, 0), half, 1)
     total, sums = np.zeros_like(x), np.zeros_like(x)
     for u in range(-half, half + 1):
         for v in range(-half, half + 1):
-            if u * u + v * v > half * half:
+            square = u * u + v * v
+            if square > half * half:
                 continue
-            pixel = wide[half + u : half + u + x.shape[0], half + v : half + v + x.shape[1]]
-            weight = weights[u * u + v * v, np.abs(pixel - x)]
-            sums += weight * pixel
+            apart = wide[half + u : half + u + x.shape[0], half + v : half + v + x.shape[1]] - x
+            if image.dtype == np.uint8:
+                weight = weights[square, np.abs(apart)]
+            elif whole:
+                weight = place[square] * near[np.abs(apart)].astype(np.int64)
+            else:
+                weight = np.exp(-square / (2 * sigma_space**2) - apart**2 / (2 * sigma_color**2))
+            sums += weight * apart
             total += weight
-    return (2 * sums + total) // (2 * total)
+    return (2 * (sums + x * total) + total) // (2 * total) if whole else x + sums / total
 
 
-dtypes(bilateral, "uint8")
-tolerance(bilateral, ulp=0.5)
+def _largest(image: Any, *, d: int, sigma_color: float, sigma_space: float) -> Any:
+    """The largest pixel of each window."""
+    if image.size == 0:
+        return image
+    half = d // 2
+    wide = np.lib.stride_tricks.sliding_window_view(mirrored(mirrored(np.abs(image), half, 0), half, 1), (d, d))
+    return wide.max((-2, -1))
+
+
+dtypes(bilateral, "uint8", "uint16", "float32")
+tolerance(bilateral, ulp=16)
+bilateral.rules["scale"] = _largest
 
 
 @samples(bilateral)
 def _(fill: Fill) -> Iterator[Sample]:
     yield sample(fill(9, 70), d=5, sigma_color=25.0, sigma_space=3.0)
-    yield sample(fill(40, 5) // 8, d=9, sigma_color=3.0, sigma_space=2.5)
+    yield sample((fill(40, 5) / 8).astype(fill.dtype), d=9, sigma_color=3.0, sigma_space=2.5)
     yield sample(fill(3, 39).T, d=17, sigma_color=1000.0, sigma_space=1e4)
     yield sample(fill(4, 40)[::-1, ::2], d=3, sigma_color=0.01, sigma_space=0.2)
+    yield sample(fill(21, 45), d=7, sigma_color=9000.0, sigma_space=2.0)
     yield sample(fill(1, 1), d=1, sigma_color=1.0, sigma_space=1.0)
     yield sample(fill(0, 4), d=5, sigma_color=1.0, sigma_space=1.0)
 
@@ -84,7 +115,7 @@ def _(fill: Fill) -> Iterator[Sample]:
 @errors(bilateral)
 def _(fill: Fill) -> Iterator[ErrorCase]:
     x, sigmas = fill(3, 4), {"sigma_color": 9.0, "sigma_space": 2.0}
-    yield ErrorCase(sample(x.astype(np.float32), d=5, **sigmas), DTypeError, "image has dtype float32; want uint8")
+    yield ErrorCase(sample(x.astype(np.float64), d=5, **sigmas), DTypeError, "want uint8, uint16 or float32")
     yield ErrorCase(sample(fill(3, 4, 3), d=5, **sigmas), ShapeError, "image has shape (3, 4, 3); want (H, W)")
     for d in (-1, 4, 19):
         yield ErrorCase(sample(x, d=d, **sigmas), AttrError, f"d={d}; want an odd number of 1 to 17")
@@ -99,7 +130,16 @@ def _() -> Iterator[Workload]:
 
 @opencl(bilateral)
 def _(queue: Queue, image: Any, y: Any, *, d: int, sigma_color: float, sigma_space: float) -> None:
-    host = _weights(d, sigma_color, sigma_space)
-    weights = queue.empty(host.shape, np.uint8)
+    sizes = (d // 2, *image.shape)
+    if image.dtype == np.float32:
+        factors = (-0.5 / (sigma_color * sigma_color), -0.5 / (sigma_space * sigma_space))
+        queue.launch("bilateral.cl", "bilateral", y.size, GROUP_SIZE, (image, y, *sizes, *factors), DTYPE=image.dtype)
+        return
+    host = (
+        _weights(d, sigma_color, sigma_space)
+        if image.dtype == np.uint8
+        else np.concatenate(_factors(d, sigma_color, sigma_space))
+    )
+    weights = queue.empty(host.shape, host.dtype)
     queue.write(host, weights)
-    queue.launch("bilateral.cl", "bilateral", y.size, GROUP_SIZE, (image, weights, y, d // 2, *image.shape))
+    queue.launch("bilateral.cl", "bilateral", y.size, GROUP_SIZE, (image, weights, y, *sizes), DTYPE=image.dtype)
