@@ -217,3 +217,39 @@ def test_guided_filter_is_its_formula() -> None:
     np.testing.assert_allclose(got, mean(slope) * x + mean((1 - slope) * mean(x)), atol=0.02)
     with pytest.raises(tw.AttrError, match="epsilon=0; want a number above 0"):
         vision.guided_filter(image, radius=3, epsilon=0)
+
+
+_PICTURE = np.zeros((9, 8), np.uint8)
+_MADE_OF_OPS: dict[str, tuple[list[Any], dict[str, Any]]] = {
+    "detect_edges": ([], {"sigma": None}),
+    "detect_lines": ([], {"sigma": "x", "bridge": -1}),
+    "draw_lines": ([np.zeros((1, 4))], {"color": (1, 2, 300)}),
+    "find_contours": ([], {}),
+    "find_keypoints": ([3], {"radius": None, "max_points": 0}),
+    "guided_filter": ([], {"radius": 1, "epsilon": [1.0]}),
+    "hough_lines": ([3], {"rho": 0.0, "angles": 0, "max_lines": 0}),
+    "hough_segments": ([3], {"rho": (1,), "min_length": None}),
+    "match_histogram": ([_PICTURE], {}),
+    "mean_variance": ([], {}),
+    "minmax": ([], {}),
+    "morphology": (["open"], {"kernel": (1, 2, 3)}),
+    "mps_canny": ([], {"low": None, "sigma": np.nan}),
+    "mps_edlines": ([], {"sigma": np.inf, "max_lines": -1}),
+    "optical_flow": ([_PICTURE], {"preset": []}),
+    "overlay_edges": ([_PICTURE], {"color": None}),
+    "threshold_otsu": ([], {}),
+}
+
+
+@pytest.mark.parametrize("name", _MADE_OF_OPS)
+def test_functions_made_of_ops_say_what_is_wrong_in_their_own_name(name: str) -> None:
+    others, attrs = _MADE_OF_OPS[name]
+    needed = {k: v for k, v in attrs.items() if k in ("radius", "epsilon") and name == "guided_filter"}
+    for image in (None, "x", [[1]], _PICTURE > 0, np.zeros((3, 3, 2), np.complex64)):
+        with pytest.raises(tw.Error, match=f"^{name}: .+") as raised:
+            getattr(vision, name)(image, *others, **needed)
+        assert "\n" not in str(raised.value)
+    for attr, value in attrs.items():
+        if value != 1:
+            with pytest.raises(tw.Error, match=f"^{name}: {attr}"):
+                getattr(vision, name)(_PICTURE, *others, **(needed | {attr: value}))

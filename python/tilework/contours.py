@@ -11,6 +11,7 @@ import numpy.typing as npt
 from tilework import ops
 from tilework.arrays import Array
 from tilework.errors import AttrError, ShapeError
+from tilework.wants import own_errors, want_number
 
 Points = npt.NDArray[np.int32]
 
@@ -24,6 +25,7 @@ class Contour:
     hole: bool
 
 
+@own_errors()
 def find_contours(mask: Array) -> list[Contour]:
     """Finds the borders of what is not zero in mask (H, W), uint8, and of its holes, by their first pixels.
 
@@ -55,7 +57,8 @@ def approx_polygon(points: npt.ArrayLike, *, epsilon: float, closed: bool = True
     chain = np.asarray(points)
     if chain.ndim != 2 or chain.shape[1] != 2:
         raise ShapeError(f"approx_polygon: points has shape {chain.shape}; want (K, 2)", argument="points")
-    if not epsilon >= 0:
+    want_number("approx_polygon", epsilon=epsilon)
+    if epsilon < 0:
         raise AttrError(f"approx_polygon: epsilon={epsilon}; want 0 or more", argument="epsilon")
     count = len(chain)
     if count < 3:

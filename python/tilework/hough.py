@@ -12,6 +12,7 @@ from tilework import ops
 from tilework.arrays import Array
 from tilework.devices import to_host
 from tilework.errors import AttrError, ShapeError
+from tilework.wants import own_errors, want_array, want_number
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -38,6 +39,7 @@ def _peaks(votes: Any, threshold: int) -> tuple[Ints, Ints, Ints]:
     return angle[order], place[order], own[order]
 
 
+@own_errors()
 def hough_lines(
     edges: Array, threshold: int, *, rho: float = 1.0, angles: int = 180, max_lines: int | None = None
 ) -> Floats:
@@ -47,6 +49,7 @@ def hough_lines(
     angles, and distances in steps of ``rho`` pixels. A line has more votes than its neighbours before it, in angle and
     in distance, and no less than those behind it. See :data:`hough_votes`.
     """
+    want_number("hough_lines", threshold=threshold, rho=rho)
     _want_count("hough_lines", "threshold", threshold)
     _want_count("hough_lines", "max_lines", max_lines)
     votes = _on_host(ops.hough_votes(edges, rho=float(rho), angles=angles))
@@ -54,6 +57,7 @@ def hough_lines(
     return np.stack([(place - votes.shape[1] // 2) * rho, angle * (math.pi / angles), own.astype(np.float64)], 1)
 
 
+@own_errors()
 def hough_segments(
     edges: Array,
     threshold: int,
@@ -71,10 +75,11 @@ def hough_segments(
     pixels count for no other line. A line that other pieces left less than ``threshold`` pixels is passed over.
     Nothing is drawn at random.
     """
+    want_number("hough_segments", min_length=min_length)
     _want_count("hough_segments", "max_segments", max_segments)
     if isinstance(max_gap, bool) or not isinstance(max_gap, int) or max_gap < 0:
         raise AttrError(f"hough_segments: max_gap={max_gap!r}; want 0 or more", argument="max_gap")
-    if not min_length >= 0:
+    if min_length < 0:
         raise AttrError(f"hough_segments: min_length={min_length}; want 0 or more", argument="min_length")
     lines = hough_lines(edges, threshold, rho=rho, angles=angles)
     left = np.pad(_on_host(edges) != 0, 1)
@@ -111,23 +116,27 @@ def _pieces(left: Any, distance: float, angle: float, threshold: int, max_gap: i
         yield ends if flat else (ends[1], ends[0], ends[3], ends[2])
 
 
+@own_errors(image="response")
 def find_keypoints(
-    response: Array, threshold: int, *, radius: int = 1, max_points: int | None = None
+    response: Array, threshold: float, *, radius: int = 1, max_points: int | None = None
 ) -> tuple[Ints, Any]:
-    """Finds the pixels of response (H, W), uint8, above ``threshold`` that none within ``radius`` exceeds.
+    """Finds the pixels of response (H, W), of any pixels, above ``threshold`` that none within ``radius`` exceeds.
 
     Gives their places (N, 2), x and y, and their values (N,), the largest first, then in the order of pixels. Of equal
     neighbours all are found. The window is a square, as that of :data:`dilate`.
     """
+    want_array("find_keypoints", response=response)
+    want_number("find_keypoints", threshold=threshold, radius=radius)
     _want_count("find_keypoints", "radius", radius)
     _want_count("find_keypoints", "max_points", max_points)
     if len(response.shape) != 2:
         raise ShapeError(
             f"find_keypoints: response has shape {tuple(response.shape)}; want (H, W)", argument="response"
         )
-    largest = _on_host(ops.dilate(response, kernel=2 * radius + 1))
+    reach = min(radius, max(response.shape))  # the whole picture
+    largest = _on_host(ops.dilate(response, kernel=2 * max(reach, 1) + 1))
     values = _on_host(response)
     y, x = np.nonzero((values == largest) & (values > threshold))
     own = values[y, x]
-    order = np.argsort(-own.astype(np.int64), kind="stable")[:max_points]
+    order = np.argsort(-own.astype(np.float64), kind="stable")[:max_points]
     return np.stack([x[order], y[order]], 1), own[order]

@@ -19,6 +19,7 @@ from tilework.arrays import Array
 from tilework.devices import to_host
 from tilework.eight_bits import in_eight_bits
 from tilework.errors import AttrError, DTypeError, ShapeError
+from tilework.wants import own_errors, want_array, want_color
 
 _AUTO = 30  # least |dx| + |dy| of an edge where nothing else is asked for and noise does not ask for more
 _MOST = 2047
@@ -100,6 +101,7 @@ def _planes(name: str, image: Any, sigma: float, threshold: float | str, anchor:
     return strength, gradient, 0 if auto else least
 
 
+@own_errors()
 def detect_edges(
     image: Array,
     *,
@@ -135,6 +137,7 @@ def detect_edges(
     return Edges([pixels[a:b] for a, b in itertools.pairwise(start)], drawn)
 
 
+@own_errors()
 def detect_lines(
     image: Array,
     *,
@@ -193,6 +196,7 @@ def detect_lines(
     return Lines(*(np.ascontiguousarray(part) for part in (found[:, :4], found[:, 4], found[:, 5], found[:, 6])))
 
 
+@own_errors()
 def mps_edlines(
     image: Array,
     *,
@@ -213,6 +217,7 @@ def mps_edlines(
     Apple's hardware.
     """
     name = "mps_edlines"
+    want_array(name, image=image)
     for argument, value in (
         ("gradient_threshold", gradient_threshold),
         ("line_error_threshold", line_error_threshold),
@@ -262,6 +267,7 @@ def draw_lines(image: Any, lines: Any, *, color: Color = (255, 60, 0)) -> Any:
 
     Lines are one pixel wide and smooth at fractions of a pixel; the picture has half its contrast.
     """
+    want_color("draw_lines", color)
     canvas = _faded(image)
     height, width = canvas.shape[:2]
     segments = np.asarray(lines, dtype=np.float64)
@@ -296,8 +302,10 @@ def draw_lines(image: Any, lines: Any, *, color: Color = (255, 60, 0)) -> Any:
     return drawn
 
 
+@own_errors()
 def overlay_edges(image: Any, edges: Any, *, color: Color = (255, 60, 0)) -> Any:
     """Colours a picture (H, W) or (H, W, 3), in grey at half contrast, where edges (H, W) is not 0: uint8 (H, W, 3)."""
+    want_color("overlay_edges", color)
     canvas = _faded(image)
     marks = np.asarray(edges)
     if marks.shape != canvas.shape[:2]:

@@ -11,6 +11,7 @@ from tilework import ops
 from tilework.arrays import Array
 from tilework.eight_bits import in_eight_bits
 from tilework.errors import AttrError, DTypeError, ShapeError
+from tilework.wants import own_errors, want_array
 
 Preset = Literal["fast", "medium", "fine"]
 
@@ -34,6 +35,7 @@ _EFFORTS = {
 _LEAST_SIDE = 24  # of the coarsest pictures
 
 
+@own_errors()
 def optical_flow(first: Array, second: Array, *, preset: Preset = "medium") -> Any:
     """Finds where each pixel of ``first`` (H, W) went in ``second`` (H, W): (H, W, 2), x and y, float32.
 
@@ -43,7 +45,8 @@ def optical_flow(first: Array, second: Array, *, preset: Preset = "medium") -> A
 
     Pictures are both uint8, or both uint16 or float32, whose common range is then divided into 255 steps.
     """
-    if preset not in _EFFORTS:
+    want_array("optical_flow", first=first, second=second)
+    if preset not in get_args(Preset):
         wanted = ", ".join(get_args(Preset))
         raise AttrError(f"optical_flow: preset={preset!r}; want one of {wanted}", argument="preset")
     finest, last, before = _EFFORTS[preset]

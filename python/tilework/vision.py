@@ -49,6 +49,7 @@ from tilework.ops import (
 )
 from tilework.optical_flow import draw_flow, optical_flow
 from tilework.trajectories import Trajectory, TrajectoryDetector
+from tilework.wants import own_errors, want_array, want_number
 
 __all__ = [
     "Contour",
@@ -134,6 +135,7 @@ def canny_gradients(
 _WHITE = {"uint8": 255.0, "uint16": 65535.0, "float32": 1.0}
 
 
+@own_errors()
 def mps_canny(
     image: Array,
     low: float = 0.2,
@@ -150,10 +152,12 @@ def mps_canny(
     steepest edge there can be. Apple does not document what its thresholds are relative to, and its default mode may
     end a weak edge early, which this never does. Results were not compared on Apple's hardware.
     """
+    want_array("mps_canny", image=image)
+    want_number("mps_canny", low=low, high=high)
     kind = str(image.dtype)
     if kind not in _WHITE:
         raise DTypeError(f"mps_canny: image has dtype {kind}; want uint8, uint16 or float32", argument="image")
-    if len(image.shape) == 3:
+    if len(image.shape) == 3 and image.shape[2] == 3:
         if len(color_transform) != 3:
             raise ShapeError(f"mps_canny: color_transform has {len(color_transform)} weights; want 3")
         channels = (ops.cast(image[..., c], dtype="float32") for c in range(3))
@@ -167,6 +171,7 @@ def mps_canny(
 Operation = Literal["open", "close", "gradient", "tophat", "blackhat"]
 
 
+@own_errors()
 def morphology(
     image: Array, operation: Operation, *, kernel: int | tuple[int, int] = 3, out: Array | None = None
 ) -> Array:
@@ -190,17 +195,20 @@ def morphology(
     return closed if operation == "close" else ops.absdiff(closed, image, out=out)
 
 
+@own_errors()
 def sep_filter(image: Array, along: Array, down: Array, *, out: Array | None = None) -> Array:
     """Correlates a picture (H, W) or (H, W, 3), of any pixels, with ``along`` (kw,), then ``down`` (kh,): float32.
 
     Twice :data:`filter2d`, of which it has the borders. As ``cv2.sepFilter2D`` with ``CV_32F``, but for its rounding.
     """
+    want_array("sep_filter", along=along, down=down)
     for name, taps in (("along", along), ("down", down)):
         if len(taps.shape) != 1:
             raise ShapeError(f"sep_filter: {name} has shape {tuple(taps.shape)}; want one axis", argument=name)
     return ops.filter2d(ops.filter2d(image, along.reshape(1, -1)), down.reshape(-1, 1), out=out)
 
 
+@own_errors()
 def guided_filter(
     image: Array, guide: Array | None = None, *, radius: int, epsilon: float, out: Array | None = None
 ) -> Array:
@@ -211,6 +219,8 @@ def guided_filter(
     K. He, J. Sun and X. Tang, "Guided image filtering", 2013.
     """
     guide = image if guide is None else guide
+    want_array("guided_filter", image=image, guide=guide)
+    want_number("guided_filter", epsilon=epsilon)
     for name, plane in (("image", image), ("guide", guide)):
         if len(plane.shape) != 2 or tuple(plane.shape) != tuple(image.shape):
             wanted = tuple(image.shape) if len(image.shape) == 2 else "(H, W)"
@@ -249,6 +259,7 @@ def _some_counts(op: str, image: Array) -> list[int]:
 
 def _deep(op: str, image: Array) -> bool:
     """Whether elements are uint16 or float32, of which there is no histogram."""
+    want_array(op, image=image)
     if image.dtype not in (np.uint16, np.float32):
         return False
     if image.size == 0:
@@ -261,6 +272,7 @@ def _number(found: Array) -> float:
     return float(found if isinstance(found, np.ndarray) else to_host(found))
 
 
+@own_errors()
 def minmax(image: Array) -> tuple[float, float]:
     """Finds the least and the largest element of image, uint8, uint16 or float32 of any shape but empty.
 
@@ -274,6 +286,7 @@ def minmax(image: Array) -> tuple[float, float]:
     return occur[0], occur[-1]
 
 
+@own_errors()
 def mean_variance(image: Array) -> tuple[float, float]:
     """Computes the mean and the variance (the mean squared distance from it) of image, of any shape but empty.
 
@@ -291,11 +304,13 @@ def mean_variance(image: Array) -> tuple[float, float]:
     return total / pixels, (squares * pixels - total * total) / (pixels * pixels)
 
 
+@own_errors()
 def match_histogram(image: Array, like: Array, *, out: Array | None = None) -> Array:
-    """Gives image, uint8 or uint16 of any shape, the distribution of the values of ``like``, of that type: the same type.
+    """Gives image, uint8 or uint16 of any shape, the distribution of the values of ``like``, all of one type.
 
     Each value becomes the least one up to which ``like`` has at least its share of elements. Exact on every device.
     """
+    want_array("match_histogram", image=image, like=like)
     if image.dtype != like.dtype:
         text = f"match_histogram: like has dtype {like.dtype} but image has {image.dtype}; want one type"
         raise DTypeError(text, argument="like")
@@ -312,6 +327,7 @@ def match_histogram(image: Array, like: Array, *, out: Array | None = None) -> A
     return ops.look_up(image, table if isinstance(image, np.ndarray) else to_device(table, like=image), out=out)
 
 
+@own_errors()
 def threshold_otsu(image: Array) -> int:
     """Finds the value that parts the pixels of image, uint8 or uint16 of any shape, into two classes farthest apart.
 
