@@ -30,6 +30,21 @@ def test_every_product_of_two_bytes_is_exact(a: str, b: str) -> None:
     assert np.array_equal(tw.matmul_integer(left, right), left.astype(np.int32) * right.astype(np.int32))
 
 
+@pytest.mark.parametrize("a", ["int8", "uint8"])
+@pytest.mark.parametrize("b", ["int8", "uint8"])
+@pytest.mark.parametrize(("m", "k", "n"), [(176, 128, 160), (161, 64, 128), (192, 200, 300), (16, 64, 130)])
+def test_large_products_are_exact_however_their_operands_lie(a: str, b: str, m: int, k: int, n: int) -> None:
+    random = np.random.default_rng(0)
+    left = random.integers(0, 256, (m, 2 * k), np.uint8).view(a)
+    right = random.integers(0, 256, (k, 2 * n), np.uint8).view(b)
+    zero = random.integers(0, 256, n, np.uint8).view(b)
+    for x in (left[:, :k].copy(), left[:, k:], np.asfortranarray(left[:, :k]), np.broadcast_to(left[:1, :k], (m, k))):
+        for y in (right[:, :n].copy(), right[:, n:], np.asfortranarray(right[:, :n])):
+            wide = x.astype(np.int32)
+            assert np.array_equal(tw.matmul_integer(x, y), wide @ y.astype(np.int32))
+            assert np.array_equal(tw.matmul_integer(x, y, None, zero), wide @ (y.astype(np.int32) - zero))
+
+
 def test_linear_int8_without_activation_is_its_definition_bit_for_bit() -> None:
     random = np.random.default_rng(0)
     x = random.standard_normal((70, 900)).astype(np.float32)

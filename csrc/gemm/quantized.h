@@ -54,8 +54,9 @@ struct IntGemm {
     // n on hold does not matter.
     void (*pack_b)(const void* context, int64_t n0, int64_t n, int8_t* panel) = nullptr;
     const void* b_context = nullptr;
-    // Instead of pack_a: all rows, left_stride(k) apart, and their terms.
+    // Instead of pack_a: all rows, a_row or else left_stride(k) apart, and their terms, if they have any.
     const DotLeft* packed_a = nullptr;
+    int64_t a_row = 0;
     const RowTerms* a_terms = nullptr;
     const int32_t* b_zero = nullptr;  // b0 of each column; null: all 0
     int32_t* c = nullptr;  // the sums themselves, or
@@ -86,6 +87,10 @@ TW_INLINE uint8_t right_flip(bool is_unsigned) { return is_unsigned && !kHasTile
 // Codes between the rows of an A packed ahead of time, and the rows to make room for.
 int64_t left_stride(int64_t k);
 TW_INLINE int64_t left_rows(int64_t m) { return kHasTiles ? (m + kTileRows - 1) / kTileRows * kTileRows : m; }
+// Whether the values of A lie as codes do, but for their terms: then its rows are a packed A.
+TW_INLINE bool left_in_place(const Bytes& a, int64_t m, int64_t k) {
+    return kHasTiles && a.col == 1 && a.row >= k && m % kTileRows == 0 && k % kTileBytes == 0 && k > 0;
+}
 // A row of 8-bit values as codes of A.
 void pack_left_row(const Bytes& a, int64_t row, int64_t k, int32_t zero, bool sums, DotLeft* to, RowTerms* terms);
 // The same for a row of floats, quantised to 0..255 by its own range: see quantize_row in simd/quantize.h.

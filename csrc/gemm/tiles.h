@@ -27,72 +27,74 @@ struct TileBlock {
 #if defined(TW_TILES)
 namespace {
 
-TW_INLINE void fetch_ahead(const TileBlock& t, int64_t step) {
-    for (int64_t l = 0; l < t.lines; ++l) __builtin_prefetch(t.ahead + (step * t.lines + l) * 64);
+TW_INLINE void fetch_ahead(const char*& at, int64_t lines) {
+    for (int64_t l = 0; l < lines; ++l, at += 64) __builtin_prefetch(at);
 }
 
 template <TileKind Kind>
 __attribute__((noinline)) void multiply_tall(const TileBlock& t) {
+    // Copies, for what a tile is stored to might be `t`.
     char* const c = static_cast<char*>(t.c);
-    char* const c2 = c + kTileRows * t.c_row;
+    const int64_t steps = t.steps, a_row = t.a_row, c_row = t.c_row, lines = t.lines, a2 = kTileRows * a_row;
+    const char *a = static_cast<const char*>(t.a), *b = static_cast<const char*>(t.b), *ahead = t.ahead;
+    char* const c2 = c + kTileRows * c_row;
     if (t.load_c) {
-        tile_load<0>(c, t.c_row), tile_load<1>(c + kTileBytes, t.c_row);
-        tile_load<2>(c2, t.c_row), tile_load<3>(c2 + kTileBytes, t.c_row);
+        tile_load<0>(c, c_row), tile_load<1>(c + kTileBytes, c_row);
+        tile_load<2>(c2, c_row), tile_load<3>(c2 + kTileBytes, c_row);
     } else {
         tile_zero<0>(), tile_zero<1>(), tile_zero<2>(), tile_zero<3>();
     }
-    const char *a = static_cast<const char*>(t.a), *b = static_cast<const char*>(t.b);
-    const int64_t a2 = kTileRows * t.a_row;
-    for (int64_t s = 0; s < t.steps; ++s, a += kTileBytes, b += kPanelStep) {
-        tile_load<6>(b, 2 * kTileBytes), tile_load<4>(a, t.a_row);
+    for (int64_t s = 0; s < steps; ++s, a += kTileBytes, b += kPanelStep) {
+        tile_load<6>(b, 2 * kTileBytes), tile_load<4>(a, a_row);
         tile_dot<Kind, 0, 4, 6>();
         tile_load<7>(b + kTileBytes, 2 * kTileBytes);
         tile_dot<Kind, 1, 4, 7>();
-        tile_load<5>(a + a2, t.a_row);
+        tile_load<5>(a + a2, a_row);
         tile_dot<Kind, 2, 5, 6>();
         tile_dot<Kind, 3, 5, 7>();
-        fetch_ahead(t, s);
+        fetch_ahead(ahead, lines);
     }
-    tile_store<0>(c, t.c_row), tile_store<1>(c + kTileBytes, t.c_row);
-    tile_store<2>(c2, t.c_row), tile_store<3>(c2 + kTileBytes, t.c_row);
+    tile_store<0>(c, c_row), tile_store<1>(c + kTileBytes, c_row);
+    tile_store<2>(c2, c_row), tile_store<3>(c2 + kTileBytes, c_row);
 }
 
 template <TileKind Kind>
 __attribute__((noinline)) void multiply_low(const TileBlock& t) {
     typedef Vec<int32_t> Ints;
     char* const c = static_cast<char*>(t.c);
+    const int64_t steps = t.steps, a_row = t.a_row, c_row = t.c_row, lines = t.lines;
+    const char *a = static_cast<const char*>(t.a), *b = static_cast<const char*>(t.b), *ahead = t.ahead;
     if (t.load_c)
-        tile_load<0>(c, t.c_row), tile_load<1>(c + kTileBytes, t.c_row);
+        tile_load<0>(c, c_row), tile_load<1>(c + kTileBytes, c_row);
     else
         tile_zero<0>(), tile_zero<1>();
     tile_zero<2>(), tile_zero<3>();
-    const char *a = static_cast<const char*>(t.a), *b = static_cast<const char*>(t.b);
     int64_t s = 0;
-    for (; s + 2 <= t.steps; s += 2, a += 2 * kTileBytes, b += 2 * kPanelStep) {
-        tile_load<4>(a, t.a_row), tile_load<6>(b, 2 * kTileBytes);
+    for (; s + 2 <= steps; s += 2, a += 2 * kTileBytes, b += 2 * kPanelStep) {
+        tile_load<4>(a, a_row), tile_load<6>(b, 2 * kTileBytes);
         tile_dot<Kind, 0, 4, 6>();
         tile_load<7>(b + kTileBytes, 2 * kTileBytes);
         tile_dot<Kind, 1, 4, 7>();
-        fetch_ahead(t, s);
-        tile_load<5>(a + kTileBytes, t.a_row), tile_load<6>(b + kPanelStep, 2 * kTileBytes);
+        fetch_ahead(ahead, lines);
+        tile_load<5>(a + kTileBytes, a_row), tile_load<6>(b + kPanelStep, 2 * kTileBytes);
         tile_dot<Kind, 2, 5, 6>();
         tile_load<7>(b + kPanelStep + kTileBytes, 2 * kTileBytes);
         tile_dot<Kind, 3, 5, 7>();
-        fetch_ahead(t, s + 1);
+        fetch_ahead(ahead, lines);
     }
-    if (s < t.steps) {
-        tile_load<4>(a, t.a_row), tile_load<6>(b, 2 * kTileBytes);
+    if (s < steps) {
+        tile_load<4>(a, a_row), tile_load<6>(b, 2 * kTileBytes);
         tile_dot<Kind, 0, 4, 6>();
         tile_load<7>(b + kTileBytes, 2 * kTileBytes);
         tile_dot<Kind, 1, 4, 7>();
     }
-    tile_store<0>(c, t.c_row), tile_store<1>(c + kTileBytes, t.c_row);
-    if (t.steps < 2) return;
+    tile_store<0>(c, c_row), tile_store<1>(c + kTileBytes, c_row);
+    if (steps < 2) return;
     alignas(64) int32_t odd[kTileRows * kPanelColumns];
     tile_store<2>(odd, 2 * kTileBytes), tile_store<3>(odd + kTileRows, 2 * kTileBytes);
     for (int i = 0; i < kTileRows; ++i)
         for (int j = 0; j < kPanelColumns; j += kLanes<int32_t>) {
-            int32_t* const at = reinterpret_cast<int32_t*>(c + i * t.c_row) + j;
+            int32_t* const at = reinterpret_cast<int32_t*>(c + i * c_row) + j;
             const Ints x = load(at), y = load(odd + i * kPanelColumns + j);
             if constexpr (Kind == TileKind::bf16)
                 store(at, bitcast<Ints>(bitcast<f32v>(x) + bitcast<f32v>(y)));

@@ -167,6 +167,8 @@ bool run_product(const Operands& o, const Product& p, int lead, int64_t index) {
     g.pack_a = pack_left, g.a = &left;
     g.b = {matrix(o.b), p.b_row, p.b_col, o.b.dtype == DType::u8};
     g.a_unsigned = left.a.is_unsigned, g.a_centred = !given(o.a_zero);
+    if (g.a_centred && !zeros && left_in_place(left.a, p.m, p.k))
+        g.packed_a = static_cast<const DotLeft*>(left.a.data), g.a_row = left.a.row;
     if (zeros) {
         const Along zero = along(o.b_zero, false);
         for (int64_t j = 0; j < p.n; ++j) b_zero[j] = right_zero(g.b.is_unsigned, zero.zero(j));
