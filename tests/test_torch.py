@@ -130,6 +130,40 @@ def test_tensors_that_cannot_be_borrowed_are_refused() -> None:
         assert not relu(grown).requires_grad
 
 
+def test_no_tensor_is_read_with_the_wrong_sign() -> None:
+    x = torch._neg_view(_random(3))
+    run = tw.trace(tw.relu, tw.spec((3,))).compile()
+    for call in (tw.relu, tw.from_dlpack, run):
+        with pytest.raises(tw.DTypeError, match=r"x has its negative bit set; want x\.resolve_neg|array has its"):
+            call(x)
+    np.testing.assert_array_equal(tw.relu(x.resolve_neg()), torch.relu(x).numpy())
+    with pytest.raises(tw.DTypeError, match="w has its negative bit set"):
+        torch.ops.tilework.sgd_step(x, _random(3), lr=0.1)
+
+
+def test_tensors_of_several_devices_are_refused() -> None:
+    x = _random(3)
+    for a, b in ((x, x.to("meta")), (x.to("meta"), x)):
+        with pytest.raises(tw.DTypeError, match="add: the tensors are on cpu, meta; want them on one device"):
+            torch.ops.tilework.add(a, b)
+    with pytest.raises(tw.DTypeError, match="x is a nested tensor"):
+        torch.ops.tilework.relu(torch.nested.nested_tensor([x, x[:2]]))
+
+
+def test_an_update_in_place_is_one_to_torch() -> None:
+    w, g, x = _random(3), _random(3), _random(3, grad=True)
+    y = (x * w).sum()
+    torch.ops.tilework.sgd_step(w, g, lr=0.1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.backward()
+    with pytest.raises(tw.UnsupportedError, match=r"w requires a gradient and would be .* under torch.no_grad\(\)"):
+        torch.ops.tilework.sgd_step(x, g, lr=0.1)
+    with torch.no_grad():
+        torch.ops.tilework.sgd_step(x, g, lr=0.1)
+    with torch.inference_mode():
+        torch.ops.tilework.sgd_step(torch.ones(3), g, lr=0.1)
+
+
 def test_memory_is_shared_both_ways() -> None:
     w, g = torch.ones(4, dtype=torch.float32), torch.ones(4)
     view = w.numpy()

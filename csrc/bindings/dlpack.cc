@@ -54,6 +54,15 @@ PyObject* capsule_of(PyObject* producer, const char* op, const char* a) {
     return capsule;
 }
 
+// Whether a torch tensor is seen with the other sign, of which its __dlpack__ says nothing.
+bool is_negated(PyObject* producer) {
+    PyObject* found = PyObject_CallMethod(producer, "is_neg", nullptr);
+    if (!found) PyErr_Clear();
+    const bool negated = found == Py_True;
+    Py_XDECREF(found);
+    return negated;
+}
+
 // Takes the managed tensor out of its capsule; the returned array's owner calls the deleter once.
 template <class Managed>
 PyObject* adopt(PyObject* capsule, const char* name, const char* used, const char* op, const char* a, bool writeable) {
@@ -109,6 +118,8 @@ PyObject* from_dlpack(PyObject* producer, const char* op, const char* a) {
                      type),
                nullptr;
     }
+    if (is_negated(producer))
+        return raise("DTypeError", op, a, "%s has its negative bit set; want %s.resolve_neg()", a, a), nullptr;
     PyObject* capsule = capsule_of(producer, op, a);
     if (!capsule) return nullptr;
     PyObject* array = nullptr;

@@ -18,7 +18,7 @@ import torch
 from tilework import _core
 from tilework.dtypes import named
 from tilework.errors import DTypeError, UnsupportedError
-from tilework.registry import Op, ops
+from tilework.registry import Op, ops, updated_operands
 
 _TO_NUMPY = {
     torch.float32: "float32",
@@ -96,9 +96,10 @@ def _array(op: str, name: str, tensor: Any) -> Any:
 
 def _array_of_other(op: str, name: str, tensor: Any) -> Any:
     """What ``Tensor.numpy`` refuses: bfloat16 and tensors that require a gradient are borrowed, the others refused."""
-    if tensor.device.type != "cpu" or tensor.layout != torch.strided:
+    if tensor.device.type != "cpu" or tensor.layout != torch.strided or tensor.is_nested:
+        kind = "nested" if tensor.is_nested else tensor.layout
         raise DTypeError(
-            f"{op}: {name} is a {tensor.layout} tensor on {tensor.device}; want a strided one on the CPU",
+            f"{op}: {name} is a {kind} tensor on {tensor.device}; want a strided one on the CPU",
             op=op,
             argument=name,
         )
@@ -209,6 +210,7 @@ class Bridge:
         self.respelt = {name for name, kind in self.kinds.items() if kind in _SPELLINGS}
         self.implied = {a["name"] for a in spec["attrs"] if _is_infinite(a.get("default"))}
         self.respells = bool(self.respelt or self.implied)
+        self.updates = any("inout" in role for role in self.roles.values())
         attrs = [
             f"{_TYPES[a['kind']]}{'?' if a['none_ok'] or a['name'] in self.implied else ''} {a['name']}{_default(a)}"
             for a in spec["attrs"]
@@ -223,6 +225,9 @@ class Bridge:
         library.define(f"{name}({', '.join(operands + self.attributes)}) -> {self.returns}")
         self.overload = getattr(torch.ops.tilework, name).default
         library.impl(name, self.run, "CPU")
+        if self.updates:
+            library.impl(name, self.refused, "Negative")
+            library.impl(name, self.updating, "Autograd")
         torch.library.register_fake(f"tilework::{name}", self.shapes, lib=library)
         if not self.op.differentiable:
             return
@@ -232,7 +237,8 @@ class Bridge:
         self.backward_overload = getattr(torch.ops.tilework, f"{name}_backward").default
         library.impl(f"{name}_backward", self.run_backward, "CPU")
         torch.library.register_fake(f"tilework::{name}_backward", self.backward_shapes, lib=library)
-        library.impl(name, self.recorded, "Autograd")
+        if not self.updates:
+            library.impl(name, self.recorded, "Autograd")
 
     # The kernel ----------------------------------------------------------------------------------------------------
 
@@ -261,6 +267,10 @@ class Bridge:
                 for tensor in _tensors([operand]):
                     _array_of_other(self.op.name, name, tensor)
             raise
+        if self.updates:
+            for i in updated_operands(self.op, attrs):
+                if i < len(operands) and operands[i] is not None and not operands[i].is_inference():
+                    torch.autograd.graph.increment_version(operands[i])
         if self.returns == "Tensor" or result is None:
             return result
         return list(result) if isinstance(result, tuple) else [result]
@@ -274,7 +284,11 @@ class Bridge:
         """On tensors without data."""
         attrs = _attributes(self, operands, attrs)
         filled = [_spec(t) for t in operands] + [None] * (len(self.roles) - len(operands))
-        device = next(t.device for t in _tensors(operands))
+        devices = [t.device for t in _tensors(operands)]
+        device = devices[0]
+        if any(d != device for d in devices):
+            places = ", ".join(sorted({str(d) for d in devices}))
+            raise DTypeError(f"{self.op.name}: the tensors are on {places}; want them on one device", op=self.op.name)
         made = [
             torch.empty(shape, dtype=_TO_TORCH[np.dtype(dtype).name], device=device)
             for shape, dtype in _core.infer(self.op.name, filled, attrs)[0]
@@ -321,6 +335,28 @@ class Bridge:
         sizes = [len(t) if isinstance(t, list) else None for t in operands]
         made = Recorded.apply(self, attrs, sizes, *_tensors(operands, none=True))
         return list(made) if self.returns == "Tensor[]" else made
+
+    def updating(self, *operands: Any, **attrs: Any) -> Any:
+        """Above the kernel of an op that updates operands: none of these may be one whose gradient is followed."""
+        if torch.is_grad_enabled():
+            for i, (name, t) in enumerate(zip(self.roles, operands, strict=False)):
+                if t is not None and t.requires_grad and i in updated_operands(self.op, attrs):
+                    raise UnsupportedError(
+                        f"{self.op.name}: {name} requires a gradient and would be updated in place; "
+                        "want the call under torch.no_grad()",
+                        op=self.op.name,
+                        argument=name,
+                    )
+        return self.recorded(*operands, **attrs) if self.op.differentiable else self.below(operands, attrs)
+
+    def refused(self, *operands: Any, **attrs: Any) -> Any:
+        """An update of a tensor that is seen with the other sign."""
+        names = [n for n, t in zip(self.roles, operands, strict=False) if t is not None and t.is_neg()]
+        raise DTypeError(
+            f"{self.op.name}: {names[0]} has its negative bit set; want {names[0]}.resolve_neg()",
+            op=self.op.name,
+            argument=names[0],
+        )
 
     def below(self, operands: Sequence[Any], attrs: dict[str, Any]) -> Any:
         """The op without the recording of gradients."""
