@@ -156,6 +156,55 @@ def test_wrong_feeds_are_refused() -> None:
         prepared.run({"x": x, "z": x})
 
 
+def _constant(name: str, *values: Any, dtype: Any = np.int64) -> Any:
+    array = np.array(values, dtype)
+    return onnx.helper.make_node("Constant", [], [name], value=onnx.numpy_helper.from_array(array))
+
+
+def _looped(depth: int) -> Any:
+    """Loops in loops of 200 turns each."""
+    graph = None
+    for _ in range(depth):
+        inner = (
+            onnx.helper.make_node("Relu", ["s"], ["t"])
+            if graph is None
+            else onnx.helper.make_node("Loop", ["turns", "", "s"], ["t"], body=graph)
+        )
+        going = onnx.helper.make_node("Identity", ["going"], ["still"])
+        bool_, count = onnx.TensorProto.BOOL, onnx.TensorProto.INT64
+        value = onnx.helper.make_tensor_value_info
+        given = [value("i", count, ()), value("going", bool_, ()), _info("s", 2)]
+        graph = onnx.helper.make_graph([going, inner], "body", given, [value("still", bool_, ()), _info("t", 2)])
+    return onnx.helper.make_node("Loop", ["turns", "", "x"], ["y"], body=graph)
+
+
+_HUGE = onnx.TensorProto(name="w", data_type=1, dims=[2**62])
+_LESS = onnx.TensorProto(name="w", data_type=1, dims=[-2])
+
+# Nodes, the results that a model of them asks for, and what is said of it.
+CONTRADICTIONS: list[tuple[Any, list[str], str]] = [
+    ([_node("Relu", ["x"], ["y"]), _node("Neg", ["x"], ["y"])], ["y"], "Neg makes 'y' again"),
+    ([_node("Relu", ["x"], ["y"])], [""], "the result '' is made by nothing"),
+    ([_node("Relu", ["x"], ["y", "z"])], ["z"], "the result 'z' is none of what its node gives"),
+    ([_node("Relu", ["q" * 10000], ["y"])], ["y"], "which nothing before it makes"),
+    ([_node("Add", ["x"], ["y"])], ["y"], "Add with 1 inputs contradicts itself"),
+    ([_node("If", ["x"], ["y"])], ["y"], "If|cond"),
+    ([_constant("c", True, dtype=bool), _node("If", ["c"], ["y"])], ["y"], "If with 1 inputs contradicts itself"),
+    ([_node("Scan", ["x"], ["y"])], ["y"], "Scan with 1 inputs contradicts itself"),
+    ([_constant("turns", 200), _looped(2)], ["y"], "turns into more than 32768 nodes"),
+    ([onnx.helper.make_node("Constant", [], ["y"], value=_HUGE)], ["y"], "at most 2.40 elements"),
+    ([onnx.helper.make_node("Constant", [], ["y"], value=_LESS)], ["y"], "want sizes >= 0"),
+    ([_constant("s", 5, -3), _node("Split", ["x", "s"], ["y", "z"])], ["y"], "want sizes >= 0 that add up to 2"),
+    ([onnx.helper.make_node("Split", ["x"], ["y"], num_outputs=2**30)], ["y"], "num_outputs=1073741824 of 1 outputs"),
+    ([_constant("p", -5, 0), _node("Pad", ["x", "p"], ["y"])], ["y"], "leave less than nothing"),
+    ([_constant("s", -1), _node("Expand", ["x", "s"], ["y"])], ["y"], "Expand with 2 inputs contradicts itself"),
+    ([_constant("s", 2**40, 2**20), _node("Expand", ["x", "s"], ["y"])], ["y"], "Expand|elements"),
+    ([_constant("a", 9), _node("ReduceSum", ["x", "a"], ["y"])], ["y"], "axis=9 of an array of 1"),
+    ([_constant("s", np.nan, dtype="f"), _node("Resize", ["x", "", "s"], ["y"])], ["y"], r"scales=\[nan\]"),
+    ([_constant("s", 0, dtype="f"), _node("Resize", ["x", "", "s"], ["y"])], ["y"], r"scales=\[0.0\]"),
+]
+
+
 def test_hostile_models_are_refused(tmp_path: Path) -> None:
     model, _ = _small_network()
     good = model.SerializeToString()
@@ -176,6 +225,19 @@ def test_hostile_models_are_refused(tmp_path: Path) -> None:
         backend.prepare(cycle)
     with pytest.raises(tw.Error, match="made by nothing"):
         backend.prepare(_model([_node("Relu", ["x"], ["a"])], [_info("x", 1)], ["z"]))
+    for i, (nodes, results, text) in enumerate(CONTRADICTIONS):
+        with pytest.raises(tw.Error, match=text) as caught:
+            backend.prepare(_model(nodes, [_info("x", 2)], results)).run([np.ones(2, np.float32)])
+        assert "\n" not in str(caught.value), i
+        assert len(str(caught.value)) < 400, i
+    for version in (0, -1, 1000, 2**62):
+        good_nodes = _model([_node("Relu", ["x"], ["y"])], [_info("x", 1)], ["y"])
+        good_nodes.opset_import[0].version = version
+        with pytest.raises(tw.Error, match="is of operator set"):
+            backend.prepare(good_nodes)
+    for odd in (3, None, 1.5, [], 2**40):
+        with pytest.raises(tw.AttrTypeError, match="want a file's name, bytes or a ModelProto"):
+            backend.prepare(odd)
     model.graph.initializer[0].dims[0] = 800
     with pytest.raises(tw.Error, match="w does not hold what its shape says"):
         backend.prepare(model)
@@ -200,6 +262,21 @@ def test_external_data_stays_in_the_models_folder(tmp_path: Path) -> None:
         path.write_bytes(outside.SerializeToString())
         with pytest.raises(tw.Error, match="want a file in the model's folder"):
             backend.prepare(path)
+    for tensor in outside.graph.initializer:
+        next(e for e in tensor.external_data if e.key == "location").value = "weights.bin"
+    first = outside.graph.initializer[0]
+    size = (tmp_path / "weights.bin").rename(path.parent / "weights.bin").stat().st_size
+    for key, lie in (
+        ("length", "-1"), ("length", "a"), ("length", str(2**62)), ("length", str(size + 1)), ("length", "1"),
+        ("offset", "-4"), ("offset", str(2**62)), ("offset", str(2**70)), ("offset", "x"), ("offset", str(size - 1)),
+        ("location", "a\0b"), ("location", "x" * 5000), ("location", "."),
+    ):  # fmt: skip
+        entry = next(e for e in first.external_data if e.key == key)
+        truth, entry.value = entry.value, lie
+        path.write_bytes(outside.SerializeToString())
+        with pytest.raises(tw.Error, match=f"onnx: {first.name} "):
+            backend.prepare(path)
+        entry.value = truth
     with pytest.raises(tw.Error, match="without a folder"):
         backend.prepare(path.read_bytes())
 

@@ -13,7 +13,8 @@ from onnx.backend.base import Backend as BackendBase, BackendRep
 from tilework import dispatch
 from tilework.errors import AttrTypeError, DTypeError, Error, ShapeError
 from tilework.graph import Executable
-from tilework.interop.onnx.importer import Fed, Importer, Slot, computes, load, refusal
+from tilework.interop.onnx.importer import Fed, Importer, Slot, computes, refusal
+from tilework.interop.onnx.reading import load
 from tilework.interop.onnx.rules import NeedsValueError
 
 _KEPT = 16  # graphs of one model, by shapes of what was fed
@@ -78,6 +79,9 @@ class Prepared(BackendRep):  # type: ignore[misc]
 
     def _feeds(self, inputs: Any) -> dict[str, Any]:
         names = [f.name for f in self.inputs]
+        if not isinstance(inputs, (dict, list, tuple)):
+            what = f"onnx: inputs is a {type(inputs).__name__}; want a list or a dict of {', '.join(names) or 'none'}"
+            raise AttrTypeError(what, argument="inputs")
         given = dict(inputs) if isinstance(inputs, dict) else dict(zip(names, inputs, strict=False))
         if set(given) != set(names) or (not isinstance(inputs, dict) and len(inputs) != len(names)):
             raise AttrTypeError(f"onnx: {len(inputs)} inputs; want {', '.join(names) or 'none'}")

@@ -1,10 +1,7 @@
-"""From a model to a graph: reading it, checking it, and turning every node into calls."""
+"""From a model to a graph: every node turned into calls."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -26,69 +23,15 @@ from tilework.interop.onnx import (
     signals as signals,
     training as training,
 )
-from tilework.interop.onnx.rules import RULES, ModelError, NodeView
+from tilework.interop.onnx.reading import array
+from tilework.interop.onnx.rules import RULES, ModelError, NeedsValueError, NodeView, axis_of
 from tilework.operators import Operators
 
 Turns: TypeAlias = tuple[list[Any], list[list[Any]]]  # of a loop: the last states, and rows of results
 
 _SMALL = 4096  # elements: constants below this are worked out by onnx's own reference when the model is prepared
 _MOST_TURNS = 256  # of a loop, which is unrolled
-
-# ---------------------------------------------------------------------------------------------------------- reading
-
-
-def load(model: Any) -> Any:
-    """The model of a file name, bytes or a ModelProto; data it keeps in other files may only lie in its own folder."""
-    if isinstance(model, onnx.ModelProto):
-        return model
-    folder = None
-    try:
-        if isinstance(model, (str, Path)):
-            folder = Path(model).resolve().parent
-            model = Path(model).read_bytes()
-        proto = onnx.load_model_from_string(bytes(model))
-    except OSError:
-        raise
-    except Exception as error:
-        raise ModelError(f"onnx: this is no model: {error}") from None
-    if not proto.graph.node or not proto.opset_import:
-        raise ModelError("onnx: this is no model: it has no nodes or no operator set")
-    for tensor in _tensors(proto.graph):
-        if onnx.external_data_helper.uses_external_data(tensor):
-            _read_external(tensor, folder)
-    return proto
-
-
-def _tensors(graph: Any) -> Iterator[Any]:
-    yield from graph.initializer
-    for node in graph.node:
-        for attribute in node.attribute:
-            yield from (attribute.t,) if attribute.HasField("t") else attribute.tensors
-
-
-def _read_external(tensor: Any, folder: Path | None) -> None:
-    where = {entry.key: entry.value for entry in tensor.external_data}
-    if folder is None:
-        raise ModelError(f"onnx: {tensor.name} lies in another file, which a model without a folder does not reach")
-    path = (folder / where.get("location", "")).resolve()
-    if not path.is_relative_to(folder) or not path.is_file():
-        raise ModelError(f"onnx: {tensor.name} lies in {where.get('location')!r}; want a file in the model's folder")
-    offset, length = int(where.get("offset", 0)), where.get("length")
-    with path.open("rb") as file:
-        file.seek(offset)
-        tensor.raw_data = file.read() if length is None else file.read(int(length))
-    tensor.data_location = onnx.TensorProto.DEFAULT
-    del tensor.external_data[:]
-
-
-def _array(tensor: Any) -> Any:
-    """An initialiser, its size checked against its shape."""
-    if any(d < 0 for d in tensor.dims) or math.prod(tensor.dims) > 2**40:
-        raise ModelError(f"onnx: {tensor.name} has shape {tuple(tensor.dims)}")
-    try:
-        return np.ascontiguousarray(onnx.numpy_helper.to_array(tensor)).reshape(tuple(tensor.dims))
-    except Exception as error:
-        raise ModelError(f"onnx: {tensor.name} does not hold what its shape says: {error}") from None
+_MOST_NODES = 1 << 15  # that a model turns into, loops unrolled
 
 
 class Fed(NamedTuple):
@@ -135,20 +78,24 @@ class Importer:
     def __init__(self, model: Any) -> None:
         self.model = model
         self.opsets = {_domain(entry): entry.version for entry in model.opset_import}
-        self.constants = {t.name: _array(t) for t in model.graph.initializer}
+        self.constants = {t.name: array(t) for t in model.graph.initializer}
         self.fed = [_fed(i) for i in model.graph.input if i.name not in self.constants]
         self._check_order()
+        self._left = _MOST_NODES
 
     def _check_order(self) -> None:
         made = {"", *self.constants, *(f.name for f in self.fed)}
         for node in self.model.graph.node:
             for name in node.input:
                 if name not in made:
-                    raise ModelError(f"onnx: {node.op_type} takes {name!r}, which nothing before it makes")
-            made.update(node.output)
+                    raise ModelError(f"onnx: {node.op_type:.40} takes {name!r:.80}, which nothing before it makes")
+            for name in filter(None, node.output):
+                if name in made:
+                    raise ModelError(f"onnx: {node.op_type:.40} makes {name!r:.80} again; want a name of its own")
+                made.add(name)
         for output in self.model.graph.output:
-            if output.name not in made:
-                raise ModelError(f"onnx: the result {output.name!r} is made by nothing")
+            if output.name not in made or not output.name:
+                raise ModelError(f"onnx: the result {output.name!r:.80} is made by nothing")
 
     def unknown(self) -> list[str]:
         """Why nodes are not computed, of those whose op is not in the table and stands for no others."""
@@ -160,6 +107,7 @@ class Importer:
 
     def build(self, shapes: dict[str, Any], values: dict[str, Any]) -> tuple[Graph, dict[str, Any]]:
         """The graph, and the model's results by name: slots, what is known beforehand, and lists of both."""
+        self._left = _MOST_NODES
         graph = Graph(self.model.graph.name or "model")
         held: dict[str, Any] = {"": None} | self.constants
         for fed in self.fed:
@@ -175,6 +123,9 @@ class Importer:
                 refused.append(f"{_label(i, node)}: {str(error).partition(chr(10))[0]}")
         if refused:
             raise refusal(refused)
+        missing = [output.name for output in self.model.graph.output if output.name not in held]
+        if missing:
+            raise ModelError(f"onnx: the result {missing[0]!r:.80} is none of what its node gives")
 
         def given_back(value: Any) -> Any:
             if isinstance(value, list):
@@ -188,7 +139,16 @@ class Importer:
 
     def _take(self, node: Any, held: dict[str, Any], opsets: dict[str, int]) -> None:
         """Adds the results of a node to what is held by name."""
-        made = self._run(node, [held[name] for name in node.input], held, opsets)
+        self._left -= 1
+        if self._left < 0:
+            raise UnsupportedError(f"the model turns into more than {_MOST_NODES} nodes")
+        try:
+            made = self._run(node, [held[name] for name in node.input], held, opsets)
+        except (Error, NeedsValueError, MemoryError):
+            raise
+        except _CONTRADICTIONS as error:
+            what = f"{type(error).__name__}: {error!s:.200}"
+            raise ModelError(f"{node.op_type:.40} with {len(node.input)} inputs contradicts itself ({what})") from None
         held.update((name, value) for name, value in zip(node.output, made, strict=False) if name)
 
     def _run(self, node: Any, inputs: list[Any], held: dict[str, Any], opsets: dict[str, int]) -> tuple[Any, ...]:
@@ -215,10 +175,6 @@ class Importer:
             view.check_read()
         except UnsupportedError as error:
             return self._body(node, inputs, opsets, error)
-        except TypeError as error:
-            if isinstance(error, Error):
-                raise
-            raise ModelError(f"{node.op_type} with {len(inputs)} inputs: {error}") from None
         return tuple(made) if isinstance(made, (tuple, list)) else (made,)
 
     # ---- nodes that stand for others
@@ -275,6 +231,7 @@ class Importer:
         back = view.attributes.get("scan_input_directions") or [0] * count
         turned = [_axis_first(x, a) for x, a in zip(over, axes, strict=True)]
         turns = turned[0].shape[0]
+        view.want(all(x.shape[0] == turns for x in turned), "inputs of several lengths")
         view.want(turns <= _MOST_TURNS, f"more than {_MOST_TURNS} turns")
         view.want(not any(view.attributes.get("scan_output_directions") or ()), "results from the end")
         rows: list[list[Any]] = [[] for _ in body.output[len(states) :]]
@@ -303,7 +260,7 @@ class Importer:
 
     def _inside(self, graph: Any, inputs: list[Any], held: dict[str, Any], opsets: dict[str, int]) -> tuple[Any, ...]:
         """The results of a graph within a node, which sees what is held around it."""
-        own = held | {t.name: _array(t) for t in graph.initializer}
+        own = held | {t.name: array(t) for t in graph.initializer}
         own.update(zip((i.name for i in graph.input), inputs, strict=True))
         for node in graph.node:
             self._take(node, own, opsets)
@@ -323,7 +280,7 @@ class Importer:
         try:
             made = iter(ReferenceEvaluator(model).run(None, feeds))
         except Exception as error:
-            raise ModelError(f"{node.op_type} of constants: {error}") from None
+            raise ModelError(f"{node.op_type:.40} of constants: {error!s:.200}") from None
         return tuple(_plain(next(made)) if name else None for name in node.output)
 
 
@@ -346,13 +303,13 @@ def _domain(of: Any) -> str:
 
 
 def _axis_first(x: Any, axis: int) -> Any:
-    axis %= len(x.shape)
+    axis = axis_of(axis, len(x.shape))
     return tw.transpose(x, (axis, *(a for a in range(len(x.shape)) if a != axis)))
 
 
 def _stacked(values: list[Any], axis: int) -> Any:
     """Results of the turns of a loop, joined along a new axis."""
-    axis %= len(values[0].shape) + 1
+    axis = axis_of(axis, len(values[0].shape) + 1)
     rows = [tw.reshape(v, (*v.shape[:axis], 1, *v.shape[axis:])) for v in values]
     return tw.concat(rows, axis=axis)
 
@@ -380,6 +337,8 @@ def _schema(domain: str, kind: str, opset: int) -> Any:
         return None
 
 
+# What a rule runs into when a node's attributes, inputs and outputs do not go together.
+_CONTRADICTIONS = (TypeError, ValueError, LookupError, ArithmeticError, AttributeError, AssertionError, RecursionError)
 _PLAIN = {("", "ConstantOfShape"), ("", "Shape")}  # whose rules need no graph, nor onnx's reference
 _CONTROL = {("", "If"), ("", "Loop"), ("", "Scan")}
 _GRADIENT = ("ai.onnx.preview.training", "Gradient")
@@ -428,8 +387,10 @@ def _type_of(value: Any) -> Any:
 
 
 def _label(i: int, node: Any) -> str:
-    return f"node {i}" + (f" ({node.name})" if node.name else "")
+    return f"node {i}" + (f" ({node.name:.80})" if node.name else "")
 
 
 def refusal(reasons: list[str]) -> UnsupportedError:
+    if len(reasons) == 1:
+        return UnsupportedError(f"onnx: {reasons[0]}")
     return UnsupportedError(f"onnx: {len(reasons)} nodes are not computed:\n  " + "\n  ".join(reasons))

@@ -22,6 +22,7 @@ def conv(n: NodeView, x: Any, w: Any, b: Any = None) -> Any:
 @node("ConvTranspose")
 def conv_transpose(n: NodeView, x: Any, w: Any, b: Any = None) -> Any:
     kernel = tuple(w.shape[2:])
+    n.want(n.get("kernel_shape", kernel) == kernel, f"kernel_shape={n.get('kernel_shape')} of a kernel {kernel}")
     rank = len(kernel)
     stride = n.get("strides") or (1,) * rank
     dilation = n.get("dilations") or (1,) * rank

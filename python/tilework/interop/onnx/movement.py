@@ -10,6 +10,7 @@ import onnx
 
 import tilework as tw
 from tilework.dtypes import is_floating, is_integer
+from tilework.interop.onnx.reading import array
 from tilework.interop.onnx.rules import ModelError, NodeView, axis_of, node
 
 
@@ -18,7 +19,7 @@ def constant(n: NodeView) -> Any:
     for name, value in n.attributes.items():
         n.read.add(name)
         if name == "value":
-            return onnx.numpy_helper.to_array(value)
+            return array(value)
         if name in ("value_float", "value_floats"):
             return np.asarray(value, np.float32)
         if name in ("value_int", "value_ints"):
@@ -30,7 +31,7 @@ def constant(n: NodeView) -> Any:
 def constant_of_shape(n: NodeView, shape: Any) -> Any:
     value = n.attributes.get("value")
     n.read.add("value")
-    fill = np.zeros(1, np.float32) if value is None else onnx.numpy_helper.to_array(value)
+    fill = np.zeros(1, np.float32) if value is None else array(value)
     return np.full(n.ints(shape, "shape"), fill.reshape(()), fill.dtype)
 
 
@@ -94,10 +95,11 @@ def split(n: NodeView, x: Any, sizes: Any = None) -> Any:
     parts = n.ints(sizes, "split") if sizes is not None else n.get("split")
     if parts is None:
         count = n.get("num_outputs", len(n.outputs))
+        n.want(count == len(n.outputs), f"num_outputs={count} of {len(n.outputs)} outputs")
         each = -(-x.shape[axis] // count)
         parts = tuple(max(0, min(each, x.shape[axis] - i * each)) for i in range(count))
-    if sum(parts) != x.shape[axis]:
-        raise ModelError(f"Split: parts {parts} do not add up to {x.shape[axis]}")
+    if min(parts, default=0) < 0 or sum(parts) != x.shape[axis]:
+        raise ModelError(f"Split: parts {parts!s:.80}; want sizes >= 0 that add up to {x.shape[axis]}")
     ends = np.cumsum(parts).tolist()
     before = (slice(None),) * axis
     return tuple(x[(*before, slice(e - p, e))] for p, e in zip(parts, ends, strict=True))
@@ -148,6 +150,8 @@ def pad(n: NodeView, x: Any, pads: Any = None, value: Any = None, axes: Any = No
     fill = n.scalar(value, "constant_value") if value is not None else float(n.get("value", 0.0))
     if any(p < 0 for pair in pairs for p in pair):
         sizes = tuple(x.shape)
+        if any(s + b + e < 0 for s, (b, e) in zip(sizes, pairs, strict=True)):
+            raise ModelError(f"Pad: pads {pairs} of shape {sizes} leave less than nothing")
         x = x[tuple(slice(max(0, -b), s - max(0, -e)) for (b, e), s in zip(pairs, sizes, strict=True))]
         pairs = [(max(b, 0), max(e, 0)) for b, e in pairs]
     if mode == "constant":

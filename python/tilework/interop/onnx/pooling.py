@@ -15,6 +15,7 @@ from tilework.interop.onnx.rules import NodeView, node, spatial_pads
 def windows_of(n: NodeView, x: Any, kernel: tuple[int, ...]) -> dict[str, Any]:
     """Stride, dilation and padding as tilework takes them, auto_pad resolved."""
     rank = len(kernel)
+    n.want(n.get("kernel_shape", kernel) == kernel, f"kernel_shape={n.get('kernel_shape')} of a kernel {kernel}")
     stride = n.get("strides") or (1,) * rank
     dilation = n.get("dilations") or (1,) * rank
     auto = n.get("auto_pad", "NOTSET")
@@ -23,6 +24,7 @@ def windows_of(n: NodeView, x: Any, kernel: tuple[int, ...]) -> dict[str, Any]:
     elif auto == "VALID":
         padding = ((0, 0),) * rank
     else:
+        n.want(auto in ("SAME_UPPER", "SAME_LOWER"), f"auto_pad={auto:.40}")
         padding = tuple(
             _same(size, k, s, d, auto) for size, k, s, d in zip(x.shape[2:], kernel, stride, dilation, strict=True)
         )

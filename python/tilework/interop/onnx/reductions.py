@@ -17,7 +17,7 @@ def _axes(n: NodeView, axes: Any, ndim: int) -> tuple[int, ...] | None:
     found = n.ints(axes, "axes") if axes is not None else n.get("axes", ())
     nothing = n.get("noop_with_empty_axes", 0)
     if found:
-        return tuple(a % ndim for a in found)
+        return tuple(axis_of(a, ndim) for a in found)
     return None if nothing else tuple(range(ndim))
 
 

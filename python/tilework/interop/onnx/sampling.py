@@ -115,6 +115,7 @@ def _resized_axes(n: NodeView, x: Any, roi: Any, scales: Any, sizes: Any) -> lis
             wanted = [math.floor(one * s + 0.5) for s in shape]
     else:
         factors = [float(v) for v in n.known(scales, "scales").reshape(-1)]
+        n.want(all(0 < f < 2**40 for f in factors), f"scales={factors}")
         wanted = [math.floor(s * f) for s, f in zip(shape, factors, strict=True)]
     return [
         Axis(a, w, f, (window[i], window[i + len(axes)]))
