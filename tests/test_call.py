@@ -355,6 +355,16 @@ def test_a_producer_that_fails_is_reported() -> None:
         assert (raised.op, raised.argument) == ("relu", "x"), raised
 
 
+def test_a_producer_that_asks_for_itself_is_refused() -> None:
+    class Mirror(Producer):
+        def __dlpack__(self, **options: Any) -> Any:
+            return tw.relu(self)
+
+    with pytest.raises(tw.DTypeError, match=r"x.__dlpack__\(\) asks for itself|failed"):
+        tw.relu(Mirror())
+    assert tw.relu(np.ones(2)).tolist() == [1, 1]
+
+
 def test_an_old_producer_without_max_version_is_read() -> None:
     class Old(Producer):
         def __dlpack__(self, stream: Any = None) -> Any:  # type: ignore[override]

@@ -100,7 +100,22 @@ void drop_capsule(PyObject* capsule) {
 
 }  // namespace
 
+namespace {
+
+thread_local int t_inside;  // __dlpack__ methods that this thread is in
+constexpr int kMostInside = 8;
+
+struct Inside {
+    Inside() { ++t_inside; }
+    ~Inside() { --t_inside; }
+};
+
+}  // namespace
+
 PyObject* from_dlpack(PyObject* producer, const char* op, const char* a) {
+    const Inside inside;
+    if (t_inside > kMostInside)
+        return raise("DTypeError", op, a, "%s.__dlpack__() asks for itself; want an array it can export", a), nullptr;
     PyObject* device = PyObject_CallMethod(producer, "__dlpack_device__", nullptr);
     if (!device) {
         PyErr_Clear();
