@@ -4,10 +4,14 @@
 
 namespace tw {
 
+// Multiplies a Gemm, and has `below` multiply parts of it where tiles do not serve. False: no memory.
+typedef bool TileProduct(const void* gemm, bool (*below)(const void* gemm));
+
 // Null where the tier has nothing better (gemm/tile_kernels.cc). Operands as any tier declares them.
 struct TileKernels {
     int (*tiled)(const void* job);  // of InPieces (gemm/tiled_pieces.h)
     void (*split_rows)(const void* job);  // of SplitRows
+    TileProduct *f32, *f16, *bf16, *f32_f16, *f32_bf16;  // of a Gemm of these types (gemm/tile_products.cc)
 };
 
 const TileKernels& tile_kernels();  // of the active tier

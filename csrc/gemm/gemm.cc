@@ -1,5 +1,6 @@
 #include "gemm/gemm.h"
 
+#include "core/tile_kernels.h"
 #include "gemm/engine.h"
 
 namespace tw::TW_ISA {
@@ -26,6 +27,21 @@ bool run_gemm(const Gemm<C, A, B>& g) {
         return Engine<C, B, A>(t).run();
     }
     return Engine<C, A, B>(g).run();
+}
+
+// Whether tiles are faster: they come whole, and each number of A or B costs as much as some products before it is multiplied.
+bool suits_tiles(int64_t m, int64_t n, int64_t k) {
+    const auto whole = [](int64_t x) { return ceil_div(x, 32) * 32; };
+    return m >= 24 && n >= 24 && k >= 24 && (whole(m) * whole(n) / 2 + 21 * m + 12 * n) * whole(k) < m * n * k;
+}
+
+template <class C, class A, class B>
+bool ask_tiles(const Gemm<C, A, B>& g, TileProduct* TileKernels::* member) {
+    if constexpr (kVectorRegisters >= 32)
+        if (!g.pack_a && !g.pack_b && suits_tiles(g.m, g.n, g.k))
+            if (TileProduct* const product = tile_kernels().*member)
+                return product(&g, [](const void* part) { return run_gemm(*static_cast<const Gemm<C, A, B>*>(part)); });
+    return run_gemm(g);
 }
 
 template <class B>
@@ -56,12 +72,12 @@ void run_any(const Tile<T>& t, int m, int n) {
 
 }  // namespace
 
-bool gemm(const Gemm<float>& g) { return run_gemm(g); }
+bool gemm(const Gemm<float>& g) { return ask_tiles(g, &TileKernels::f32); }
 bool gemm(const Gemm<double>& g) { return run_gemm(g); }
-bool gemm(const Gemm<f16>& g) { return run_gemm(g); }
-bool gemm(const Gemm<bf16>& g) { return run_gemm(g); }
-bool gemm(const Gemm<float, float, f16>& g) { return run_gemm(g); }
-bool gemm(const Gemm<float, float, bf16>& g) { return run_gemm(g); }
+bool gemm(const Gemm<f16>& g) { return ask_tiles(g, &TileKernels::f16); }
+bool gemm(const Gemm<bf16>& g) { return ask_tiles(g, &TileKernels::bf16); }
+bool gemm(const Gemm<float, float, f16>& g) { return ask_tiles(g, &TileKernels::f32_f16); }
+bool gemm(const Gemm<float, float, bf16>& g) { return ask_tiles(g, &TileKernels::f32_bf16); }
 void pack_all(const Matrix<float>& b, int64_t k, int64_t n, float* packed) { run_pack_all(b, k, n, packed); }
 void pack_all(const Matrix<double>& b, int64_t k, int64_t n, double* packed) { run_pack_all(b, k, n, packed); }
 void pack_all(const Matrix<f16>& b, int64_t k, int64_t n, f16* packed) { run_pack_all(b, k, n, packed); }

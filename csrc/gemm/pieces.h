@@ -34,23 +34,28 @@ inline bool ranges_fit(const ExponentRange& a, const ExponentRange& b, int64_t k
 #if defined(TW_TILES)
 namespace {
 
-// Finds the exponents of the numbers it is shown.
-struct Exponents {
-    u32v least = ~u32v{}, most{};
+typedef Vec<uint16_t> Halves;
 
-    __attribute__((always_inline)) void see(f32v x) {
-        const u32v doubled = bitcast<u32v>(x) << 1, below = doubled - 1u;  // zero becomes the largest
+// Finds the exponents of bf16 numbers.
+struct Exponents {
+    Halves least = ~Halves{}, most{};
+    u32v left{};  // whose lower halves only numbers too small to be seen fill
+
+    __attribute__((always_inline)) void see(Halves x) {
+        const Halves doubled = x << 1, below = doubled - static_cast<uint16_t>(1);  // zero becomes the largest
         most = doubled > most ? doubled : most;
         least = below < least ? below : least;
     }
-    // A power of two counts as the number below it.
+    // A power of two counts as the number below it, from which it may have been rounded.
     ExponentRange range() const {
         ExponentRange r;
-        for (int i = 0; i < kLanes<float>; ++i) {
-            const int low = static_cast<int>(least[i] >> 24), high = static_cast<int>(most[i] >> 24);
+        for (int i = 0; i < kLanes<uint16_t>; ++i) {
+            const int low = least[i] >> 8, high = most[i] >> 8;
             r.least = low < r.least ? low : r.least;
             r.most = high > r.most ? high : r.most;
         }
+        for (int i = 0; i < kLanes<uint32_t>; ++i)
+            if (left[i] & 0xffffu) r.least = 0;
         return r;
     }
 };
@@ -60,17 +65,21 @@ TW_INLINE void join(ExponentRange& r, const ExponentRange& other) {
     r.most = other.most > r.most ? other.most : r.most;
 }
 
-// Words of (x, y): the pieces of x in the low halves, those of y in the high ones.
+// Words of (x, y): the pieces of x in the low halves, those of y in the high ones. The first piece is rounded, so that the
+// rest has either sign; a NaN whose first piece is none has one in its second.
 template <int P>
-TW_INLINE void split_pairs(f32v x, f32v y, u32v (&words)[P]) {
+TW_INLINE void split_pairs(f32v x, f32v y, u32v (&words)[P], Exponents& seen) {
     for (int p = 0; p < P; ++p) {
         u32v low = bitcast<u32v>(x), high = bitcast<u32v>(y);
         if (p + 1 < P) {
-            low = (low + 0x8000u) & 0xffff0000u, high = (high + 0x8000u) & 0xffff0000u;
+            if (p == 0) low += 0x8000u, high += 0x8000u;
+            low &= 0xffff0000u, high &= 0xffff0000u;
             x -= bitcast<f32v>(low), y -= bitcast<f32v>(high);
         }
         words[p] = (low >> 16) | high;  // of the last piece, nothing is left below
     }
+    seen.see(bitcast<Halves>(words[0]));
+    seen.left |= bitcast<u32v>(x) | bitcast<u32v>(y);
 }
 
 // What one product needs, and where the next will begin: its first step is fetched with the last of this one.
@@ -82,16 +91,23 @@ struct PieceBlock {
     bool load_c;
     const void *next_a, *next_b;
     int64_t a_row = kTileBytes, a_step = kPieceBytes;  // bytes, for numbers of one piece, which may lie in place
+    float* to = nullptr;  // if given, what becomes of c goes there
+    int64_t to_row = 0;
+};
+
+struct Idle {
+    __attribute__((always_inline)) void operator()(int64_t) const {}
 };
 
 // c (32 x 32 floats, or 16 x 32) = or += the steps of a by those of a panel b. Between tiles_begin() and tiles_end().
-// Loads stand between products, and one operand changes at a time.
-template <int P, bool Tall>
-__attribute__((noinline)) void multiply_steps(const PieceBlock& t) {
+// Loads stand between products, and one operand changes at a time. with_step(s) runs beside the products of step s.
+template <int P, bool Tall, class Body>
+__attribute__((noinline)) void multiply_steps(const PieceBlock& t, const Body& with_step) {
     constexpr int64_t step = P * kPieceBytes;
     const int64_t a_row = P > 1 ? kTileBytes : t.a_row, a_step = P > 1 ? step : t.a_step, half = kTileRows * a_row;
-    const int64_t c_row = 4 * t.c_row;
-    char *const top = reinterpret_cast<char*>(t.c), *const low = top + kTileRows * c_row;
+    const int64_t c_row = 4 * t.c_row, to_row = t.to ? 4 * t.to_row : c_row;
+    const char *const top = reinterpret_cast<const char*>(t.c), *const low = top + kTileRows * c_row;
+    char *const to_top = reinterpret_cast<char*>(t.to ? t.to : t.c), *const to_low = to_top + kTileRows * to_row;
     if (t.load_c) {
         tile_load<0>(top, c_row), tile_load<1>(top + kTileBytes, c_row);
         if (Tall) tile_load<2>(low, c_row), tile_load<3>(low + kTileBytes, c_row);
@@ -127,6 +143,7 @@ __attribute__((noinline)) void multiply_steps(const PieceBlock& t) {
         const bool last = s + 1 == t.steps;
         fetch_a = last ? static_cast<const char*>(t.next_a) : a + a_step;
         fetch_b = last ? static_cast<const char*>(t.next_b) : b + step;
+        with_step(s);
         if constexpr (P == 3) {
             b_left(0), a_top(2), dot_0(), fetch(), b_right(0), dot_1(), a_low(2), dot_2(), fetch(), dot_3();
             a_top(0), dot_0(), dot_1(), fetch(), a_low(0), dot_2(), dot_3(), fetch();
@@ -144,14 +161,14 @@ __attribute__((noinline)) void multiply_steps(const PieceBlock& t) {
             a_low(0), dot_2(), fetch(), dot_3(), fetch();
         }
     }
-    tile_store<0>(top, c_row), tile_store<1>(top + kTileBytes, c_row);
-    if (Tall) tile_store<2>(low, c_row), tile_store<3>(low + kTileBytes, c_row);
+    tile_store<0>(to_top, to_row), tile_store<1>(to_top + kTileBytes, to_row);
+    if (Tall) tile_store<2>(to_low, to_row), tile_store<3>(to_low + kTileBytes, to_row);
 }
 
 // The first 16 or all 32 rows.
-template <int P>
-TW_INLINE void multiply_pieces(const PieceBlock& t, int64_t rows) {
-    rows > kTileRows ? multiply_steps<P, true>(t) : multiply_steps<P, false>(t);
+template <int P, class Body = Idle>
+TW_INLINE void multiply_pieces(const PieceBlock& t, int64_t rows, const Body& with_step = {}) {
+    rows > kTileRows ? multiply_steps<P, true>(t, with_step) : multiply_steps<P, false>(t, with_step);
 }
 
 }  // namespace

@@ -28,9 +28,8 @@ constexpr int64_t kFewPanels = 16, kGroup = 4;  // row tiles of a job
 constexpr int64_t kPackTerms = 64;  // packed at a time, in L1
 
 TW_INLINE void split_to(f32v x, f32v y, Exponents& seen, char* to) {
-    seen.see(x), seen.see(y);
     u32v words[kPieces];
-    split_pairs(x, y, words);
+    split_pairs(x, y, words, seen);
     for (int p = 0; p < kPieces; ++p) store(reinterpret_cast<uint32_t*>(to + p * kPieceBytes), words[p]);
 }
 

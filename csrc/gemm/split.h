@@ -1,0 +1,161 @@
+// Operands of products in tiles: numbers split into pieces, as gemm/pieces.h lays them out; bf16 as pairs along k.
+#pragma once
+#include "core/index.h"
+#include "gemm/pack.h"
+#include "gemm/pieces.h"
+
+#if defined(TW_TILES)
+namespace tw::TW_ISA {
+namespace {
+
+template <class S>
+constexpr int kPieces = __is_same(S, float) ? 3
+                        : __is_same(S, f16) ? 2
+                                            : 1;
+constexpr int64_t kPairColumns = 2 * kPanelColumns;  // panels are split two at a time
+
+// `Rows` x `Columns` of a matrix, of which rows x columns are there, widened, zeros beyond.
+template <int64_t Rows, int64_t Columns, class S>
+void take_block(const S* from, int64_t row, int64_t col, int64_t rows, int64_t columns, float* to) {
+    constexpr int64_t L = kLanes<float>;
+    const int64_t whole_rows = row == 1 ? rows / L * L : 0, whole_columns = row == 1 ? columns / L * L : 0;
+    for (int64_t i = 0; i < whole_rows; i += L)
+        for (int64_t j = 0; j < whole_columns; j += L)
+            transpose_wide(from + i + j * col, col, to + i * Columns + j, Columns);
+    for (int64_t i = 0; i < Rows; ++i)
+        for (int64_t j = i < whole_rows ? whole_columns : 0; j < Columns; j += L) {
+            const int64_t n = i < rows ? min_of(columns - j, L) : 0;
+            store(to + i * Columns + j, n > 0 ? take_wide<float>(from + i * row + j * col, col, n) : f32v{});
+        }
+}
+
+// Up to 32 rows of k terms of A, as steps of pieces.
+template <int P, class S>
+void split_left(const S* from, int64_t row, int64_t col, int64_t rows, int64_t k, char* to, ExponentRange& range) {
+    constexpr int64_t L = kLanes<float>;
+    Exponents seen;
+    const auto split = [&](f32v x, f32v y, char* at) __attribute__((always_inline)) {
+        u32v words[P];
+        split_pairs(x, y, words, seen);
+        for (int p = 0; p < P; ++p) store(reinterpret_cast<uint32_t*>(at + p * kPieceBytes), words[p]);
+    };
+    const int64_t steps = ceil_div(k, kPieceTerms), whole = col == 1 && rows == kTallRows ? k / kPieceTerms : 0;
+    for (int64_t i = 0; i < kTallRows; ++i)
+        for (int64_t s = 0; s < whole; ++s) {
+            const S* const at = from + i * row + s * kPieceTerms;
+            __builtin_prefetch(at + row), __builtin_prefetch(at + row + L);
+            split(load_as<float>(at), load_as<float>(at + L), to + s * P * kPieceBytes + i * kTileBytes);
+        }
+    for (int64_t s = whole; s < steps; ++s) {
+        alignas(kVecBytes) float block[kTallRows * kPieceTerms];
+        take_block<kTallRows, kPieceTerms>(from + s * kPieceTerms * col, row, col, rows,
+                                           min_of(k - s * kPieceTerms, kPieceTerms), block);
+        for (int64_t i = 0; i < kTallRows; ++i)
+            split(load(block + i * kPieceTerms), load(block + i * kPieceTerms + L),
+                  to + s * P * kPieceBytes + i * kTileBytes);
+    }
+    join(range, seen.range());
+}
+
+// Up to 64 columns of k terms of B, as steps of pieces of two panels `panel` bytes apart.
+template <int P, class S>
+void split_right(const S* from, int64_t row, int64_t col, int64_t k, int64_t n, char* to, int64_t panel,
+                 ExponentRange& range) {
+    constexpr int64_t L = kLanes<float>, kAhead = 2;
+    Exponents seen;
+    const auto split = [&]<class F>(const F* at, int64_t line, int64_t columns, char* step, bool ahead)
+                           __attribute__((always_inline)) {
+        for (int64_t w = 0; w < kTileRows; ++w)
+            for (int64_t j = 0; j < columns; j += L) {
+                const F* const first = at + w * line + j;
+                u32v words[P];
+                split_pairs(load_as<float>(first), load_as<float>(first + kTileRows * line), words, seen);
+                if (ahead) {
+                    __builtin_prefetch(first + kAhead * line);
+                    __builtin_prefetch(first + (kAhead + kTileRows) * line);
+                }
+                char* const word = step + j / kPanelColumns * panel + (w * kPanelColumns + j % kPanelColumns) * 4;
+                for (int p = 0; p < P; ++p) store(reinterpret_cast<uint32_t*>(word + p * kPieceBytes), words[p]);
+            }
+    };
+    const int64_t steps = ceil_div(k, kPieceTerms), columns = n > kPanelColumns ? kPairColumns : kPanelColumns;
+    const int64_t whole = col == 1 && n == columns ? k / kPieceTerms : 0;
+    for (int64_t s = 0; s < steps; ++s) {
+        const S* const at = from + s * kPieceTerms * row;
+        char* const step = to + s * P * kPieceBytes;
+        if (s < whole) {
+            split(at, row, columns, step, true);
+        } else {
+            alignas(kVecBytes) float block[kPieceTerms * kPairColumns];
+            take_block<kPieceTerms, kPairColumns>(at, row, col, min_of(k - s * kPieceTerms, kPieceTerms), n, block);
+            split(block, kPairColumns, columns, step, false);
+        }
+    }
+    join(range, seen.range());
+}
+
+// ---- bf16: one piece, pairs along k --------------------------------------------------------------------------------
+
+// Up to 32 rows of k terms of A, seen and, if `to` is given, copied as whole steps.
+inline void copy_left(const uint16_t* from, int64_t row, int64_t col, int64_t rows, int64_t k, uint16_t* to,
+                      ExponentRange& range) {
+    constexpr int64_t L = kLanes<uint16_t>;
+    static_assert(L == kPieceTerms);
+    Exponents seen;
+    for (int64_t i = 0; i < rows; ++i, from += row)
+        for (int64_t j = 0; j < k; j += L) {
+            const int64_t n = min_of(k - j, L);
+            const Halves x = col != 1 ? load_strided(from + j * col, col, n)
+                             : n == L ? load(from + j)
+                                      : load_n(from + j, n);
+            seen.see(x);
+            if (to) store(to, x), to += L;
+        }
+    join(range, seen.range());
+}
+
+// Up to 32 columns of k terms of B.
+inline void pack_pairs(const uint16_t* b, int64_t row, int64_t col, int64_t k, int64_t n, uint32_t* to,
+                       ExponentRange& range) {
+    Exponents seen;
+    constexpr int L = kLanes<float>;
+    const int64_t words = ceil_div(k, kPieceTerms) * kTileRows;
+    int64_t w = 0;
+    const auto put = [&](int64_t at, u32v v) __attribute__((always_inline)) {
+        seen.see(bitcast<Halves>(v));
+        store(to + at, v);
+    };
+    if (col == 1 && n == kPanelColumns) {
+        for (; w < k / 2; ++w) {
+            const uint16_t* const from = b + 2 * w * row;
+            const Halves x = load(from), y = load(from + row);
+            __builtin_prefetch(from + kPieceTerms * row), __builtin_prefetch(from + (kPieceTerms + 1) * row);
+            put(w * kPanelColumns, bitcast<u32v>(zip_low(x, y)));
+            put(w * kPanelColumns + L, bitcast<u32v>(zip_high(x, y)));
+        }
+    } else if (row == 1 && n == kPanelColumns) {
+        alignas(kVecBytes) float tile[L * L], turned[L * L];
+        for (; 2 * (w + L) <= k; w += L)
+            for (int64_t j = 0; j < kPanelColumns; j += L) {
+                for (int64_t q = 0; q < L; ++q) __builtin_memcpy(tile + q * L, b + (j + q) * col + 2 * w, 4 * L);
+                transpose_tile(tile, L, turned, L);
+                for (int64_t q = 0; q < L; ++q) put((w + q) * kPanelColumns + j, bitcast<u32v>(load(turned + q * L)));
+            }
+    }
+    for (; w < words; ++w)
+        for (int64_t j = 0; j < kPanelColumns; j += L) {
+            alignas(kVecBytes) uint32_t some[L];
+            for (int64_t q = 0; q < L; ++q) {
+                const uint16_t* const from = b + 2 * w * row + (j + q) * col;
+                const bool here = j + q < n;
+                const uint32_t low = here && 2 * w < k ? from[0] : 0, high = here && 2 * w + 1 < k ? from[row] : 0;
+                some[q] = low | high << 16;
+            }
+            put(w * kPanelColumns + j, load(some));
+        }
+    join(range, seen.range());
+}
+
+}  // namespace
+}  // namespace tw::TW_ISA
+#endif

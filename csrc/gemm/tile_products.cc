@@ -1,0 +1,263 @@
+// C = activation(alpha (bias + A B) + beta addend) on tiles of bf16, of float and 16-bit matrices: what a tier with tiles lends
+// the ops of the tiers below (core/tile_kernels.h).
+//
+// Method    gemm/pieces.h. A block of C stays in L2 as sums while blocks of k pass: panels of B are split for all of its rows,
+//           each tile of rows just before all panels are multiplied by it: split numbers never leave L2, and are split
+//           again for every block of C. bf16 is read in place where rows of A are
+//           whole steps.
+// Numerics  sums are float, rounded once at the store. Units of C whose operands' exponents do not fit are left to the tier
+//           below: a choice by the operands alone.
+// Threads   blocks of C are independent; k is never split between threads.
+#include "gemm/tile_products.h"
+
+#include "gemm/gemm.h"
+#include "gemm/split.h"
+
+#if defined(TW_TILES)
+#include "core/memory.h"
+#include "core/parallel.h"
+#include "core/profile.h"
+#include "gemm/micro.h"
+
+namespace tw::TW_ISA {
+namespace {
+
+constexpr int64_t kTileSums = kTallRows * kPanelColumns;
+constexpr int64_t kBlockBytes = 24 << 10;  // of a panel, and of a tile of rows, between two visits to the sums
+constexpr int64_t kUnitTiles = 2;  // of a unit of 64 x 64
+constexpr int64_t kUnits = 8;  // of a block of C, at most, each way
+
+typedef bool Below(const void* gemm);
+
+template <class C, class A, class B>
+struct Engine {
+    static constexpr int P = kPieces<A> > kPieces<B> ? kPieces<A> : kPieces<B>;
+    static constexpr int64_t kStepBytes = P * kPieceBytes;
+    typedef Gemm<C, A, B> Product;
+    const Product& g;
+    Below* const below;
+    int64_t tiles, pairs, steps, k_blocks, block_steps;
+    int64_t tall, wide;  // of a block of C, in tiles and pairs of panels
+    bool in_place = false;  // bf16 that is read where it lies
+    bool plain;  // nothing is done with sums but to store them, which whole tiles do
+
+    Engine(const Product& product, Below* other) : g(product), below(other) {
+        tiles = ceil_div(g.m, kTallRows), pairs = ceil_div(g.n, kPairColumns), steps = ceil_div(g.k, kPieceTerms);
+        k_blocks = ceil_div(steps * kStepBytes, kBlockBytes);
+        block_steps = ceil_div(steps, k_blocks);
+        k_blocks = ceil_div(steps, block_steps);
+        if constexpr (P == 1) in_place = g.a.col == 1 && g.k % kPieceTerms == 0;
+        plain = __is_same(C, float) && g.c_col == 1 && !g.bias_row && !g.bias_col && g.alpha == 1 && !g.addend.data &&
+                g.activation == Activation::none && !g.accumulate;
+        choose_blocks();
+    }
+
+    // Large blocks split each number seldom, small ones occupy all threads.
+    void choose_blocks() {
+        const int64_t threads = num_threads();
+        double least = 0;
+        for (int64_t t = kUnits; t >= 1; t /= 2)
+            for (int64_t w = kUnits; w >= 1; w /= 2) {
+                const int64_t rows = min_of(t * kUnitTiles, tiles), columns = min_of(w, pairs);
+                const int64_t turns = ceil_div(ceil_div(tiles, rows) * ceil_div(pairs, columns), threads);
+                // A number is split, and read, in the time of this many products.
+                constexpr double split = P == 1 ? 50 : 30, kWake = 40000;
+                const double cost =
+                    static_cast<double>(turns) * (static_cast<double>(rows * columns * kPairColumns) +
+                                                  split * static_cast<double>(rows + 2 * columns)) +
+                    (turns > 1 || rows < tiles || columns < pairs ? kWake / static_cast<double>(g.k) : 0);
+                if (least == 0 || cost < least) least = cost, tall = rows, wide = columns;
+            }
+    }
+
+    // The product of rows [i0, i0 + m) and columns [j0, j0 + n), as the tier below has it.
+    bool leave(int64_t i0, int64_t m, int64_t j0, int64_t n) const {
+        Product part = g;
+        part.m = m, part.n = n;
+        part.a.data += i0 * g.a.row;
+        part.c += i0 * g.c_row + j0 * g.c_col;
+        if (g.bias_row) part.bias_row += i0;
+        if (g.bias_col) part.bias_col += j0;
+        if (g.addend.data) part.addend.data += i0 * g.addend.row + j0 * g.addend.col;
+        static_assert(Blocking<float>::NR == kPairColumns);
+        if (g.packed_b)
+            part.packed_b += j0 * g.k;
+        else
+            part.b.data += j0 * g.b.col;
+        return below(&part);
+    }
+
+    bool run() const {
+        note_kernel(g.packed_b ? "tiles prepared" : "tiles");
+        const int64_t across = ceil_div(pairs, wide);
+        bool enough = true;
+        parallel(ceil_div(tiles, tall) * across, [&](int64_t chunk) {
+            const int64_t t0 = chunk / across * tall, p0 = chunk % across * wide;
+            if (!run_block(t0, min_of(t0 + tall, tiles), p0, min_of(p0 + wide, pairs)))
+                __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
+        });
+        return enough;
+    }
+
+    // ---- operands ---------------------------------------------------------------------------------------------------
+
+    const B* right_at(int64_t pair, int64_t step) const {
+        const int64_t j0 = pair * kPairColumns, k0 = step * kPieceTerms;
+        return g.packed_b ? g.packed_b + j0 * g.k + k0 * kPairColumns : g.b.data + k0 * g.b.row + j0 * g.b.col;
+    }
+    int64_t terms(int64_t s0, int64_t s1) const { return min_of(s1 * kPieceTerms, g.k) - s0 * kPieceTerms; }
+    int64_t rows_of(int64_t tile) const { return min_of(g.m - tile * kTallRows, kTallRows); }
+    int64_t panels_of(int64_t pair) const { return pair * kPairColumns + kPanelColumns < g.n ? 2 : 1; }
+
+    void split_rows(int64_t tile, int64_t s0, int64_t s1, char* to, ExponentRange& seen) const {
+        const A* const from = g.a.data + tile * kTallRows * g.a.row + s0 * kPieceTerms * g.a.col;
+        if constexpr (P == 1)
+            copy_left(reinterpret_cast<const uint16_t*>(from), g.a.row, g.a.col, rows_of(tile), terms(s0, s1),
+                      in_place && rows_of(tile) % kTileRows == 0 ? nullptr : reinterpret_cast<uint16_t*>(to), seen);
+        else
+            split_left<P>(from, g.a.row, g.a.col, rows_of(tile), terms(s0, s1), to, seen);
+    }
+
+    // Panels `panel` bytes apart.
+    void split_columns(int64_t pair, int64_t s0, int64_t s1, char* to, int64_t panel, ExponentRange& seen) const {
+        const B* const from = right_at(pair, s0);
+        const int64_t row = g.packed_b ? kPairColumns : g.b.row, col = g.packed_b ? 1 : g.b.col;
+        const int64_t n =
+            g.packed_b ? panels_of(pair) * kPanelColumns : min_of(g.n - pair * kPairColumns, kPairColumns);
+        if constexpr (P == 1)
+            for (int64_t j = 0; j < n; j += kPanelColumns)
+                pack_pairs(reinterpret_cast<const uint16_t*>(from + j * col), row, col, terms(s0, s1),
+                           min_of(n - j, kPanelColumns), reinterpret_cast<uint32_t*>(to + j / kPanelColumns * panel),
+                           seen);
+        else
+            split_right<P>(from, row, col, terms(s0, s1), n, to, panel, seen);
+    }
+
+    bool whole(int64_t tile, int64_t n0) const { return rows_of(tile) % kTileRows == 0 && g.n - n0 >= kPanelColumns; }
+
+    bool fits(const ExponentRange& a, const ExponentRange& b) const {
+        if (P == 2) return a.most < 255 && b.most < 255;
+        return ranges_fit(a, b, g.k);
+    }
+
+    // ---- a block of C -----------------------------------------------------------------------------------------------
+
+    bool run_block(int64_t t0, int64_t t1, int64_t p0, int64_t p1) const {
+        const int64_t panels = 2 * (p1 - p0) - (panels_of(p1 - 1) == 1), panel_bytes = block_steps * kStepBytes + 256;
+        const int64_t left_bytes = kTallRows * kTileBytes * block_steps * P, sums_count = (t1 - t0) * panels;
+        Scratch scratch(static_cast<size_t>(2 * (p1 - p0) * panel_bytes + left_bytes + sums_count * kTileSums * 4));
+        char* const right = scratch.as<char>();
+        if (!right) return false;
+        char* const left = right + 2 * (p1 - p0) * panel_bytes;
+        float* const sums = reinterpret_cast<float*>(left + left_bytes);
+        ExponentRange of_rows[kUnits], of_columns[kUnits];
+        bool some = true;
+        tiles_begin();
+        for (int64_t block = 0; block < k_blocks && some; ++block) {
+            const int64_t s0 = block * block_steps, s1 = min_of(s0 + block_steps, steps);
+            for (int64_t p = p0; p < p1; ++p)
+                split_columns(p, s0, s1, right + 2 * (p - p0) * panel_bytes, panel_bytes, of_columns[p - p0]);
+            for (int64_t t = t0; t < t1; ++t) {
+                split_rows(t, s0, s1, left, of_rows[(t - t0) / kUnitTiles]);
+                const int64_t m0 = t * kTallRows, n_rows = rows_of(t);
+                for (int64_t p = 0; p < panels; ++p) {
+                    const int64_t n0 = p0 * kPairColumns + p * kPanelColumns;
+                    float* const own = sums + ((t - t0) * panels + p) * kTileSums;
+                    const char* const next = right + (p + 1 < panels ? p + 1 : 0) * panel_bytes;
+                    PieceBlock b = {s1 - s0, left, right + p * panel_bytes, own, kPanelColumns, block > 0, left, next};
+                    if constexpr (P == 1) {
+                        const bool here = in_place && n_rows % kTileRows == 0;
+                        if (here) b.a = g.a.data + m0 * g.a.row + s0 * kPieceTerms;
+                        b.a_row = here ? g.a.row * 2 : (s1 - s0) * kTileBytes, b.a_step = kTileBytes;
+                    }
+                    if constexpr (__is_same(C, float))
+                        if (plain && block + 1 == k_blocks && whole(t, n0))
+                            b.to = g.c + m0 * g.c_row + n0, b.to_row = g.c_row;
+                    multiply_pieces<P>(b, n_rows);
+                }
+            }
+            some = false;
+            for (int64_t i = 0; i * kUnitTiles < t1 - t0; ++i)
+                for (int64_t j = 0; j < p1 - p0; ++j) some |= fits(of_rows[i], of_columns[j]);
+        }
+        tiles_end();
+        return finish_units(t0, t1, p0, p1, panels, sums, of_rows, of_columns);
+    }
+
+    bool finish_units(int64_t t0, int64_t t1, int64_t p0, int64_t p1, int64_t panels, const float* sums,
+                      const ExponentRange* of_rows, const ExponentRange* of_columns) const {
+        bool enough = true;
+        for (int64_t i = t0; i < t1; i += kUnitTiles)
+            for (int64_t j = p0; j < p1; ++j) {
+                const int64_t i1 = min_of(i + kUnitTiles, t1);
+                const int64_t m0 = i * kTallRows, n0 = j * kPairColumns;
+                if (!fits(of_rows[(i - t0) / kUnitTiles], of_columns[j - p0])) {
+                    enough &= leave(m0, min_of(i1 * kTallRows, g.m) - m0, n0, min_of(n0 + kPairColumns, g.n) - n0);
+                } else {
+                    for (int64_t t = i; t < i1; ++t)
+                        for (int64_t p = 2 * (j - p0); p < min_of(2 * (j + 1 - p0), panels); ++p)
+                            if (!plain || !whole(t, p0 * kPairColumns + p * kPanelColumns))
+                                finish(sums + ((t - t0) * panels + p) * kTileSums, t * kTallRows,
+                                       p0 * kPairColumns + p * kPanelColumns);
+                }
+            }
+        return enough;
+    }
+
+    void finish(const float* sums, int64_t m0, int64_t n0) const {
+        const int64_t m = min_of(g.m - m0, kTallRows), n = min_of(g.n - n0, kPanelColumns);
+        const Matrix<C> addend = {g.addend.data ? g.addend.data + m0 * g.addend.row + n0 * g.addend.col : nullptr,
+                                  g.addend.row, g.addend.col};
+        C* const c = g.c + m0 * g.c_row + n0 * g.c_col;
+        const float *const of_row = g.bias_row ? g.bias_row + m0 : nullptr, *const of_column =
+                                                                                g.bias_col ? g.bias_col + n0 : nullptr;
+        if (g.c_col == 1 || g.c_row != 1)
+            return finish_rows(sums, m, n, c, g.c_row, g.c_col, of_row, of_column, addend);
+        alignas(kVecBytes) float turned[kTileSums];
+        for (int64_t i = 0; i < kTallRows; i += kLanes<float>)
+            for (int64_t j = 0; j < kPanelColumns; j += kLanes<float>)
+                transpose_tile(sums + i * kPanelColumns + j, kPanelColumns, turned + j * kTallRows + i, kTallRows);
+        finish_rows(turned, n, m, c, g.c_col, g.c_row, of_column, of_row, {addend.data, addend.col, addend.row});
+    }
+
+    void finish_rows(const float* sums, int64_t m, int64_t n, C* c, int64_t c_row, int64_t c_col, const float* of_row,
+                     const float* of_column, const Matrix<C>& addend) const {
+        constexpr int L = kLanes<float>;
+        for (int64_t j = 0; j < n; j += L) {
+            const int lanes = static_cast<int>(min_of(n - j, L));
+            const f32v bias = of_column ? load_n(of_column + j, lanes) : f32v{};
+            for (int64_t i = 0; i < m; ++i) {
+                C* const to = c + i * c_row + j * c_col;
+                f32v v = load(sums + i * kPanelColumns + j) + bias;
+                if (of_row) v = v + splat(of_row[i]);
+                if (g.accumulate) v = v + take_wide<float>(to, c_col, lanes);
+                v = v * g.alpha;
+                if (addend.data)
+                    v += g.beta * take_wide<float>(addend.data + i * addend.row + j * addend.col, addend.col, lanes);
+                if (g.activation != Activation::none) v = activate(v, g.activation);
+                if (c_col != 1)
+                    for (int e = 0; e < lanes; ++e) to[e * c_col] = from_float<C>(v[e]);
+                else if (lanes == L)
+                    store_from(to, v);
+                else
+                    store_from_n(to, v, lanes);
+            }
+        }
+    }
+};
+
+template <class C, class A, class B>
+bool product(const void* gemm, Below* below) {
+    return Engine<C, A, B>(*static_cast<const Gemm<C, A, B>*>(gemm), below).run();
+}
+
+}  // namespace
+
+bool product_f32(const void* gemm, Below* below) { return product<float, float, float>(gemm, below); }
+bool product_f16(const void* gemm, Below* below) { return product<f16, f16, f16>(gemm, below); }
+bool product_bf16(const void* gemm, Below* below) { return product<bf16, bf16, bf16>(gemm, below); }
+bool product_f32_f16(const void* gemm, Below* below) { return product<float, float, f16>(gemm, below); }
+bool product_f32_bf16(const void* gemm, Below* below) { return product<float, float, bf16>(gemm, below); }
+
+}  // namespace tw::TW_ISA
+#endif
