@@ -79,7 +79,8 @@ def test_weights_are_read_when_they_are_packed_and_not_kept(tmp_path: Path) -> N
     f = lambda x: tw.matmul(tw.conv(x, w, padding=1).sum(axis=(2, 3)), m)  # noqa: E731
     tw.trace(f, x).compile().save(path)
     exe = tw.load(path)
-    assert exe.peak_bytes < exe.arena_bytes + 1.2 * (w.nbytes + m.nbytes) + 4096
+    pieces = 1.5 if tw.isa() == "amx" else 1.0  # of a float, three in bfloat16
+    assert exe.peak_bytes < exe.arena_bytes + 1.2 * pieces * (w.nbytes + m.nbytes) + 4096
     want, before = exe(x), tw.isa()
     exe.save(path)
     np.testing.assert_array_equal(tw.load(path)(x), want)

@@ -68,6 +68,18 @@ def test_gradients_of_inputs_that_nobody_takes_are_not_computed(name: str) -> No
     assert kept[0].results[0] not in some._native.plan.homes
 
 
+def test_a_run_that_has_no_memory_says_what_for() -> None:
+    x = np.zeros(4, np.float32)
+
+    def wide(x: Any) -> Any:
+        return tw.reduce_sum(tw.cumsum(tw.expand(tw.reshape(x, (4, 1)), shape=(4, 1 << 36)), axis=1))
+
+    exe = tw.trace(wide, x).compile()
+    for _ in range(2):
+        with pytest.raises(tw.AllocationError, match=r"graph: no memory for the \d+ bytes of what a run keeps"):
+            exe(x)
+
+
 def test_updates_come_as_soon_as_they_can() -> None:
     layers = [tw.Variable(np.ones((64, 64), np.float32), n) for n in "abcdef"]
 
