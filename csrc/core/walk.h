@@ -48,10 +48,18 @@ static inline void for_each_row(const Walk& w, int64_t elements_per_chunk, const
         const int64_t count =
             pieces == 1 ? w.row : (w.row - begin < elements_per_chunk ? w.row - begin : elements_per_chunk);
         const int64_t last = first + rows_per_chunk < rows ? first + rows_per_chunk : rows;
+        const int inner = w.ndim - 1;
+        const int64_t run = w.ndim ? w.shape[inner] : 1;
         char* at[kMaxWalked];
-        for (int64_t row = first; row < last; ++row) {
-            walk_seek(w, row, at);
-            for (int k = 0; k < w.n; ++k) at[k] += begin * w.stride[k] * w.size[k];
+        int64_t left = 0;  // rows that are one step each from where `at` is
+        for (int64_t row = first; row < last; ++row, --left) {
+            if (left == 0) {
+                walk_seek(w, row, at);
+                for (int k = 0; k < w.n; ++k) at[k] += begin * w.stride[k] * w.size[k];
+                left = run - row % run;
+            } else {
+                for (int k = 0; k < w.n; ++k) at[k] += w.step[k][inner];
+            }
             body(static_cast<char* const*>(at), count);
         }
     });
