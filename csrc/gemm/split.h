@@ -12,7 +12,7 @@ template <class S>
 constexpr int kPieces = __is_same(S, float) ? 3
                         : __is_same(S, f16) ? 2
                                             : 1;
-constexpr int64_t kPairColumns = 2 * kPanelColumns;  // panels are split two at a time
+constexpr int64_t kPairColumns = 2 * kPanelColumns, kMostPairs = 8;  // panels are split two at a time
 
 // `Rows` x `Columns` of a matrix, of which rows x columns are there, widened, zeros beyond.
 template <int64_t Rows, int64_t Columns, class S>
@@ -57,41 +57,45 @@ void split_left(const S* from, int64_t row, int64_t col, int64_t rows, int64_t k
     join(range, seen.range());
 }
 
-// Up to 64 columns of k terms of B, as steps of pieces of two panels `panel` bytes apart.
+// Columns of k terms of B, as steps of pieces of panels `panel` bytes apart: two from each of `pairs` places, `pair` numbers
+// apart, n columns in all. Rows are read in whole.
 template <int P, class S>
-void split_right(const S* from, int64_t row, int64_t col, int64_t k, int64_t n, char* to, int64_t panel,
-                 ExponentRange& range) {
-    constexpr int64_t L = kLanes<float>, kAhead = 2;
-    Exponents seen;
-    const auto split = [&]<class F>(const F* at, int64_t line, int64_t columns, char* step, bool ahead)
+void split_right(const S* from, int64_t row, int64_t col, int64_t pair, int64_t pairs, int64_t k, int64_t n, char* to,
+                 int64_t panel, ExponentRange* ranges) {
+    constexpr int64_t L = kLanes<float>;
+    const auto split = [&]<class F>(const F* at, int64_t line, char* word, Exponents& seen)
                            __attribute__((always_inline)) {
-        for (int64_t w = 0; w < kTileRows; ++w)
-            for (int64_t j = 0; j < columns; j += L) {
-                const F* const first = at + w * line + j;
-                u32v words[P];
-                split_pairs(load_as<float>(first), load_as<float>(first + kTileRows * line), words, seen);
-                if (ahead) {
-                    __builtin_prefetch(first + kAhead * line);
-                    __builtin_prefetch(first + (kAhead + kTileRows) * line);
-                }
-                char* const word = step + j / kPanelColumns * panel + (w * kPanelColumns + j % kPanelColumns) * 4;
-                for (int p = 0; p < P; ++p) store(reinterpret_cast<uint32_t*>(word + p * kPieceBytes), words[p]);
-            }
+        u32v words[P];
+        split_pairs(load_as<float>(at), load_as<float>(at + kTileRows * line), words, seen);
+        for (int p = 0; p < P; ++p) store(reinterpret_cast<uint32_t*>(word + p * kPieceBytes), words[p]);
     };
-    const int64_t steps = ceil_div(k, kPieceTerms), columns = n > kPanelColumns ? kPairColumns : kPanelColumns;
-    const int64_t whole = col == 1 && n == columns ? k / kPieceTerms : 0;
+    const auto split_pair = [&]<class F>(const F* at, int64_t line, char* word, Exponents& seen)
+                                __attribute__((always_inline)) {
+        Exponents own = seen;
+        for (int64_t j = 0; j < kPairColumns; j += L)
+            split(at + j, line, word + j / kPanelColumns * panel + j % kPanelColumns * 4, own);
+        seen = own;
+    };
+    Exponents seen[kMostPairs];
+    const int64_t steps = ceil_div(k, kPieceTerms), whole_steps = col == 1 ? k / kPieceTerms : 0;
+    const int64_t whole = n / kPairColumns;
     for (int64_t s = 0; s < steps; ++s) {
         const S* const at = from + s * kPieceTerms * row;
         char* const step = to + s * P * kPieceBytes;
-        if (s < whole) {
-            split(at, row, columns, step, true);
-        } else {
+        const int64_t done = s < whole_steps ? whole : 0;
+        for (int64_t w = 0; w < (done ? kTileRows : 0); ++w)
+            for (int64_t p = 0; p < done; ++p)
+                split_pair(at + w * row + p * pair, row, step + 2 * p * panel + w * kPanelColumns * 4, seen[p]);
+        for (int64_t p = done; p < pairs; ++p) {
             alignas(kVecBytes) float block[kPieceTerms * kPairColumns];
-            take_block<kPieceTerms, kPairColumns>(at, row, col, min_of(k - s * kPieceTerms, kPieceTerms), n, block);
-            split(block, kPairColumns, columns, step, false);
+            take_block<kPieceTerms, kPairColumns>(at + p * pair, row, col, min_of(k - s * kPieceTerms, kPieceTerms),
+                                                  min_of(n - p * kPairColumns, kPairColumns), block);
+            for (int64_t w = 0; w < kTileRows; ++w)
+                split_pair(block + w * kPairColumns, kPairColumns, step + 2 * p * panel + w * kPanelColumns * 4,
+                           seen[p]);
         }
     }
-    join(range, seen.range());
+    for (int64_t p = 0; p < pairs; ++p) join(ranges[p], seen[p].range());
 }
 
 // ---- bf16: one piece, pairs along k --------------------------------------------------------------------------------

@@ -23,9 +23,10 @@ namespace tw::TW_ISA {
 namespace {
 
 constexpr int64_t kTileSums = kTallRows * kPanelColumns;
-constexpr int64_t kBlockBytes = 24 << 10;  // of a panel, and of a tile of rows, between two visits to the sums
 constexpr int64_t kUnitTiles = 2;  // of a unit of 64 x 64
-constexpr int64_t kUnits = 8;  // of a block of C, at most, each way
+// Of a block of C at most: its sums, and its panels between two visits to them.
+constexpr int64_t kMostTiles = 64, kSumBytes = 1 << 20, kPanelBytes = 400 << 10;
+constexpr int64_t kLeastBlock = 24 << 10, kMostBlock = 96 << 10;  // bytes of one panel between two visits
 
 typedef bool Below(const void* gemm);
 
@@ -43,29 +44,30 @@ struct Engine {
 
     Engine(const Product& product, Below* other) : g(product), below(other) {
         tiles = ceil_div(g.m, kTallRows), pairs = ceil_div(g.n, kPairColumns), steps = ceil_div(g.k, kPieceTerms);
-        k_blocks = ceil_div(steps * kStepBytes, kBlockBytes);
-        block_steps = ceil_div(steps, k_blocks);
-        k_blocks = ceil_div(steps, block_steps);
         if constexpr (P == 1) in_place = g.a.col == 1 && g.k % kPieceTerms == 0;
         plain = __is_same(C, float) && g.c_col == 1 && !g.bias_row && !g.bias_col && g.alpha == 1 && !g.addend.data &&
                 g.activation == Activation::none && !g.accumulate;
         choose_blocks();
+        const int64_t bytes = max_of(P == 1 ? 32 << 10 : kLeastBlock, min_of(kMostBlock, kPanelBytes / (2 * wide)));
+        k_blocks = ceil_div(steps * kStepBytes, bytes);
+        block_steps = ceil_div(steps, k_blocks);
+        k_blocks = ceil_div(steps, block_steps);
     }
 
     // Large blocks split each number seldom, small ones occupy all threads.
     void choose_blocks() {
         const int64_t threads = num_threads();
         double least = 0;
-        for (int64_t t = kUnits; t >= 1; t /= 2)
-            for (int64_t w = kUnits; w >= 1; w /= 2) {
-                const int64_t rows = min_of(t * kUnitTiles, tiles), columns = min_of(w, pairs);
+        for (int64_t t = kMostTiles; t >= kUnitTiles; t /= 2)
+            for (int64_t w = kMostPairs; w >= 1; w /= 2) {
+                const int64_t rows = min_of(t, tiles), columns = min_of(w, pairs);
+                if (rows * columns * 2 * kTileSums * 4 > kSumBytes) continue;
                 const int64_t turns = ceil_div(ceil_div(tiles, rows) * ceil_div(pairs, columns), threads);
-                // A number is split, and read, in the time of this many products.
-                constexpr double split = P == 1 ? 50 : 30, kWake = 40000;
-                const double cost =
-                    static_cast<double>(turns) * (static_cast<double>(rows * columns * kPairColumns) +
-                                                  split * static_cast<double>(rows + 2 * columns)) +
-                    (turns > 1 || rows < tiles || columns < pairs ? kWake / static_cast<double>(g.k) : 0);
+                // A number is split, and read, in the time of this many products; a thread comes to help in that of some.
+                constexpr double split = P == 1 ? 50 : 30, wake = 40000;
+                const double cost = static_cast<double>(turns) * (static_cast<double>(rows * columns * kPairColumns) +
+                                                                  split * static_cast<double>(rows + 2 * columns)) +
+                                    (rows < tiles || columns < pairs ? wake / static_cast<double>(g.k) : 0);
                 if (least == 0 || cost < least) least = cost, tall = rows, wide = columns;
             }
     }
@@ -118,19 +120,22 @@ struct Engine {
             split_left<P>(from, g.a.row, g.a.col, rows_of(tile), terms(s0, s1), to, seen);
     }
 
-    // Panels `panel` bytes apart.
-    void split_columns(int64_t pair, int64_t s0, int64_t s1, char* to, int64_t panel, ExponentRange& seen) const {
-        const B* const from = right_at(pair, s0);
+    // Pairs [p0, p1) of panels `panel` bytes apart.
+    void split_columns(int64_t p0, int64_t p1, int64_t s0, int64_t s1, char* to, int64_t panel,
+                       ExponentRange* seen) const {
+        const B* const from = right_at(p0, s0);
         const int64_t row = g.packed_b ? kPairColumns : g.b.row, col = g.packed_b ? 1 : g.b.col;
-        const int64_t n =
-            g.packed_b ? panels_of(pair) * kPanelColumns : min_of(g.n - pair * kPairColumns, kPairColumns);
+        const int64_t pair = g.packed_b ? kPairColumns * g.k : kPairColumns * col;
+        const int64_t n = min_of((p1 - p0) * kPairColumns, g.n - p0 * kPairColumns);
         if constexpr (P == 1)
-            for (int64_t j = 0; j < n; j += kPanelColumns)
-                pack_pairs(reinterpret_cast<const uint16_t*>(from + j * col), row, col, terms(s0, s1),
-                           min_of(n - j, kPanelColumns), reinterpret_cast<uint32_t*>(to + j / kPanelColumns * panel),
-                           seen);
+            for (int64_t p = 0; p < p1 - p0; ++p)
+                for (int64_t j = 0; j < panels_of(p0 + p) * kPanelColumns; j += kPanelColumns)
+                    pack_pairs(reinterpret_cast<const uint16_t*>(from + p * pair + j * col), row, col, terms(s0, s1),
+                               min_of(n - p * kPairColumns - j, kPanelColumns),
+                               reinterpret_cast<uint32_t*>(to + (2 * p + j / kPanelColumns) * panel), seen[p]);
         else
-            split_right<P>(from, row, col, terms(s0, s1), n, to, panel, seen);
+            split_right<P>(from, row, col, pair, p1 - p0, terms(s0, s1), g.packed_b ? (p1 - p0) * kPairColumns : n, to,
+                           panel, seen);
     }
 
     bool whole(int64_t tile, int64_t n0) const { return rows_of(tile) % kTileRows == 0 && g.n - n0 >= kPanelColumns; }
@@ -150,13 +155,13 @@ struct Engine {
         if (!right) return false;
         char* const left = right + 2 * (p1 - p0) * panel_bytes;
         float* const sums = reinterpret_cast<float*>(left + left_bytes);
-        ExponentRange of_rows[kUnits], of_columns[kUnits];
-        bool some = true;
+        ExponentRange of_rows[kMostTiles / kUnitTiles], of_columns[kMostPairs];
+        bool some = true, enough = true;
         tiles_begin();
         for (int64_t block = 0; block < k_blocks && some; ++block) {
             const int64_t s0 = block * block_steps, s1 = min_of(s0 + block_steps, steps);
-            for (int64_t p = p0; p < p1; ++p)
-                split_columns(p, s0, s1, right + 2 * (p - p0) * panel_bytes, panel_bytes, of_columns[p - p0]);
+            const bool last = block + 1 == k_blocks;
+            split_columns(p0, p1, s0, s1, right, panel_bytes, of_columns);
             for (int64_t t = t0; t < t1; ++t) {
                 split_rows(t, s0, s1, left, of_rows[(t - t0) / kUnitTiles]);
                 const int64_t m0 = t * kTallRows, n_rows = rows_of(t);
@@ -171,36 +176,40 @@ struct Engine {
                         b.a_row = here ? g.a.row * 2 : (s1 - s0) * kTileBytes, b.a_step = kTileBytes;
                     }
                     if constexpr (__is_same(C, float))
-                        if (plain && block + 1 == k_blocks && whole(t, n0))
-                            b.to = g.c + m0 * g.c_row + n0, b.to_row = g.c_row;
+                        if (plain && last && whole(t, n0)) b.to = g.c + m0 * g.c_row + n0, b.to_row = g.c_row;
                     multiply_pieces<P>(b, n_rows);
                 }
+                if (last && ((t - t0) % kUnitTiles == kUnitTiles - 1 || t + 1 == t1))
+                    enough &= finish_units(t0, (t - t0) / kUnitTiles * kUnitTiles + t0, t + 1, p0, p1, panels, sums,
+                                           of_rows, of_columns);
             }
-            some = false;
+            some = last;
             for (int64_t i = 0; i * kUnitTiles < t1 - t0; ++i)
                 for (int64_t j = 0; j < p1 - p0; ++j) some |= fits(of_rows[i], of_columns[j]);
         }
         tiles_end();
-        return finish_units(t0, t1, p0, p1, panels, sums, of_rows, of_columns);
+        for (int64_t i = t0; i < t1 && !some; i += kUnitTiles)
+            enough &= finish_units(t0, i, min_of(i + kUnitTiles, t1), p0, p1, panels, sums, of_rows, of_columns);
+        return enough;
     }
 
-    bool finish_units(int64_t t0, int64_t t1, int64_t p0, int64_t p1, int64_t panels, const float* sums,
+    // Tiles [i, i1), a unit high.
+    bool finish_units(int64_t t0, int64_t i, int64_t i1, int64_t p0, int64_t p1, int64_t panels, const float* sums,
                       const ExponentRange* of_rows, const ExponentRange* of_columns) const {
         bool enough = true;
-        for (int64_t i = t0; i < t1; i += kUnitTiles)
-            for (int64_t j = p0; j < p1; ++j) {
-                const int64_t i1 = min_of(i + kUnitTiles, t1);
-                const int64_t m0 = i * kTallRows, n0 = j * kPairColumns;
-                if (!fits(of_rows[(i - t0) / kUnitTiles], of_columns[j - p0])) {
-                    enough &= leave(m0, min_of(i1 * kTallRows, g.m) - m0, n0, min_of(n0 + kPairColumns, g.n) - n0);
-                } else {
-                    for (int64_t t = i; t < i1; ++t)
-                        for (int64_t p = 2 * (j - p0); p < min_of(2 * (j + 1 - p0), panels); ++p)
-                            if (!plain || !whole(t, p0 * kPairColumns + p * kPanelColumns))
-                                finish(sums + ((t - t0) * panels + p) * kTileSums, t * kTallRows,
-                                       p0 * kPairColumns + p * kPanelColumns);
-                }
+        const int64_t m0 = i * kTallRows;
+        for (int64_t j = p0; j < p1; ++j) {
+            const int64_t n0 = j * kPairColumns;
+            if (!fits(of_rows[(i - t0) / kUnitTiles], of_columns[j - p0])) {
+                enough &= leave(m0, min_of(i1 * kTallRows, g.m) - m0, n0, min_of(n0 + kPairColumns, g.n) - n0);
+                continue;
             }
+            for (int64_t t = i; t < i1; ++t)
+                for (int64_t p = 2 * (j - p0); p < min_of(2 * (j + 1 - p0), panels); ++p)
+                    if (!plain || !whole(t, p0 * kPairColumns + p * kPanelColumns))
+                        finish(sums + ((t - t0) * panels + p) * kTileSums, t * kTallRows,
+                               p0 * kPairColumns + p * kPanelColumns);
+        }
         return enough;
     }
 
@@ -248,7 +257,20 @@ struct Engine {
 
 template <class C, class A, class B>
 bool product(const void* gemm, Below* below) {
-    return Engine<C, A, B>(*static_cast<const Gemm<C, A, B>*>(gemm), below).run();
+    const auto& g = *static_cast<const Gemm<C, A, B>*>(gemm);
+    if constexpr (__is_same(A, B))
+        if (!g.packed_b && g.b.col != 1 && g.b.row == 1 && (g.a.col != 1 || g.m < g.n)) {
+            // Rows of A need no transpose, and those of the smaller matrix less.
+            Gemm<C, A, B> t = g;
+            t.m = g.n, t.n = g.m;
+            t.a = {g.b.data, g.b.col, g.b.row};
+            t.b = {g.a.data, g.a.col, g.a.row};
+            t.c_row = g.c_col, t.c_col = g.c_row;
+            t.bias_row = g.bias_col, t.bias_col = g.bias_row;
+            t.addend = {g.addend.data, g.addend.col, g.addend.row};
+            return Engine<C, A, B>(t, below).run();
+        }
+    return Engine<C, A, B>(g, below).run();
 }
 
 }  // namespace
