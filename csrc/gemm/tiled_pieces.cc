@@ -24,6 +24,7 @@ constexpr int64_t kStayingBytes = 1280 * 1024;  // of an A and a panel of B that
 constexpr int64_t kBandBytes = 3 * 1024 * 1024;  // of B split at a time by all threads
 constexpr int64_t kBlockSteps = 16;  // between two visits to the sums
 constexpr int64_t kChunkWork = int64_t{1} << 20;
+constexpr int64_t kShares = 4;  // chunks of panels for a thread
 constexpr int64_t kFewPanels = 16, kGroup = 4;  // row tiles of a job
 constexpr int64_t kPackTerms = 64;  // packed at a time, in L1
 
@@ -60,58 +61,95 @@ struct Engine {
         tiles = ceil_div(g.m, MR), panels = ceil_div(g.n, NR), steps = ceil_div(g.k, kPieceTerms);
     }
 
-    // `terms` terms of `take(term, vector)` as steps of a panel.
+    // Words [r0, r1) of the step that begins with term k0 of `terms`, each `take(term, vector)`, at `to`.
     template <class Take>
-    __attribute__((always_inline)) static void split_steps(int64_t terms, char* to, Exponents& seen, const Take& take) {
-        for (int64_t k0 = 0; k0 < terms; k0 += kPieceTerms, to += kStepBytes)
-            for (int64_t r = 0; r < kTileRows; ++r)
-                for (int v = 0; v < 2; ++v) {
-                    const int64_t k = k0 + r;
-                    const f32v x = k < terms ? take(k, v) : f32v{};
-                    const f32v y = k + kTileRows < terms ? take(k + kTileRows, v) : f32v{};
-                    split_to(x, y, seen, to + r * 2 * kTileBytes + v * kTileBytes);
-                }
+    __attribute__((always_inline)) static void split_words(int64_t r0, int64_t r1, int64_t k0, int64_t terms, char* to,
+                                                           Exponents& seen, const Take& take) {
+        const bool whole = k0 + kPieceTerms <= terms;
+        for (int64_t r = r0; r < r1 && whole; ++r)
+            for (int v = 0; v < 2; ++v)
+                split_to(take(k0 + r, v), take(k0 + r + kTileRows, v), seen, to + r * 2 * kTileBytes + v * kTileBytes);
+        for (int64_t r = r0; r < r1 && !whole; ++r)
+            for (int v = 0; v < 2; ++v) {
+                const int64_t k = k0 + r;
+                const f32v x = k < terms ? take(k, v) : f32v{};
+                const f32v y = k + kTileRows < terms ? take(k + kTileRows, v) : f32v{};
+                split_to(x, y, seen, to + r * 2 * kTileBytes + v * kTileBytes);
+            }
     }
 
-    // Panel j in pieces; false: its numbers do not fit.
-    bool make(int64_t j, char* to, float* packed) const {
-        const int64_t n0 = j * NR, n = min_of(NR, g.n - n0), k = g.k;
-        const int64_t lanes[] = {min_of(n, L), max_of(0, n - L)};
-        Exponents seen;
+    // Where a panel is taken from.
+    enum Way { packed, in_place, with_seams };
+    struct Place {
+        Way way;
+        int64_t n0, n;
         const float *from[2], *next[2];
-        int64_t first[2];
+        int64_t lanes[2];  // of `from`
+    };
+    Place place(int64_t j) const {
+        Place p{};
+        p.way = packed, p.n0 = j * NR, p.n = min_of(NR, g.n - p.n0);
+        p.lanes[0] = min_of(p.n, L), p.lanes[1] = max_of(0, p.n - L);
         if (!g.pack_b) {
-            const float* const b = g.b.data + n0;
-            const int64_t row = g.b.row;
-            if (n == NR)
-                split_steps(k, to, seen,
-                            [&](int64_t t, int v) __attribute__((always_inline)) { return load(b + t * row + v * L); });
-            else
-                split_steps(k, to, seen, [&](int64_t t, int v) __attribute__((always_inline)) {
-                    return load_n(b + t * row + v * L, lanes[v]);
-                });
-        } else if (n == NR && job.source.seam && job.source.seam(g.context, n0, from, next, first) &&
-                   job.source.seam(g.context, n0 + L, from + 1, next + 1, first + 1)) {
-            const int64_t* const offset = job.source.offset;
-            split_steps(k, to, seen, [&](int64_t t, int v) __attribute__((always_inline)) {
-                return first_lanes<float>(load(from[v] + offset[t]), load(next[v] + offset[t]), first[v]);
-            });
-        } else {
-            constexpr int64_t row = Blocking<float>::NR;
-            for (int64_t k0 = 0; k0 < k; k0 += kPackTerms, to += kPackTerms / kPieceTerms * kStepBytes) {
-                const int64_t terms = min_of(kPackTerms, k - k0);
-                g.pack_b(g.context, k0, terms, n0, n, packed);
-                if (n == NR)
-                    split_steps(terms, to, seen, [&](int64_t t, int v) __attribute__((always_inline)) {
-                        return load(packed + t * row + v * L);
-                    });
-                else
-                    split_steps(terms, to, seen, [&](int64_t t, int v) __attribute__((always_inline)) {
-                        return load_n(packed + t * row + v * L, lanes[v]);
-                    });
-            }
+            p.way = p.n == NR ? in_place : packed;
+            for (int v = 0; v < 2; ++v) p.from[v] = g.b.data + p.n0 + v * L;
+        } else if (p.n == NR && job.source.seam) {
+            bool found = true;
+            for (int v = 0; v < 2 && found; ++v)
+                found = job.source.seam(g.context, p.n0 + v * L, &p.from[v], &p.next[v], &p.lanes[v]);
+            if (found) p.way = p.lanes[0] == L && p.lanes[1] == L ? in_place : with_seams;
         }
-        return ranges_fit(range, seen.range(), k);
+        return p;
+    }
+
+    // Calls body(how to take a vector of a term) for a panel that lies somewhere.
+    template <class Body>
+    __attribute__((always_inline)) void taking(const Place& p, const Body& body) const {
+        const int64_t* const offset = job.source.offset;
+        const float *const a0 = p.from[0], *const a1 = p.from[1], *const b0 = p.next[0], *const b1 = p.next[1];
+        const int64_t n0 = p.lanes[0], n1 = p.lanes[1], row = g.b.row;
+        if (!g.pack_b)
+            body([=](int64_t k, int v) __attribute__((always_inline)) {
+                const float* const at = (v ? a1 : a0) + k * row;
+                __builtin_prefetch(at + NR);
+                return load(at);
+            });
+        else if (p.way == in_place)
+            body([=](int64_t k, int v) __attribute__((always_inline)) {
+                const float* const at = (v ? a1 : a0) + offset[k];
+                __builtin_prefetch(at + NR);
+                return load(at);
+            });
+        else
+            body([=](int64_t k, int v) __attribute__((always_inline)) {
+                const float* const at = (v ? a1 : a0) + offset[k];
+                __builtin_prefetch(at + NR);
+                return first_lanes<float>(load(at), load((v ? b1 : b0) + offset[k]), v ? n1 : n0);
+            });
+    }
+
+    // A panel in pieces.
+    void make(const Place& p, char* to, float* buffer, Exponents& seen) const {
+        if (p.way != packed)
+            return taking(p, [&](const auto& take) __attribute__((always_inline)) {
+                for (int64_t s = 0; s < steps; ++s)
+                    split_words(0, kTileRows, s * kPieceTerms, g.k, to + s * kStepBytes, seen, take);
+            });
+        constexpr int64_t row = Blocking<float>::NR;
+        for (int64_t k0 = 0; k0 < g.k; k0 += kPackTerms) {
+            const int64_t terms = min_of(kPackTerms, g.k - k0);
+            if (g.pack_b)
+                g.pack_b(g.context, k0, terms, p.n0, p.n, buffer);
+            else
+                for (int64_t k = 0; k < terms; ++k)
+                    for (int v = 0; v < 2; ++v)
+                        store(buffer + k * row + v * L, load_n(p.from[v] + (k0 + k) * g.b.row, p.lanes[v]));
+            for (int64_t k = 0; k < terms; k += kPieceTerms, to += kStepBytes)
+                split_words(0, kTileRows, k, terms, to, seen, [&](int64_t t, int v) __attribute__((always_inline)) {
+                    const float* const at = buffer + t * row + v * L;
+                    return p.n == NR ? load(at) : load_n(at, p.lanes[v]);
+                });
+        }
     }
 
     void finish(const float* sums, int64_t tile, int64_t j) const {
@@ -140,28 +178,57 @@ struct Engine {
         }
     }
 
+    bool fits(const Exponents& seen) const { return ranges_fit(range, seen.range(), g.k); }
+
+    // All rows by one panel; meanwhile, the next one, if it lies somewhere, is split.
+    void run_panel(int64_t j, const char* panel, const Place& next, char* to, Exponents& seen) const {
+        alignas(64) float sums[MR * NR];
+        const auto all = [&](const auto& with_tile) __attribute__((always_inline)) {
+            for (int64_t i = 0; i < tiles; ++i) {
+                const char *const rows = a + i * steps * kStepBytes, *const then =
+                                                                         i + 1 < tiles ? rows + steps * kStepBytes : a;
+                const PieceBlock block = {steps, rows, panel, sums, NR, false, then, panel};
+                with_tile(block, i);
+                finish(sums, i, j);
+            }
+        };
+        if (next.way == packed)
+            return all([&](const PieceBlock& block, int64_t i) { multiply_pieces<kPieces>(block, g.m - i * MR); });
+        taking(next, [&](const auto& take) __attribute__((always_inline)) {
+            all([&](const PieceBlock& block, int64_t i) {
+                const int64_t r0 = kTileRows * i / tiles, r1 = kTileRows * (i + 1) / tiles;
+                multiply_pieces<kPieces>(block, g.m - i * MR, [&](int64_t s) __attribute__((always_inline)) {
+                    split_words(r0, r1, s * kPieceTerms, g.k, to + s * kStepBytes, seen, take);
+                });
+            });
+        });
+    }
+
     bool by_panels() const {
         note_kernel("gemm tiled in pieces");
-        const int64_t together = 1 + min_of(kChunkWork / (g.m * NR * g.k), panels / kFewPanels);
+        const int64_t together = max_of(1 + kChunkWork / (g.m * NR * g.k), ceil_div(panels, kShares * num_threads()));
         bool enough = true;
         parallel(ceil_div(panels, together), [&](int64_t chunk) {
-            Scratch scratch(static_cast<size_t>(steps * kStepBytes)),
-                packed(static_cast<size_t>(kPackTerms * Blocking<float>::NR) * sizeof(float));
-            char* const panel = scratch.as<char>();
-            if (!panel || !packed.as<float>()) return __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
-            alignas(64) float sums[MR * NR];
+            Scratch scratch(static_cast<size_t>(2 * steps * kStepBytes)),
+                packing(static_cast<size_t>(kPackTerms * Blocking<float>::NR) * sizeof(float));
+            char* const both = scratch.as<char>();
+            if (!both || !packing.as<float>()) return __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
             tiles_begin();
-            for (int64_t j = chunk * together; j < min_of(chunk * together + together, panels); ++j) {
-                if (!make(j, panel, packed.as<float>())) {
-                    job.refused[j] = 1;
-                    continue;
-                }
-                for (int64_t i = 0; i < tiles; ++i) {
-                    const char* const rows = a + i * steps * kStepBytes;
-                    multiply_pieces<kPieces>({steps, rows, panel, sums, NR, false, rows + steps * kStepBytes, panel},
-                                             g.m - i * MR);
-                    finish(sums, i, j);
-                }
+            const int64_t first = chunk * together, end = min_of(first + together, panels);
+            bool made = false;
+            Exponents seen;
+            Place next = place(first);
+            for (int64_t j = first; j < end; ++j) {
+                char *const panel = both + (j - first) % 2 * steps * kStepBytes, *const other = both + (j - first + 1) %
+                                                                                                           2 * steps *
+                                                                                                           kStepBytes;
+                if (!made) seen = {}, make(next, panel, packing.as<float>(), seen);
+                job.refused[j] = !fits(seen);
+                seen = {}, made = false, next.way = packed;
+                if (j + 1 < end) next = place(j + 1);
+                if (job.refused[j]) continue;
+                made = next.way != packed;
+                run_panel(j, panel, next, other, seen);
             }
             tiles_end();
         });
@@ -181,7 +248,9 @@ struct Engine {
             if (!parallel(here, [&](int64_t j) {
                 Scratch packed(static_cast<size_t>(kPackTerms * Blocking<float>::NR) * sizeof(float));
                 if (!packed.as<float>()) return __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
-                if (!make(j0 + j, b + j * each, packed.as<float>())) job.refused[j0 + j] = 1;
+                Exponents seen;
+                make(place(j0 + j), b + j * each, packed.as<float>(), seen);
+                job.refused[j0 + j] = !fits(seen);
             }))
                 return true;
             if (!parallel(ceil_div(tiles, group), [&](int64_t chunk) {
@@ -196,10 +265,15 @@ struct Engine {
                         for (int64_t i = i0; i < i1; ++i) {
                             float* const c = sums + (j * group + i - i0) * MR * NR;
                             const int64_t now = min_of(kBlockSteps, steps - s);
-                            const char *const rows = a + (i * steps + s) * kStepBytes, *const panel = b + j * each +
-                                                                                                      s * kStepBytes;
-                            multiply_pieces<kPieces>({now, rows, panel, c, NR, s > 0, rows + steps * kStepBytes, panel},
-                                                     g.m - i * MR);
+                            const char* const panel = b + j * each + s * kStepBytes;
+                            const char *const rows = a + (i * steps + s) * kStepBytes, *const then =
+                                                                                           i + 1 < i1
+                                                                                               ? rows +
+                                                                                                     steps * kStepBytes
+                                                                                               : rows - (i - i0) *
+                                                                                                            steps *
+                                                                                                            kStepBytes;
+                            multiply_pieces<kPieces>({now, rows, panel, c, NR, s > 0, then, panel}, g.m - i * MR);
                             if (s + kBlockSteps >= steps) finish(c, i, j0 + j);
                         }
                     }
