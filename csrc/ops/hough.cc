@@ -4,10 +4,10 @@
 //     c[k] = rint(2^16 cos(pi k / angles) / rho), s[k] = rint(2^16 sin(pi k / angles) / rho)
 //     R = ceil(sqrt((H - 1)^2 + (W - 1)^2) / rho) + 1
 //
-// Method    edge pixels become a list; an angle takes them from four places of it in turn, so that neighbours, which
-//           vote for the same line, do not wait for each other.
+// Method    edge pixels become a list, which two angles read at once, so that it is read half as often. They take pixels
+//           from four places of it in turn, so that neighbours, which vote for the same line, do not wait for each other.
 // Numerics  exact integers.
-// Threads   one angle after the other. Same bits always.
+// Threads   pairs of angles. Same bits always.
 // Source    R. Duda and P. Hart, "Use of the Hough transformation to detect lines and curves in pictures", 1972.
 #include "image/check.h"
 #include "ops/ops.h"
@@ -17,29 +17,44 @@ namespace tw::TW_ISA {
 namespace {
 
 constexpr int64_t kMostPixels = 16384, kMostAngles = 1 << 16, kMostBins = int64_t{1} << 28;
-constexpr int kStreams = 4, kBlock = 64;
+constexpr int kStreams = 4, kBlock = 64, kTogether = 2;
 
-// The list begins with four equal parts, which are read side by side; what is left over follows.
+// x in the lower half of a word, y in the upper one. The list begins with four equal parts, which are read side by side;
+// what is left over follows.
 struct Points {
-    int32_t *x, *y;
+    uint32_t* at;
     int64_t n;
 };
 
-void vote(const Points& p, int32_t c, int32_t s, int32_t middle, int32_t* votes) {
+// Where the votes of an angle go.
+struct Angle {
+    int32_t c, s;
+    int32_t* votes;
+};
+
+void vote(const Points& p, const Angle* angles, int32_t middle) {
     const int64_t part = p.n / kStreams / kBlock * kBlock;
-    const i32v cs = splat(c), ss = splat(s), half = splat(1 << 15), at = splat(middle);
-    int32_t bin[kStreams][kBlock];
+    const i32v half = splat(1 << 15), at = splat(middle);
+    alignas(64) int32_t bin[kTogether][kStreams][kBlock];
     for (int64_t i = 0; i < part; i += kBlock) {
         for (int64_t k = 0; k < kStreams; ++k)
             for (int64_t j = 0; j < kBlock; j += kLanes<int32_t>) {
-                const int64_t from = k * part + i + j;
-                store(bin[k] + j, ((load(p.x + from) * cs + load(p.y + from) * ss + half) >> 16) + at);
+                const u32v both = load(p.at + k * part + i + j);
+                const i32v x = bitcast<i32v>(both & 0xffff), y = bitcast<i32v>(both >> 16);
+#pragma GCC unroll 2
+                for (int a = 0; a < kTogether; ++a)
+                    store(bin[a][k] + j, ((x * splat(angles[a].c) + y * splat(angles[a].s) + half) >> 16) + at);
             }
+        int32_t *const first = angles[0].votes, *const second = angles[1].votes;
         for (int64_t j = 0; j < kBlock; ++j)
 #pragma GCC unroll 4
-            for (int k = 0; k < kStreams; ++k) ++votes[bin[k][j]];
+            for (int k = 0; k < kStreams; ++k) ++first[bin[0][k][j]], ++second[bin[1][k][j]];
     }
-    for (int64_t i = kStreams * part; i < p.n; ++i) ++votes[((p.x[i] * c + p.y[i] * s + (1 << 15)) >> 16) + middle];
+    for (int64_t i = kStreams * part; i < p.n; ++i)
+        for (int a = 0; a < kTogether; ++a) {
+            const int32_t x = static_cast<int32_t>(p.at[i] & 0xffff), y = static_cast<int32_t>(p.at[i] >> 16);
+            ++angles[a].votes[((x * angles[a].c + y * angles[a].s + (1 << 15)) >> 16) + middle];
+        }
 }
 
 Status run(const Call& c) {
@@ -61,29 +76,33 @@ Status run(const Call& c) {
     };
     int64_t n = 0;
     each_vector([&](int64_t, int64_t, uint64_t bits) { n += __builtin_popcountll(bits); });
-    Scratch scratch(static_cast<size_t>(8 * (n + 64)));
+    Scratch scratch(static_cast<size_t>(4 * (n + 64)));
     if (!scratch.as<char>())
         return fail(Status::memory, "edges", "no memory for %lld edge pixels; want a smaller picture",
                     static_cast<long long>(n));
-    Points p = {scratch.as<int32_t>(), scratch.as<int32_t>() + n + 32, 0};
+    Points p = {scratch.as<uint32_t>(), 0};
     each_vector([&](int64_t i, int64_t j, uint64_t bits) {
-        for (; bits; bits &= bits - 1) {
-            p.x[p.n] = static_cast<int32_t>(j + __builtin_ctzll(bits));
-            p.y[p.n++] = static_cast<int32_t>(i);
-        }
+        for (; bits; bits &= bits - 1) p.at[p.n++] = static_cast<uint32_t>((j + __builtin_ctzll(bits)) | i << 16);
     });
     bool enough = true;
-    parallel(angles, [&](int64_t k) {
-        Scratch own(static_cast<size_t>(bins * 4));
+    parallel(ceil_div(angles, kTogether), [&](int64_t pair) {
+        const int64_t first = pair * kTogether, here = min_of(kTogether, angles - first);
+        Scratch own(static_cast<size_t>(kTogether * bins * 4));
         int32_t* const votes = own.as<int32_t>();
         if (!votes) return __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
-        const double angle = 3.14159265358979323846 * static_cast<double>(k) / static_cast<double>(angles);
-        const double one = 65536 / c.attr[0].f;
-        __builtin_memset(votes, 0, static_cast<size_t>(bins * 4));
-        vote(p, static_cast<int32_t>(__builtin_rint(__builtin_cos(angle) * one)),
-             static_cast<int32_t>(__builtin_rint(__builtin_sin(angle) * one)), static_cast<int32_t>(bins / 2), votes);
-        int32_t* const to = y.as<int32_t>() + k * y.stride[0];
-        for (int64_t r = 0; r < bins; ++r) to[r * y.stride[1]] = votes[r];
+        __builtin_memset(votes, 0, static_cast<size_t>(kTogether * bins * 4));
+        Angle found[kTogether];
+        for (int64_t a = 0; a < kTogether; ++a) {
+            const double angle = 3.14159265358979323846 * static_cast<double>(first + a) / static_cast<double>(angles);
+            const double one = 65536 / c.attr[0].f;
+            found[a] = {static_cast<int32_t>(__builtin_rint(__builtin_cos(angle) * one)),
+                        static_cast<int32_t>(__builtin_rint(__builtin_sin(angle) * one)), votes + a * bins};
+        }
+        vote(p, found, static_cast<int32_t>(bins / 2));
+        for (int64_t a = 0; a < here; ++a) {
+            int32_t* const to = y.as<int32_t>() + (first + a) * y.stride[0];
+            for (int64_t r = 0; r < bins; ++r) to[r * y.stride[1]] = found[a].votes[r];
+        }
     });
     return enough ? Status::ok
                   : fail(Status::memory, "edges", "no memory for %lld bins; want a larger rho",

@@ -29,10 +29,15 @@ def _want_count(op: str, name: str, value: int | None) -> None:
 
 def _peaks(votes: Any, threshold: int) -> tuple[Ints, Ints, Ints]:
     """Angles, bins and votes of bins above a threshold that no neighbour along either axis exceeds, most first."""
-    angle, place = np.nonzero(votes > threshold)
-    wide = np.pad(votes, 1)
+    angle, place = np.divmod(np.flatnonzero(votes > threshold), votes.shape[1])
     own = votes[angle, place]
-    before, behind = (np.maximum(wide[angle + d, place + 1], wide[angle + 1, place + d]) for d in (0, 2))
+
+    def beside(turn: int, shift: int) -> Any:
+        a, p = angle + turn, place + shift
+        inside = (a >= 0) & (a < votes.shape[0]) & (p >= 0) & (p < votes.shape[1])
+        return np.where(inside, votes[np.where(inside, a, 0), np.where(inside, p, 0)], 0)
+
+    before, behind = (np.maximum(beside(d, 0), beside(0, d)) for d in (-1, 1))
     kept = (own > before) & (own >= behind)
     angle, place, own = angle[kept], place[kept], own[kept]
     order = np.lexsort((place, angle, -own.astype(np.int64)))
