@@ -201,6 +201,7 @@ void quantize_left_row(const float* x, int64_t k, bool sums, DotLeft* to, RowTer
             return narrow16(bitcast<u32v>(q) & 0xffffu);
     };
     int64_t i = 0;
+    if constexpr (kDotDepth == 4) i = code_bytes(x, k, own, reinterpret_cast<uint8_t*>(to));
     for (; i + kLanes<float> <= k; i += kLanes<float>) {
         const auto part = code(load(x + i));
         __builtin_memcpy(to + i, &part, sizeof part);

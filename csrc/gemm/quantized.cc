@@ -276,7 +276,7 @@ struct Engine {
         const int m = rows.count(i), n = static_cast<int>(min_of(NR, g.n - n0));
         const bool last = block == k_blocks - 1, straight = direct && n == NR && (!kHasTiles || m % kTileRows == 0);
         Dots t = {w1 - w0, a + row * a_stride + w0 * kDotDepth, a_stride, sums, NR, block > 0, ahead, ahead_step, kind};
-        if (g.y && last)
+        if (g.y && last && !by_rows)
             for (int r = 0; r < m; ++r) __builtin_prefetch(g.y + (i0 + row + r) * g.y_row + n0 * g.y_col, 1);
         if (straight) t.c = g.c + (i0 + row) * g.c_row + n0, t.c_row = g.c_row;
         wide ? run_dots(m, t, wide) : run_dots(m, t, b + p * panel_bytes + w0 * NR * kDotDepth);
@@ -297,11 +297,12 @@ struct Engine {
     }
 
     void take_off_zeros(int32_t* sums, const RowTerms* rows, int m, int64_t n0, int n, int64_t p) const {
-        for (int j = 0; j < n; j += kLanes<int32_t>) {
-            const int64_t lanes = n - j < kLanes<int32_t> ? n - j : kLanes<int32_t>;
-            const u32v zero = g.b_zero ? bitcast<u32v>(load_n(g.b_zero + n0 + j, lanes)) : u32v{};
-            u32v column{};
-            if (a_zeros) column = bitcast<u32v>(load(b_sum + p * NR + j)) - zero * static_cast<uint32_t>(g.k);
+        constexpr int L = kLanes<int32_t>;
+        for (int j = 0; j < n; j += L) {
+            u32v zero{}, column{};
+            if (g.b_zero) zero = bitcast<u32v>(n - j >= L ? load(g.b_zero + n0 + j) : load_n(g.b_zero + n0 + j, n - j));
+            if (a_zeros) column = bitcast<u32v>(load(b_sum + p * NR + j));
+            if (a_zeros && g.b_zero) column -= zero * static_cast<uint32_t>(g.k);
             for (int i = 0; i < m; ++i) {
                 u32v v = bitcast<u32v>(load(sums + i * NR + j));
                 if (a_zeros) v -= column * static_cast<uint32_t>(rows[i].zero);

@@ -241,7 +241,8 @@ bool quantize_image(const float* x, int64_t n, uint8_t* codes, int32_t* zero, fl
     parallel(pieces, [&](int64_t p) {
         constexpr int L = kLanes<float>;
         const int64_t end = min_of(p * kPiece + kPiece, n);
-        for (int64_t i = p * kPiece; i < end; i += L) {
+        const int64_t first = p * kPiece;
+        for (int64_t i = first + code_bytes(x + first, end - first, own, codes + first); i < end; i += L) {
             const int64_t lanes = min_of(end - i, L);
             const f32v v = lanes == L ? load(x + i) : load_n(x + i, lanes);
             store_part_n(codes + i, narrow8<uint8_t>(code_of(apart(v * inverse), offset, 0.f, 255.f)), lanes);

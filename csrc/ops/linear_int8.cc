@@ -124,21 +124,26 @@ TW_INLINE void put_tile_row(T* y, int64_t col, f32v v, int lanes) {
 }
 
 template <class T, bool Biased>
+TW_INLINE void finish_vector(const Finish& f, const int32_t* sums, f32v own, int64_t n, int lanes, T* y) {
+    const bool whole = lanes == kLanes<float>;
+    const f32v both = apart(own * (whole ? load(f.scale + n) : load_n(f.scale + n, lanes)));
+    f32v v = apart(to_f32(load(sums)) * both);
+    if (Biased) v = v + (whole ? load(f.bias + n) : load_n(f.bias + n, lanes));
+    if (f.activation != Activation::none) v = activate(v, f.activation);
+    put_tile_row(y, f.col, v, lanes);
+}
+
+template <class T, bool Biased>
 void finish(const void* context, const IntTile& t) {
-    const Finish& f = *static_cast<const Finish*>(context);
+    const Finish f = *static_cast<const Finish*>(context);
     constexpr int L = kLanes<float>;
-    for (int j = 0; j < t.n; j += L) {
-        const int lanes = t.n - j < L ? t.n - j : L;
-        const f32v scale = load_n(f.scale + t.n0 + j, lanes);
-        const f32v bias = Biased ? load_n(f.bias + t.n0 + j, lanes) : f32v{};
-        T* y = reinterpret_cast<T*>(f.y) + t.m0 * f.row + (t.n0 + j) * f.col;
-        for (int i = 0; i < t.m; ++i, y += f.row) {
-            const f32v both = apart(splat(t.rows[i].scale) * scale);
-            f32v v = apart(to_f32(load(t.sums + i * kIntNR + j)) * both);
-            if (Biased) v = v + bias;
-            if (f.activation != Activation::none) v = activate(v, f.activation);
-            put_tile_row(y, f.col, v, lanes);
-        }
+    for (int i = 0; i < t.m; ++i) {
+        const f32v own = splat(t.rows[i].scale);
+        const int32_t* const sums = t.sums + i * kIntNR;
+        T* const y = reinterpret_cast<T*>(f.y) + (t.m0 + i) * f.row + t.n0 * f.col;
+        int j = 0;
+        for (; j + L <= t.n; j += L) finish_vector<T, Biased>(f, sums + j, own, t.n0 + j, L, y + j * f.col);
+        if (j < t.n) finish_vector<T, Biased>(f, sums + j, own, t.n0 + j, t.n - j, y + j * f.col);
     }
 }
 

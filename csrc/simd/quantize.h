@@ -67,17 +67,20 @@ struct Range {
     float low, high;
 };
 TW_INLINE Range range_of(const float* x, int64_t n) {
-    f32v low[2] = {}, high[2] = {};
+    constexpr int kChains = kVectorRegisters >= 32 ? 4 : 2;
+    f32v low[kChains] = {}, high[kChains] = {};
     Mask<float> strange = {};
     const auto meet = [&](int at, f32v v) __attribute__((always_inline)) {
         low[at] = min_any(v, low[at]), high[at] = max_any(v, high[at]);
         strange |= v != v;
     };
     int64_t i = 0;
-    for (; i + 2 * kLanes<float> <= n; i += 2 * kLanes<float>) {
-        meet(0, load(x + i));
-        meet(1, load(x + i + kLanes<float>));
-    }
+    for (; i + kChains * kLanes<float> <= n; i += kChains * kLanes<float>)
+#pragma GCC unroll 4
+        for (int at = 0; at < kChains; ++at) meet(at, load(x + i + at * kLanes<float>));
+#pragma GCC unroll 4
+    for (int at = 2; at < kChains; ++at)
+        low[at % 2] = min_any(low[at % 2], low[at]), high[at % 2] = max_any(high[at % 2], high[at]);
     for (; i < n; i += kLanes<float>) meet(0, load_n(x + i, n - i < kLanes<float> ? n - i : kLanes<float>));
     if (any(strange)) return {__builtin_nanf(""), __builtin_nanf("")};
     return {reduce_min(min_any(low[0], low[1])), reduce_max(max_any(high[0], high[1]))};
@@ -121,6 +124,27 @@ TW_INLINE RowCode row_code(Range r) {
     const float inverse = 1.f / scale;
     const f32v zero = apart(splat(-r.low) * splat(inverse));
     return {scale, inverse, static_cast<float>(code_of(zero, f32v{}, 0.f, 255.f)[0])};
+}
+
+// Codes of whole vectors of bytes, of which there may be none; how many. Saturation keeps them in 0..255. What lies as far
+// behind is likely to be the next row, and fetched.
+TW_INLINE int64_t code_bytes(const float* x, int64_t n, RowCode by, uint8_t* to) {
+    int64_t i = 0;
+    if constexpr (kVecBytes == 64) {
+        constexpr int L = kLanes<float>;
+        const f32v inverse = splat(by.inverse);
+        const i32v zero = to_i32(splat(by.zero));
+        for (; i + 4 * L <= n; i += 4 * L) {
+            i32v code[4];
+#pragma GCC unroll 4
+            for (int v = 0; v < 4; ++v) {
+                __builtin_prefetch(x + n + i + v * L);
+                code[v] = to_i32(round_nearest(apart(load(x + i + v * L) * inverse))) + zero;
+            }
+            store(to + i, narrow8<uint8_t>(code[0], code[1], code[2], code[3]));
+        }
+    }
+    return i;
 }
 
 }  // namespace tw::TW_ISA
