@@ -47,8 +47,11 @@ def _takes_name(call: Call) -> bool:
 
 def chosen(entry: Any, dtype: str) -> list[Any]:
     """Some of torch's samples, the first and the last among them."""
-    made = entry.sample_inputs("cpu", getattr(torch, dtype), requires_grad=entry.supports_autograd)
-    every = list(itertools.islice(made, 2000))
+    every: list[Any] = []
+    for followed in (True, False) if entry.supports_autograd else (False,):
+        if len(every) < 2:  # of a function with gradients more where those are few: torch spares itself some
+            made = entry.sample_inputs("cpu", getattr(torch, dtype), requires_grad=followed)
+            every += itertools.islice(made, 2000)
     step = max(1, -(-len(every) // MOST_SAMPLES))
     return every[::step] + ([every[-1]] if step > 1 else [])
 

@@ -406,7 +406,10 @@ def _(
 
 @covers("nn.functional.nll_loss")
 def _(x: Any, labels: Any, weight: Any = None, *, ignore_index: int = -100, reduction: str = "mean", **_: Any) -> Any:
-    documented(x.dim() > 1 and x.numel() > 0)
+    documented(x.dim() > 0 and x.numel() > 0)
+    alone = x.dim() == 1
+    if alone:
+        x, labels = x.unsqueeze(0), labels.unsqueeze(0)
     counted = op.not_equal(labels, torch.tensor(ignore_index))
     labels = op.where(counted, labels, torch.tensor(0))
     each = op.gather_elements(op.neg(x), labels.unsqueeze(1), axis=1).squeeze(1)
@@ -414,7 +417,9 @@ def _(x: Any, labels: Any, weight: Any = None, *, ignore_index: int = -100, redu
     if weight is not None:
         shares = op.mul(shares, op.gather(weight, labels, axis=0))
     each = op.mul(each, shares)
-    return op.div(op.reduce_sum(each), op.reduce_sum(shares)) if reduction == "mean" else _reduced(each, reduction)
+    if reduction == "mean":
+        return op.div(op.reduce_sum(each), op.reduce_sum(shares))
+    return each.squeeze(0) if alone and reduction == "none" else _reduced(each, reduction)
 
 
 @covers("nn.functional.mse_loss", "nn.functional.l1_loss")

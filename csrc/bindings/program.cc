@@ -95,7 +95,6 @@ void Program::add_settings(Step& s, const py::dict& settings) {
     }
 }
 
-// Numbers take the dtype of the first array among the operands.
 void Program::add_numbers(const Step& s, const std::vector<double>& numbers) {
     const auto first = std::find_if(s.in.begin(), s.in.end(), [](int64_t i) { return i >= 0; });
     for (const double value : numbers) {
@@ -124,7 +123,6 @@ void Program::read_attributes(const Face& face, Step& s) {
     if (!read_attributes_of(face, arguments, s.attr.data())) rethrow();
 }
 
-// Checks the step by the op's shape rule, and resolves the attributes.
 void Program::resolve(Step& s) {
     std::vector<View> in;
     views_of(s, in);
@@ -148,8 +146,6 @@ void Program::resolve(Step& s) {
         if (given(v)) work_ += static_cast<double>(numel(v));
 }
 
-// Takes the constants, a step at a time, packs what the step packs, and lets go of those that nothing else reads: of
-// weights one step's alone are there in both forms.
 void Program::place_constants(const py::list& constants) {
     std::vector<std::vector<Place*>> places(constants.size());
     std::vector<int64_t> readers(constants.size());
@@ -179,7 +175,6 @@ void Program::place_constants(const py::list& constants) {
     }
 }
 
-// Packs the constants of a step, and says which operands it reads no more then: those that packed_size counts.
 std::vector<bool> Program::pack(Step& s) {
     if (!s.def || !s.def->packed_size) return {};
     std::vector<View> fixed(kMaxOperands), out;

@@ -27,8 +27,6 @@ bool apart(const View& a, const View& b) {
 
 }  // namespace
 
-// The results as a tuple, or None if an array is not laid out as the program needs it; then nothing was written. With
-// a type of tensors, those are taken too and the results are some.
 py::object Program::run(const py::tuple& arrays, const py::object& outs, const std::vector<double>& numbers,
                         std::vector<Timing>* times, const py::object& tensors) {
     if (arrays.size() != inputs_.size()) return py::none();
@@ -75,7 +73,6 @@ py::list Program::timed(const py::tuple& arrays, const std::vector<double>& numb
     return rows;
 }
 
-// Puts the numbers of a run into its own attributes, and checks these by the shape rule.
 Status Program::set_attributes(Frame& frame, const std::vector<double>& numbers, size_t& failed) {
     for (size_t at = 0; at < settings_.size();) {
         const Step& s = steps_[failed = settings_[at].step];
@@ -137,7 +134,6 @@ void Program::locate(Frame& frame, View* view, int64_t i) {
     if (p.kind == Kind::input || p.kind == Kind::output) frame.patches.push_back({view, &p});
 }
 
-// The exchange of a type of tensors, null if it shows none.
 const Exchange* Program::exchange_with(const py::object& tensors) {
     if (!tensors_.is(tensors)) {
         if (!PyType_Check(tensors.ptr()) || !exchange_of(reinterpret_cast<PyTypeObject*>(tensors.ptr()), exchange_))
@@ -208,7 +204,6 @@ Status Program::run_steps(Frame& frame, const py::tuple& arrays, size_t& failed,
     return status;
 }
 
-// function(inputs, outputs), arrays over the run's own memory; what it raises stays set.
 bool Program::call_python(const Step& s, const Call& call, const py::tuple& arrays) {
     const PyGILState_STATE gil = PyGILState_Ensure();
     bool good = false;
