@@ -195,6 +195,17 @@ def test_assigned_variables_may_swap() -> None:
     same(exe(), np.full(2, 1, "f"))
 
 
+@pytest.mark.parametrize("is_given_back", [False, True])
+def test_a_variable_may_be_assigned_unread(is_given_back: bool) -> None:
+    held, g = tw.Variable(np.zeros(3, np.float32), "held"), tw.Graph()
+    doubled = g.placeholder("x", (3,)) * 2.0
+    g.assign(g.variable(held), doubled)
+    if is_given_back:
+        g.output(doubled)
+    g.compile()(np.ones(3, np.float32))
+    same(held.value, np.full(3, 2, np.float32))
+
+
 def test_out_receives_the_results() -> None:
     x, out = normal(2, 3), np.empty((2, 3), "f")
     assert tw.trace(tw.relu, x).compile()(x, out=out) is out

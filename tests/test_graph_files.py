@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import subprocess
@@ -137,6 +138,49 @@ EDITS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "places": (lambda s: s.update(outputs=s["outputs"][:1]), "results does not have 1 places"),
     "place below 0": (lambda s: s.update(outputs=[-1 for _ in s["outputs"]]), "a place below 0"),
 }
+
+
+def _turned(x: Any, rate: float) -> Any:
+    y = tw.cond(tw.less(tw.reduce_sum(x["a"]), np.array(3, "f")), lambda x: x * 2.0, lambda x: x - 1.0, x["a"])
+    last, rows = tw.scan(lambda s, r: (s + r, s * r), y[0], y)
+    tw.sgd_step(STATE, last, lr=rate)
+    return {"s": last, "t": (rows, y[..., ::2])}
+
+
+STATE = tw.Variable(np.zeros(4, np.float32), "state")
+ODD: list[Any] = [
+    None, True, 0, -1, 2, 99, 2**31, 2**63, 10**30, 1.5, float("nan"), "", "x", "conv", "cond", "placeholder",
+    "variable", "float32", "*", [], [0], [[0]], [-1], {}, {"number": "x"}, {"slice": [0, 0, 0]}, {"slice": ["a"]},
+    {"float": "zz"}, {"given": "rate"}, {"dtype": "O"}, {"list": ["*"]}, {"dict": [[[], "*"]]}, {"a": 1, "b": 2},
+]  # fmt: skip
+
+
+def _places(tree: Any, path: tuple[Any, ...] = ()) -> Any:
+    for key, item in tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ():
+        yield (*path, key)
+        yield from _places(item, (*path, key))
+
+
+def test_any_change_of_a_structure_is_refused_or_runs(tmp_path: Path) -> None:
+    x = {"a": np.ones((3, 4), np.float32)}
+    path = tmp_path / "turned.tw"
+    tw.trace(_turned, x, tw.number(0.1)).compile().save(path)
+    with zipfile.ZipFile(path) as file:
+        whole = json.loads(file.read("graph.json"))
+    rng, places = np.random.default_rng(0), list(_places(whole))
+
+    def changed(structure: dict[str, Any]) -> None:
+        inside: Any = structure
+        inside.clear()
+        inside.update(json.loads(json.dumps(whole)))
+        *before, last = places[rng.integers(len(places))]
+        for key in before:
+            inside = inside[key]
+        inside[last] = ODD[rng.integers(len(ODD))]
+
+    for _ in range(400):
+        with contextlib.suppress(tw.Error):
+            tw.load(edited(path, changed))(x, 0.1)
 
 
 @pytest.mark.parametrize("name", EDITS)

@@ -21,6 +21,7 @@ SMALL_FLOATS = (
 SMALL_INTEGERS = ("int4", "uint4", "int2", "uint2")
 SMALL = (*SMALL_FLOATS, *SMALL_INTEGERS)
 INTEGERS = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
+KNOWN = (*FLOATING, *INTEGERS, *SMALL, "bool")
 
 # Of floats that ml_dtypes adds: the digits of a number, the leading one included, and 2^n as the smallest one.
 _DIGITS = {
@@ -43,7 +44,7 @@ def named(name: str) -> np.dtype[Any]:
 def is_known(dtype: Any) -> bool:
     """Whether arrays of a dtype are taken: in native byte order, of numbers or bool."""
     dtype = np.dtype(dtype)
-    return bool(dtype.isnative and dtype.name in (*FLOATING, *INTEGERS, *SMALL, "bool"))
+    return bool(dtype.isnative and dtype.name in KNOWN)
 
 
 def is_floating(dtype: Any) -> bool:

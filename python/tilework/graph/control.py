@@ -15,7 +15,7 @@ from tilework.arrays import Array
 from tilework.autodiff import stop_gradient
 from tilework.errors import AttrTypeError, DTypeError, ShapeError, UnsupportedError
 from tilework.graph.build import Graph, Spec, trace
-from tilework.graph.regions import Region, flat
+from tilework.graph.regions import Region, flat, outputs_of
 from tilework.graph.symbol import Symbol
 
 
@@ -69,9 +69,9 @@ def cond(predicate: Array, true: Callable[..., Any], false: Callable[..., Any], 
     given = nested.unflatten(structure, leaves)
     yes, form, first = _body(true, *given)
     no, other, second = _body(false, *given)
-    _same("cond", "true and false return", _outputs(yes), _outputs(no), form, other)
+    _same("cond", "true and false return", outputs_of(yes), outputs_of(no), form, other)
 
-    region = Region("cond", [yes, no], _outputs(yes), (1, len(leaves), len(first), len(second)))
+    region = Region("cond", [yes, no], outputs_of(yes), (1, len(leaves), len(first), len(second)))
     return nested.unflatten(form, flat(region(predicate, *leaves, *first, *second)))
 
 
@@ -96,7 +96,7 @@ def while_loop(condition: Callable[..., Array], body: Callable[..., Any], *state
         raise AttrTypeError(f"while_loop: condition returns {nested.written(alone)}; want one array", op="while_loop")
     _check_scalar("while_loop", again.outputs[0])
     got = form if isinstance(form, nested.Branch) else nested.Branch(tuple, (), (form,))
-    _same("while_loop", "body returns and is given", _outputs(step), specs, got, structure)
+    _same("while_loop", "body returns and is given", outputs_of(step), specs, got, structure)
 
     region = Region("while_loop", [again, step], specs, (len(leaves), len(first), len(second)))
     return nested.unflatten(structure, flat(region(*leaves, *first, *second)))
@@ -140,7 +140,7 @@ def scan(body: Callable[[Any, Any], tuple[Any, Any]], state: Any, xs: Any, *, re
     step, result, outside = _body(body, nested.unflatten(form, leaves), one)
     if not isinstance(result, nested.Branch) or len(result.items) != 2:
         raise AttrTypeError(_NO_PAIR, op="scan")
-    outputs = _outputs(step)
+    outputs = outputs_of(step)
     _same("scan", "body returns and is given", outputs[: len(leaves)], specs, result.items[0], form)
     stacks = [Spec((length, *s.shape), s.dtype) for s in outputs[len(leaves) :]]
 
@@ -155,10 +155,6 @@ _NO_PAIR = "scan: body returns something else than a pair; want (state, y)"
 
 def _specs(arrays: list[Any]) -> list[Spec]:
     return [Spec(tuple(a.shape), np.dtype(a.dtype)) for a in arrays]
-
-
-def _outputs(graph: Graph) -> list[Spec]:
-    return [Spec(v.shape, v.dtype) for v in graph.outputs]
 
 
 def _check_scalar(name: str, value: Any) -> None:

@@ -160,7 +160,8 @@ def with_own_constants(graph: Graph) -> Graph:
 def dead_nodes(graph: Graph) -> Graph:
     """Drops what no output and no variable needs, and puts what comes from outside first; placeholders stay."""
     needed = {v.node for v in (*graph.outputs, *graph.states().values(), *graph.inputs)}
-    needed |= {node for node in graph.nodes if node.has_effects}
+    states = graph.states()
+    needed |= {n for n in graph.nodes if n.has_effects or (isinstance(n.op, Variable) and n.op in states)}
     kept = []
     for node in reversed(graph.nodes):
         if node in needed:

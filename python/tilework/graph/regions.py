@@ -12,6 +12,7 @@ from tilework import dispatch
 from tilework.arrays import Array
 from tilework.devices import queue_on, to_host
 from tilework.dtypes import is_floating
+from tilework.errors import DTypeError, ShapeError
 from tilework.graph.build import Graph, Spec
 from tilework.graph.ir import Constant, Node, Placeholder, Value, Variable
 
@@ -42,6 +43,12 @@ class Region:
         return any(node.has_effects for g in self.graphs for node in g.nodes)
 
     def infer(self, operands: list[Any], attrs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+        """Results as its graphs give them, for operands that its graphs take."""
+        wanted, given, made = _SIGNATURES[self.name](self, [_kind(o) for o in operands], **attrs)
+        if given != wanted:
+            raise ShapeError(f"{self.name}: is given {_shown(given)}; want {_shown(wanted)}", op=self.name)
+        if made != self.specs:
+            raise ShapeError(f"{self.name}: gives {_shown(made)}; want {_shown(self.specs)}", op=self.name)
         return [(s.shape, s.dtype) for s in self.specs], attrs
 
     def __call__(self, *args: Any, **attrs: Any) -> Any:
@@ -100,6 +107,62 @@ def _run_scan(region: Region, compiled: list[Executable], parts: list[list[Any]]
     return [*now, *stacked]
 
 
+# What a region of each kind takes, is given and makes, each as specs; a list that cannot be is an empty one.
+Signature = tuple[list[Spec], list[Spec], list[Spec]]
+
+
+def _kind(operand: Any) -> Spec:
+    if not isinstance(operand, Value):
+        raise DTypeError(f"a region: {operand!r:.80} is among its operands; want arrays of the graph")
+    return Spec(operand.shape, operand.dtype)
+
+
+def inputs_of(graph: Graph) -> list[Spec]:
+    """Shapes and dtypes of what is fed to a graph."""
+    return [Spec(v.shape, v.dtype) for v in graph.inputs]
+
+
+def outputs_of(graph: Graph) -> list[Spec]:
+    """Shapes and dtypes of what a graph gives."""
+    return [Spec(v.shape, v.dtype) for v in graph.outputs]
+
+
+def _shown(specs: list[Spec]) -> str:
+    return ", ".join(f"{s.dtype} {s.shape}" for s in specs) or "nothing"
+
+
+_HOLDS = Spec((), np.dtype(np.bool_))
+
+
+def _cond_signature(region: Region, given: list[Spec]) -> Signature:
+    yes, no = region.graphs
+    one, n, first, second = region.counts
+    ours, theirs = inputs_of(yes), inputs_of(no)
+    agree = one == 1 and len(ours) == n + first and len(theirs) == n + second and ours[:n] == theirs[:n]
+    made = outputs_of(yes) if outputs_of(yes) == outputs_of(no) else []
+    return [_HOLDS, *ours, *theirs[n:]] if agree else [], given, made
+
+
+def _while_signature(region: Region, given: list[Spec]) -> Signature:
+    again, step = region.graphs
+    n, first, second = region.counts
+    ours, theirs, made = inputs_of(again), inputs_of(step), outputs_of(step)
+    agree = len(ours) == n + first and len(theirs) == n + second and outputs_of(again) == [_HOLDS]
+    agree = agree and ours[:n] == theirs[:n] == made
+    return [*ours, *theirs[n:]] if agree else [], given, made
+
+
+def _scan_signature(region: Region, given: list[Spec], reverse: bool = False) -> Signature:
+    (step,) = region.graphs
+    n, m, outside = region.counts
+    ours, made, rows = inputs_of(step), outputs_of(step), given[n : n + m]
+    lengths = {s.shape[0] if s.shape else -1 for s in rows}
+    agree = len(ours) == n + m + outside and ours[:n] == made[:n] and len(lengths) == 1 and isinstance(reverse, bool)
+    given = [*given[:n], *(Spec(s.shape[1:], s.dtype) for s in rows), *given[n + m :]]
+    return ours if agree else [], given, [*made[:n], *(Spec((*lengths, *s.shape), s.dtype) for s in made[n:])]
+
+
+_SIGNATURES = {"cond": _cond_signature, "while_loop": _while_signature, "scan": _scan_signature}
 RUNS = {"cond": _run_cond, "while_loop": _run_while, "scan": _run_scan}
 
 

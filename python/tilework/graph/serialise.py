@@ -15,11 +15,11 @@ import numpy as np
 from tilework import nested, registry, safetensors
 from tilework.devices import to_host
 from tilework.dispatch import Number
-from tilework.dtypes import named
+from tilework.dtypes import KNOWN, named
 from tilework.errors import Error, FormatError
 from tilework.files import path_of, replacing
 from tilework.graph import ir
-from tilework.graph.build import Graph, Spec
+from tilework.graph.build import Graph, spec
 from tilework.graph.ir import Constant, Node, Operand, Placeholder, Value, Variable
 from tilework.graph.kernels import Kernel, kernel_named
 from tilework.graph.regions import RUNS, Region
@@ -69,7 +69,7 @@ def load_graph(path: str | os.PathLike[str]) -> Graph:
         raise FormatError(f"load: the file has version {structure.get('version')!r:.20}; want {VERSION}")
     try:
         return _read_graph(structure, weights)
-    except (KeyError, TypeError, IndexError, AttributeError, RecursionError) as e:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, RecursionError) as e:
         if isinstance(e, Error):
             raise
         raise FormatError(f"load: {STRUCTURE} is damaged ({type(e).__name__}: {e})") from None
@@ -194,10 +194,16 @@ def _read_graph(row: dict[str, Any], weights: dict[str, Any]) -> Graph:
     if any(i < 0 for i in (*row["inputs"], *row["outputs"], *(i for pair in row["updates"] for i in pair))):
         raise FormatError("load: an input, a result or an update has a place below 0")
     graph.inputs = [values[i] for i in row["inputs"]]
-    if any(not isinstance(v.node.op, Placeholder) for v in graph.inputs):
-        raise FormatError("load: an input of the graph is no placeholder")
+    fed = [n.results[0] for n in graph.nodes if isinstance(n.op, Placeholder)]
+    if len(graph.inputs) != len(fed) or {*graph.inputs} != {*fed} or len({n.node.op.label for n in fed}) != len(fed):
+        raise FormatError(
+            "load: the inputs of the graph are not its placeholders, each once and with a name of its own"
+        )
     graph.outputs = [values[i] for i in row["outputs"]]
     graph.updates = {graph.nodes[i].op: values[state] for i, state in row["updates"]}
+    for held, state in graph.updates.items():
+        if not isinstance(held, Variable) or (held.shape, held.dtype) != (state.shape, state.dtype):
+            raise FormatError(f"load: {held.name!s:.40} is updated by {state!r:.80}; want a variable and its like")
     graph.arguments, graph.result = _read_structure(row["arguments"]), _read_structure(row["result"])
     graph.statics = {int(i): _read(v) for i, v in row["statics"].items()}
     _check_counts(graph)
@@ -219,14 +225,15 @@ def _read_node(
     name = row["op"]
     if name == "placeholder":
         ((dtype, shape),) = row["makes"]
-        return ir.source_node(Placeholder(row["label"]), tuple(shape), named(dtype))
+        like = spec(shape, _dtype(dtype))
+        return ir.source_node(Placeholder(_label(row)), like.shape, like.dtype)
     if name in ("constant", "variable"):
         if row["tensor"] not in weights:
             raise FormatError(f"load: node {i} wants the tensor {row['tensor']!r:.80}, which the file does not hold")
         data = weights[row["tensor"]]
         if name == "variable" and isinstance(data, safetensors.Stored):
             data = data()
-        source = Constant(data, row["label"]) if name == "constant" else Variable(data, row["label"])
+        source = Constant(data, _label(row)) if name == "constant" else Variable(data, _label(row))
         return ir.source_node(source, data.shape, data.dtype)
 
     def operand(item: Any) -> Operand:
@@ -249,11 +256,30 @@ def _read_node(
     return ir.make_node(op, [operand(o) for o in row["operands"]], attrs)
 
 
+def _dtype(name: Any) -> Any:
+    if name not in KNOWN:
+        raise FormatError(f"load: {name!r:.80} is no element type of tilework")
+    return named(name)
+
+
+def _label(row: dict[str, Any]) -> str:
+    label = row["label"]
+    if not isinstance(label, str):
+        raise FormatError(f"load: the label {label!r:.80} is no text")
+    return label
+
+
 def _read_op(i: int, row: dict[str, Any], weights: dict[str, Any]) -> Any:
     name = row["op"]
     if name in RUNS:
-        specs = [Spec(tuple(shape), named(dtype)) for dtype, shape in row["makes"]]
-        return Region(name, [_read_graph(g, weights) for g in row["graphs"]], specs, tuple(row["counts"]))
+        specs = [spec(shape, _dtype(dtype)) for dtype, shape in row["makes"]]
+        graphs, counts = [_read_graph(g, weights) for g in row["graphs"]], tuple(row["counts"])
+        if not all(isinstance(n, int) and n >= 0 for n in counts) or sum(counts) != len(row["operands"]):
+            raise FormatError(f"load: node {i} shares {len(row['operands'])} operands out as {counts!s:.80}")
+        for g in graphs:
+            if g.arguments is not None or g.result is not None or g.statics or g.numbers or g.updates:
+                raise FormatError(f"load: a graph of node {i} has arguments, results or updates; want arrays alone")
+        return Region(name, graphs, specs, counts)
     if row.get("kernel"):
         found = kernel_named(name)
         if found is None:
@@ -272,7 +298,7 @@ def _read(value: Any) -> Any:
         ((kind, inner),) = value.items()
         if kind == "slice":
             return slice(*inner)
-        return Ellipsis if kind == "ellipsis" else named(inner) if kind == "dtype" else float(inner)
+        return Ellipsis if kind == "ellipsis" else _dtype(inner) if kind == "dtype" else float(inner)
     return value
 
 
@@ -285,4 +311,6 @@ def _read_structure(row: Any) -> nested.Structure | None:
     pairs = items if kind == "dict" else [(None, i) for i in items]
     read = [s for _, item in pairs if (s := _read_structure(item)) is not None]
     keys = tuple(_read(k) for k, _ in pairs) if kind == "dict" else ()
+    if any(not isinstance(k, (str, int, float, type(None))) for k in keys):
+        raise FormatError(f"load: {keys!s:.80} are keys of a structure; want texts or numbers")
     return nested.Branch({"dict": dict, "list": list, "tuple": tuple}[kind], keys, tuple(read))
