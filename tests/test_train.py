@@ -204,6 +204,43 @@ def test_losses_have_their_values() -> None:
     assert train.sigmoid_cross_entropy(y, t) == pytest.approx(want)
 
 
+def _faults(folder: Path) -> Any:
+    x, params = np.ones(3, np.float32), {"w": np.ones(3, np.float32)}
+
+    def loss(p: Any, x: Any) -> Any:
+        return tw.reduce_sum(p["w"] * x)
+
+    def trainer(optimizer: Any = None, loss: Any = loss, params: Any = params, **how: Any) -> Any:
+        return train.Trainer(loss, params, optimizer or train.SGD(), **how)
+
+    yield lambda: trainer(loss=3), "loss is a int; want a function"
+    yield lambda: trainer(params={}), "params hold no array"
+    yield lambda: trainer(optimizer=3), "optimizer is a int"
+    yield lambda: trainer(optimizer=train.Optimizer()), "is no optimizer by itself"
+    yield lambda: trainer(clip=3), "clip is a int"
+    yield lambda: trainer(reduce=3), "reduce is a int"
+    yield lambda: trainer(has_aux=3), "has_aux is a int"
+    yield lambda: trainer(threads=0), "want 1 to 1024"
+    for odd in (float("nan"), float("inf"), "a", None, True):
+        yield lambda n=odd: train.SGD(lr=n), "lr=.*; want a finite number"
+    yield lambda: train.SGD(nesterov=1), "nesterov=1; want a bool"  # type: ignore[arg-type]
+    yield lambda: train.Clip(norm="a"), "norm='a'; want a number above 0"  # type: ignore[arg-type]
+    yield lambda: trainer().step({1, 2}), "a batch holds what no graph depends on"
+    yield lambda: trainer(reduce=lambda g: None).step(x), "reduce returned a NoneType"
+    yield lambda: trainer(reduce=lambda g: []).step(x), "reduce returned 0 arrays"
+    yield lambda: trainer(reduce=lambda g: ["a"]).step(x), "reduce returned a str for params.w"
+    yield lambda: trainer().save(3), "save: path=3"
+    yield lambda: trainer().load(3), "load: path=3"
+    yield lambda: trainer().save(folder / "x", steps="9"), "steps='9'; want a text of another name"
+    yield lambda: trainer().save(folder / "x", a=3), "a=3; want a text"
+
+
+def test_what_is_no_trainer_is_refused(tmp_path: Path) -> None:
+    for call, text in _faults(tmp_path):
+        with pytest.raises(tw.Error, match=text):
+            call()
+
+
 def test_what_is_no_parameter_is_named() -> None:
     with pytest.raises(tw.DTypeError, match=r"params.n is int64"):
         train.Trainer(_loss, {"n": np.arange(3)}, train.SGD())

@@ -12,6 +12,7 @@ device.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -24,8 +25,9 @@ from tilework.arrays import Array
 from tilework.devices import to_device, to_host
 from tilework.dispatch import Number, is_device_array
 from tilework.dtypes import is_floating
-from tilework.errors import AttrError, AttrTypeError, DTypeError, FormatError, ShapeError
+from tilework.errors import AttrError, AttrTypeError, DTypeError, FormatError, ShapeError, UnsupportedError
 from tilework.files import path_of, replacing
+from tilework.settings import threads as limited_threads
 
 Params: TypeAlias = Any  # nested tuples, lists and dicts of arrays
 
@@ -72,9 +74,19 @@ class Optimizer:
     l1: float = 0.0
     scale: float = 1.0
 
+    def __post_init__(self) -> None:
+        kind = type(self).__name__
+        for name, value in asdict(self).items():
+            wanted = type(self).__dataclass_fields__[name].type
+            number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+            if wanted == "float" and not number:
+                raise AttrError(f"{kind}: {name}={value!r:.80}; want a finite number", argument=name)
+            if wanted == "bool" and not isinstance(value, bool):
+                raise AttrTypeError(f"{kind}: {name}={value!r:.80}; want a bool", argument=name)
+
     def slots(self) -> tuple[str, ...]:
         """The names of the arrays that it keeps for each parameter; they begin as zeros."""
-        raise NotImplementedError
+        raise UnsupportedError(f"{type(self).__name__}: is no optimizer by itself; want train.SGD or another")
 
     def numbers(self, step: int) -> dict[str, float]:
         """What may change from step to step, which counts from 1: attributes of the optimizer's op."""
@@ -182,7 +194,8 @@ class Clip:
 
     def __post_init__(self) -> None:
         for name, limit in asdict(self).items():
-            if limit is not None and not limit > 0:
+            number = isinstance(limit, (int, float)) and not isinstance(limit, bool)
+            if limit is not None and not (number and limit > 0):
                 raise AttrError(f"Clip: {name}={limit!r}; want a number above 0", argument=name)
 
     def __call__(self, gradients: Sequence[Array]) -> tuple[list[Array], Array | None]:
@@ -254,10 +267,23 @@ class Trainer:
         device: Any = None,
         threads: int | None = None,
     ) -> None:
+        for name, given, fits, what in (
+            ("loss", loss, callable(loss), "a function"),
+            ("optimizer", optimizer, isinstance(optimizer, Optimizer), "an optimizer, as train.SGD()"),
+            ("clip", clip, clip is None or isinstance(clip, Clip), "a train.Clip"),
+            ("reduce", reduce, reduce is None or callable(reduce), "a function"),
+            ("has_aux", has_aux, isinstance(has_aux, bool), "a bool"),
+        ):
+            if not fits:
+                raise AttrTypeError(f"Trainer: {name} is a {type(given).__name__}; want {what}", argument=name)
+        if threads is not None:
+            limited_threads(threads)  # checks it
         self._loss, self._reduce, self._has_aux = loss, reduce, has_aux
         self.optimizer, self.clip = optimizer, clip or Clip()
         self.device, self._threads = device, threads
         leaves, self._structure = nested.flatten(params)
+        if not leaves:
+            raise AttrError("Trainer: params hold no array; want one or more", argument="params")
         self._names = list(nested.paths(self._structure, "params"))
         self._weights = [graph.Variable(self._copied(n, w), n) for n, w in zip(self._names, leaves, strict=True)]
         self._state = [
@@ -308,6 +334,10 @@ class Trainer:
     def _executable(self, function: Callable[..., Any], *args: Any) -> graph.Executable:
         leaves, structure = nested.flatten(args)
         key = (function, structure, tuple(map(_kind, leaves)))
+        try:
+            hash(key)
+        except TypeError as e:
+            raise DTypeError(f"Trainer: a batch holds what no graph depends on ({e}); want arrays") from None
         if key not in self._compiled:
             self._compiled[key] = graph.trace(function, *args).compile(device=self.device, threads=self._threads)
         return self._compiled[key]
@@ -336,23 +366,30 @@ class Trainer:
 
     def _reduced(self, gradients: list[Array]) -> list[Array]:
         assert self._reduce is not None
-        found = list(self._reduce(gradients))
-        if len(found) != len(gradients):
-            raise AttrTypeError(f"Trainer: reduce returned {len(found)} arrays; want {len(gradients)}")
+        found = self._reduce(gradients)
+        if not isinstance(found, (list, tuple)) or len(found) != len(gradients):
+            what = f"{len(found)} arrays" if isinstance(found, (list, tuple)) else f"a {type(found).__name__}"
+            raise AttrTypeError(f"Trainer: reduce returned {what}; want {len(gradients)} in a list", argument="reduce")
         for name, old, now in zip(self._names, gradients, found, strict=True):
+            if not hasattr(now, "dtype"):
+                what = f"Trainer: reduce returned a {type(now).__name__} for {name}; want an array"
+                raise DTypeError(what, argument="reduce")
             if tuple(now.shape) != tuple(old.shape) or now.dtype != old.dtype:
                 raise ShapeError(
                     f"Trainer: reduce returned {now.dtype} {tuple(now.shape)} for {name}; want {old.dtype} "
                     f"{tuple(old.shape)}",
                     argument=name,
                 )
-        return found
+        return list(found)
 
     # ------------------------------------------------------------------------------------------------ checkpoints
 
     def save(self, path: str | os.PathLike[str], **more: str) -> None:
         """Writes parameters, the optimizer's state and the number of steps to a safetensors file, with more texts."""
         arrays = self._arrays()
+        for name, text in more.items():
+            if name in ("format", "steps", "optimizer") or not isinstance(text, str):
+                raise AttrError(f"save: {name}={text!r:.80}; want a text of another name", argument=name)
         about = {"format": "tilework.train 1", "steps": str(self.steps), "optimizer": self._described()}
         data = safetensors.dumps({name: to_host(array) for name, array in arrays.items()}, about | more)
         with replacing(path_of("save", path)) as partial:
