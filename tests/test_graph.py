@@ -130,6 +130,13 @@ def test_a_program_takes_what_was_broadcast_for_it() -> None:
     same(exe(x), f(x))
 
 
+def test_a_spec_knows_dtypes_by_name() -> None:
+    for name in ("float32", "bfloat16", "int8", "float8_e5m2"):
+        if name not in ("float32", "int8"):
+            pytest.importorskip("ml_dtypes", reason="numpy alone has no such dtype")
+        assert tw.spec((2,), name).dtype.name == name
+
+
 def test_comparisons_are_numpys() -> None:
     def f(x: Any) -> Any:
         return x > 0.5, x < 0.5, x >= x, x <= RIGHT, x > RIGHT

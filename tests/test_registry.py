@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import inspect
 import re
+import sys
 import typing
 from pathlib import Path
 from typing import Any
@@ -324,3 +326,11 @@ def test_what_was_not_saved_is_named() -> None:
     for saved in ((x,), 3, (x, x, x, x)):
         with pytest.raises(tilework.Error, match="layer_norm: saved is not what"):
             tilework.layer_norm.backward(x, x, saved=saved)
+
+
+@pytest.mark.parametrize("name", ["torch", "onnx", "jax"])
+def test_an_adapter_says_what_it_wants(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delitem(sys.modules, f"tilework.interop.{name}", raising=False)
+    with pytest.raises(ImportError, match=rf"pip install 'tilework\[{name}\]'"):
+        importlib.import_module(f"tilework.interop.{name}")

@@ -18,6 +18,7 @@ import numpy as np
 from tilework import dispatch, nested, registry
 from tilework.arrays import Array, Sizes
 from tilework.dispatch import Number
+from tilework.dtypes import KNOWN, named
 from tilework.errors import AttrError, AttrTypeError, DTypeError, Error, ShapeError, UnsupportedError
 from tilework.graph import ir
 from tilework.graph.ir import Constant, Node, Operand, Placeholder, Value, Variable
@@ -49,7 +50,8 @@ def spec(shape: Sequence[int], dtype: Any = "float32") -> Spec:
 
 def _spec(op: str, name: str, shape: Sequence[int], dtype: Any) -> Spec:
     try:
-        sizes, kind = tuple(map(operator.index, shape)), np.dtype(dtype)
+        sizes = tuple(map(operator.index, shape))
+        kind = named(dtype) if isinstance(dtype, str) and dtype in KNOWN else np.dtype(dtype)
         if dtype is None or any(isinstance(n, bool) for n in shape):
             raise TypeError("a bool or None is among them")
     except TypeError as e:

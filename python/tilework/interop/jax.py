@@ -15,9 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
+
+try:
+    import jax
+    import jax.numpy as jnp
+except ModuleNotFoundError as error:
+    raise ImportError("JAX's arrays want jax; pip install 'tilework[jax]'") from error
 
 from tilework import _core, dispatch, nested, registry
 from tilework.arrays import Sizes

@@ -13,7 +13,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import torch
+
+try:
+    import torch
+except ModuleNotFoundError as error:
+    raise ImportError("tensors want torch; pip install 'tilework[torch]'") from error
 
 from tilework import _core
 from tilework.dtypes import named

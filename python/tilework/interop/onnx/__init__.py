@@ -4,6 +4,11 @@ Every node becomes calls of tilework's ops when the model is prepared. A node th
 lists every such node and why: nothing is computed by anything else.
 """
 
+try:
+    import onnx as onnx
+except ModuleNotFoundError as error:
+    raise ImportError("models want the package onnx; pip install 'tilework[onnx]'") from error
+
 from tilework.interop.onnx.backend import (
     Backend,
     Prepared,
