@@ -230,6 +230,9 @@ def test_hostile_models_are_refused(tmp_path: Path) -> None:
             backend.prepare(_model(nodes, [_info("x", 2)], results)).run([np.ones(2, np.float32)])
         assert "\n" not in str(caught.value), i
         assert len(str(caught.value)) < 400, i
+    many = _model([_node("Relu", ["x"], ["y"])] * (2**15 + 1), [_info("x", 1)], ["y"])
+    with pytest.raises(tw.UnsupportedError, match="the model has 32769 nodes; want at most 32768"):
+        backend.prepare(many)
     for version in (0, -1, 1000, 2**62):
         good_nodes = _model([_node("Relu", ["x"], ["y"])], [_info("x", 1)], ["y"])
         good_nodes.opset_import[0].version = version

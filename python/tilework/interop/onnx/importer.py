@@ -76,6 +76,8 @@ class Importer:
     """Turns a model into a graph for inputs of given shapes, some of them with their values."""
 
     def __init__(self, model: Any) -> None:
+        if len(model.graph.node) > _MOST_NODES:
+            raise UnsupportedError(f"onnx: the model has {len(model.graph.node)} nodes; want at most {_MOST_NODES}")
         self.model = model
         self.opsets = {_domain(entry): entry.version for entry in model.opset_import}
         self.constants = {t.name: array(t) for t in model.graph.initializer}
