@@ -31,7 +31,7 @@ bool run_gemm(const Gemm<C, A, B>& g) {
 
 // Whether tiles are faster: they come whole, and each number of A or B costs as much as some products before it is
 // multiplied, more where it lies far from those of its row. Numbers of 16 bits cost half of all that.
-bool suits_tiles(int64_t m, int64_t n, int64_t k, bool far, bool narrow) {
+[[maybe_unused]] bool suits_tiles(int64_t m, int64_t n, int64_t k, bool far, bool narrow) {
     const auto whole = [](int64_t x) { return ceil_div(x, 32) * 32; };
     const int64_t cost = (whole(m) * whole(n) / 2 + 21 * m + (far ? 21 : 12) * n) * whole(k);
     return m >= 24 && n >= 24 && k >= 24 && (narrow ? cost / 2 : cost) < m * n * k;
