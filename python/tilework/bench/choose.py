@@ -19,6 +19,7 @@ from tilework.bench.problems import (
     checked,
     dtype_named,
     known,
+    of_dtype,
     of_sample,
     parse,
     parse_lines,
@@ -77,7 +78,7 @@ def _other_dtypes() -> Iterator[Problem]:
     for name, target in registry.ops().items():
         swept = workloads_of(name)
         for dtype in registry.dtypes_of(target)[1:] if swept else ():
-            made = replace(_middle(swept), dtype=dtype)
+            made = of_dtype(_middle(swept), dtype)
             if _is_possible(made):
                 yield made
 
@@ -131,7 +132,7 @@ def select(
     for p in swept:
         for dtype in wanted or [p.dtype]:
             for direction in ways or [p.direction]:
-                made = replace(p, dtype=dtype, direction=direction, out_given=p.out_given and direction == "fwd")
+                made = replace(of_dtype(p, dtype), direction=direction, out_given=p.out_given and direction == "fwd")
                 if _is_possible(made):
                     found.append(made)
     chosen = [p for p in [*found, *stated] if not names or p.op in names]

@@ -254,6 +254,13 @@ def of_sample(op: str, dtype: str, index: int, direction: str = "fwd") -> Proble
     return Problem(op, shapes, made.attrs, dtype, direction, name=f"sample {index}", sample=index)
 
 
+def of_dtype(problem: Problem, dtype: str) -> Problem:
+    """The same problem in another element type, on which the shapes of a sample may depend."""
+    if problem.sample is None or dtype not in registry.dtypes_of(problem.target):
+        return replace(problem, dtype=dtype)
+    return of_sample(problem.op, dtype, problem.sample, problem.direction)
+
+
 def checked(problem: Problem) -> Problem:
     """``problem``, if its op accepts it and it fits in memory."""
     try:
