@@ -44,7 +44,8 @@ struct Engine {
 
     Engine(const Product& product, Below* other) : g(product), below(other) {
         tiles = ceil_div(g.m, kTallRows), pairs = ceil_div(g.n, kPairColumns), steps = ceil_div(g.k, kPieceTerms);
-        if constexpr (P == 1) in_place = g.a.col == 1 && g.k % kPieceTerms == 0;
+        // Rows a multiple of 2 KiB apart evict each other.
+        if constexpr (P == 1) in_place = g.a.col == 1 && g.k % kPieceTerms == 0 && g.a.row % 1024 != 0;
         plain = __is_same(C, float) && g.c_col == 1 && !g.bias_row && !g.bias_col && g.alpha == 1 && !g.addend.data &&
                 g.activation == Activation::none && !g.accumulate;
         choose_blocks();
