@@ -12,7 +12,7 @@ from tilework.dtypes import named
 
 pytestmark = pytest.mark.skipif("amx" not in tw.tiers(), reason="no tiles on this CPU")
 
-SHAPES = [(64, 96, 64), (130, 513, 700), (300, 200, 1111), (256, 256, 2048)]
+SHAPES = [(128, 160, 128), (130, 513, 700), (300, 200, 1111), (256, 256, 2048)]
 
 
 @pytest.fixture(autouse=True)

@@ -30,17 +30,17 @@ bool run_gemm(const Gemm<C, A, B>& g) {
 }
 
 // Whether tiles are faster: they come whole, and each number of A or B costs as much as some products before it is
-// multiplied, more where it lies far from those of its row. Numbers of 16 bits cost half of all that.
-[[maybe_unused]] bool suits_tiles(int64_t m, int64_t n, int64_t k, bool far, bool narrow) {
+// multiplied. Strides do not count, for they change no bits. Numbers of 16 bits cost half of all that.
+[[maybe_unused]] bool suits_tiles(int64_t m, int64_t n, int64_t k, bool narrow) {
     const auto whole = [](int64_t x) { return ceil_div(x, 32) * 32; };
-    const int64_t cost = (whole(m) * whole(n) / 2 + 21 * m + (far ? 21 : 12) * n) * whole(k);
+    const int64_t cost = (whole(m) * whole(n) / 2 + 21 * m + 32 * n) * whole(k);
     return m >= 24 && n >= 24 && k >= 24 && (narrow ? cost / 2 : cost) < m * n * k;
 }
 
 template <class C, class A, class B>
 bool ask_tiles(const Gemm<C, A, B>& g, TileProduct* TileKernels::* member) {
     if constexpr (kVectorRegisters >= 32)
-        if (!g.pack_a && !g.pack_b && suits_tiles(g.m, g.n, g.k, g.packed_b || g.b.col != 1, sizeof(C) == 2))
+        if (!g.pack_a && !g.pack_b && suits_tiles(g.m, g.n, g.k, sizeof(C) == 2))
             if (TileProduct* const product = tile_kernels().*member)
                 return product(&g, [](const void* part) { return run_gemm(*static_cast<const Gemm<C, A, B>*>(part)); });
     return run_gemm(g);

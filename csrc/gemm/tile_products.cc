@@ -259,7 +259,8 @@ struct Engine {
 template <class C, class A, class B>
 bool product(const void* gemm, Below* below) {
     const auto& g = *static_cast<const Gemm<C, A, B>*>(gemm);
-    if constexpr (__is_same(A, B))
+    // One piece is multiplied in the same order either way.
+    if constexpr (__is_same(A, B) && kPieces<A> == 1)
         if (!g.packed_b && g.b.col != 1 && g.b.row == 1 && (g.a.col != 1 || g.m < g.n)) {
             // Rows of A need no transpose, and those of the smaller matrix less.
             Gemm<C, A, B> t = g;
