@@ -30,10 +30,12 @@ bool run_gemm(const Gemm<C, A, B>& g) {
 }
 
 // Whether tiles are faster: they come whole, and each number of A or B costs as much as some products before it is
-// multiplied. Strides do not count, for they change no bits. Numbers of 16 bits cost half of all that.
+// multiplied, those of a large B more, for they come from afar. Strides do not count, for they change no bits. Numbers of 16
+// bits cost half of all that.
 [[maybe_unused]] bool suits_tiles(int64_t m, int64_t n, int64_t k, bool narrow) {
     const auto whole = [](int64_t x) { return ceil_div(x, 32) * 32; };
-    const int64_t cost = (whole(m) * whole(n) / 2 + 21 * m + 32 * n) * whole(k);
+    const int64_t right = n * k > int64_t{4} << 20 ? 56 : 32;
+    const int64_t cost = (whole(m) * whole(n) / 2 + 21 * m + right * n) * whole(k);
     return m >= 24 && n >= 24 && k >= 24 && (narrow ? cost / 2 : cost) < m * n * k;
 }
 
