@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "bindings/arrays.h"
+#include "bindings/choices.h"
 #include "bindings/raise.h"
 
 namespace tw::bindings {
@@ -92,19 +93,6 @@ bool integers_from(PyObject* value, const AttrSpec& spec, Attr& attr, const char
     }
     Py_DECREF(items);
     return good;
-}
-
-// Index of `text` in "a|b|c", -1 if absent.
-int choice_index(const char* choices, const char* text) {
-    const size_t length = std::strlen(text);
-    int index = 0;
-    for (const char* p = choices;; ++index) {
-        const char* end = std::strchr(p, '|');
-        const size_t n = end ? static_cast<size_t>(end - p) : std::strlen(p);
-        if (n == length && std::memcmp(p, text, n) == 0) return index;
-        if (!end) return -1;
-        p = end + 1;
-    }
 }
 
 PyObject* choice_object(const char* choices, int index) {

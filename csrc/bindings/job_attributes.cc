@@ -3,6 +3,7 @@
 
 #include <cstring>
 
+#include "bindings/choices.h"
 #include "core/caller.h"
 #include "core/op_table.h"
 
@@ -21,18 +22,6 @@ Status wrong_kind(const AttrSpec& spec, const tw_attr& given) {
     return fail(Status::attr, spec.name, "%s has kind %d; want one for %s%s%s", spec.name, given.kind,
                 kind_text(spec.kind), spec.none_ok ? " or TW_NONE" : "",
                 spec.kind == AttrKind::padding ? " or text" : "");
-}
-
-int choice_index(const char* choices, const char* text) {
-    const size_t length = std::strlen(text);
-    int index = 0;
-    for (const char* p = choices;; ++index) {
-        const char* end = std::strchr(p, '|');
-        const size_t n = end ? static_cast<size_t>(end - p) : std::strlen(p);
-        if (n == length && std::memcmp(p, text, n) == 0) return index;
-        if (!end) return -1;
-        p = end + 1;
-    }
 }
 
 Status numbers_from(const tw_attr& given, const AttrSpec& spec, Attr& attr) {
