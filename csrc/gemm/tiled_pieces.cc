@@ -13,25 +13,26 @@
 #include "core/parallel.h"
 #include "core/profile.h"
 #include "gemm/micro.h"
+#include "gemm/split.h"
 #include "simd/rows.h"
 
 namespace tw::TW_ISA {
 namespace {
 
-constexpr int kPieces = 3, NR = kPanelColumns, MR = kTallRows, L = kLanes<float>;
-constexpr int64_t kStepBytes = kPieces * kPieceBytes;  // of a row tile of A, or a panel of B
+constexpr int NR = kPanelColumns, MR = kTallRows, L = kLanes<float>;
+constexpr int64_t kStepBytes = kPieces<float> * kPieceBytes;  // of a row tile of A, or a panel of B
 constexpr int64_t kStayingBytes = 1280 * 1024;  // of an A and a panel of B that stay in L2
-constexpr int64_t kBandBytes = 3 * 1024 * 1024;  // of B split at a time by all threads
-constexpr int64_t kBlockSteps = 16;  // between two visits to the sums
+// Of a block of C: its panels, its sums, and the panels between two visits to them.
+constexpr int64_t kMostPanels = 16, kMostSums = 160, kBlockBytes = 400 * 1024, kLeastSteps = 4, kMostSteps = 32;
 constexpr int64_t kChunkWork = int64_t{1} << 20;
 constexpr int64_t kShares = 4;  // chunks of panels for a thread
-constexpr int64_t kFewPanels = 16, kGroup = 4;  // row tiles of a job
+constexpr int64_t kFewPanels = 16;
 constexpr int64_t kPackTerms = 64;  // packed at a time, in L1
 
 TW_INLINE void split_to(f32v x, f32v y, Exponents& seen, char* to) {
-    u32v words[kPieces];
+    u32v words[kPieces<float>];
     split_pairs(x, y, words, seen);
-    for (int p = 0; p < kPieces; ++p) store(reinterpret_cast<uint32_t*>(to + p * kPieceBytes), words[p]);
+    for (int p = 0; p < kPieces<float>; ++p) store(reinterpret_cast<uint32_t*>(to + p * kPieceBytes), words[p]);
 }
 
 ExponentRange split_tile(const Matrix<float>& a, int64_t m, int64_t k, char* to) {
@@ -128,16 +129,17 @@ struct Engine {
             });
     }
 
-    // A panel in pieces.
-    void make(const Place& p, char* to, float* buffer, Exponents& seen) const {
+    // Steps [s0, s1) of a panel in pieces.
+    void make(const Place& p, int64_t s0, int64_t s1, char* to, float* buffer, Exponents& seen) const {
         if (p.way != packed)
             return taking(p, [&](const auto& take) __attribute__((always_inline)) {
-                for (int64_t s = 0; s < steps; ++s)
-                    split_words(0, kTileRows, s * kPieceTerms, g.k, to + s * kStepBytes, seen, take);
+                for (int64_t s = s0; s < s1; ++s, to += kStepBytes)
+                    split_words(0, kTileRows, s * kPieceTerms, g.k, to, seen, take);
             });
         constexpr int64_t row = Blocking<float>::NR;
-        for (int64_t k0 = 0; k0 < g.k; k0 += kPackTerms) {
-            const int64_t terms = min_of(kPackTerms, g.k - k0);
+        const int64_t end = min_of(s1 * kPieceTerms, g.k);
+        for (int64_t k0 = s0 * kPieceTerms; k0 < end; k0 += kPackTerms) {
+            const int64_t terms = min_of(kPackTerms, end - k0);
             if (g.pack_b)
                 g.pack_b(g.context, k0, terms, p.n0, p.n, buffer);
             else
@@ -180,28 +182,43 @@ struct Engine {
 
     bool fits(const Exponents& seen) const { return ranges_fit(range, seen.range(), g.k); }
 
-    // All rows by one panel; meanwhile, the next one, if it lies somewhere, is split.
-    void run_panel(int64_t j, const char* panel, const Place& next, char* to, Exponents& seen) const {
-        alignas(64) float sums[MR * NR];
-        const auto all = [&](const auto& with_tile) __attribute__((always_inline)) {
-            for (int64_t i = 0; i < tiles; ++i) {
-                const char *const rows = a + i * steps * kStepBytes, *const then =
-                                                                         i + 1 < tiles ? rows + steps * kStepBytes : a;
-                const PieceBlock block = {steps, rows, panel, sums, NR, false, then, panel};
-                with_tile(block, i);
-                finish(sums, i, j);
-            }
-        };
-        if (next.way == packed)
-            return all([&](const PieceBlock& block, int64_t i) { multiply_pieces<kPieces>(block, g.m - i * MR); });
-        taking(next, [&](const auto& take) __attribute__((always_inline)) {
-            all([&](const PieceBlock& block, int64_t i) {
-                const int64_t r0 = kTileRows * i / tiles, r1 = kTileRows * (i + 1) / tiles;
-                multiply_pieces<kPieces>(block, g.m - i * MR, [&](int64_t s) __attribute__((always_inline)) {
-                    split_words(r0, r1, s * kPieceTerms, g.k, to + s * kStepBytes, seen, take);
-                });
+    // What is done beside a product, a share with each step: words [r0, r1) of `steps` steps from s0 on of a panel that lies
+    // somewhere are split, and lines that will be needed are fetched into L2.
+    struct Beside {
+        const Place* place;
+        int64_t r0, r1, s0, steps;
+        char* to;
+        Exponents* seen;
+        const char* ahead;
+        int64_t lines;
+
+        __attribute__((always_inline)) void fetch(int64_t s) const {
+            for (int64_t l = s * lines; l < (s + 1) * lines; ++l) __builtin_prefetch(ahead + l * 64, 0, 2);
+        }
+    };
+    void multiply(const PieceBlock& block, int64_t rows, const Beside& b) const {
+        if (!b.place || b.place->way == packed)
+            return multiply_pieces<kPieces<float>>(block, rows,
+                                                   [&](int64_t s) __attribute__((always_inline)) { b.fetch(s); });
+        taking(*b.place, [&](const auto& take) __attribute__((always_inline)) {
+            multiply_pieces<kPieces<float>>(block, rows, [&](int64_t s) __attribute__((always_inline)) {
+                if (s < b.steps)
+                    split_words(b.r0, b.r1, (b.s0 + s) * kPieceTerms, g.k, b.to + s * kStepBytes, *b.seen, take);
+                b.fetch(s);
             });
         });
+    }
+
+    // All rows by one panel; meanwhile, the next one is split.
+    void run_panel(int64_t j, const char* panel, const Place& next, char* to, Exponents& seen) const {
+        alignas(64) float sums[MR * NR];
+        for (int64_t i = 0; i < tiles; ++i) {
+            const char *const rows = a + i * steps * kStepBytes, *const then =
+                                                                     i + 1 < tiles ? rows + steps * kStepBytes : a;
+            multiply({steps, rows, panel, sums, NR, false, then, panel}, g.m - i * MR,
+                     {&next, kTileRows * i / tiles, kTileRows * (i + 1) / tiles, 0, steps, to, &seen, nullptr, 0});
+            finish(sums, i, j);
+        }
     }
 
     bool by_panels() const {
@@ -222,7 +239,7 @@ struct Engine {
                 char *const panel = both + (j - first) % 2 * steps * kStepBytes, *const other = both + (j - first + 1) %
                                                                                                            2 * steps *
                                                                                                            kStepBytes;
-                if (!made) seen = {}, make(next, panel, packing.as<float>(), seen);
+                if (!made) seen = {}, make(next, 0, steps, panel, packing.as<float>(), seen);
                 job.refused[j] = !fits(seen);
                 seen = {}, made = false, next.way = packed;
                 if (j + 1 < end) next = place(j + 1);
@@ -235,58 +252,93 @@ struct Engine {
         return enough;
     }
 
-    bool by_rows() const {
-        note_kernel("gemm tiled in pieces, shared");
-        const int64_t each = steps * kStepBytes, band = min_of(panels, max_of(2, kBandBytes / each));
-        Scratch b_scratch(static_cast<size_t>(band * each));
-        char* const b = b_scratch.as<char>();
-        if (!b) return false;
-        const int64_t group = max_of(1, min_of(kGroup, tiles / 4));
+    // ---- A that does not stay in L2: blocks of C ------------------------------------------------------------------------
+
+    // Large blocks of C split B, and read A, seldom; small ones occupy all threads.
+    struct Plan {
+        int64_t tall, wide, steps, k_blocks;
+    };
+    Plan plan() const {
+        Plan p{};
+        int64_t least = 0;
+        const int64_t threads = num_threads();
+        for (int64_t down = 1; down < 2 * tiles; down *= 2)
+            for (int64_t across = ceil_div(panels, kMostPanels); across < 2 * panels; across *= 2) {
+                const int64_t tall = ceil_div(tiles, down), wide = ceil_div(panels, across);
+                if (tall * wide > kMostSums && (tall > 1 || wide > 1)) continue;
+                const int64_t turns = ceil_div(ceil_div(tiles, tall) * ceil_div(panels, wide), threads);
+                // In units of the time to split as much, of which products take twice.
+                const int64_t cost = turns * (2 * tall * wide + wide + (a ? 1 : 2) * tall);
+                if (least == 0 || cost < least) least = cost, p.tall = tall, p.wide = wide;
+            }
+        const int64_t most = max_of(kLeastSteps, min_of(kMostSteps, kBlockBytes / (p.wide * kStepBytes)));
+        p.k_blocks = ceil_div(steps, most), p.steps = ceil_div(steps, p.k_blocks);
+        p.k_blocks = ceil_div(steps, p.steps);
+        return p;
+    }
+
+    bool by_blocks() const {
+        note_kernel("gemm tiled in pieces, blocks");
+        const Plan p = plan();
+        const int64_t across = ceil_div(panels, p.wide);
         bool enough = true;
-        for (int64_t j0 = 0; j0 < panels; j0 += band) {
-            const int64_t here = min_of(band, panels - j0);
-            if (!parallel(here, [&](int64_t j) {
-                Scratch packed(static_cast<size_t>(kPackTerms * Blocking<float>::NR) * sizeof(float));
-                if (!packed.as<float>()) return __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
-                Exponents seen;
-                make(place(j0 + j), b + j * each, packed.as<float>(), seen);
-                job.refused[j0 + j] = !fits(seen);
-            }))
-                return true;
-            if (!parallel(ceil_div(tiles, group), [&](int64_t chunk) {
-                const int64_t i0 = chunk * group, i1 = min_of(i0 + group, tiles);
-                Scratch scratch(static_cast<size_t>(group * here * MR * NR) * sizeof(float));
-                float* const sums = scratch.as<float>();
-                if (!sums) return __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
-                tiles_begin();
-                for (int64_t s = 0; s < steps; s += kBlockSteps)
-                    for (int64_t j = 0; j < here; ++j) {
-                        if (job.refused[j0 + j]) continue;
-                        for (int64_t i = i0; i < i1; ++i) {
-                            float* const c = sums + (j * group + i - i0) * MR * NR;
-                            const int64_t now = min_of(kBlockSteps, steps - s);
-                            const char* const panel = b + j * each + s * kStepBytes;
-                            const char *const rows = a + (i * steps + s) * kStepBytes, *const then =
-                                                                                           i + 1 < i1
-                                                                                               ? rows +
-                                                                                                     steps * kStepBytes
-                                                                                               : rows - (i - i0) *
-                                                                                                            steps *
-                                                                                                            kStepBytes;
-                            multiply_pieces<kPieces>({now, rows, panel, c, NR, s > 0, then, panel}, g.m - i * MR);
-                            if (s + kBlockSteps >= steps) finish(c, i, j0 + j);
-                        }
-                    }
-                tiles_end();
-            }))
-                return true;
-        }
+        parallel(ceil_div(tiles, p.tall) * across, [&](int64_t chunk) {
+            const int64_t t0 = chunk / across * p.tall, j0 = chunk % across * p.wide;
+            if (!run_block(p, t0, min_of(t0 + p.tall, tiles), j0, min_of(j0 + p.wide, panels)))
+                __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
+        });
         return enough;
+    }
+
+    bool run_block(const Plan& plan, int64_t t0, int64_t t1, int64_t j0, int64_t j1) const {
+        const int64_t wide = j1 - j0, panel = plan.steps * kStepBytes + 256, buffers = plan.k_blocks > 1 ? 2 : 1;
+        const int64_t left = a ? 0 : plan.steps * kStepBytes, kept = plan.k_blocks > 1 ? (t1 - t0) * wide : 1;
+        const int64_t packing = kPackTerms * Blocking<float>::NR * 4;
+        Scratch scratch(static_cast<size_t>(buffers * wide * panel + left + kept * MR * NR * 4 + packing));
+        char* const right = scratch.as<char>();
+        if (!right) return false;
+        char* const own_rows = right + buffers * wide * panel;
+        float *const sums = reinterpret_cast<float*>(own_rows + left), *const buffer = sums + kept * MR * NR;
+        Exponents seen[kMostPanels];
+        Place places[kMostPanels];
+        for (int64_t j = 0; j < wide; ++j) places[j] = place(j0 + j);
+        tiles_begin();
+        for (int64_t block = 0; block < plan.k_blocks; ++block) {
+            const int64_t s0 = block * plan.steps, s1 = min_of(s0 + plan.steps, steps);
+            const int64_t s2 = min_of(s1 + plan.steps, steps), next_steps = s2 - s1;
+            const bool last = s1 == steps;
+            char *const now = right + block % 2 * wide * panel, *const then = right + (block + 1) % 2 * wide * panel;
+            for (int64_t j = 0; j < wide; ++j)
+                if (block == 0 || places[j].way == packed) make(places[j], s0, s1, now + j * panel, buffer, seen[j]);
+            for (int64_t j = 0; j < wide && last; ++j)
+                __atomic_store_n(&job.refused[j0 + j], !fits(seen[j]), __ATOMIC_RELAXED);
+            for (int64_t t = t0; t < t1; ++t) {
+                const bool bottom = t + 1 == t1;
+                const char* const rows = a + (t * steps + s0) * kStepBytes;
+                const char* const ahead = bottom ? a + (t0 * steps + s1) * kStepBytes : rows + steps * kStepBytes;
+                const int64_t coming = bottom ? next_steps : s1 - s0;
+                const int64_t lines = ceil_div(coming * kStepBytes, 64 * wide * (s1 - s0));
+                for (int64_t j = 0; j < wide; ++j) {
+                    const int64_t shares = t1 - t0, i = t - t0;
+                    float* const c = plan.k_blocks > 1 ? sums + (i * wide + j) * MR * NR : sums;
+                    const bool turn = j + 1 == wide;
+                    const PieceBlock product = {
+                        s1 - s0, rows,      now + j * panel,     c,
+                        NR,      block > 0, turn ? ahead : rows, now + (turn ? 0 : j + 1) * panel};
+                    multiply(product, g.m - t * MR,
+                             {last ? nullptr : &places[j], kTileRows * i / shares, kTileRows * (i + 1) / shares, s1,
+                              next_steps, then + j * panel, &seen[j], ahead + j * (s1 - s0) * lines * 64, lines});
+                    if (last && !job.refused[j0 + j]) finish(c, t, j0 + j);
+                }
+            }
+        }
+        tiles_end();
+        return true;
     }
 
     bool run() {
         const bool few = panels < kFewPanels;
-        return !few && (tiles + 1) * steps * kStepBytes <= kStayingBytes ? by_panels() : by_rows();
+        return !few && (tiles + 1) * steps * kStepBytes <= kStayingBytes ? by_panels() : by_blocks();
     }
 };
 
