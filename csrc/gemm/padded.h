@@ -6,6 +6,7 @@
 //     row of x          a b c d e f g        stride 2, padding 1
 //     row of the copy   0 b d f | a c e g
 #pragma once
+#include "gemm/tiled.h"
 #include "gemm/window.h"
 #include "simd/rows.h"
 
@@ -196,15 +197,19 @@ bool padded_vectors(const void* context, int64_t n0, const T** vector) {
     return true;
 }
 
-// Matches Source::seam.
+// Matches Source::parts.
 template <class T>
-bool padded_seam(const void* context, int64_t n0, const T** from, const T** next, int64_t* lanes) {
-    constexpr int64_t L = kLanes<T>;
+bool padded_parts(const void* context, int64_t n0, int64_t n, VectorParts<T>& parts) {
     const auto& p = *static_cast<const Padded<T>*>(context);
-    if (p.out[2] < L - 1) return false;
-    const int64_t first = p.out[2] - n0 % p.out[2];
-    *from = *next = p.data + place(p, n0), *lanes = least(first, L);
-    if (first < L) *next = p.data + place(p, n0 + first) - first;
+    constexpr int kMost = VectorParts<T>::kMost;
+    parts.count = 0;
+    for (int64_t done = 0; done < n || parts.count == 0;) {
+        if (parts.count == kMost) return false;
+        parts.from[parts.count] = p.data + (n ? place(p, n0 + done) - done : 0);
+        done = least(done + p.out[2] - (n0 + done) % p.out[2], n);
+        parts.end[parts.count++] = done;
+    }
+    for (int i = parts.count; i < kMost; ++i) parts.from[i] = parts.from[i - 1], parts.end[i] = parts.end[i - 1];
     return true;
 }
 

@@ -38,14 +38,24 @@ TW_INLINE const void* laid_at(const void* laid, int64_t m, int64_t k, int64_t in
 void pack_tiles(const Matrix<float>& a, int64_t m, int64_t k, float* tiles);
 void pack_tiles(const Matrix<double>& a, int64_t m, int64_t k, double* tiles);
 
+// A vector of columns in up to four parts: lanes up to end[i] are those of the vector at from[i] that no part before it has.
+// Further parts are like the last, which ends where the columns do.
+template <class T>
+struct VectorParts {
+    static constexpr int kMost = 4;
+    const T* from[kMost];
+    int64_t end[kMost];
+    int count;
+};
+
 // Where a packer reads: term k of a vector of columns lies at its address + offset[k]. `vectors` finds those of columns
 // [n0, n0 + NR) and says whether all are whole.
 template <class T>
 struct Source {
     const int64_t* offset;
     bool (*vectors)(const void* context, int64_t n0, const T** vector);
-    // The same of one vector of columns from n0 on: `lanes` of them at `from`, the others where `next` has them. False: more parts.
-    bool (*seam)(const void* context, int64_t n0, const T** from, const T** next, int64_t* lanes);
+    // The same of n columns, at most a vector. False: more parts.
+    bool (*parts)(const void* context, int64_t n0, int64_t n, VectorParts<T>& parts);
 };
 
 // laid null: g.a is laid out on the way. Without pack_b, b is a matrix. Not looked at: packed_b, bias_col, alpha, beta;

@@ -80,25 +80,25 @@ struct Engine {
     }
 
     // Where a panel is taken from.
-    enum Way { packed, in_place, with_seams };
+    enum Way { packed, in_place, in_two, in_parts };
     struct Place {
         Way way;
-        int64_t n0, n;
-        const float *from[2], *next[2];
-        int64_t lanes[2];  // of `from`
+        int64_t n0, n, lanes[2];
+        VectorParts<float> part[2];
     };
     Place place(int64_t j) const {
         Place p{};
         p.way = packed, p.n0 = j * NR, p.n = min_of(NR, g.n - p.n0);
         p.lanes[0] = min_of(p.n, L), p.lanes[1] = max_of(0, p.n - L);
         if (!g.pack_b) {
-            p.way = p.n == NR ? in_place : packed;
-            for (int v = 0; v < 2; ++v) p.from[v] = g.b.data + p.n0 + v * L;
-        } else if (p.n == NR && job.source.seam) {
+            p.way = in_place;
+            for (int v = 0; v < 2; ++v) p.part[v] = {{g.b.data + p.n0 + (p.lanes[v] ? v * L : 0)}, {p.lanes[v]}, 1};
+        } else if (job.source.parts) {
             bool found = true;
             for (int v = 0; v < 2 && found; ++v)
-                found = job.source.seam(g.context, p.n0 + v * L, &p.from[v], &p.next[v], &p.lanes[v]);
-            if (found) p.way = p.lanes[0] == L && p.lanes[1] == L ? in_place : with_seams;
+                found = job.source.parts(g.context, p.n0 + v * L, p.lanes[v], p.part[v]);
+            const int most = max_of(p.part[0].count, p.part[1].count);
+            if (found) p.way = most == 1 ? in_place : most == 2 ? in_two : in_parts;
         }
         return p;
     }
@@ -107,25 +107,33 @@ struct Engine {
     template <class Body>
     __attribute__((always_inline)) void taking(const Place& p, const Body& body) const {
         const int64_t* const offset = job.source.offset;
-        const float *const a0 = p.from[0], *const a1 = p.from[1], *const b0 = p.next[0], *const b1 = p.next[1];
-        const int64_t n0 = p.lanes[0], n1 = p.lanes[1], row = g.b.row;
+        const int64_t row = g.b.row;
+        const VectorParts<float> a = p.part[0], b = p.part[1];
         if (!g.pack_b)
             body([=](int64_t k, int v) __attribute__((always_inline)) {
-                const float* const at = (v ? a1 : a0) + k * row;
+                const float* const at = (v ? b : a).from[0] + k * row;
                 __builtin_prefetch(at + NR);
-                return load(at);
+                return load_n(at, (v ? b : a).end[0]);
             });
         else if (p.way == in_place)
             body([=](int64_t k, int v) __attribute__((always_inline)) {
-                const float* const at = (v ? a1 : a0) + offset[k];
+                const float* const at = (v ? b : a).from[0] + offset[k];
                 __builtin_prefetch(at + NR);
-                return load(at);
+                return load_n(at, (v ? b : a).end[0]);
+            });
+        else if (p.way == in_two)
+            body([=](int64_t k, int v) __attribute__((always_inline)) {
+                const VectorParts<float>& t = v ? b : a;
+                __builtin_prefetch(t.from[0] + offset[k] + NR);
+                return first_lanes<float>(load(t.from[0] + offset[k]), load_n(t.from[1] + offset[k], t.end[1]),
+                                          t.end[0]);
             });
         else
             body([=](int64_t k, int v) __attribute__((always_inline)) {
-                const float* const at = (v ? a1 : a0) + offset[k];
-                __builtin_prefetch(at + NR);
-                return first_lanes<float>(load(at), load((v ? b1 : b0) + offset[k]), v ? n1 : n0);
+                const VectorParts<float>& t = v ? b : a;
+                const auto part = [&](int i) __attribute__((always_inline)) { return load(t.from[i] + offset[k]); };
+                const f32v last = first_lanes<float>(part(2), load_n(t.from[3] + offset[k], t.end[3]), t.end[2]);
+                return first_lanes<float>(part(0), first_lanes<float>(part(1), last, t.end[1]), t.end[0]);
             });
     }
 
@@ -140,12 +148,7 @@ struct Engine {
         const int64_t end = min_of(s1 * kPieceTerms, g.k);
         for (int64_t k0 = s0 * kPieceTerms; k0 < end; k0 += kPackTerms) {
             const int64_t terms = min_of(kPackTerms, end - k0);
-            if (g.pack_b)
-                g.pack_b(g.context, k0, terms, p.n0, p.n, buffer);
-            else
-                for (int64_t k = 0; k < terms; ++k)
-                    for (int v = 0; v < 2; ++v)
-                        store(buffer + k * row + v * L, load_n(p.from[v] + (k0 + k) * g.b.row, p.lanes[v]));
+            g.pack_b(g.context, k0, terms, p.n0, p.n, buffer);
             for (int64_t k = 0; k < terms; k += kPieceTerms, to += kStepBytes)
                 split_words(0, kTileRows, k, terms, to, seen, [&](int64_t t, int v) __attribute__((always_inline)) {
                     const float* const at = buffer + t * row + v * L;

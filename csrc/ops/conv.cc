@@ -227,7 +227,7 @@ Status conv(const Call& c) {
         }
         if (!tiled) return gemm(one);
         const Source<T> source = {padded || point ? layout.offset : nullptr, padded ? padded_vectors<T> : nullptr,
-                                  padded ? padded_seam<T> : nullptr};
+                                  padded ? padded_parts<T> : nullptr};
         return gemm_tiled(one, laid_at<T>(laid, kg, g.k, group), source);
     });
     if (y.data != y_given.data) copy<T>(y_given, y);
