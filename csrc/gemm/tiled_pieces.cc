@@ -196,7 +196,7 @@ struct Engine {
         int64_t lines;
 
         __attribute__((always_inline)) void fetch(int64_t s) const {
-            for (int64_t l = s * lines; l < (s + 1) * lines; ++l) __builtin_prefetch(ahead + l * 64, 0, 2);
+            for (int64_t l = s * lines; l < (s + 1) * lines; ++l) __builtin_prefetch(ahead + l * 128, 0, 2);
         }
     };
     void multiply(const PieceBlock& block, int64_t rows, const Beside& b) const {
@@ -320,7 +320,7 @@ struct Engine {
                 const char* const rows = a + (t * steps + s0) * kStepBytes;
                 const char* const ahead = bottom ? a + (t0 * steps + s1) * kStepBytes : rows + steps * kStepBytes;
                 const int64_t coming = bottom ? next_steps : s1 - s0;
-                const int64_t lines = ceil_div(coming * kStepBytes, 64 * wide * (s1 - s0));
+                const int64_t lines = ceil_div(coming * kStepBytes, 128 * wide * (s1 - s0));
                 for (int64_t j = 0; j < wide; ++j) {
                     const int64_t shares = t1 - t0, i = t - t0;
                     float* const c = plan.k_blocks > 1 ? sums + (i * wide + j) * MR * NR : sums;
@@ -330,7 +330,7 @@ struct Engine {
                         NR,      block > 0, turn ? ahead : rows, now + (turn ? 0 : j + 1) * panel};
                     multiply(product, g.m - t * MR,
                              {last ? nullptr : &places[j], kTileRows * i / shares, kTileRows * (i + 1) / shares, s1,
-                              next_steps, then + j * panel, &seen[j], ahead + j * (s1 - s0) * lines * 64, lines});
+                              next_steps, then + j * panel, &seen[j], ahead + j * (s1 - s0) * lines * 128, lines});
                     if (last && !job.refused[j0 + j]) finish(c, t, j0 + j);
                 }
             }
