@@ -68,7 +68,7 @@ TW_INLINE void join(ExponentRange& r, const ExponentRange& other) {
 // Words of (x, y): the pieces of x in the low halves, those of y in the high ones. The first piece is rounded, so that the
 // rest has either sign; a NaN whose first piece is none has one in its second.
 template <int P>
-TW_INLINE void split_pairs(f32v x, f32v y, u32v (&words)[P], Exponents& seen) {
+TW_INLINE void split_words(f32v& x, f32v& y, u32v (&words)[P]) {
     for (int p = 0; p < P; ++p) {
         u32v low = bitcast<u32v>(x), high = bitcast<u32v>(y);
         if (p + 1 < P) {
@@ -76,8 +76,13 @@ TW_INLINE void split_pairs(f32v x, f32v y, u32v (&words)[P], Exponents& seen) {
             low &= 0xffff0000u, high &= 0xffff0000u;
             x -= bitcast<f32v>(low), y -= bitcast<f32v>(high);
         }
-        words[p] = (low >> 16) | high;  // of the last piece, nothing is left below
+        words[p] = (low >> 16) | (high & 0xffff0000u);
     }
+}
+// All of them: nothing is left behind the last.
+template <int P>
+TW_INLINE void split_pairs(f32v x, f32v y, u32v (&words)[P], Exponents& seen) {
+    split_words(x, y, words);
     seen.see(bitcast<Halves>(words[0]));
     seen.left |= bitcast<u32v>(x) | bitcast<u32v>(y);
 }
@@ -96,13 +101,14 @@ struct PieceBlock {
 };
 
 struct Idle {
-    __attribute__((always_inline)) void operator()(int64_t) const {}
+    __attribute__((always_inline)) void operator()(int64_t, int) const {}
 };
 
 // c (32 x 32 floats, or 16 x 32) = or += the steps of a by those of a panel b. Between tiles_begin() and tiles_end().
-// Loads stand between products, and one operand changes at a time. with_step(s) runs beside the products of step s.
+// Loads stand between products, and one operand changes at a time. with_part(s, i) runs beside quarter i of the
+// products of step s.
 template <int P, bool Tall, class Body>
-__attribute__((noinline)) void multiply_steps(const PieceBlock& t, const Body& with_step) {
+__attribute__((noinline)) void multiply_steps(const PieceBlock& t, const Body& with_part) {
     constexpr int64_t step = P * kPieceBytes;
     const int64_t a_row = P > 1 ? kTileBytes : t.a_row, a_step = P > 1 ? step : t.a_step, half = kTileRows * a_row;
     const int64_t c_row = 4 * t.c_row, to_row = t.to ? 4 * t.to_row : c_row;
@@ -143,22 +149,22 @@ __attribute__((noinline)) void multiply_steps(const PieceBlock& t, const Body& w
         const bool last = s + 1 == t.steps;
         fetch_a = last ? static_cast<const char*>(t.next_a) : a + a_step;
         fetch_b = last ? static_cast<const char*>(t.next_b) : b + step;
-        with_step(s);
+        with_part(s, 0);
         if constexpr (P == 3) {
             b_left(0), a_top(2), dot_0(), fetch(), b_right(0), dot_1(), a_low(2), dot_2(), fetch(), dot_3();
-            a_top(0), dot_0(), dot_1(), fetch(), a_low(0), dot_2(), dot_3(), fetch();
-            a_top(1), dot_0(), fetch(), a_low(1), dot_2(), fetch(), dot_1(), dot_3();
-            b_left(1), dot_0(), fetch(), b_right(1), dot_1(), dot_2(), fetch(), dot_3();
+            a_top(0), dot_0(), dot_1(), with_part(s, 1), fetch(), a_low(0), dot_2(), dot_3(), fetch();
+            a_top(1), dot_0(), fetch(), a_low(1), dot_2(), fetch(), dot_1(), dot_3(), with_part(s, 2);
+            b_left(1), dot_0(), fetch(), b_right(1), dot_1(), dot_2(), fetch(), dot_3(), with_part(s, 3);
             a_top(0), dot_0(), fetch(), a_low(0), dot_2(), fetch(), dot_1(), dot_3();
             b_left(2), dot_0(), fetch(), dot_2(), b_right(2), dot_1(), fetch(), dot_3();
         } else if constexpr (P == 2) {
             b_left(1), a_top(1), dot_0(), fetch(), a_low(1), dot_2(), fetch(), b_right(1), dot_1(), dot_3();
-            b_left(0), dot_0(), fetch(), b_right(0), dot_1(), dot_2(), fetch(), dot_3();
-            a_top(0), dot_0(), fetch(), a_low(0), dot_2(), fetch(), dot_1(), dot_3();
+            with_part(s, 1), b_left(0), dot_0(), fetch(), b_right(0), dot_1(), dot_2(), fetch(), dot_3();
+            with_part(s, 2), a_top(0), dot_0(), fetch(), a_low(0), dot_2(), fetch(), dot_1(), dot_3(), with_part(s, 3);
             b_left(1), dot_0(), fetch(), dot_2(), b_right(1), dot_1(), fetch(), dot_3();
         } else {
-            b_left(0), a_top(0), dot_0(), fetch(), b_right(0), dot_1(), fetch();
-            a_low(0), dot_2(), fetch(), dot_3(), fetch();
+            b_left(0), a_top(0), dot_0(), fetch(), with_part(s, 1), b_right(0), dot_1(), fetch(), with_part(s, 2);
+            a_low(0), dot_2(), fetch(), with_part(s, 3), dot_3(), fetch();
         }
     }
     tile_store<0>(to_top, to_row), tile_store<1>(to_top + kTileBytes, to_row);
@@ -167,8 +173,8 @@ __attribute__((noinline)) void multiply_steps(const PieceBlock& t, const Body& w
 
 // The first 16 or all 32 rows.
 template <int P, class Body = Idle>
-TW_INLINE void multiply_pieces(const PieceBlock& t, int64_t rows, const Body& with_step = {}) {
-    rows > kTileRows ? multiply_steps<P, true>(t, with_step) : multiply_steps<P, false>(t, with_step);
+TW_INLINE void multiply_pieces(const PieceBlock& t, int64_t rows, const Body& with_part = {}) {
+    rows > kTileRows ? multiply_steps<P, true>(t, with_part) : multiply_steps<P, false>(t, with_part);
 }
 
 }  // namespace

@@ -202,9 +202,12 @@ struct Engine {
     void multiply(const PieceBlock& block, int64_t rows, const Beside& b) const {
         if (!b.place || b.place->way == packed)
             return multiply_pieces<kPieces<float>>(block, rows,
-                                                   [&](int64_t s) __attribute__((always_inline)) { b.fetch(s); });
+                                                   [&](int64_t s, int part) __attribute__((always_inline)) {
+                if (part == 0) b.fetch(s);
+            });
         taking(*b.place, [&](const auto& take) __attribute__((always_inline)) {
-            multiply_pieces<kPieces<float>>(block, rows, [&](int64_t s) __attribute__((always_inline)) {
+            multiply_pieces<kPieces<float>>(block, rows, [&](int64_t s, int part) __attribute__((always_inline)) {
+                if (part != 0) return;
                 if (s < b.steps)
                     split_words(b.r0, b.r1, (b.s0 + s) * kPieceTerms, g.k, b.to + s * kStepBytes, *b.seen, take);
                 b.fetch(s);

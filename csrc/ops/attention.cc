@@ -3,8 +3,8 @@
 // Method    k^T and v are packed into panels once per key head. A tile of queries passes over tiles of keys: products by
 //           the register tile of the GEMM, exponentials under a running maximum, products with v. Tiles that nobody
 //           sees are skipped, and so are panels and terms at their edges. A few queries against many keys: shares of the
-//           keys, each read once where it lies, joined in order. O(T + S) memory. A tier with tiles of bf16 has that type
-//           by them (attention_tiles.h) and leaves all else to the tier below.
+//           keys, each read once where it lies, joined in order. O(T + S) memory. A tier with tiles has those of 32
+//           bits and less by them (attention_tiles.h) and leaves all else to the tier below.
 // Numerics  scores and sums in the wide type; 16-bit results rounded once. Powers below exp(-87) are 0.
 // Threads   tiles of queries, or shares of keys: what one does depends on the shapes alone.
 // Source    Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018; Dao et al., "FlashAttention",
@@ -236,8 +236,7 @@ Status run(const Call& c) {
     if (a.batch * a.heads * a.queries == 0) return Status::ok;
     const bool few = a.group * a.queries <= kFewRows || a.queries <= kFewQueries;
 #if defined(TW_TILES)
-    if (few || a.q.dtype != DType::bf16 || a.depth * a.width * a.keys == 0) return run_below(Tier::TW_ISA, c);
-    return attend_by_tiles(a, r) ? Status::ok : no_memory();
+    return few || !pays_by_tiles(a) ? run_below(Tier::TW_ISA, c) : run_by_tiles(a, r, c);
 #else
     const bool enough =
         for_floating(a.q.dtype, [&]<class T>() { return few ? attend_few<T>(a, r) : attend_tiles<T>(a, r); });

@@ -1,107 +1,25 @@
-// Attention in bf16 by tiles: 32 queries against 128 keys at a time, so that scores and weights stay in L1.
+// Attention by tiles of hardware: 32 queries against 128 keys at a time, in pieces of bf16.
 //
-// Method    k^T and v are packed once per key head, tiles that meet one after the other next to each other. Rows of scores
-//           become weights in bf16 in registers. The top of a row moves only where a score lies beyond 2^8 times it: what
+// Method    gemm/pieces.h. k^T and v are split once per key head, as panels in the order in which they are met, q once per
+//           tile of queries, weights in registers, as they are made. Three pairs of queries and keys are under way: the
+//           weights of one are made, rows at a time, beside the products that give the scores of the next and those of
+//           weights and values of the one before. The top of a row moves only where a score lies beyond 2^8 times it: what
 //           was summed seldom shrinks, and no row is searched for its very maximum.
-// Numerics  scores and sums float; weights are rounded to bf16, their sum is not.
+// Numerics  scores and sums float. Weights: three pieces for float, 16 bits for f16, rounded to bf16 for bf16; their sum is
+//           exact. Key heads whose numbers do not fit pieces are left to the tier below: a choice by the operands alone.
 #pragma once
 #include "core/op_table.h"
+#include "gemm/split.h"
 #include "ops/attention_softmax.h"
-#include "simd/tiles.h"
 #include "simd/weights.h"
 
 #if defined(TW_TILES)
 namespace tw::TW_ISA {
 namespace {
 
-constexpr int64_t kTileNumbers = kTileRows * kTileBytes / 2, kTileDepth = kTileBytes / 2;  // of bf16
-constexpr int64_t kQueriesOfTiles = 2 * kTileRows, kKeysOfTiles = 128;
-
-TW_INLINE int64_t of_tiles(int64_t n) { return ceil_div(n, kTileDepth) * kTileDepth; }
-
-// ---- packing ----------------------------------------------------------------------------------------------------------------
-
-// One key head: k^T as [16 keys][32 of depth] tiles, v as [16 columns][32 keys] tiles; zero beyond their ends.
-struct PackedTiles {
-    bf16 *k, *v;
-};
-
-// Rows [0, rows) of 32 numbers each, n of them where x has them.
-TW_INLINE void stage_rows(const bf16* x, int64_t row, int64_t step, int64_t rows, int64_t n, bf16* to) {
-    __builtin_memset(to, 0, static_cast<size_t>(kTileNumbers) * sizeof(bf16));
-    for (int64_t r = 0; r < rows; ++r)
-        for (int64_t i = 0; i < n; ++i) to[r * kTileDepth + i] = x[r * row + i * step];
-}
-
-// A tile of k^T: pairs of depth by keys.
-TW_INLINE void turn_tile(const bf16* x, int64_t row, int64_t step, int64_t keys, int64_t depth, bf16* to) {
-    alignas(64) bf16 stage[kTileNumbers];
-    if (keys < kTileRows || depth < kTileDepth || step != 1 || row % 2 != 0) {
-        stage_rows(x, row, step, keys, depth, stage);
-        x = stage, row = kTileDepth;
-    }
-    transpose_tile(reinterpret_cast<const float*>(x), row / 2, reinterpret_cast<float*>(to), int64_t{kTileRows});
-}
-
-// A tile of v: pairs of keys by columns.
-TW_INLINE void pair_tile(const bf16* x, int64_t row, int64_t step, int64_t keys, int64_t columns, bf16* to) {
-    for (int64_t i = 0; i < kTileRows; ++i) {
-        Part16 both[2] = {};
-        for (int64_t k = 2 * i; k < min_of(keys, 2 * i + 2); ++k) {
-            const bf16* const from = x + k * row;
-            if (step == 1 && columns >= kTileRows)
-                both[k % 2] = load_part<Part16>(from);
-            else
-                for (int64_t j = 0; j < min_of(columns, kTileRows); ++j) both[k % 2][j] = from[j * step].bits;
-        }
-        store(reinterpret_cast<uint32_t*>(to) + i * kTileRows, widen(both[0]) | widen(both[1]) << 16);
-    }
-}
-
-// Keys [s0, s0 + n) of a head, s0 a multiple of 32; `tiles` of v lie along all keys.
-TW_INLINE void pack_tiles(const Attention& a, int64_t b, int64_t head, int64_t s0, int64_t n, int64_t tiles,
-                          const PackedTiles& to) {
-    const bf16* const k = a.k.as<bf16>() + b * a.k.stride[0] + head * a.k.stride[1];
-    const bf16* const v = a.v.as<bf16>() + b * a.v.stride[0] + head * a.v.stride[1];
-    const int64_t deep = ceil_div(a.depth, kTileDepth);
-    for (int64_t s = s0; s < s0 + of_tiles(n); s += kTileRows)
-        for (int64_t d = 0; d < deep; ++d)
-            turn_tile(k + s * a.k.stride[2] + d * kTileDepth * a.k.stride[3], a.k.stride[2], a.k.stride[3],
-                      max_of(0, min_of(kTileRows, s0 + n - s)), min_of(kTileDepth, a.depth - d * kTileDepth),
-                      to.k + (s / kTileRows * deep + d) * kTileNumbers);
-    for (int64_t s = s0; s < s0 + n; s += kTileDepth)
-        for (int64_t j = 0; j < of_tiles(a.width); j += kTileRows)
-            pair_tile(v + s * a.v.stride[2] + j * a.v.stride[3], a.v.stride[2], a.v.stride[3],
-                      min_of(kTileDepth, s0 + n - s), max_of(0, a.width - j),
-                      to.v + (j / kTileRows * tiles + s / kTileDepth) * kTileNumbers);
-}
-
-// ---- products ---------------------------------------------------------------------------------------------------------------
-
-// 32 rows by 32 columns of c = a b, or += : `count` tiles along the terms, those of b one after the other, and those of its
-// next 16 columns b_next behind them.
-TW_INLINE void multiply_tiles(const bf16* a, int64_t a_row, const bf16* b, int64_t b_next, int64_t count, float* c,
-                              int64_t c_row, bool add) {
-    const int64_t a_bytes = a_row * 2, c_bytes = c_row * 4;
-    float* const below = c + kTileRows * c_row;
-    if (add) {
-        tile_load<0>(c, c_bytes), tile_load<1>(c + kTileRows, c_bytes);
-        tile_load<2>(below, c_bytes), tile_load<3>(below + kTileRows, c_bytes);
-    } else {
-        tile_zero<0>(), tile_zero<1>(), tile_zero<2>(), tile_zero<3>();
-    }
-    for (int64_t i = 0; i < count; ++i, a += kTileDepth, b += kTileNumbers) {
-        tile_load<4>(a, a_bytes), tile_load<6>(b, kTileBytes);
-        tile_dot<TileKind::bf16, 0, 4, 6>();
-        tile_load<7>(b + b_next, kTileBytes);
-        tile_dot<TileKind::bf16, 1, 4, 7>();
-        tile_load<5>(a + kTileRows * a_row, a_bytes);
-        tile_dot<TileKind::bf16, 2, 5, 6>();
-        tile_dot<TileKind::bf16, 3, 5, 7>();
-    }
-    tile_store<0>(c, c_bytes), tile_store<1>(c + kTileRows, c_bytes);
-    tile_store<2>(below, c_bytes), tile_store<3>(below + kTileRows, c_bytes);
-}
+constexpr int64_t kKeysOfTiles = 128, kBlockSteps = kKeysOfTiles / kPieceTerms;
+constexpr int64_t kMostGroups = 4;  // of 32 queries, which a block of keys meets while it is in L2
+constexpr int64_t kPartsOfStep = 4;
 
 // ---- softmax ----------------------------------------------------------------------------------------------------------------
 
@@ -111,9 +29,23 @@ struct TileRow {
     float top;
 };
 
+// 32 weights of a row as a step of the left side of a product.
+template <int P>
+TW_INLINE void store_weights(f32v x, f32v y, char* to) {
+    if constexpr (P == 1) {
+        store_flushed(reinterpret_cast<bf16*>(to), x, y);
+    } else {
+        u32v words[P];
+        split_words(x, y, words);
+#pragma GCC unroll 3
+        for (int p = 0; p < P; ++p) store(reinterpret_cast<uint32_t*>(to + p * kPieceBytes), words[p]);
+    }
+}
+
 // A whole row of scores becomes weights; -Inf where a key is not seen. Scores times `by` are powers of two. Returns the
 // factor by which the new top shrinks what was there.
-TW_INLINE float weigh(const float* s, float by, bf16* weights, TileRow& row) {
+template <int P>
+__attribute__((noinline)) float weigh(const float* s, float by, char* weights, TileRow& row) {
     constexpr int64_t L = kLanes<float>, N = kKeysOfTiles / L;
     constexpr float kSlack = 8;
     f32v x[N];
@@ -129,6 +61,12 @@ TW_INLINE float weigh(const float* s, float by, bf16* weights, TileRow& row) {
         factor = row.top == -kInf ? 0.f : power_of_two(splat(row.top - next))[0];
         row.top = next, row.sum *= factor;
     }
+    // What the product with `by` is rounded by is no small number then; the bound, never met, keeps it rounded.
+    constexpr float kFar = 0x1p16f;
+    if (!(row.top < kFar && row.top > -kFar)) {
+        for (f32v& score : x) score = min_any(splat(row.top + kSlack), score * by);
+        by = 1;
+    }
     // Where all is -Inf nothing is subtracted, so that weights are 0.
     const f32v base = splat(row.top == -kInf ? 0.f : -row.top);
     f32v sums[2] = {row.sum, f32v{}};
@@ -137,7 +75,7 @@ TW_INLINE float weigh(const float* s, float by, bf16* weights, TileRow& row) {
         const f32v p0 = power_of_two(fma(x[i], splat(by), base));
         const f32v p1 = power_of_two(fma(x[i + 1], splat(by), base));
         sums[0] += p0, sums[1] += p1;
-        store_flushed(weights + i * L, p0, p1);
+        store_weights<P>(p0, p1, weights + i / 2 * P * kPieceBytes);
     }
     row.sum = sums[0] + sums[1];
     return factor;
@@ -151,102 +89,307 @@ TW_INLINE void hide_unseen(float* s, Span seen) {
 
 // ---- a tile of queries ------------------------------------------------------------------------------------------------------
 
-inline bool attend_by_tiles(const Attention& a, const Result& r, int64_t b, int64_t h, int64_t t0, int64_t rows,
-                            int64_t tiles, const PackedTiles& packed) {
-    constexpr int64_t M = kQueriesOfTiles, K = kKeysOfTiles;
-    const int64_t depth = of_tiles(a.depth), width = of_tiles(a.width), length = length_of(a, b);
-    const bool plain = a.softcap == 0 && !given(a.mask) && !given(a.alibi) && !a.limit && a.scale > 0;
-    const float by = static_cast<float>(a.scale * static_cast<double>(kLog2e));
-    Scratch scratch(static_cast<size_t>(M) * (sizeof(TileRow) + static_cast<size_t>(K + width) * sizeof(float) +
-                                              static_cast<size_t>(K + depth) * sizeof(bf16)));
-    TileRow* const row = scratch.as<TileRow>();
-    if (!row) return false;
-    float *const scores = reinterpret_cast<float*>(row + M), *const sums = scores + M * K;
-    bf16 *const weights = reinterpret_cast<bf16*>(sums + M * width), *const q = weights + M * K;
-    Running<float> running[M];
-    __builtin_memset(sums, 0, static_cast<size_t>(M * width) * sizeof(float));
-    __builtin_memset(q, 0, static_cast<size_t>(M * depth) * sizeof(bf16));
-    const bf16* const next_q = a.q.as<bf16>() + b * a.q.stride[0] + h * a.q.stride[1] + (t0 + M) * a.q.stride[2];
-    const bf16* const y = r.y.as<bf16>() + b * r.y.stride[0] + h * r.y.stride[1] + t0 * r.y.stride[2];
-    for (int64_t i = 0; i < rows; ++i) {
-        // What comes next, and where results go, arrive meanwhile.
-        for (int64_t j = 0; j < a.depth; j += kTileDepth) __builtin_prefetch(next_q + i * a.q.stride[2] + j);
-        for (int64_t j = 0; j < a.width; j += kTileDepth) __builtin_prefetch(y + i * r.y.stride[2] + j, 1);
-        copy_row(q + i * depth, 1, a.q.as<bf16>() + b * a.q.stride[0] + h * a.q.stride[1] + (t0 + i) * a.q.stride[2],
-                 a.q.stride[3], a.depth);
-        running[i] = started<bf16>(r, h);
-        row[i] = {first_lanes<float>(splat(running[i].sum), f32v{}, 1), running[i].top * kLog2e};
-    }
-    const int64_t begin = keys_seen(a, length, t0).begin, end = keys_seen(a, length, t0 + rows - 1).end;
-    tiles_begin();
-    for (int64_t s0 = begin / K * K; s0 < end; s0 += K) {
-        const int64_t n = min_of(K, end - s0);
-        if (all_masked(a, b, h, t0, rows, s0, n)) continue;
-        for (int64_t j = 0; j < n; j += kTileDepth)
-            multiply_tiles(q, depth, packed.k + (s0 + j) * depth, depth * kTileRows, depth / kTileDepth, scores + j, K,
-                           false);
-        const Span first = within(keys_seen(a, length, t0), s0, n);
-        const Span last = within(keys_seen(a, length, t0 + rows - 1), s0, n);
-        const bool whole = max_of(first.begin, last.begin) == 0 && min_of(first.end, last.end) == K;
-        for (int64_t i = 0; i < rows; ++i) {
-            float* const own = scores + i * K;
-            float factor;
-            if (plain) {
-                if (!whole) hide_unseen(own, within(keys_seen(a, length, t0 + i), s0, n));
-                factor = weigh(own, by, weights + i * K, row[i]);
-            } else {
-                for (int64_t j = 0; j < n; j += kLanes<float>)
-                    store(own + j, load(own + j) * static_cast<float>(a.scale));
-                factor = soften<bf16>(a, added_at<bf16>(a, b, h, t0 + i, s0), own,
-                                      within(keys_seen(a, length, t0 + i), s0, n), n, running[i]);
-                if (a.limit) drop(a, b, h, t0 + i, s0, n, own);
-                for (int64_t j = n; j < of_tiles(n); ++j) own[j] = 0;
-                copy_row(weights + i * K, 1, own, 1, of_tiles(n));
-            }
-            if (!(factor == 1)) shrink(sums + i * width, width, factor);
+struct PackedHead {
+    const char* blocks;  // of keys: panels of k^T, then panels of v
+    ExponentRange k, v;
+};
+
+template <class T>
+struct ByTiles {
+    static constexpr int P = kPieces<T>;
+    static constexpr int64_t kStepBytes = P * kPieceBytes, K = kKeysOfTiles, M = kTallRows;
+    const Attention& a;
+    const Result& r;
+    const int64_t deep, wide;  // steps of depth, panels of v
+    const int64_t k_bytes, block_bytes;  // of a block of keys
+    const bool plain;
+
+    ByTiles(const Attention& attention, const Result& result)
+        : a(attention),
+          r(result),
+          deep(ceil_div(a.depth, kPieceTerms)),
+          wide(ceil_div(a.width, kPairColumns) * 2),
+          k_bytes(K / kPanelColumns * deep * kStepBytes),
+          block_bytes(k_bytes + wide * kBlockSteps * kStepBytes),
+          plain(a.softcap == 0 && !given(a.mask) && !given(a.alibi) && !a.limit && a.scale > 0) {}
+
+    // Keys [s0, s0 + n) of a head, a block of them.
+    void pack(int64_t b, int64_t head, int64_t s0, int64_t n, char* to, ExponentRange& of_k,
+              ExponentRange& of_v) const {
+        const int64_t k_key = a.k.stride[2], k_col = a.k.stride[3], v_key = a.v.stride[2], v_col = a.v.stride[3];
+        const T* const k = a.k.as<T>() + b * a.k.stride[0] + head * a.k.stride[1] + s0 * k_key;
+        const T* const v = a.v.as<T>() + b * a.v.stride[0] + head * a.v.stride[1] + s0 * v_key;
+        char* const to_v = to + k_bytes;
+        if constexpr (P == 1) {
+            for (int64_t j = 0; j < n; j += kPanelColumns)
+                pack_pairs(reinterpret_cast<const uint16_t*>(k + j * k_key), k_col, k_key, a.depth,
+                           min_of(n - j, kPanelColumns),
+                           reinterpret_cast<uint32_t*>(to + j / kPanelColumns * deep * kStepBytes), of_k);
+            for (int64_t j = 0; j < a.width; j += kPanelColumns)
+                pack_pairs(reinterpret_cast<const uint16_t*>(v + j * v_col), v_key, v_col, n,
+                           min_of(a.width - j, kPanelColumns),
+                           reinterpret_cast<uint32_t*>(to_v + j / kPanelColumns * kBlockSteps * kStepBytes), of_v);
+        } else {
+            for (int64_t j = 0; j < n; j += kPairColumns)
+                split_right<P>(k + j * k_key, k_col, k_key, 0, 1, a.depth, min_of(n - j, kPairColumns),
+                               to + j / kPanelColumns * deep * kStepBytes, deep * kStepBytes, &of_k);
+            for (int64_t j = 0; j < a.width; j += kPairColumns)
+                split_right<P>(v + j * v_col, v_key, v_col, 0, 1, n, min_of(a.width - j, kPairColumns),
+                               to_v + j / kPanelColumns * kBlockSteps * kStepBytes, kBlockSteps * kStepBytes, &of_v);
         }
-        for (int64_t j = 0; j < width; j += kTileDepth)
-            multiply_tiles(weights, K, packed.v + (j / kTileRows * tiles + s0 / kTileDepth) * kTileNumbers,
-                           tiles * kTileNumbers, of_tiles(n) / kTileDepth, sums + j, width, true);
     }
-    tiles_end();
-    for (int64_t i = 0; i < rows; ++i) {
-        if (plain) running[i] = {row[i].top * (1 / kLog2e), reduce_add(row[i].sum)};
-        finish<bf16>(r, b, h, t0 + i, a.width, sums + i * width, running[i]);
+
+    // 32 queries against a block of keys.
+    struct Pair {
+        int64_t group, rows, t0, s0, n;
+        bool first;  // of these queries
+        float *scores, *factors;
+        char* weights;
+    };
+
+    // A tile of queries on its way over the keys.
+    struct Way {
+        const ByTiles& by;
+        int64_t b, h, t0, rows, length;
+        const char *keys, *q;
+        TileRow* row;
+        Running<float>* running;
+        float* sums;
+
+        const char* block(const Pair& p) const { return keys + p.s0 / K * by.block_bytes; }
+
+        void score(const Pair& p, const auto& with_part) const {
+            const int64_t panel = by.deep * kStepBytes, panels = ceil_div(p.n, kPanelColumns);
+            const char* const own = q + p.group * panel;
+            for (int64_t j = 0; j < panels; ++j) {
+                const char* const from = block(p) + j * panel;
+                PieceBlock t = {by.deep, own, from, p.scores + j * kPanelColumns, K, false, own, from + panel};
+                if (P == 1) t.a_row = by.deep * kTileBytes, t.a_step = kTileBytes;
+                multiply_pieces<P>(t, p.rows, with_part);
+            }
+        }
+
+        void add_values(const Pair& p, const auto& with_part) const {
+            const int64_t width = by.wide * kPanelColumns, steps = ceil_div(p.n, kPieceTerms);
+            float* const own = sums + p.group * M * width;
+            if (!p.first)
+                for (int64_t i = 0; i < p.rows; ++i)
+                    if (!(p.factors[i] == 1)) shrink(own + i * width, width, p.factors[i]);
+            for (int64_t j = 0; j * kPanelColumns < by.a.width; ++j) {
+                const char* const from = block(p) + by.k_bytes + j * kBlockSteps * kStepBytes;
+                const PieceBlock t = {steps, p.weights, from,      own + j * kPanelColumns,
+                                      width, !p.first,  p.weights, from + kBlockSteps * kStepBytes};
+                multiply_pieces<P>(t, p.rows, with_part);
+            }
+        }
+
+        __attribute__((noinline)) float soften_row(const Pair& p, int64_t i, float* own, char* weights) const {
+            const Attention& a = by.a;
+            const int64_t t = p.t0 + i;
+            for (int64_t j = 0; j < p.n; j += kLanes<float>)
+                store(own + j, load(own + j) * static_cast<float>(a.scale));
+            const float factor = soften<T>(a, added_at<T>(a, b, h, t, p.s0), own,
+                                           within(keys_seen(a, length, t), p.s0, p.n), p.n, running[p.group * M + i]);
+            if (a.limit) drop(a, b, h, t, p.s0, p.n, own);
+            for (int64_t j = p.n; j < K; ++j) own[j] = 0;
+            for (int64_t j = 0; j < K; j += kPieceTerms)
+                store_weights<P>(load(own + j), load(own + j + kLanes<float>), weights + j / kPieceTerms * kStepBytes);
+            return factor;
+        }
+
+        __attribute__((always_inline)) void weigh_row(const Pair& p, int64_t i, float scale) const {
+            float* const own = p.scores + i * K;
+            char* const weights = p.weights + i * kTileBytes;
+            if (!by.plain) {
+                p.factors[i] = soften_row(p, i, own, weights);
+                return;
+            }
+            const Span seen = within(keys_seen(by.a, length, p.t0 + i), p.s0, p.n);
+            if (seen.end - seen.begin < K) hide_unseen(own, seen);
+            p.factors[i] = weigh<P>(own, scale, weights, row[p.group * M + i]);
+        }
+
+        // The next pair in the order of keys, then of queries; false at the end.
+        bool next(Pair& p) const {
+            const Attention& a = by.a;
+            const int64_t end = keys_seen(a, length, t0 + rows - 1).end;
+            while (true) {
+                if (++p.group * M >= rows) p.group = 0, p.s0 += K;
+                if (p.s0 >= end) return false;
+                p.t0 = t0 + p.group * M, p.rows = min_of(M, rows - p.group * M);
+                const int64_t first = keys_seen(a, length, p.t0).begin;
+                p.n = min_of(K, keys_seen(a, length, p.t0 + p.rows - 1).end - p.s0);
+                if (p.n > 0 && first < p.s0 + K && !all_masked(a, b, h, p.t0, p.rows, p.s0, p.n)) return true;
+            }
+        }
+    };
+
+    // False: no memory. Without an answer where numbers do not fit pieces: `fit` becomes false.
+    bool attend(int64_t b, int64_t h, int64_t t0, int64_t rows, const PackedHead& head, bool* fit) const {
+        const int64_t width = wide * kPanelColumns, groups = ceil_div(rows, M), of_q = deep * kStepBytes;
+        constexpr int64_t kScores = M * K * 4, kWeights = kBlockSteps * kStepBytes;
+        Scratch scratch(static_cast<size_t>(
+            groups * (M * static_cast<int64_t>(sizeof(TileRow)) + M * width * 4 + of_q) + 2 * kScores + 2 * kWeights));
+        char* at = scratch.as<char>();
+        if (!at) return false;
+        const auto room = [&](int64_t bytes) {
+            char* const here = at;
+            at += bytes;
+            return here;
+        };
+        Running<float> running[kMostGroups * M];
+        float factors[2][M];
+        TileRow* const row = reinterpret_cast<TileRow*>(room(groups * M * static_cast<int64_t>(sizeof(TileRow))));
+        float* const sums = reinterpret_cast<float*>(room(groups * M * width * 4));
+        char* const q = room(groups * of_q);
+        float* const scores[] = {reinterpret_cast<float*>(room(kScores)), reinterpret_cast<float*>(room(kScores))};
+        char* const weights[] = {room(kWeights), room(kWeights)};
+
+        const int64_t q_row = a.q.stride[2], q_col = a.q.stride[3];
+        const T* const from = a.q.as<T>() + b * a.q.stride[0] + h * a.q.stride[1] + t0 * q_row;
+        ExponentRange of_rows;
+        if (P == 1) __builtin_memset(q, 0, static_cast<size_t>(groups * of_q));
+        for (int64_t g = 0; g < groups; ++g) {
+            const int64_t own = min_of(M, rows - g * M);
+            if constexpr (P == 1)
+                copy_left(reinterpret_cast<const uint16_t*>(from + g * M * q_row), q_row, q_col, own, a.depth,
+                          reinterpret_cast<uint16_t*>(q + g * of_q), of_rows);
+            else
+                split_left<P>(from + g * M * q_row, q_row, q_col, own, a.depth, q + g * of_q, of_rows);
+        }
+        if (!fits(of_rows, head)) {
+            __atomic_store_n(fit, false, __ATOMIC_RELAXED);
+            return true;
+        }
+        for (int64_t i = 0; i < rows; ++i) {
+            running[i] = started<T>(r, h);
+            row[i] = {first_lanes<float>(splat(running[i].sum), f32v{}, 1), running[i].top * kLog2e};
+        }
+        const Way way = {*this, b, h, t0, rows, length_of(a, b), head.blocks, q, row, running, sums};
+        const float scale = static_cast<float>(a.scale * static_cast<double>(kLog2e));
+        bool met[kMostGroups] = {};
+        Pair last{}, now{}, next{};  // whose values are added, whose weights are made, whose scores are
+        next.group = -1, next.s0 = keys_seen(a, way.length, t0).begin / K * K;
+        bool has_last = false, has_now = false, has_next = way.next(next);
+        tiles_begin();
+        for (int64_t turn = 0; has_last || has_now || has_next; ++turn) {
+            int64_t done = 0, credit = 0;
+            const int64_t all = has_now ? now.rows : 0;
+            const int64_t of_scores = has_next ? ceil_div(next.n, kPanelColumns) * deep * kPartsOfStep : 0;
+            const int64_t of_values =
+                has_last ? ceil_div(a.width, kPanelColumns) * ceil_div(last.n, kPieceTerms) * kPartsOfStep : 0;
+            // Rows that come with each part of a product, in 65536ths.
+            const int64_t share = (all << 16) / max_of(1, of_scores + of_values);
+            const auto with_part = [&](int64_t, int) __attribute__((always_inline)) {
+                for (credit += share; credit >= 1 << 16; credit -= 1 << 16) way.weigh_row(now, done++, scale);
+            };
+            if (has_next) {
+                next.scores = scores[turn % 2], next.weights = weights[turn % 2], next.factors = factors[turn % 2];
+                next.first = !met[next.group], met[next.group] = true;
+                way.score(next, with_part);
+            }
+            if (has_last) way.add_values(last, with_part);
+            for (; done < all; ++done) way.weigh_row(now, done, scale);
+            last = now, has_last = has_now;
+            now = next, has_now = has_next;
+            has_next = has_next && way.next(next);
+        }
+        tiles_end();
+        for (int64_t i = 0; i < rows; ++i) {
+            if (!met[i / M]) __builtin_memset(sums + i * width, 0, static_cast<size_t>(width) * sizeof(float));
+            if (plain) running[i] = {row[i].top * (1 / kLog2e), reduce_add(row[i].sum)};
+            finish<T>(r, b, h, t0 + i, a.width, sums + i * width, running[i]);
+        }
+        return true;
     }
-    return true;
+
+    // Weights below 2^-50 may lose what lies behind their first piece.
+    bool fits(const ExponentRange& q, const PackedHead& head) const {
+        constexpr ExponentRange kWeights = {127 - 50, 127 + 8};
+        if (P == 1) return true;
+        if (P == 2) return q.most < 255 && head.k.most < 255 && head.v.most < 255;
+        return ranges_fit(q, head.k, a.depth) && ranges_fit(kWeights, head.v, a.keys);
+    }
+
+    // ---- a call -----------------------------------------------------------------------------------------------------
+
+    // Some key heads, and the queries that look at them, by the tier below.
+    static View part_of(View x, int dim, int64_t first, int64_t n) {
+        if (given(x) && dim >= 0 && x.shape[dim] != 1)
+            x.data = static_cast<char*>(x.data) + first * x.stride[dim] * item_size(x.dtype), x.shape[dim] = n;
+        return x;
+    }
+    Status leave(const Call& c, int64_t b, int64_t head) const {
+        View in[7], out[2];
+        for (int i = 0; i < 7; ++i) {
+            const View& x = c.in[i];
+            const bool by_batch = i <= 4, by_head = i != 4;
+            const int batch = i == 3 ? x.ndim - 4 : 0, heads = i == 3 ? x.ndim - 3 : i < 3 ? 1 : 0;
+            const int64_t n = i == 1 || i == 2 ? 1 : a.group;
+            in[i] = by_batch ? part_of(x, batch, b, 1) : x;
+            if (by_head) in[i] = part_of(in[i], heads, head * n, n);
+        }
+        for (int i = 0; i < c.n_out; ++i) out[i] = part_of(part_of(c.out[i], 0, b, 1), 1, head * a.group, a.group);
+        Call part = c;
+        part.in = in, part.out = out;
+        return run_below(Tier::TW_ISA, part);
+    }
+
+    Status run(const Call& c) const {
+        const int64_t count = a.batch * a.kv_heads, blocks = ceil_div(a.keys, K), each = blocks * block_bytes;
+        const int64_t together = min_of(count, max_of(1, kPackedBytes / each));
+        int64_t groups = kMostGroups;
+        while (groups > 1 && count * a.group * ceil_div(a.queries, groups * M) < 4 * num_threads()) groups /= 2;
+        const int64_t tiles = ceil_div(a.queries, groups * M);
+        Scratch scratch(static_cast<size_t>(together * each)),
+            other(static_cast<size_t>(together * (1 + 2 * blocks)) * sizeof(ExponentRange));
+        ExponentRange* const ranges = other.as<ExponentRange>();
+        if (!scratch.as<char>() || !ranges) return no_memory();
+        bool* const fit = reinterpret_cast<bool*>(ranges + together * 2 * blocks);
+        bool enough = true;
+        note_kernel(P == 1 ? "tiles of bf16" : "tiles in pieces");
+        for (int64_t first = 0; first < count && !interrupted(); first += together) {
+            const int64_t heads = min_of(together, count - first);
+            for (int64_t i = 0; i < heads * 2 * blocks; ++i) ranges[i] = {};
+            for (int64_t i = 0; i < heads; ++i) fit[i] = true;
+            parallel(heads * blocks, [&](int64_t job) {
+                const int64_t i = job / blocks, b = (first + i) / a.kv_heads, s0 = job % blocks * K;
+                const int64_t n = min_of(K, length_of(a, b) - s0);
+                if (n > 0)
+                    pack(b, (first + i) % a.kv_heads, s0, n, scratch.as<char>() + job * block_bytes, ranges[2 * job],
+                         ranges[2 * job + 1]);
+            });
+            parallel(heads * a.group * tiles, [&](int64_t job) {
+                const int64_t i = job / tiles / a.group, b = (first + i) / a.kv_heads, t0 = job % tiles * groups * M;
+                const int64_t h = (first + i) % a.kv_heads * a.group + job / tiles % a.group;
+                PackedHead head = {scratch.as<char>() + i * each, {}, {}};
+                for (int64_t j = i * blocks; j < (i + 1) * blocks; ++j)
+                    join(head.k, ranges[2 * j]), join(head.v, ranges[2 * j + 1]);
+                if (!attend(b, h, t0, min_of(groups * M, a.queries - t0), head, fit + i))
+                    __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
+            });
+            if (!enough) return no_memory();
+            for (int64_t i = 0; i < heads; ++i)
+                if (!fit[i]) TW_TRY(leave(c, (first + i) / a.kv_heads, (first + i) % a.kv_heads));
+        }
+        return Status::ok;
+    }
+};
+
+// Pieces cost as much as the products of a few queries, and tiles that are mostly empty gain nothing. Heads that are left
+// to the tier below would be given other draws.
+inline bool pays_by_tiles(const Attention& a) {
+    if (a.q.dtype == DType::f64 || a.depth * a.width * a.keys == 0) return false;
+    if (a.q.dtype == DType::bf16) return true;
+    const int64_t filled = a.depth + a.width,
+                  all = kPieceTerms * (ceil_div(a.depth, kPieceTerms) + ceil_div(a.width, kPieceTerms));
+    return !a.limit && a.queries >= kTallRows && a.group * a.queries >= 2 * kTallRows && a.keys >= 64 &&
+           3 * filled >= 2 * all;
 }
 
-// ---- a call -----------------------------------------------------------------------------------------------------------------
-
-inline bool attend_by_tiles(const Attention& a, const Result& r) {
-    const int64_t tiles = of_tiles(a.keys) / kTileDepth;
-    const int64_t of_k = of_tiles(a.keys) * of_tiles(a.depth), each = of_k + of_tiles(a.keys) * of_tiles(a.width);
-    const int64_t count = a.batch * a.kv_heads, blocks = ceil_div(a.queries, kQueriesOfTiles);
-    const int64_t together = min_of(count, max_of(1, kPackedBytes / (each * static_cast<int64_t>(sizeof(bf16)))));
-    Scratch scratch(static_cast<size_t>(together * each) * sizeof(bf16));
-    if (!scratch.as<bf16>()) return false;
-    bool enough = true;
-    note_kernel("tiles of bf16");
-    for (int64_t first = 0; first < count && enough && !interrupted(); first += together) {
-        const int64_t heads = min_of(together, count - first), shares = ceil_div(a.keys, kKeysOfTiles);
-        const auto packed = [&](int64_t i) {
-            bf16* const at = scratch.as<bf16>() + i * each;
-            return PackedTiles{at, at + of_k};
-        };
-        parallel(heads * shares, [&](int64_t job) {
-            const int64_t i = job / shares, b = (first + i) / a.kv_heads, s0 = job % shares * kKeysOfTiles;
-            const int64_t n = min_of(kKeysOfTiles, length_of(a, b) - s0);
-            if (n > 0) pack_tiles(a, b, (first + i) % a.kv_heads, s0, n, tiles, packed(i));
-        });
-        parallel(heads * a.group * blocks, [&](int64_t job) {
-            const int64_t i = job / blocks / a.group, b = (first + i) / a.kv_heads, t0 = job % blocks * kQueriesOfTiles;
-            const int64_t h = (first + i) % a.kv_heads * a.group + job / blocks % a.group;
-            if (!attend_by_tiles(a, r, b, h, t0, min_of(kQueriesOfTiles, a.queries - t0), tiles, packed(i)))
-                __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
-        });
-    }
-    return enough;
+inline Status run_by_tiles(const Attention& a, const Result& r, const Call& c) {
+    if (a.q.dtype == DType::bf16) return ByTiles<bf16>(a, r).run(c);
+    return a.q.dtype == DType::f16 ? ByTiles<f16>(a, r).run(c) : ByTiles<float>(a, r).run(c);
 }
 
 }  // namespace
