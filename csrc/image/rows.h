@@ -25,6 +25,7 @@ TW_INLINE int64_t mirrored(int64_t i, int64_t n) {
     if (0 <= i && i < n) return i;
     if (n == 1) return 0;
     const int64_t period = 2 * (n - 1);
+    if (-n < i && i <= period) return i < 0 ? -i : period - i;
     i = (i % period + period) % period;
     return i < n ? i : period - i;
 }
@@ -100,13 +101,10 @@ public:
         if (next_ < 0) next_ = y > half_ ? y - half_ : 0;
         for (; next_ < p_.height && next_ <= y + half_; ++next_)
             copy_signed(ring_ + (next_ & last_slot_) * pitch_, first_ + next_ * p_.row, p_.column, p_.width);
-        const uint8_t* rows[kMaxTaps];
-        for (int64_t k = 0; k < taps_->n; ++k)
-            rows[k] = ring_ + (mirrored(y + k - half_, p_.height) & last_slot_) * pitch_;
         switch (taps_->n) {
-            case 5: return blur<5>(rows, to);
-            case 7: return blur<7>(rows, to);
-            default: return blur<0>(rows, to);
+            case 5: return blur<5>(y, to);
+            case 7: return blur<7>(y, to);
+            default: return blur<0>(y, to);
         }
     }
 
@@ -118,11 +116,13 @@ private:
         return rows;
     }
 
+    const uint8_t* row_of(int64_t y) const { return ring_ + (mirrored(y, p_.height) & last_slot_) * pitch_; }
+
     // Of N taps, which stay in registers, or of any number for N = 0.
     template <int N>
-    void blur(const uint8_t* const* rows, uint8_t* to) const {
+    void blur(int64_t y, uint8_t* to) const {
         const int64_t n = p_.width;
-        sums_down<N>(rows);
+        sums_down<N>(y - half_);
         for (int64_t i = 1; i <= half_; ++i) {
             sums_[-i] = sums_[mirrored(-i, n)];
             sums_[n - 1 + i] = sums_[mirrored(n - 1 + i, n)];
@@ -131,19 +131,20 @@ private:
     }
 
     template <int N>
-    void sums_down(const uint8_t* const* rows) const {
+    void sums_down(int64_t first) const {
         const int64_t taps = N ? N : taps_->n, n = p_.width;
         i16v held[N / 2 + 1];
-        const uint8_t* own[N + 1];
+        const uint8_t* rows[N ? N : kMaxTaps];
         int16_t* const sums = sums_;
         for (int k = 0; k <= N / 2; ++k) held[k] = splat(taps_->bytes[k]);
-        for (int k = 0; k < N; ++k) own[k] = rows[k];
+#pragma GCC unroll 7
+        for (int64_t k = 0; k < taps; ++k) rows[k] = row_of(first + k);
         for (int64_t x = 0; x < n; x += kLanes<uint8_t>) {
             i16v low{}, high{};
 #pragma GCC unroll 4
             for (int64_t k = 0; k < taps; k += 2) {
                 const int64_t second = k + 1 < taps ? k + 1 : k;
-                const u8v a = load((N ? own[k] : rows[k]) + x), b = load((N ? own[second] : rows[second]) + x);
+                const u8v a = load(rows[k] + x), b = load(rows[second] + x);
                 const u8v pair = bitcast<u8v>(N ? held[k / 2] : splat(taps_->bytes[k / 2]));
                 low += dot_bytes(pair, bitcast<Vec<int8_t>>(interleave_low(a, b)));
                 high += dot_bytes(pair, bitcast<Vec<int8_t>>(interleave_high(a, b)));

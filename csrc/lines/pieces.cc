@@ -33,6 +33,23 @@ Axis axis_of(const Moments& m) {
     return {x, y, ux / length, uy / length};
 }
 
+// The same without a quotient: u is longer than 1, and a point strays if the square of its cross product exceeds `most`.
+struct Lead {
+    double n, x, y, ux, uy, most;
+
+    bool near(double px, double py) const {
+        const double off = (n * px - x) * uy - (n * py - y) * ux;
+        return off * off <= most;
+    }
+};
+
+inline __attribute__((always_inline)) Lead lead_of(const Moments& m, double error) {
+    const double xx = m.n * m.xx - m.x * m.x, yy = m.n * m.yy - m.y * m.y, xy = m.n * m.xy - m.x * m.y;
+    const double half = (xx - yy) / 2, root = std::sqrt(half * half + xy * xy), longer = std::abs(half) + root;
+    const double ux = half < 0 ? xy : longer, uy = half < 0 ? longer : xy, reach = error * m.n;
+    return {m.n, m.x, m.y, ux, uy, reach * reach * (longer * longer + xy * xy)};
+}
+
 // Whether the root mean square distance from that line is at most `error`: a matrix less error^2 is not positive.
 bool straight(const Moments& m, double error) {
     const double e = error * error * m.n * m.n, xx = m.n * m.xx - m.x * m.x - e, yy = m.n * m.yy - m.y * m.y - e;
@@ -53,16 +70,16 @@ void cut_chain(const Pixel* pixel, int64_t n, double fit_error, int64_t least, s
             ++i;
         }
         if (!straight(m, kSeedError)) break;
-        Axis line = axis_of(m);
+        Lead lead = lead_of(m, fit_error);
         int64_t past = i + kSeed, again = past + 2;
         for (int64_t j = past; j < n && j <= past + kStrays; ++j) {
-            if (std::abs((x(j) - line.x) * line.uy - (y(j) - line.y) * line.ux) > fit_error) continue;
+            if (!lead.near(x(j), y(j))) continue;
             m.add(x(j), y(j));
             past = j + 1;
-            if (past >= again) line = axis_of(m), again = past + std::max<int64_t>(2, (past - i) / 8);
+            if (past >= again) lead = lead_of(m, fit_error), again = past + std::max<int64_t>(2, (past - i) / 8);
         }
         if (past - i >= least) {
-            line = axis_of(m);
+            Axis line = axis_of(m);
             if (line.ux * (x(past - 1) - x(i)) + line.uy * (y(past - 1) - y(i)) < 0)
                 line.ux = -line.ux, line.uy = -line.uy;
             line.x -= x(i), line.y -= y(i);

@@ -30,6 +30,8 @@ struct EdgeRow {
 struct WayKernels {
     // Writes a byte for each pixel, and where anchors are; gives how many.
     int64_t (*survey)(const EdgeRow&, uint8_t* ways, int32_t* anchors);
+    // Of pixels 1, 5, 9 ... of n, whose dx and dy these are, how many have |dx| + |dy| <= most.
+    int64_t (*count_faint)(const int16_t* gradient, int64_t n, int32_t most);
 };
 
 const WayKernels& way_kernels();  // of the active tier
