@@ -37,6 +37,8 @@ FUNCTIONS: list[tuple[str, Callable[[Array], Array], Callable[[Array], Array], f
     ("sigmoid", tw.sigmoid, special.expit, 2),
     ("gelu", tw.gelu, _gelu, 4),
     ("gelu_tanh", lambda x: tw.gelu(x, approximate="tanh"), _gelu_tanh, 4),
+    ("sqrt", tw.sqrt, np.sqrt, 0.5),
+    ("rsqrt", tw.rsqrt, lambda x: 1 / np.sqrt(x), 1.5),
 ]
 
 
@@ -88,6 +90,36 @@ def test_functions_keep_their_ulp_on_all_of_float32(
     name: str, call: Callable[[Array], Array], truth: Callable[[Array], Array], ulp: float
 ) -> None:
     _assert_within(call, truth, ulp, step=1)
+
+
+def test_roots_are_rounded_as_numpy_rounds_them() -> None:
+    mantissas = np.arange(1 << 24, dtype=np.uint32)  # of two exponents: a root knows of no more
+    with np.errstate(all="ignore"):
+        for exponent in (126, 30, 0, 253):
+            x = (mantissas + np.uint32(exponent << 23)).view(np.float32)
+            x = x[: x.size // (1 if exponent in (126, 0) else 256)]
+            assert np.array_equal(tw.sqrt(x), np.sqrt(x), equal_nan=True)
+        x = np.float32([0, -0.0, np.inf, -np.inf, np.nan, -1, 1e-45, 4])
+        assert np.array_equal(tw.sqrt(x), np.sqrt(x), equal_nan=True)
+        assert np.array_equal(tw.rsqrt(x)[[0, 1, 2, 3, 4, 5, 7]], 1 / np.sqrt(x[[0, 1, 2, 3, 4, 5, 7]]), equal_nan=True)
+        assert np.array_equal(np.signbit(tw.sqrt(x[:2])), [False, True])
+
+
+@pytest.mark.parametrize("offset", [0, 4, 16, 28, 60])
+@pytest.mark.parametrize("n", [1, 15, 16, 17, 32, 100, 4097])
+def test_operands_may_lie_anywhere_in_a_line(offset: int, n: int) -> None:
+    line = np.zeros(n * 4 + 128, np.uint8)
+    at = -line.ctypes.data % 64 + offset
+    a = line[at : at + n * 4].view(np.float32)
+    a[:] = np.arange(n) + 1
+    for b in (np.arange(n, dtype=np.float32), a[::-1].copy()):
+        assert np.array_equal(tw.add(a, b), a + b)
+        assert np.array_equal(tw.sub(b, a), b - a)
+        twice = np.stack([a, a + 1])
+        assert np.array_equal(tw.mul(twice, a), twice * a)
+        assert np.array_equal(tw.div(a, b + 1), a / (b + 1))
+    want = a * a
+    assert np.array_equal(tw.mul(a, a, out=a), want)
 
 
 def test_arithmetic_keeps_the_sign_of_zero() -> None:

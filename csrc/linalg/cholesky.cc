@@ -3,6 +3,7 @@
 // Method    rows of U are contiguous where a row of a is, so the lower factor is that of a read across. A row takes the
 //           updates of all former ones in registers.
 #include "linalg/linalg.h"
+#include "simd/roots.h"
 #include "simd/rows.h"
 
 namespace tw::TW_ISA {

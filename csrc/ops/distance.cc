@@ -12,6 +12,7 @@
 #include "image/window.h"
 #include "ops/ops.h"
 #include "simd/pixels.h"
+#include "simd/roots.h"
 
 namespace tw::TW_ISA {
 namespace {

@@ -18,9 +18,10 @@ void unary(const Call& c) {
     map_one<T>(c.out[0], c.in[0], [](auto x) __attribute__((always_inline)) { return F::of(x); });
 }
 
-template <class T, class F>
+template <class T, class F, bool kLight = false>
 void binary(const Call& c) {
-    map_two<T>(c.out[0], c.in[0], c.in[1], [](auto a, auto b) __attribute__((always_inline)) { return F::of(a, b); });
+    map_two<T, kLight>(c.out[0], c.in[0], c.in[1],
+                       [](auto a, auto b) __attribute__((always_inline)) { return F::of(a, b); });
 }
 
 template <class F>
@@ -57,7 +58,7 @@ constexpr Kernels kSum = {{TW_NO_FLOATS, TW_WIDTH_KERNELS(each_two, WrappedSum, 
 template <class F, const Kernels& integers>
 Status run_arithmetic(const Call& c) {
     if (is_float(c.in[0].dtype))
-        for_floating(c.in[0].dtype, [&]<class T>() { binary<T, F>(c); });
+        for_floating(c.in[0].dtype, [&]<class T>() { binary<T, F, true>(c); });
     else
         run_pieces(c, kernel_at(integers, c.in[0].dtype));
     return Status::ok;

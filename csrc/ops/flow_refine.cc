@@ -13,6 +13,7 @@
 #include "image/check.h"
 #include "ops/ops.h"
 #include "ops/padded.h"
+#include "simd/roots.h"
 
 namespace tw::TW_ISA {
 namespace {

@@ -5,6 +5,7 @@
 #pragma once
 #include "core/walk.h"
 #include "ops/ops.h"
+#include "simd/onward.h"
 #include "simd/rows.h"
 
 namespace tw::TW_ISA {
@@ -14,13 +15,29 @@ constexpr int64_t kMapped = 256;  // elements of a buffer
 template <class T, class F>
 static __attribute__((noinline)) void map_vectors(T* y, const T* x, int64_t n, F f) {
     typedef Wide<T> W;
-    for (int64_t i = 0; i < n; i += kLanes<W>) store_from(y + i, f(load_as<W>(x + i)));
+    for (int64_t i = 0; i < n; i += kLanes<W>) {
+        expect_store(y + i);
+        store_from(y + i, f(load_as<W>(x + i)));
+    }
 }
 
 template <class T, class F>
 static __attribute__((noinline)) void map_vectors(T* y, const T* a, const T* b, int64_t n, F f) {
     typedef Wide<T> W;
-    for (int64_t i = 0; i < n; i += kLanes<W>) store_from(y + i, f(load_as<W>(a + i), load_as<W>(b + i)));
+    for (int64_t i = 0; i < n; i += kLanes<W>) {
+        expect_store(y + i);
+        store_from(y + i, f(load_as<W>(a + i), load_as<W>(b + i)));
+    }
+}
+
+// The same where loads decide.
+template <class T, class F>
+static __attribute__((noinline)) void map_lines(T* y, const T* a, const T* b, int64_t n, F f) {
+    Onward<T> from_a = onward(a), from_b = onward(b);
+    for (int64_t i = 0; i < n; i += kLanes<T>) {
+        expect_store(y + i);
+        store(y + i, f(next(from_a), next(from_b)));
+    }
 }
 
 // n elements of a row as whole vectors of neighbours, zeros behind them.
@@ -50,7 +67,8 @@ TW_INLINE void map_one(const View& y, const View& x, F f) {
     });
 }
 
-template <class T, class F>
+// kLight: f is so little that loads decide.
+template <class T, bool kLight = false, class F>
 TW_INLINE void map_two(const View& y, const View& a, const View& b, F f) {
     const View* views[] = {&y, &a, &b};
     const Walk w = walk_over(views, 3, y.ndim, y.shape);
@@ -60,7 +78,14 @@ TW_INLINE void map_two(const View& y, const View& a, const View& b, F f) {
         const T *const p = reinterpret_cast<const T*>(at[1]), *const q = reinterpret_cast<const T*>(at[2]);
         const int64_t st = w.stride[0], sp = w.stride[1], sq = w.stride[2];
         const int64_t whole = st == 1 && sp == 1 && sq == 1 ? count / L * L : 0;
-        if (whole) map_vectors(to, p, q, whole, f);
+        if constexpr (kLight && kVecBytes == 64 && !kIsNarrow<T>) {
+            if (crosses_lines(p) || crosses_lines(q))
+                map_lines(to, p, q, whole, f);
+            else
+                map_vectors(to, p, q, whole, f);
+        } else {
+            map_vectors(to, p, q, whole, f);
+        }
         T some_p[kMapped], some_q[kMapped];
         for (int64_t i = whole; i < count; i += kMapped) {
             const int64_t n = min_of(count - i, kMapped);

@@ -16,6 +16,7 @@
 #include "core/check.h"
 #include "core/walk.h"
 #include "ops/ops.h"
+#include "simd/roots.h"
 #include "simd/rows.h"
 
 namespace tw::TW_ISA {

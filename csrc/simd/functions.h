@@ -5,6 +5,7 @@
 // alone, so that nothing overflows; NaN stays NaN. At a kink the slope is the left one.
 #pragma once
 #include "simd/math.h"
+#include "simd/roots.h"
 
 namespace tw::TW_ISA {
 
@@ -137,7 +138,7 @@ struct Sqrt {
     template <class V> TW_INLINE V slope(V x, const Constants<V>&) { return constant<V>(0.5) / sqrt(x); }
 };
 struct Rsqrt {
-    template <class V> TW_INLINE V of(V x, const Constants<V>&) { return 1 / sqrt(x); }
+    template <class V> TW_INLINE V of(V x, const Constants<V>&) { return inverse_sqrt(x); }
     template <class V> TW_INLINE V slope(V x, const Constants<V>&) { return constant<V>(-0.5) / (x * sqrt(x)); }
 };
 struct Abs {

@@ -3,6 +3,7 @@
 // Numerics: within 2 ULP for the exponents below; else a few ULP times the size of q log v. 0^q is 0, or Inf for q < 0.
 #pragma once
 #include "simd/math.h"
+#include "simd/roots.h"
 
 namespace tw::TW_ISA {
 
@@ -12,7 +13,7 @@ TW_INLINE V raised(V v, double q) {
     if (q == 2) return v * v;
     if (q == 0.5) return sqrt(v);
     if (q == -1) return 1 / v;
-    if (q == -0.5) return 1 / sqrt(v);
+    if (q == -0.5) return inverse_sqrt(v);
     if (q == -0.75) return 1 / (sqrt(v) * sqrt(sqrt(v)));
     return exp(log(v) * static_cast<Elem<V>>(q));
 }

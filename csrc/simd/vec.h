@@ -366,27 +366,6 @@ TW_INLINE f64v fma(f64v a, f64v b, f64v c) {
 #endif
 }
 
-TW_INLINE f32v sqrt(f32v v) {
-#if defined(__SSE4_2__)
-    return TW_MM(sqrt_ps)(v);
-#elif defined(__aarch64__)
-    return vsqrtq_f32(v);
-#else
-    for (int i = 0; i < kLanes<float>; ++i) v[i] = __builtin_sqrtf(v[i]);
-    return v;
-#endif
-}
-TW_INLINE f64v sqrt(f64v v) {
-#if defined(__SSE4_2__)
-    return TW_MM(sqrt_pd)(v);
-#elif defined(__aarch64__)
-    return vsqrtq_f64(v);
-#else
-    for (int i = 0; i < kLanes<double>; ++i) v[i] = __builtin_sqrt(v[i]);
-    return v;
-#endif
-}
-
 // To the nearest integer, halves to even.
 TW_INLINE f32v round_nearest(f32v v) {
 #if defined(__AVX512F__)
