@@ -10,8 +10,10 @@ namespace {
 // In front of a laid out A of floats, where registers are many: such a tier may be lent tiles, now or later.
 struct alignas(64) Head {
     int64_t bytes;  // with the head
-    bool in_pieces;
+    enum Form { fma_tiles, pieces, floats } form;
     ExponentRange range;
+
+    bool for_pieces() const { return form != fma_tiles; }
 };
 template <class T>
 constexpr bool kHeaded = sizeof(T) == 4 && kVectorRegisters >= 32;
@@ -29,19 +31,25 @@ const T* tiles_of(const void* laid) {
     return reinterpret_cast<const T*>(static_cast<const char*>(laid) + (kHeaded<T> ? sizeof(Head) : 0));
 }
 
-// The A that pieces are of, row by row: they sum up to it, exactly.
-void join_rows(const char* pieces, int64_t m, int64_t k, float* to) {
+// The A that was laid out, row by row: its pieces sum up to it, exactly.
+void join_rows(const Head& head, int64_t m, int64_t k, float* to) {
     const auto half = [](const char* p) {
         uint16_t bits;
         __builtin_memcpy(&bits, p, 2);
         return __builtin_bit_cast(float, static_cast<uint32_t>(bits) << 16);
     };
+    const char* const laid = reinterpret_cast<const char*>(&head + 1);
     const int64_t steps = ceil_div(k, kPieceTerms);
     for (int64_t i = 0; i < m; ++i)
         for (int64_t t = 0; t < k; ++t) {
             const int64_t step = i / kTallRows * steps + t / kPieceTerms, in = t % kPieceTerms, w = in % kTileRows;
+            if (head.form == Head::floats) {
+                to[i * k + t] =
+                    reinterpret_cast<const float*>(laid)[(step * kTallRows + i % kTallRows) * kPieceTerms + in];
+                continue;
+            }
             const char* const at =
-                pieces + step * 3 * kPieceBytes + i % kTallRows * kTileBytes + w * 4 + (in >= kTileRows ? 2 : 0);
+                laid + step * 3 * kPieceBytes + i % kTallRows * kTileBytes + w * 4 + (in >= kTileRows ? 2 : 0);
             to[i * k + t] = half(at) + half(at + kPieceBytes) + half(at + 2 * kPieceBytes);
         }
 }
@@ -68,12 +76,12 @@ Gemm<float> columns_of(const Gemm<float>& g, int64_t n0, int64_t n, const Later*
 
 // By FMA.
 bool run_laid(const Gemm<float>& g, const void* laid, const Source<float>& source) {
-    if (!kHeaded<float> || !laid || !static_cast<const Head*>(laid)->in_pieces)
+    if (!kHeaded<float> || !laid || !static_cast<const Head*>(laid)->for_pieces())
         return multiply_tiled(g, laid ? tiles_of<float>(laid) : nullptr, source);
     Scratch scratch(static_cast<size_t>(g.m * g.k + 1) * sizeof(float));
     float* const rows = scratch.as<float>();
     if (!rows) return false;
-    join_rows(static_cast<const char*>(laid) + sizeof(Head), g.m, g.k, rows);
+    join_rows(*static_cast<const Head*>(laid), g.m, g.k, rows);
     Gemm<float> joined = g;
     joined.a = {rows, g.k, 1};
     return multiply_tiled(joined, nullptr, source);
@@ -86,8 +94,14 @@ bool run_in_pieces(const Gemm<float>& g, const void* laid, const Source<float>& 
     auto* const refused = scratch.as<unsigned char>();
     if (!refused) return false;
     __builtin_memset(refused, 0, static_cast<size_t>(panels + 1));
-    InPieces job = {&g, source, nullptr, {}, refused};
-    if (laid) job.a = static_cast<const char*>(laid) + sizeof(Head), job.range = static_cast<const Head*>(laid)->range;
+    InPieces job = {&g, source, nullptr, nullptr, {}, refused};
+    if (const auto* head = static_cast<const Head*>(laid)) {
+        job.range = head->range;
+        if (head->form == Head::floats)
+            job.rows = reinterpret_cast<const float*>(head + 1);
+        else
+            job.a = reinterpret_cast<const char*>(head + 1);
+    }
     const auto result = static_cast<InPiecesResult>(tile_kernels().tiled(&job));
     if (result == InPiecesResult::refused) return run_laid(g, laid, source);
     bool enough = result == InPiecesResult::done;
@@ -103,7 +117,7 @@ bool run_in_pieces(const Gemm<float>& g, const void* laid, const Source<float>& 
 
 template <class T>
 void lay_tiles(const Matrix<T>& a, int64_t m, int64_t k, void* to) {
-    if (kHeaded<T>) *static_cast<Head*>(to) = {laid_bytes<T>(m, k, 1), false, {}};
+    if (kHeaded<T>) *static_cast<Head*>(to) = {laid_bytes<T>(m, k, 1), Head::fma_tiles, {}};
     pack_tiles(a, m, k, const_cast<T*>(tiles_of<T>(to)));
 }
 
@@ -112,7 +126,8 @@ void lay_tiles(const Matrix<T>& a, int64_t m, int64_t k, void* to) {
 int64_t laid_float_bytes(int64_t m, int64_t k, int64_t n) {
     const int64_t tiles = tiled_elements(m, k) * 4;
     if (!kHeaded<float>) return tiles;
-    const int64_t most = pieces_pay(m, n, k) ? max_of(tiles, split_bytes(m, k)) : tiles;
+    const int64_t split = pieces_stay(m, n, k) ? split_bytes(m, k) : float_bytes(m, k);
+    const int64_t most = pieces_pay(m, n, k) ? max_of(tiles, split) : tiles;
     return ceil_div(most, 64) * 64 + static_cast<int64_t>(sizeof(Head));
 }
 
@@ -125,8 +140,9 @@ const void* laid_floats(const void* laid, int64_t m, int64_t k, int64_t index) {
 void lay_out(const Matrix<float>& a, int64_t m, int64_t k, int64_t n, void* to) {
     if (!pieces_pay(m, n, k)) return lay_tiles(a, m, k, to);
     Head& head = *static_cast<Head*>(to);
-    head = {laid_bytes<float>(m, k, n), true, {}};
-    const SplitRows rows = {a, m, k, static_cast<char*>(to) + sizeof(Head), &head.range};
+    const bool in_floats = !pieces_stay(m, n, k);
+    head = {laid_bytes<float>(m, k, n), in_floats ? Head::floats : Head::pieces, {}};
+    const SplitRows rows = {a, m, k, in_floats, static_cast<char*>(to) + sizeof(Head), &head.range};
     tile_kernels().split_rows(&rows);
     if (ranges_fit(head.range, {127, 127}, k)) return;
     lay_tiles(a, m, k, to);
@@ -136,7 +152,7 @@ void lay_out(const Matrix<double>& a, int64_t m, int64_t k, int64_t, void* to) {
 
 bool gemm_tiled(const Gemm<float>& g, const void* laid, const Source<float>& source) {
     if (g.m == 0 || g.n == 0) return true;
-    const bool fits = !laid || (kHeaded<float> && static_cast<const Head*>(laid)->in_pieces);
+    const bool fits = !laid || (kHeaded<float> && static_cast<const Head*>(laid)->for_pieces());
     if (fits && (g.pack_b || g.b.col == 1) && pieces_pay(g.m, g.n, g.k)) return run_in_pieces(g, laid, source);
     return run_laid(g, laid, source);
 }

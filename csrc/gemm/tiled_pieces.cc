@@ -1,8 +1,9 @@
 // C = activation(bias + addend + A B) on tiles, floats in three pieces; what a tier with tiles lends gemm/tiled.cc.
 //
-// Method    gemm/pieces.h. Where A stays in L2, each thread splits panels of B for itself and runs all of A over them; else
-//           all threads split B, a band of panels at a time, and then run groups of rows of A over the band, some hundred
-//           terms at a time. B is split where it lies if the packer can say so, else out of what it packs.
+// Method    gemm/pieces.h. Where A stays in L2, each thread splits panels of B for itself and runs all of A over them. Else a
+//           block of C stays there as sums, while blocks of k pass. Both are split beside the products of what came before:
+//           the panels that come next, and rows of A, so that A passes from memory once, as floats. B is taken where it lies
+//           if the packer can say where, else out of what it packs.
 // Numerics  one running sum over k. Panels whose exponents do not fit are left to the caller.
 // Threads   blocks of C are independent; k is never split between threads, so bits do not depend on their number.
 #include "gemm/tiled_pieces.h"
@@ -21,12 +22,11 @@ namespace {
 
 constexpr int NR = kPanelColumns, MR = kTallRows, L = kLanes<float>;
 constexpr int64_t kStepBytes = kPieces<float> * kPieceBytes;  // of a row tile of A, or a panel of B
-constexpr int64_t kStayingBytes = 1280 * 1024;  // of an A and a panel of B that stay in L2
 // Of a block of C: its panels, its sums, and the panels between two visits to them.
 constexpr int64_t kMostPanels = 16, kMostSums = 160, kBlockBytes = 400 * 1024, kLeastSteps = 4, kMostSteps = 32;
 constexpr int64_t kChunkWork = int64_t{1} << 20;
+constexpr int64_t kTileFloats = MR * kPieceTerms;
 constexpr int64_t kShares = 4;  // chunks of panels for a thread
-constexpr int64_t kFewPanels = 16;
 constexpr int64_t kPackTerms = 64;  // packed at a time, in L1
 
 TW_INLINE void split_to(f32v x, f32v y, Exponents& seen, char* to) {
@@ -35,20 +35,12 @@ TW_INLINE void split_to(f32v x, f32v y, Exponents& seen, char* to) {
     for (int p = 0; p < kPieces<float>; ++p) store(reinterpret_cast<uint32_t*>(to + p * kPieceBytes), words[p]);
 }
 
-ExponentRange split_tile(const Matrix<float>& a, int64_t m, int64_t k, char* to) {
-    Exponents seen;
-    for (int64_t k0 = 0; k0 < k; k0 += kPieceTerms, to += kStepBytes)
-        for (int64_t i = 0; i < MR; ++i) {
-            const float* const from = a.data + i * a.row + k0 * a.col;
-            const int64_t n = i < m ? min_of(k - k0, kPieceTerms) : 0;
-            const auto take = [&](int64_t at) {
-                const int64_t lanes = max_of(0, min_of(n - at, L));
-                if (lanes == 0) return f32v{};
-                return a.col == 1 ? load_n(from + at, lanes) : load_strided(from + at * a.col, a.col, lanes);
-            };
-            split_to(take(0), take(L), seen, to + i * kTileBytes);
-        }
-    return seen.range();
+// Several threads join what they saw.
+void join_shared(ExponentRange& to, const ExponentRange& own) {
+    for (int was = __atomic_load_n(&to.least, __ATOMIC_RELAXED); own.least < was;)
+        if (__atomic_compare_exchange_n(&to.least, &was, own.least, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) break;
+    for (int was = __atomic_load_n(&to.most, __ATOMIC_RELAXED); own.most > was;)
+        if (__atomic_compare_exchange_n(&to.most, &was, own.most, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) break;
 }
 
 struct Engine {
@@ -56,7 +48,8 @@ struct Engine {
     const InPieces& job;
     const char* a;
     ExponentRange range;
-    int64_t tiles, panels, steps, step_bytes;
+    ExponentRange *of_panels = nullptr, *of_rows = nullptr;  // where A is not known ahead: what was seen
+    int64_t tiles, panels, steps;
 
     Engine(const InPieces& given) : g(*given.g), job(given), a(given.a), range(given.range) {
         tiles = ceil_div(g.m, MR), panels = ceil_div(g.n, NR), steps = ceil_div(g.k, kPieceTerms);
@@ -185,32 +178,62 @@ struct Engine {
 
     bool fits(const Exponents& seen) const { return ranges_fit(range, seen.range(), g.k); }
 
+    // Steps of rows of A as floats.
+    struct Rows {
+        const float* from;
+        int64_t row, step, steps;
+
+        __attribute__((always_inline)) void split(int64_t s, int64_t r0, int64_t r1, char* to, Exponents& seen) const {
+            const float* at = from + s * step + r0 * row;
+            to += s * kStepBytes + r0 * kTileBytes;
+            for (int64_t r = r0; r < r1; ++r, at += row, to += kTileBytes) {
+                __builtin_prefetch(at + 2 * step), __builtin_prefetch(at + 2 * step + L);
+                split_to(load(at), load(at + L), seen, to);
+            }
+        }
+    };
+    // Steps [s0, s1) of a tile, if they are whole; else none.
+    Rows rows_of(int64_t tile, int64_t s0, int64_t s1) const {
+        if (job.rows) return {job.rows + (tile * steps + s0) * kTileFloats, kPieceTerms, kTileFloats, s1 - s0};
+        const bool whole = g.m - tile * MR >= MR && s1 * kPieceTerms <= g.k;
+        return {g.a.data + tile * MR * g.a.row + s0 * kPieceTerms, g.a.row, kPieceTerms, whole ? s1 - s0 : 0};
+    }
+    void make_rows(int64_t tile, int64_t s0, int64_t s1, char* to, Exponents& seen) const {
+        const Rows rows = rows_of(tile, s0, s1);
+        for (int64_t s = 0; s < rows.steps; ++s) rows.split(s, 0, MR, to, seen);
+        if (rows.steps) return;
+        ExponentRange own;
+        split_left<kPieces<float>>(rows.from, rows.row, 1, min_of(g.m - tile * MR, MR),
+                                   min_of(s1 * kPieceTerms, g.k) - s0 * kPieceTerms, to, own);
+        join_shared(*of_rows, own);
+    }
+
     // What is done beside a product, a share with each step: words [r0, r1) of `steps` steps from s0 on of a panel that lies
-    // somewhere are split, and lines that will be needed are fetched into L2.
+    // somewhere are split, and rows [a0, a1) of A.
     struct Beside {
         const Place* place;
         int64_t r0, r1, s0, steps;
         char* to;
         Exponents* seen;
-        const char* ahead;
-        int64_t lines;
+        Rows rows;
+        int64_t a0, a1;
+        char* a_to;
+        Exponents* a_seen;
 
-        __attribute__((always_inline)) void fetch(int64_t s) const {
-            for (int64_t l = s * lines; l < (s + 1) * lines; ++l) __builtin_prefetch(ahead + l * 128, 0, 2);
+        __attribute__((always_inline)) void split_rows(int64_t s, int part) const {
+            const int64_t n = a1 - a0;
+            if (s < rows.steps) rows.split(s, a0 + n * part / 4, a0 + n * (part + 1) / 4, a_to, *a_seen);
         }
     };
     void multiply(const PieceBlock& block, int64_t rows, const Beside& b) const {
         if (!b.place || b.place->way == packed)
-            return multiply_pieces<kPieces<float>>(block, rows,
-                                                   [&](int64_t s, int part) __attribute__((always_inline)) {
-                if (part == 0) b.fetch(s);
-            });
+            return multiply_pieces<kPieces<float>>(
+                block, rows, [&](int64_t s, int part) __attribute__((always_inline)) { b.split_rows(s, part); });
         taking(*b.place, [&](const auto& take) __attribute__((always_inline)) {
             multiply_pieces<kPieces<float>>(block, rows, [&](int64_t s, int part) __attribute__((always_inline)) {
-                if (part != 0) return;
-                if (s < b.steps)
+                if (part == 0 && s < b.steps)
                     split_words(b.r0, b.r1, (b.s0 + s) * kPieceTerms, g.k, b.to + s * kStepBytes, *b.seen, take);
-                b.fetch(s);
+                b.split_rows(s, part);
             });
         });
     }
@@ -222,7 +245,18 @@ struct Engine {
             const char *const rows = a + i * steps * kStepBytes, *const then =
                                                                      i + 1 < tiles ? rows + steps * kStepBytes : a;
             multiply({steps, rows, panel, sums, NR, false, then, panel}, g.m - i * MR,
-                     {&next, kTileRows * i / tiles, kTileRows * (i + 1) / tiles, 0, steps, to, &seen, nullptr, 0});
+                     {&next,
+                      kTileRows * i / tiles,
+                      kTileRows * (i + 1) / tiles,
+                      0,
+                      steps,
+                      to,
+                      &seen,
+                      {},
+                      0,
+                      0,
+                      nullptr,
+                      nullptr});
             finish(sums, i, j);
         }
     }
@@ -297,54 +331,78 @@ struct Engine {
     }
 
     bool run_block(const Plan& plan, int64_t t0, int64_t t1, int64_t j0, int64_t j1) const {
-        const int64_t wide = j1 - j0, panel = plan.steps * kStepBytes + 256, buffers = plan.k_blocks > 1 ? 2 : 1;
-        const int64_t left = a ? 0 : plan.steps * kStepBytes, kept = plan.k_blocks > 1 ? (t1 - t0) * wide : 1;
+        const bool once = plan.k_blocks == 1;
+        const int64_t wide = j1 - j0, panel = plan.steps * kStepBytes + 256, band = once ? 0 : wide * panel;
+        const int64_t left = a ? 0 : plan.steps * kStepBytes, kept = once ? 1 : (t1 - t0) * wide;
         const int64_t packing = kPackTerms * Blocking<float>::NR * 4;
-        Scratch scratch(static_cast<size_t>(buffers * wide * panel + left + kept * MR * NR * 4 + packing));
+        Scratch scratch(static_cast<size_t>(wide * panel + band + 2 * left + kept * MR * NR * 4 + packing));
         char* const right = scratch.as<char>();
         if (!right) return false;
-        char* const own_rows = right + buffers * wide * panel;
-        float *const sums = reinterpret_cast<float*>(own_rows + left), *const buffer = sums + kept * MR * NR;
-        Exponents seen[kMostPanels];
+        char* const made_rows = right + wide * panel + band;
+        float *const sums = reinterpret_cast<float*>(made_rows + 2 * left), *const buffer = sums + kept * MR * NR;
+        Exponents seen[kMostPanels], seen_rows;
         Place places[kMostPanels];
         for (int64_t j = 0; j < wide; ++j) places[j] = place(j0 + j);
         tiles_begin();
-        for (int64_t block = 0; block < plan.k_blocks; ++block) {
+        Rows coming{};
+        for (int64_t block = 0, turn = 0; block < plan.k_blocks; ++block) {
             const int64_t s0 = block * plan.steps, s1 = min_of(s0 + plan.steps, steps);
-            const int64_t s2 = min_of(s1 + plan.steps, steps), next_steps = s2 - s1;
+            const int64_t s2 = min_of(s1 + plan.steps, steps);
             const bool last = s1 == steps;
-            char *const now = right + block % 2 * wide * panel, *const then = right + (block + 1) % 2 * wide * panel;
+            char *const now = right + block % 2 * band, *const then = right + (block + 1) % 2 * band;
             for (int64_t j = 0; j < wide; ++j)
                 if (block == 0 || places[j].way == packed) make(places[j], s0, s1, now + j * panel, buffer, seen[j]);
-            for (int64_t j = 0; j < wide && last; ++j)
-                __atomic_store_n(&job.refused[j0 + j], !fits(seen[j]), __ATOMIC_RELAXED);
-            for (int64_t t = t0; t < t1; ++t) {
+            for (int64_t j = 0; j < wide && last; ++j) see_panel(j0 + j, seen[j]);
+            for (int64_t t = t0; t < t1; ++t, ++turn) {
+                char *const own = made_rows + turn % 2 * left, *const other = made_rows + (turn + 1) % 2 * left;
+                if (!a && coming.steps == 0) make_rows(t, s0, s1, own, seen_rows);
                 const bool bottom = t + 1 == t1;
-                const char* const rows = a + (t * steps + s0) * kStepBytes;
-                const char* const ahead = bottom ? a + (t0 * steps + s1) * kStepBytes : rows + steps * kStepBytes;
-                const int64_t coming = bottom ? next_steps : s1 - s0;
-                const int64_t lines = ceil_div(coming * kStepBytes, 128 * wide * (s1 - s0));
+                coming = {};
+                if (!a && !(bottom && last)) coming = bottom ? rows_of(t0, s1, s2) : rows_of(t + 1, s0, s1);
+                const char* const rows = a ? a + (t * steps + s0) * kStepBytes : own;
+                const char* const next_rows = !a       ? other
+                                              : bottom ? a + (t0 * steps + (last ? 0 : s1)) * kStepBytes
+                                                       : rows + steps * kStepBytes;
                 for (int64_t j = 0; j < wide; ++j) {
                     const int64_t shares = t1 - t0, i = t - t0;
-                    float* const c = plan.k_blocks > 1 ? sums + (i * wide + j) * MR * NR : sums;
-                    const bool turn = j + 1 == wide;
+                    float* const c = once ? sums : sums + (i * wide + j) * MR * NR;
+                    const bool end = j + 1 == wide;
                     const PieceBlock product = {
-                        s1 - s0, rows,      now + j * panel,     c,
-                        NR,      block > 0, turn ? ahead : rows, now + (turn ? 0 : j + 1) * panel};
-                    multiply(product, g.m - t * MR,
-                             {last ? nullptr : &places[j], kTileRows * i / shares, kTileRows * (i + 1) / shares, s1,
-                              next_steps, then + j * panel, &seen[j], ahead + j * (s1 - s0) * lines * 128, lines});
+                        s1 - s0, rows,      now + j * panel,        c,
+                        NR,      block > 0, end ? next_rows : rows, now + (end ? 0 : j + 1) * panel};
+                    multiply(
+                        product, g.m - t * MR,
+                        {last ? nullptr : &places[j], kTileRows * i / shares, kTileRows * (i + 1) / shares, s1, s2 - s1,
+                         then + j * panel, &seen[j], coming, MR * j / wide, MR * (j + 1) / wide, other, &seen_rows});
                     if (last && !job.refused[j0 + j]) finish(c, t, j0 + j);
                 }
             }
         }
         tiles_end();
+        if (of_rows) join_shared(*of_rows, seen_rows.range());
         return true;
     }
 
-    bool run() {
-        const bool few = panels < kFewPanels;
-        return !few && (tiles + 1) * steps * kStepBytes <= kStayingBytes ? by_panels() : by_blocks();
+    // What is known of a panel when all of it was split; several threads may say so.
+    void see_panel(int64_t j, const Exponents& seen) const {
+        if (of_panels)
+            join_shared(of_panels[j], seen.range());
+        else
+            __atomic_store_n(&job.refused[j], !fits(seen), __ATOMIC_RELAXED);
+    }
+
+    bool run() const { return a && pieces_stay(g.m, g.n, g.k) ? by_panels() : by_blocks(); }
+
+    // A is split on the way, and what it does not fit is found at the end.
+    InPiecesResult run_at_once() {
+        Scratch scratch(static_cast<size_t>(panels) * sizeof(ExponentRange));
+        of_panels = scratch.as<ExponentRange>(), of_rows = &range;
+        if (!of_panels) return InPiecesResult::no_memory;
+        range = {};
+        for (int64_t j = 0; j < panels; ++j) of_panels[j] = {};
+        if (!by_blocks()) return InPiecesResult::no_memory;
+        for (int64_t j = 0; j < panels; ++j) job.refused[j] = !ranges_fit(range, of_panels[j], g.k);
+        return ranges_fit(range, {127, 127}, g.k) ? InPiecesResult::done : InPiecesResult::refused;
     }
 };
 
@@ -352,30 +410,38 @@ struct Engine {
 
 void split_rows(const void* given) {
     const SplitRows& r = *static_cast<const SplitRows*>(given);
-    const int64_t tiles = ceil_div(r.m, MR), each = split_bytes(MR, r.k);
-    int least = 255, most = 0;
-    parallel(tiles, [&](int64_t i) {
-        const Matrix<float> a = {r.a.data + i * MR * r.a.row, r.a.row, r.a.col};
-        const ExponentRange range = split_tile(a, min_of(MR, r.m - i * MR), r.k, r.to + i * each);
-        for (int was = __atomic_load_n(&least, __ATOMIC_RELAXED); range.least < was;)
-            if (__atomic_compare_exchange_n(&least, &was, range.least, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) break;
-        for (int was = __atomic_load_n(&most, __ATOMIC_RELAXED); range.most > was;)
-            if (__atomic_compare_exchange_n(&most, &was, range.most, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) break;
+    const int64_t steps = ceil_div(r.k, kPieceTerms), each = r.in_floats ? kTileFloats * 4 : kStepBytes;
+    *r.range = {};
+    parallel(ceil_div(r.m, MR), [&](int64_t i) {
+        ExponentRange own;
+        alignas(64) char pieces[kStepBytes];
+        for (int64_t s = 0; s < steps; ++s) {
+            const float* const from = r.a.data + i * MR * r.a.row + s * kPieceTerms * r.a.col;
+            const int64_t m = min_of(MR, r.m - i * MR), k = min_of(kPieceTerms, r.k - s * kPieceTerms);
+            char* const to = r.to + (i * steps + s) * each;
+            split_left<kPieces<float>>(from, r.a.row, r.a.col, m, k, r.in_floats ? pieces : to, own);
+            if (r.in_floats) take_block<MR, kPieceTerms>(from, r.a.row, r.a.col, m, k, reinterpret_cast<float*>(to));
+        }
+        join_shared(*r.range, own);
     });
-    *r.range = {least, most};
 }
 
 int tiled_in_pieces(const void* given) {
     const InPieces& job = *static_cast<const InPieces*>(given);
+    const Gemm<float>& g = *job.g;
     Engine engine(job);
-    Scratch scratch(job.a ? 64 : static_cast<size_t>(split_bytes(job.g->m, job.g->k)));
+    const bool known = job.a || job.rows;
+    // What is found not to fit is made again, for which C must not have been read.
+    if (!known && g.a.col == 1 && !g.accumulate && !g.addend.data && !pieces_stay(g.m, g.n, g.k))
+        return static_cast<int>(engine.run_at_once());
+    Scratch scratch(known ? 64 : static_cast<size_t>(split_bytes(g.m, g.k)));
     if (!scratch.as<char>()) return static_cast<int>(InPiecesResult::no_memory);
-    if (!job.a) {
-        const SplitRows rows = {job.g->a, job.g->m, job.g->k, scratch.as<char>(), &engine.range};
+    if (!known) {
+        const SplitRows rows = {g.a, g.m, g.k, false, scratch.as<char>(), &engine.range};
         split_rows(&rows);
         engine.a = scratch.as<char>();
     }
-    if (!ranges_fit(engine.range, {127, 127}, job.g->k)) return static_cast<int>(InPiecesResult::refused);
+    if (!ranges_fit(engine.range, {127, 127}, g.k)) return static_cast<int>(InPiecesResult::refused);
     return static_cast<int>(engine.run() ? InPiecesResult::done : InPiecesResult::no_memory);
 }
 
