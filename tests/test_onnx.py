@@ -84,17 +84,17 @@ def test_a_shape_may_be_fed() -> None:
 
 def test_every_node_that_is_not_computed_is_listed() -> None:
     nodes = [
-        _node("NonMaxSuppression", ["x", "x"], ["a"]),
+        _node("MaxRoiPool", ["x", "x"], ["a"], pooled_shape=[1, 1]),
         _node("Relu", ["x"], ["b"]),
-        _node("RandomNormalLike", ["b"], ["y"]),
+        _node("StringConcat", ["b", "b"], ["y"]),
     ]
     model = _model(nodes, [_info("x", 1, 2, 4)], ["y"])
     with pytest.raises(tw.UnsupportedError, match=r"2 nodes") as caught:
         backend.prepare(model)
-    assert "node 0: tilework has no NonMaxSuppression" in str(caught.value)
-    assert "node 2: tilework has no RandomNormalLike" in str(caught.value)
+    assert "node 0: tilework has no MaxRoiPool" in str(caught.value)
+    assert "node 2: tilework has no StringConcat" in str(caught.value)
     assert not backend.is_compatible(model)
-    assert not backend.coverage()["RandomNormalLike"]
+    assert not backend.coverage()["StringConcat"]
     assert backend.coverage()["Conv"]
     nodes = [_node("MaxPool", ["x"], ["a", "i"], kernel_shape=[2], storage_order=1), _node("Abs", ["x"], ["y"])]
     with pytest.raises(tw.UnsupportedError, match=r"node 0: storage_order=1"):
@@ -344,6 +344,8 @@ FAMILIES = {
                  "Unique", "NonZero", "Identity"],
     "sequence": ["SequenceInsert", "SplitToSequence", "SequenceMap", "OptionalHasElement", "OptionalGetElement"],
     "signal": ["DFT", "STFT", "MelWeightMatrix"],
+    "boxes": ["NonMaxSuppression"],
+    "control": ["Scan", "If", "Loop"],
 }  # fmt: skip
 
 
@@ -426,6 +428,50 @@ def test_the_page_about_it_runs() -> None:
     assert len(program.splitlines()) <= 15
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout) == (0, "[[0.0, 2.0, 0.0, 4.0]]\n"), done.stderr
+
+
+DRAWING = {
+    "RandomNormal": ({"shape": [200, 200], "mean": 2.0, "scale": 3.0}, None, 2.0, 3.0),
+    "RandomUniform": ({"shape": [200, 200], "low": 1.0, "high": 3.0, "dtype": 11}, None, 2.0, 12**-0.5 * 2),
+    "RandomNormalLike": ({"dtype": 10}, np.zeros((200, 200), np.int64), 0.0, 1.0),
+    "RandomUniformLike": ({}, np.zeros((200, 200), np.float32), 0.5, 12**-0.5),
+    "Bernoulli": ({"dtype": 7}, np.full((200, 200), 0.25, np.float32), 0.25, 0.1875**0.5),
+    "Multinomial": ({"sample_size": 20000}, np.log(np.float32([[1, 2, 1], [1, 2, 1]])), 1.0, 0.5**0.5),
+}
+
+
+@pytest.mark.parametrize("kind", DRAWING)
+def test_random_numbers_are_others_in_every_run(kind: str) -> None:
+    attrs, x, mean, deviation = DRAWING[kind]
+    fed = [] if x is None else [x]
+
+    def prepared(**more: Any) -> Any:
+        names = [_info("x", *x.shape, kind=onnx.helper.np_dtype_to_tensor_dtype(x.dtype))] if fed else []
+        model = _model([_node(kind, ["x"] if fed else [], ["y"], **attrs, **more)], names, ["y"])
+        model.opset_import[0].version = 22
+        return backend.prepare(model)
+
+    free, seeded, again = prepared(), prepared(seed=5.0), prepared(seed=5.0)
+    (first,), (second,) = free.run(fed), free.run(fed)
+    assert not np.array_equal(first, second)
+    assert not np.array_equal(first, prepared().run(fed)[0])
+    np.testing.assert_allclose(first.astype(np.float64).mean(), mean, atol=0.1)
+    np.testing.assert_allclose(first.astype(np.float64).std(), deviation, atol=0.1)
+    for _ in range(2):
+        assert np.array_equal(seeded.run(fed)[0], again.run(fed)[0])
+
+
+def test_dropout_that_trains_draws_its_mask() -> None:
+    model = _model(
+        [_node("Dropout", ["x", "p", "training"], ["y", "mask"])],
+        [_info("x", 40, 50)], ["y", "mask"], p=np.float32(0.25), training=np.array(True),
+    )  # fmt: skip
+    prepared, x = backend.prepare(model), np.random.default_rng(0).standard_normal((40, 50)).astype(np.float32)
+    y, mask = prepared.run([x])
+    assert mask.dtype == bool
+    assert 0.7 < mask.mean() < 0.8
+    np.testing.assert_allclose(y, np.where(mask, x / 0.75, 0), rtol=1e-6)
+    assert not np.array_equal(mask, prepared.run([x])[1])
 
 
 def test_gradients_that_a_model_asks_for() -> None:

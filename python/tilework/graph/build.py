@@ -126,6 +126,12 @@ class Graph:
             self._variables[held] = Symbol(self, self._source(held, held))
         return self._variables[held]
 
+    def number(self, label: str, value: float) -> Number:
+        """A number that attributes of ops take, and that a run may be given by this name; else it is ``value``."""
+        made = Number(value, self._named(label))
+        self.numbers[len(self.numbers)] = made
+        return made
+
     def call(self, op: Any, *args: Any, **kwargs: Any) -> Any:
         """Adds a node that calls ``op``, one of tilework's or its name, and returns what it makes."""
         target = op if not isinstance(op, str) else _named_op(op)

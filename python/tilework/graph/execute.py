@@ -294,6 +294,8 @@ def _check_gives(graph: Graph) -> None:
 
 def _is_plain(graph: Graph) -> bool:
     """Whether the arguments are arrays alone, none of them in a container."""
-    if not isinstance(graph.arguments, nested.Branch):
-        return True
-    return not graph.statics and not graph.numbers and all(isinstance(i, nested.Leaf) for i in graph.arguments.items)
+    if graph.statics or graph.numbers:
+        return False
+    return not isinstance(graph.arguments, nested.Branch) or all(
+        isinstance(i, nested.Leaf) for i in graph.arguments.items
+    )

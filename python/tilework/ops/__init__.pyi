@@ -237,6 +237,7 @@ from tilework.ops.movement import (
     transpose as transpose,
 )
 from tilework.ops.multi_head_attention import multi_head_attention as multi_head_attention
+from tilework.ops.non_max_suppression import non_max_suppression as non_max_suppression
 from tilework.ops.optimizer import (
     adam_step as adam_step,
     lion_step as lion_step,
@@ -262,6 +263,11 @@ from tilework.ops.quantize import (
     dynamic_quantize_linear as dynamic_quantize_linear,
     quantize_linear as quantize_linear,
     quantize_rows as quantize_rows,
+)
+from tilework.ops.random import (
+    bernoulli as bernoulli,
+    random_normal as random_normal,
+    random_uniform as random_uniform,
 )
 from tilework.ops.reduce import (
     reduce_max as reduce_max,

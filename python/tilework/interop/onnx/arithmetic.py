@@ -214,14 +214,6 @@ def clip(n: NodeView, x: Any, low: Any = None, high: Any = None) -> Any:
     return x
 
 
-@node("Dropout")
-def dropout(n: NodeView, x: Any, ratio: Any = None, training: Any = None) -> Any:
-    n.read |= {"ratio", "seed", "is_test"}  # of training alone
-    if training is not None and n.known(training, "training_mode").any():
-        n.want(ratio is not None and n.scalar(ratio, "ratio") == 0, "drawing at random")
-    return (x, np.ones(tuple(x.shape), bool)) if n.wants(1) else x
-
-
 # -------------------------------------------------------------------------------------------------- element types
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -15,7 +16,7 @@ from tilework.errors import AttrTypeError, DTypeError, Error, ShapeError
 from tilework.graph import Executable
 from tilework.interop.onnx.importer import Fed, Importer, Slot, computes, refusal
 from tilework.interop.onnx.reading import load
-from tilework.interop.onnx.rules import NeedsValueError
+from tilework.interop.onnx.rules import RUN, NeedsValueError
 
 _KEPT = 16  # graphs of one model, by shapes of what was fed
 
@@ -35,6 +36,7 @@ class Prepared(BackendRep):  # type: ignore[misc]
         self.inputs = self.importer.fed
         self.outputs = [o.name for o in self.importer.model.graph.output]
         self._by_value: set[str] = set()
+        self._runs = itertools.count()
         self._graphs: OrderedDict[Any, tuple[Executable | None, dict[str, Any]]] = OrderedDict()
         shapes = {f.name: f.shape for f in self.inputs}
         known = all(f.shape is not None and None not in f.shape for f in self.inputs)
@@ -73,7 +75,8 @@ class Prepared(BackendRep):  # type: ignore[misc]
         """The results, in the model's order, of arrays in the order of its inputs or by name; sequences are lists."""
         feeds = self._feeds(inputs)
         run, results = self._graph({n: _shape(v) for n, v in feeds.items()}, feeds)
-        made = run(*_arrays(feeds.values())) if run is not None else ()
+        number = {RUN: next(self._runs)} if run is not None and run.graph.numbers else {}
+        made = run(*_arrays(feeds.values()), **number) if run is not None else ()
         made = made if isinstance(made, tuple) else (made,)
         return tuple(_filled(results[name], made) for name in self.outputs)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -12,6 +13,7 @@ from tilework.errors import Error, UnsupportedError
 from tilework.graph import Graph, Symbol
 from tilework.interop.onnx import (
     arithmetic as arithmetic,
+    drawing as drawing,
     layers as layers,
     movement as movement,
     pooling as pooling,
@@ -24,7 +26,7 @@ from tilework.interop.onnx import (
     training as training,
 )
 from tilework.interop.onnx.reading import array
-from tilework.interop.onnx.rules import RULES, ModelError, NeedsValueError, NodeView, axis_of
+from tilework.interop.onnx.rules import RULES, Draws, ModelError, NeedsValueError, NodeView, axis_of
 from tilework.operators import Operators
 
 Turns: TypeAlias = tuple[list[Any], list[list[Any]]]  # of a loop: the last states, and rows of results
@@ -84,6 +86,7 @@ class Importer:
         self.fed = [_fed(i) for i in model.graph.input if i.name not in self.constants]
         self._check_order()
         self._left = _MOST_NODES
+        self._seed = secrets.randbits(62)
 
     def _check_order(self) -> None:
         made = {"", *self.constants, *(f.name for f in self.fed)}
@@ -111,6 +114,7 @@ class Importer:
         """The graph, and the model's results by name: slots, what is known beforehand, and lists of both."""
         self._left = _MOST_NODES
         graph = Graph(self.model.graph.name or "model")
+        self._draws = Draws(graph, self._seed)
         held: dict[str, Any] = {"": None} | self.constants
         for fed in self.fed:
             made = _placeholders(graph, fed, shapes[fed.name])
@@ -168,7 +172,7 @@ class Importer:
             and sum(np.size(v) for v in inputs if v is not None) <= _SMALL
         ):
             return self._known(node, inputs, opsets)
-        view = NodeView(node, opsets.get(domain, 1))
+        view = NodeView(node, opsets.get(domain, 1), self._draws)
         rule = RULES.get((domain, node.op_type))
         if rule is None:
             return self._body(node, inputs, opsets, UnsupportedError(f"tilework has no {node.op_type}"))
@@ -205,7 +209,7 @@ class Importer:
         states, rows = (
             self._loop(view, body, inputs, held, opsets)
             if node.op_type == "Loop"
-            else self._scan(view, body, inputs, held, opsets)
+            else (self._scan if view.opset > 8 else self._scan_of_batches)(view, body, inputs, held, opsets)
         )
         axes = view.attributes.get("scan_output_axes") or [0] * len(rows)
         return *states, *(_stacked(each, axis) for each, axis in zip(rows, axes, strict=True))
@@ -230,7 +234,7 @@ class Importer:
         count = view.get("num_scan_inputs")
         states, over = list(inputs[:-count]), inputs[-count:]
         axes = view.attributes.get("scan_input_axes") or [0] * count
-        back = view.attributes.get("scan_input_directions") or [0] * count
+        back = view.attributes.get("scan_input_directions") or view.attributes.get("directions") or [0] * count
         turned = [_axis_first(x, a) for x, a in zip(over, axes, strict=True)]
         turns = turned[0].shape[0]
         view.want(all(x.shape[0] == turns for x in turned), "inputs of several lengths")
@@ -244,6 +248,14 @@ class Importer:
             for row, value in zip(rows, made[len(states) :], strict=True):
                 row.append(value)
         return states, rows
+
+    def _scan_of_batches(self, view: NodeView, body: Any, inputs: list[Any], held: Any, opsets: Any) -> Turns:
+        """Scan of operator set 8: a first input of lengths, and a batch, each of which is a scan."""
+        lengths, *batches = inputs
+        view.want(lengths is None, "lengths of its own for each of a batch")
+        each = [self._scan(view, body, [x[i] for x in batches], held, opsets) for i in range(batches[0].shape[0])]
+        states = [_stacked(list(made), 0) for made in zip(*(states for states, _ in each), strict=True)]
+        return states, [[_stacked(row, 0) for row in made] for made in zip(*(rows for _, rows in each), strict=True)]
 
     def _gradient(self, node: Any, held: dict[str, Any], opsets: dict[str, int]) -> tuple[Any, ...]:
         """Gradients of one value in others: the nodes before are taken once more, and followed."""
@@ -341,7 +353,16 @@ def _schema(domain: str, kind: str, opset: int) -> Any:
 
 # What a rule runs into when a node's attributes, inputs and outputs do not go together.
 _CONTRADICTIONS = (TypeError, ValueError, LookupError, ArithmeticError, AttributeError, AssertionError, RecursionError)
-_PLAIN = {("", "ConstantOfShape"), ("", "Shape")}  # whose rules need no graph, nor onnx's reference
+_DRAWING = (
+    "Bernoulli",
+    "Dropout",
+    "Multinomial",
+    "RandomNormal",
+    "RandomNormalLike",
+    "RandomUniform",
+    "RandomUniformLike",
+)
+_PLAIN = {("", kind) for kind in ("ConstantOfShape", "Shape", *_DRAWING)}  # which onnx's reference is not asked about
 _CONTROL = {("", "If"), ("", "Loop"), ("", "Scan")}
 _GRADIENT = ("ai.onnx.preview.training", "Gradient")
 

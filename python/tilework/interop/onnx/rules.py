@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
 import onnx
 
+from tilework.dispatch import Number
 from tilework.errors import Error, UnsupportedError
-from tilework.graph import Placeholder, Symbol
+from tilework.graph import Graph, Placeholder, Symbol
 
 Rule = Callable[..., Any]
 
+RUN = "number of the run"  # by which a graph that draws at random is given it
 _MOST_FED = 4096  # elements of an input that may decide about shapes
 
 # (domain, op type): the rule that turns a node into calls. It takes the NodeView, then the inputs, None where one is
@@ -38,11 +41,28 @@ class NeedsValueError(Exception):
         self.label = label
 
 
+class Draws:
+    """Where the random numbers of a graph come from: a seed for each node, and the number of the run."""
+
+    def __init__(self, graph: Graph, seed: int) -> None:
+        self.graph, self._seed, self._nodes = graph, seed, 0
+        self._run: Number | None = None
+
+    def key(self, seed: float | None) -> dict[str, Any]:
+        """The seed and the offset of a node, whose own seed may be given."""
+        if self._run is None:
+            self._run = self.graph.number(RUN, 0)
+        if seed is None:
+            self._nodes += 1
+            return {"seed": (self._seed + self._nodes) % 2**62, "offset": self._run}
+        return {"seed": int.from_bytes(struct.pack("<d", seed), "little") % 2**62, "offset": self._run}
+
+
 class NodeView:
     """A node, its attributes, and the version of the operator set it is written for."""
 
-    def __init__(self, proto: onnx.NodeProto, opset: int) -> None:
-        self.proto, self.opset = proto, opset
+    def __init__(self, proto: onnx.NodeProto, opset: int, draws: Draws | None = None) -> None:
+        self.proto, self.opset, self._draws = proto, opset, draws
         self.kind = proto.op_type
         self.attributes = {a.name: onnx.helper.get_attribute_value(a) for a in proto.attribute}
         self.outputs = list(proto.output)
@@ -84,6 +104,20 @@ class NodeView:
         if found.size != 1:
             self.refuse(f"{what} has {found.size} elements; want one")
         return float(found.reshape(()))
+
+    def key(self, seed: float | None) -> dict[str, Any]:
+        """Seed and offset of random numbers, which are others in every run."""
+        assert self._draws is not None
+        return self._draws.key(seed)
+
+    def symbol(self, value: Any) -> Any:
+        """A value as one of the graph, where it may be known."""
+        assert self._draws is not None
+        return value if isinstance(value, Symbol) else self._draws.graph.constant(np.asarray(value))
+
+    def blank(self, shape: Sequence[int]) -> Any:
+        """Something of a shape."""
+        return self.symbol(np.broadcast_to(np.float32(0), tuple(shape)))
 
     def refuse(self, why: str) -> NoReturn:
         """This node is not computed."""
