@@ -129,6 +129,8 @@ def test_a_kernel_that_is_none_is_refused() -> None:
     ):
         with pytest.raises(tw.Error, match=text):
             tw.Kernel(*arguments)
+    with pytest.raises(tw.Error, match="infer is a int; want a function"):
+        tw.kernel(3)
     made = tw.Kernel("k", ("x",), rule, function=lambda x: x)
     for call, text in (
         (lambda: made.c("text"), "is not the address"),
@@ -321,6 +323,8 @@ def test_pictures(tmp_path: Path) -> None:
     text = (tmp_path / "net.dot").read_text()
     assert text.startswith("digraph")
     assert "->" in text
+    with pytest.raises(tw.AttrError, match=r"want a name that ends in \.svg or \.dot"):
+        exe.graph.draw(tmp_path / "net.png")
 
 
 def test_a_profile_has_a_row_a_step() -> None:

@@ -7,7 +7,7 @@ import math
 import os
 from typing import TYPE_CHECKING, TypeAlias
 
-from tilework.errors import AttrTypeError
+from tilework.errors import AttrError, AttrTypeError
 from tilework.files import path_of
 from tilework.graph.build import Graph
 from tilework.graph.ir import Constant, Node, Value
@@ -25,8 +25,10 @@ Item: TypeAlias = tuple[Node, int]  # a node and a layer: the one it stands in, 
 
 
 def draw(graph: Graph, path: str | os.PathLike[str], profile: Profile | None = None) -> None:
-    """Writes the picture: ``.dot`` is Graphviz's text, all else SVG."""
+    """Writes the picture: ``.dot`` is Graphviz's text, ``.svg`` or nothing SVG."""
     whole = path_of("draw", path)
+    if whole.suffix not in (".svg", ".dot", ""):
+        raise AttrError(f"draw: path is {str(whole)!r:.80}; want a name that ends in .svg or .dot", op="draw")
     if profile is not None and not hasattr(profile, "rows"):
         raise AttrTypeError(f"draw: profile is a {type(profile).__name__}; want what exe.profile returned", op="draw")
     text = dot(graph, profile) if whole.suffix == ".dot" else svg(graph, profile)

@@ -260,6 +260,8 @@ def kernel(
     or a tuple of them.
     """
 
+    _check_callable("kernel", "infer", infer)
+
     def make(function: Callable[..., Any]) -> Kernel:
         _check_callable("kernel", "function", function)
         parameters = inspect.signature(function).parameters.values()
