@@ -43,7 +43,7 @@ def follow_the_page(tree: Path) -> None:
     table.write_text(table.read_text() + block_after("At the end of `csrc/ops/ops.def`"))
     listing = tree / "python/tilework/ops/__init__.pyi"
     listing.write_text(
-        listing.read_text() + block_after("In `python/tilework/ops/__init__.pyi`, in the order of the alphabet")
+        listing.read_text() + block_after("In `python/tilework/ops/__init__.pyi`")
     )
 
 
