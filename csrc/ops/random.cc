@@ -17,6 +17,7 @@
 #include "ops/ops.h"
 #include "simd/math.h"
 #include "simd/philox.h"
+#include "simd/roots.h"
 #include "simd/rows.h"
 
 namespace tw::TW_ISA {
