@@ -2,9 +2,9 @@
 //
 //   run_along(kernel, call, axes)         a kernel is a struct with
 //     kInputs, kTiles, kKept              operands; tiles, those of the operands first; numbers it keeps per column
-//     kRows, kGroups                      whether it has row(y, in, n, next): a line as contiguous numbers; y may be in[0];
-//                                         next: the rows of `in` that follow, of results that go past the caches, or null
-//     group(y, y_step, x, x_step, rows, n)  with kGroups: at most kLanes short lines of one operand, as row would give them
+//     kRows, kGroups                      whether it has row(y, in, n, after): a line as contiguous numbers; y may be in[0];
+//                                         after: the rows that follow, where they come from afar, or null
+//     group(y, y_step, in, in_step, rows, n)  with kGroups: at most kLanes short lines, as row would give them
 //     take(tile, rows, width, kept)       the next rows of a tile; kept begins as zeros
 //     close(tile, n, width, kept)         after the last of them
 //     result(y, tile, r, n, width, kept)  row r of the results, given the operands' tiles as close left them
@@ -74,18 +74,25 @@ static void scatter_line(T* y, const Axes& line, const Wide<T>* from) {
     for (int64_t i = 0; i < line.count; i += run) copy_row(y + offset_of(line, i), step_of(line), from + i, 1, run);
 }
 
+// Rows that will be read and written next, perhaps outside of the arrays: for prefetches.
+template <class W>
+struct After {
+    const W *in[kMaxWalked], *y;
+    bool past;  // results go past the caches
+};
+
 template <class Kernel, class W>
 __attribute__((noinline)) static void row_of(const Kernel& kernel, W* y, const W* const* in, int64_t n,
-                                             const W* const* next) {
-    kernel.row(y, in, n, next);
+                                             const After<W>* after) {
+    kernel.row(y, in, n, after);
 }
 
 constexpr int64_t kGroupedElements = 256;  // of a line in a group, so that all of them stay in L1
 
 template <class Kernel, class W>
-__attribute__((noinline)) static void group_of(const Kernel& kernel, W* y, int64_t y_step, const W* x, int64_t x_step,
-                                               int64_t rows, int64_t n) {
-    kernel.group(y, y_step, x, x_step, rows, n);
+__attribute__((noinline)) static void group_of(const Kernel& kernel, W* y, int64_t y_step, const W* const* in,
+                                               const int64_t* in_step, int64_t rows, int64_t n) {
+    kernel.group(y, y_step, in, in_step, rows, n);
 }
 
 // As many elements on; perhaps outside of the array, for a prefetch.
@@ -108,7 +115,8 @@ static bool run_rows(const Kernel& kernel, const Along& a) {
     }
     note_kernel(room ? "gathered rows" : "rows");
     const int64_t results = walk_rows(a.walk) * a.walk.row * a.line[0].count;
-    const bool streams = room == 0 && results * static_cast<int64_t>(sizeof(T)) >= streaming_bytes();
+    const int64_t bytes = results * static_cast<int64_t>(sizeof(T));
+    const bool streams = room == 0 && bytes >= streaming_bytes(), far = room == 0 && (streams || bytes >= far_bytes());
     [[maybe_unused]] const bool groups = room == 0 && !streams && a.n > kLanes<W> && a.n <= kGroupedElements;
     bool enough = true;
     for_each_row(a.walk, max_of(1, kChunkElements / max_of(a.n, 1)), [&](char* const* at, int64_t count) {
@@ -116,20 +124,26 @@ static bool run_rows(const Kernel& kernel, const Along& a) {
         if (!scratch.as<W>()) return __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
         int64_t i = 0;
         if constexpr (kVectorRegisters >= 32 && __is_same(T, float) && Kernel::kGroups)
-            for (; groups && i < count; i += kLanes<W>)
-                group_of(kernel, reinterpret_cast<W*>(at[0]) + i * a.walk.stride[0], a.walk.stride[0],
-                         reinterpret_cast<const W*>(at[1]) + i * a.walk.stride[1], a.walk.stride[1],
-                         min_of(kLanes<W>, count - i), a.n);
+            for (; groups && i < count; i += kLanes<W>) {
+                const W* in[sides - 1];
+                for (int k = 1; k < sides; ++k) in[k - 1] = reinterpret_cast<const W*>(at[k]) + i * a.walk.stride[k];
+                group_of(kernel, reinterpret_cast<W*>(at[0]) + i * a.walk.stride[0], a.walk.stride[0], in,
+                         a.walk.stride + 1, min_of(kLanes<W>, count - i), a.n);
+            }
         for (; i < count; ++i) {
             W* line[sides];
-            const W *in[sides], *next[sides];
+            const W* in[sides];
+            After<W> after;
+            after.past = streams;
             for (int k = 0; k < sides; ++k) {
                 T* const p = reinterpret_cast<T*>(at[k]) + i * a.walk.stride[k];
                 line[k] = at_buffer[k] < 0 ? reinterpret_cast<W*>(p) : scratch.as<W>() + at_buffer[k];
-                if (k > 0) in[k - 1] = line[k], next[k - 1] = beyond(line[k], a.walk.stride[k]);
+                const W* const next = beyond(line[k], a.walk.stride[k]);
+                if (k > 0) in[k - 1] = line[k], after.in[k - 1] = next;
+                if (k == 0) after.y = next;
                 if (k > 0 && at_buffer[k] >= 0) gather_line(line[k], p, a.line[k]);
             }
-            row_of(kernel, line[0], in, a.n, streams ? next : nullptr);
+            row_of(kernel, line[0], in, a.n, far ? &after : nullptr);
             T* const y = reinterpret_cast<T*>(at[0]) + i * a.walk.stride[0];
             if (at_buffer[0] >= 0) scatter_line(y, a.line[0], static_cast<const W*>(line[0]));
         }

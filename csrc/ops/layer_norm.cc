@@ -78,15 +78,17 @@ TW_INLINE const T* row_after(const Rows<T>& rows, int64_t i) {
                                       static_cast<uintptr_t>(rows.pitch) * sizeof(T));
 }
 
-// `next` is asked for on the way to results that go past the caches: rows of a page are no stream that the hardware
-// would foresee.
+// The next rows are asked for on the way, unless null (far_bytes).
 template <bool kCentred, bool kStream, bool kScaled, class T, class S>
 TW_INLINE void normalise(T* y, const S* s, int64_t n, const Statistics<Wide<T>>& of, const Wide<T>* w, const Wide<T>* b,
-                         const T* next) {
+                         const T* next, const T* next_y) {
     typedef Wide<T> W;
     const Vec<W> mean = splat<W>(of.mean), rstd = splat<W>(of.rstd), rest = splat<W>(of.rest);
     each_vector<T>(n, [&](int64_t i, int64_t k) __attribute__((always_inline)) {
-        if constexpr (kStream) __builtin_prefetch(next + i);
+        if (next) {
+            __builtin_prefetch(next + i);
+            if constexpr (!kStream) __builtin_prefetch(next_y + i, 1);
+        }
         Vec<W> v = take(s, 1, i, k);
         if constexpr (kCentred)
             v = fma(v - mean, rstd, -rest);
@@ -99,14 +101,14 @@ TW_INLINE void normalise(T* y, const S* s, int64_t n, const Statistics<Wide<T>>&
 
 template <bool kCentred, class T, class S>
 TW_INLINE Statistics<Wide<T>> norm_row(T* y, const S* s, int64_t n, double eps, const Wide<T>* w, const Wide<T>* b,
-                                       bool streams, const T* next) {
+                                       bool streams, const T* next, const T* next_y) {
     const Statistics<Wide<T>> of = statistics_of<kCentred>(s, n, eps);
     if (!w)
-        normalise<kCentred, false, false>(y, s, n, of, w, b, next);
+        normalise<kCentred, false, false>(y, s, n, of, w, b, next, next_y);
     else if (streams && may_stream(y))
-        normalise<kCentred, true, true>(y, s, n, of, w, b, next);
+        normalise<kCentred, true, true>(y, s, n, of, w, b, next, next_y);
     else
-        normalise<kCentred, false, true>(y, s, n, of, w, b, next);
+        normalise<kCentred, false, true>(y, s, n, of, w, b, next, next_y);
     return of;
 }
 
@@ -154,6 +156,7 @@ Status forward(const Forward& f) {
     const int64_t sides = in_place ? 0 : 4 * block * n, wide = adds ? n : 0;
     const size_t room = static_cast<size_t>(sides) * sizeof(T) + static_cast<size_t>(wide) * sizeof(W);
     const bool streams = in_place && bytes_of(y) >= streaming_bytes();
+    const bool far = in_place && (streams || bytes_of(y) >= far_bytes());
     bool enough = w.enough && b.enough;
     note_kernel(in_place ? "rows" : "gathered rows");
     parallel(enough ? ceil_div(lines, per_task) : 0, [&](int64_t task) {
@@ -172,12 +175,12 @@ Status forward(const Forward& f) {
             const Rows<T> total = keeps ? rows_out(sum, i, buffer + 3 * size) : to;
             for (int64_t r = 0; r < rows; ++r) {
                 Statistics<W> of;
-                const T* const next = row_after(from, r);
+                const T *const next = far ? row_after(from, r) : nullptr, *const next_y = row_after(to, r);
                 if (adds) {
                     add_row(s, keeps ? row(total, r) : nullptr, row(from, r), row(more, r), n);
-                    of = norm_row<kCentred>(row(to, r), s, n, f.eps, w.at, b.at, streams, next);
+                    of = norm_row<kCentred>(row(to, r), s, n, f.eps, w.at, b.at, streams, next, next_y);
                 } else {
-                    of = norm_row<kCentred>(row(to, r), row(from, r), n, f.eps, w.at, b.at, streams, next);
+                    of = norm_row<kCentred>(row(to, r), row(from, r), n, f.eps, w.at, b.at, streams, next, next_y);
                     if (keeps) copy_row(row(total, r), 1, row(from, r), 1, n);
                 }
                 if (f.mean) mean.data[offset_of(mean.kept, i + r)] = of.mean;
@@ -199,10 +202,16 @@ struct Backward {
     const Attr* axes;
 };
 
+// The rows that follow, dy null where they are near.
+template <class T>
+struct Next {
+    const T *dy, *x, *dx;
+};
+
 // One line: dx, and its terms of dw and db added to what stands there.
 template <bool kCentred, bool kStream, bool kSums, class T>
 TW_INLINE void gradient_row(T* dx, const T* dy, const T* x, int64_t n, Wide<T> mean, Wide<T> rstd, const Wide<T>* w,
-                            Wide<T>* dw, Wide<T>* db, const T* next_dy, const T* next_x) {
+                            Wide<T>* dw, Wide<T>* db, const Next<T>& next) {
     typedef Wide<T> W;
     const Vec<W> m = splat<W>(mean), r = splat<W>(rstd);
     const auto unit = [&](int64_t i, int64_t k) __attribute__((always_inline)) {
@@ -227,9 +236,10 @@ TW_INLINE void gradient_row(T* dx, const T* dy, const T* x, int64_t n, Wide<T> m
     const double count = static_cast<double>(n);
     const Vec<W> level = splat<W>(static_cast<W>(all / count)), slope = splat<W>(static_cast<W>(along / count));
     each_vector<T>(n, [&](int64_t i, int64_t k) __attribute__((always_inline)) {
-        if constexpr (kStream) {
-            __builtin_prefetch(next_dy + i);
-            __builtin_prefetch(next_x + i);
+        if (next.dy) {
+            __builtin_prefetch(next.dy + i);
+            __builtin_prefetch(next.x + i);
+            if constexpr (!kStream) __builtin_prefetch(next.dx + i, 1);
         }
         Vec<W> g = take(dy, 1, i, k) * take(w, 1, i, k);
         if constexpr (kCentred) g -= level;
@@ -239,9 +249,9 @@ TW_INLINE void gradient_row(T* dx, const T* dy, const T* x, int64_t n, Wide<T> m
 
 template <bool kCentred, bool kStream, class T>
 void gradient_row(T* dx, const T* dy, const T* x, int64_t n, Wide<T> mean, Wide<T> rstd, const Wide<T>* w, Wide<T>* dw,
-                  Wide<T>* db, const T* next_dy, const T* next_x) {
-    if (dw) return gradient_row<kCentred, kStream, true>(dx, dy, x, n, mean, rstd, w, dw, db, next_dy, next_x);
-    gradient_row<kCentred, kStream, false>(dx, dy, x, n, mean, rstd, w, dw, db, next_dy, next_x);
+                  Wide<T>* db, const Next<T>& next) {
+    if (dw) return gradient_row<kCentred, kStream, true>(dx, dy, x, n, mean, rstd, w, dw, db, next);
+    gradient_row<kCentred, kStream, false>(dx, dy, x, n, mean, rstd, w, dw, db, next);
 }
 
 // to[j] = the sum of the parts of all tasks, pairwise.
@@ -282,6 +292,7 @@ Status backward(const Backward& g) {
     Scratch partial(sums ? static_cast<size_t>(tasks * pitch) * sizeof(W) : 0);
     bool enough = w.enough && partial.as<W>();
     const bool streams = in_place && bytes_of(dx) >= streaming_bytes();
+    const bool far = in_place && (streams || bytes_of(dx) >= far_bytes());
     note_kernel(in_place ? "rows" : "gathered rows");
     parallel(enough ? tasks : 0, [&](int64_t task) {
         Scratch scratch(in_place ? 0 : static_cast<size_t>(3 * block * n) * sizeof(T));
@@ -299,8 +310,9 @@ Status backward(const Backward& g) {
                 const W m = kCentred ? mean.data[offset_of(mean.kept, i + k)] : 0,
                         r = rstd.data[offset_of(rstd.kept, i + k)];
                 const auto run = [&]<bool kStream>() {
-                    gradient_row<kCentred, kStream>(row(to, k), row(from, k), row(at, k), n, m, r, w.at, dw, db,
-                                                    row_after(from, k), row_after(at, k));
+                    gradient_row<kCentred, kStream>(
+                        row(to, k), row(from, k), row(at, k), n, m, r, w.at, dw, db,
+                        {far ? row_after(from, k) : nullptr, row_after(at, k), row_after(to, k)});
                 };
                 if (streams && may_stream(row(to, k)))
                     run.template operator()<true>();

@@ -26,7 +26,7 @@ struct LpNorm : Norm {
     static constexpr bool kRows = true, kGroups = false;
 
     template <class W>
-    void row(W* y, const W* const* in, int64_t n, const W* const*) const {
+    void row(W* y, const W* const* in, int64_t n, const After<W>*) const {
         const W* x = in[0];
         const double q = p, sum = sum_over<W>(n, [&](int64_t i, int64_t k) __attribute__((always_inline)) {
             return term(tw::TW_ISA::take(x, 1, i, k), q);
@@ -66,7 +66,7 @@ struct LpNormDx : Norm {
         return (dy - power_slope(x / by, p) * dot) / by;
     }
     template <class W>
-    void row(W* dx, const W* const* in, int64_t n, const W* const*) const {
+    void row(W* dx, const W* const* in, int64_t n, const After<W>*) const {
         const W *dy = in[0], *x = in[1];
         const double q = p;
         const auto at = [](const W* from, int64_t i, int64_t k)

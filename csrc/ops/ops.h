@@ -31,6 +31,13 @@ TW_INLINE int64_t streaming_bytes() {
     return last > 0 ? last / 2 : int64_t{1} << 24;
 }
 
+// Rows of results from this size on, which no cache of a core holds, and of what they are made from come from afar, and
+// are asked for a row early: a row may be a page, at whose end hardware that fetches ahead stops.
+TW_INLINE int64_t far_bytes() {
+    const int64_t own = cache_sizes().l2;
+    return own > 0 ? own : int64_t{1} << 20;
+}
+
 // Elements per chunk of a parallel elementwise or row loop: a function of shape alone.
 constexpr int64_t kChunkElements = 1 << 15;
 

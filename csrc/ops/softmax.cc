@@ -75,40 +75,46 @@ struct Softmax {
 
     // powers: where the exponentials wait for their sum.
     template <bool kStream, class W>
-    TW_INLINE void long_row(W* y, const W* x, int64_t n, W* powers, const W* next) {
+    TW_INLINE void long_row(W* y, const W* x, int64_t n, W* powers, const After<W>* after) {
+        const W* const next_y = !kStream && after ? after->y : y;
         const Vec<W> top = splat<W>(Max::lanes(fold_row<NumberMax>(x, n)));
         const Shift<W> shift = shift_to(top);
-        const double total = sum_of_powers<W>(x, n, shift, kLog ? nullptr : powers, next);
+        const double total = sum_of_powers<W>(x, n, shift, kLog ? nullptr : powers, after ? after->in[0] : x);
         if constexpr (kLog) {
             const bool grouped = kVectorRegisters >= 32 && __is_same(W, float) && n <= kGroupedElements;  // its bits
             const Vec<W> below = grouped ? log_of_sum(splat<W>(static_cast<W>(total)), shift)
                                          : splat<W>(static_cast<W>(log_of_sum(total, shift)));
             each_vector<W>(n, [&](int64_t i, int64_t k) __attribute__((always_inline)) {
+                if constexpr (!kStream) __builtin_prefetch(next_y + i, 1);
                 emit<kStream>(y, i, k, tw::TW_ISA::take(x, 1, i, k) - top - below);
             });
         } else {
             const Vec<W> scale = splat<W>(static_cast<W>(1 / total));
             each_vector<W>(n, [&](int64_t i, int64_t k) __attribute__((always_inline)) {
+                if constexpr (!kStream) __builtin_prefetch(next_y + i, 1);
                 emit<kStream>(y, i, k, tw::TW_ISA::take(powers, 1, i, k) * scale);
             });
         }
     }
 
     template <class W>
-    void row(W* y, const W* const* in, int64_t n, const W* const* next) const {
+    void row(W* y, const W* const* in, int64_t n, const After<W>* after) const {
         constexpr int64_t kWaiting = (int64_t{1} << 14) / static_cast<int64_t>(sizeof(W));  // stay in L1 beside x
         const W* x = in[0];
         if (n <= kLanes<W>) return short_row(y, x, n);
-        if (!next || !may_stream(y) || (!kLog && n > kWaiting)) return long_row<false>(y, x, n, y, next ? next[0] : x);
+        if (!after || !after->past || !may_stream(y) || (!kLog && n > kWaiting))
+            return long_row<false>(y, x, n, y, after);
         Scratch powers(kLog ? 0 : static_cast<size_t>(n) * sizeof(W));
-        if (!kLog && !powers.as<W>()) return long_row<false>(y, x, n, y, next[0]);
-        long_row<true>(y, x, n, powers.as<W>(), next[0]);
+        if (!kLog && !powers.as<W>()) return long_row<false>(y, x, n, y, after);
+        long_row<true>(y, x, n, powers.as<W>(), after);
     }
 
     // Maxima and sums of the lines are joined in the lanes of one vector, so that no line waits for its own.
     template <class W>
-    void group(W* y, int64_t y_step, const W* x, int64_t x_step, int64_t rows, int64_t n) const {
+    void group(W* y, int64_t y_step, const W* const* in, const int64_t* in_step, int64_t rows, int64_t n) const {
         constexpr int64_t lanes = kLanes<W>;
+        const W* const x = in[0];
+        const int64_t x_step = in_step[0];
         alignas(kVecBytes) W folded[lanes * lanes] = {}, top[lanes], from[lanes], rest[lanes], power[lanes], end[lanes];
         for (int64_t r = 0; r < rows; ++r) store(folded + r * lanes, fold_row<NumberMax>(x + r * x_step, n));
         const Vec<W> tops = fold_lanes_of<Max>(folded);
@@ -173,7 +179,7 @@ struct Softmax {
 template <bool kLog>
 struct SoftmaxDx {
     static constexpr int kInputs = 2, kTiles = 2, kKept = 1;  // sums
-    static constexpr bool kRows = true, kGroups = false;
+    static constexpr bool kRows = true, kGroups = true;
 
     template <class V>
     TW_INLINE V term(V dy, V y) {
@@ -191,23 +197,51 @@ struct SoftmaxDx {
     }
 
     template <bool kStream, class W>
-    TW_INLINE void gradient_row(W* dx, const W* dy, const W* y, int64_t n, const W* const* next) {
+    TW_INLINE void gradient_row(W* dx, const W* dy, const W* y, int64_t n, const After<W>* after) {
         const double total = sum_over<W>(n, [&](int64_t i, int64_t k) __attribute__((always_inline)) {
             return term<Vec<W>>(tw::TW_ISA::take(dy, 1, i, k), tw::TW_ISA::take(y, 1, i, k));
         });
         const Vec<W> sum = splat<W>(static_cast<W>(total));
         each_vector<W>(n, [&](int64_t i, int64_t k) __attribute__((always_inline)) {
-            if constexpr (kStream) {
-                __builtin_prefetch(next[0] + i);
-                __builtin_prefetch(next[1] + i);
+            if (after) {
+                __builtin_prefetch(after->in[0] + i);
+                __builtin_prefetch(after->in[1] + i);
+                if constexpr (!kStream) __builtin_prefetch(after->y + i, 1);
             }
             emit<kStream>(dx, i, k, gradient<Vec<W>>(tw::TW_ISA::take(dy, 1, i, k), tw::TW_ISA::take(y, 1, i, k), sum));
         });
     }
     template <class W>
-    void row(W* dx, const W* const* in, int64_t n, const W* const* next) const {
-        if (next && may_stream(dx)) return gradient_row<true>(dx, in[0], in[1], n, next);
-        gradient_row<false>(dx, in[0], in[1], n, next);
+    void row(W* dx, const W* const* in, int64_t n, const After<W>* after) const {
+        if (after && after->past && may_stream(dx)) return gradient_row<true>(dx, in[0], in[1], n, after);
+        gradient_row<false>(dx, in[0], in[1], n, after);
+    }
+
+    // Sums of the lines are joined in the lanes of one vector.
+    template <class W>
+    void group(W* dx, int64_t dx_step, const W* const* in, const int64_t* in_step, int64_t rows, int64_t n) const {
+        constexpr int64_t lanes = kLanes<W>;
+        alignas(kVecBytes) W folded[lanes * lanes] = {}, sums[lanes];
+        for (int64_t r = 0; r < rows; ++r) {
+            const W *const dy = in[0] + r * in_step[0], *const y = in[1] + r * in_step[1];
+            Vec<W> sum[2] = {};
+            const auto add = [&](int k, int64_t i, int64_t m) __attribute__((always_inline)) {
+                sum[k] += term<Vec<W>>(tw::TW_ISA::take(dy, 1, i, m), tw::TW_ISA::take(y, 1, i, m));
+            };
+            int64_t i = 0;
+            for (; i + 2 * lanes <= n; i += 2 * lanes) add(0, i, lanes), add(1, i + lanes, lanes);
+            for (; i < n; i += lanes) add(0, i, min_of(n - i, lanes));
+            store(folded + r * lanes, sum[0] + sum[1]);
+        }
+        store(sums, fold_lanes_of<Sum>(folded));
+        for (int64_t r = 0; r < rows; ++r) {
+            const W *const dy = in[0] + r * in_step[0], *const y = in[1] + r * in_step[1];
+            const Vec<W> sum = splat(sums[r]);
+            each_vector<W>(n, [&](int64_t i, int64_t m) __attribute__((always_inline)) {
+                put(dx + r * dx_step, 1, i, m,
+                    gradient<Vec<W>>(tw::TW_ISA::take(dy, 1, i, m), tw::TW_ISA::take(y, 1, i, m), sum));
+            });
+        }
     }
 
     template <class W>
@@ -233,7 +267,7 @@ struct LogSumExp {
     static constexpr bool kRows = true, kGroups = false;
 
     template <class W>
-    void row(W* y, const W* const* in, int64_t n, const W* const*) const {
+    void row(W* y, const W* const* in, int64_t n, const After<W>*) const {
         const Vec<W> top = splat<W>(Max::lanes(fold_row<Max>(in[0], n)));
         const Shift<W> shift = shift_to(top);
         const double total = sum_of_powers<W>(in[0], n, shift, nullptr, in[0]);
