@@ -122,11 +122,36 @@ void sum_band(const View& image, const View& y, int64_t first, int64_t last, con
     }
 }
 
+// The sums of columns of at most kBandRows rows, which 16 bits hold, several vectors at once in registers.
+void add_columns(const uint8_t* from, int64_t row, int64_t rows, int64_t n, int32_t* sums) {
+    constexpr int64_t lanes = kLanes<int16_t>, step = kLanes<int32_t>, vectors = 4;
+    int64_t x = 0;
+    for (; x + vectors * lanes <= n; x += vectors * lanes) {
+        i16v total[vectors] = {};
+        for (int64_t i = 0; i < rows; ++i)
+#pragma GCC unroll 4
+            for (int64_t v = 0; v < vectors; ++v) total[v] += load_pixels(from + i * row + x + v * lanes);
+        alignas(kVecBytes) int16_t all[vectors * lanes];
+        for (int64_t v = 0; v < vectors; ++v) store(all + v * lanes, total[v]);
+        for (int64_t k = 0; k < vectors * lanes; k += step)
+            store(sums + x + k, load(sums + x + k) + load_wide(all + k));
+    }
+    for (; x < n; ++x)
+        for (int64_t i = 0; i < rows; ++i) sums[x] += from[i * row + x];
+}
+
 // The sums of whole columns of a band, running along the row: what its last row adds to the first.
 template <bool Squares, class P, class T>
 void sum_columns(const View& image, int64_t first, int64_t last, T* sums) {
     const int64_t n = image.shape[1], step = image.stride[1];
     for (int64_t x = 0; x <= n; ++x) sums[x] = 0;
+    static_assert(kBandRows * 255 <= INT16_MAX);
+    if constexpr (!Squares && sizeof(P) == 1 && sizeof(T) == 4) {
+        if (step == 1) {
+            add_columns(image.as<P>() + first * image.stride[0], image.stride[0], last - first, n, sums + 1);
+            first = last;
+        }
+    }
     for (int64_t i = first; i < last; ++i) {
         const P* const from = image.as<P>() + i * image.stride[0];
         if (step == 1)
