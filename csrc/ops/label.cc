@@ -2,9 +2,10 @@
 //
 //     labels[i, j] = 0 where mask[i, j] = 0, else the number of its component, from 1 in the order of their first pixels
 //
-// Method    a row becomes bits, bits become runs; a run joins those of the row above that it touches, in a forest whose
-//           roots are the first runs of their components. Bands of rows are joined by themselves, then to each other.
-//           Roots are numbered in order; then each pixel takes the number of the run that it lies in, eight at a time.
+// Method    a row becomes bits; where bits of two rows touch, the runs that they belong to join, in a forest whose roots
+//           are the first runs of their components: which runs these are, counts of bits say. Bands of rows are joined by
+//           themselves, then to each other. Roots are numbered in order; then each pixel takes the number of the run that
+//           it lies in, eight at a time.
 // Numerics  exact.
 // Threads   runs are found and labels written in bands of rows; a root is the first run, whatever was joined before. Same
 //           bits always.
@@ -17,60 +18,79 @@
 namespace tw::TW_ISA {
 namespace {
 
+constexpr int64_t kWordBits = 64, kFoundAtOnce = 4 * kChunkElements;
+
 struct Runs {
-    int32_t* ends;  // run k is columns ends[2k] to ends[2k + 1] - 1
+    uint64_t* bits;  // `words` a row, set where the mask is
+    int64_t words;
     int32_t* parent;  // of a run: itself, or one before it; later its number
     int64_t *first, *past;  // runs of a row are first[i] to past[i] - 1
 };
 
-constexpr int64_t kFoundAtOnce = 4 * kChunkElements;
-constexpr int64_t kSpareRuns = 2;  // behind those of a band: what find_runs may overwrite
-
-// Appends where bits of a row begin and end to change. Places are written four at a time, whether there are as many or
-// not: most vectors have fewer, and how many could not be predicted. Up to three entries behind the last are overwritten.
-TW_INLINE int32_t* find_runs(const uint8_t* row, int64_t n, int32_t* ends) {
+// Bits of up to 64 pixels.
+TW_INLINE uint64_t bits_of(const uint8_t* row, int64_t n) {
     constexpr int64_t lanes = kLanes<uint8_t>;
-    uint64_t last = 0;
-    for (int64_t x = 0; x < n; x += lanes) {
-        const u8v v = x + lanes <= n ? load(row + x) : load_n(row + x, n - x);
-        const uint64_t bits = lane_bits(bitcast<u8v>(v != 0)), all = lanes == 64 ? ~0ull : (1ull << lanes % 64) - 1;
-        uint64_t changes = (bits ^ (bits << 1 | last)) & all;
-        last = bits >> (lanes - 1) & 1;
-        int32_t* const past = ends + __builtin_popcountll(changes);
-        do {
+    uint64_t bits = 0;
 #pragma GCC unroll 4
-            for (int i = 0; i < 4; ++i, changes &= changes - 1)
-                ends[i] = static_cast<int32_t>(x) + __builtin_ctzll(changes | 1ull << 63);
-            ends += 4;
-        } while (ends < past);
-        ends = past;
+    for (int64_t x = 0; x < min_of(n, kWordBits); x += lanes) {
+        const u8v v = x + lanes <= n ? load(row + x) : load_n(row + x, n - x);
+        bits |= lane_bits(bitcast<u8v>(v != 0)) << x;
     }
-    if (last) *ends++ = static_cast<int32_t>(n);
-    return ends;
+    return bits;
 }
 
+// A word of a row, and what lies before it.
+struct Word {
+    uint64_t bits, shifted;
+
+    TW_INLINE Word after(uint64_t bits, uint64_t& last) {
+        const Word w = {bits, bits << 1 | last};
+        last = bits >> (kWordBits - 1);
+        return w;
+    }
+    TW_INLINE uint64_t begins(const Word& w) { return w.bits & ~w.shifted; }
+    TW_INLINE uint64_t reaching(const Word& w, uint64_t reach) { return w.bits | (w.shifted & reach); }
+};
+
+// Fills in the bits of row i, and its runs, which are their own roots; the first is run k. Gives the one behind the last.
+TW_INLINE int64_t find_runs(const Runs& r, const uint8_t* row, int64_t n, int64_t i, int64_t k) {
+    uint64_t* const bits = r.bits + i * r.words;
+    uint64_t last = 0;
+    r.first[i] = k;
+    for (int64_t w = 0; w < r.words; ++w) {
+        bits[w] = bits_of(row + w * kWordBits, n - w * kWordBits);
+        k += __builtin_popcountll(Word::begins(Word::after(bits[w], last)));
+    }
+    for (int64_t own = r.first[i]; own < k; ++own) r.parent[own] = static_cast<int32_t>(own);
+    return r.past[i] = k;
+}
+
+// Few are more than two steps away: those are taken anyhow, so that nothing has to be predicted.
 TW_INLINE int32_t root_of(int32_t* parent, int32_t k) {
+    k = parent[parent[k]];
     while (parent[k] != k) k = parent[k] = parent[parent[k]];
     return k;
 }
+TW_INLINE void unite(int32_t* parent, int64_t a, int64_t b) {
+    const int32_t p = root_of(parent, static_cast<int32_t>(a)), q = root_of(parent, static_cast<int32_t>(b));
+    parent[max_of(p, q)] = static_cast<int32_t>(min_of(p, q));
+}
 
-// Joins runs of row i with those of the row above that they touch; `reach` 1 also at corners. Fresh runs are their own
-// roots.
-template <bool Fresh>
-void join(const Runs& r, int64_t i, int32_t reach) {
-    const int64_t above = r.past[i - 1];
-    int64_t p = r.first[i - 1];
-    for (int64_t k = r.first[i]; k < r.past[i]; ++k) {
-        const int32_t start = r.ends[2 * k] - reach, stop = r.ends[2 * k + 1] + reach;
-        while (p < above && r.ends[2 * p + 1] <= start) ++p;
-        int32_t root = Fresh ? static_cast<int32_t>(k) : root_of(r.parent, static_cast<int32_t>(k));
-        for (int64_t q = p; q < above && r.ends[2 * q] < stop; ++q) {
-            const int32_t other = root_of(r.parent, static_cast<int32_t>(q));
-            if (other == root) continue;
-            const int32_t low = min_of(root, other), high = max_of(root, other);
-            r.parent[high] = low;
-            root = low;
+// Joins runs of row i with those of the row above that they touch; `reach` is all ones where also at corners. Runs that
+// go on for one more pixel touch where they meet. Each two meet once: where both are, but one began or both were not.
+void join(const Runs& r, int64_t i, uint64_t reach) {
+    const uint64_t *const above = r.bits + (i - 1) * r.words, *const here = above + r.words;
+    uint64_t last_above = 0, last_here = 0, last_both = 0;
+    int64_t p = r.first[i - 1] - 1, q = r.first[i] - 1;
+    for (int64_t w = 0; w < r.words; ++w) {
+        const Word a = Word::after(above[w], last_above), b = Word::after(here[w], last_here);
+        const uint64_t begins_a = Word::begins(a), begins_b = Word::begins(b);
+        const Word both = Word::after(Word::reaching(a, reach) & Word::reaching(b, reach), last_both);
+        for (uint64_t meet = both.bits & (~both.shifted | begins_a | begins_b); meet; meet &= meet - 1) {
+            const uint64_t upto = meet ^ (meet - 1);
+            unite(r.parent, p + __builtin_popcountll(begins_a & upto), q + __builtin_popcountll(begins_b & upto));
         }
+        p += __builtin_popcountll(begins_a), q += __builtin_popcountll(begins_b);
     }
 }
 
@@ -115,17 +135,18 @@ Status run(const Call& c) {
     const int64_t height = mask.shape[0], n = mask.shape[1], per_row = (n + 1) / 2;
     // A column is one band, so that its runs are numbered in 32 bits.
     const int64_t rows_found = n > 1 ? max_of(1, kFoundAtOnce / n) : max_of(height, 1);
-    const int64_t bands = ceil_div(height, rows_found), per_band = rows_found * per_row + kSpareRuns;
-    const int64_t most = bands * per_band;
-    const int32_t reach = c.attr[0].i == 8 ? 1 : 0;
-    Scratch scratch(static_cast<size_t>(2 * height * 8 + 3 * most * 4 + 64));
+    const int64_t bands = ceil_div(height, rows_found), per_band = rows_found * per_row;
+    const int64_t most = bands * per_band, words = ceil_div(n, kWordBits);
+    const uint64_t reach = c.attr[0].i == 8 ? ~uint64_t{0} : 0;
+    Scratch scratch(static_cast<size_t>((words + 2) * height * 8 + most * 4 + 64));
     bool enough = scratch.as<char>() != nullptr;
     if (!enough)
         return fail(Status::memory, "mask", "no memory for %lld runs; want a smaller mask",
                     static_cast<long long>(most));
-    Runs r = {nullptr, nullptr, scratch.as<int64_t>(), scratch.as<int64_t>() + height};
-    r.ends = reinterpret_cast<int32_t*>(r.past + height);
-    r.parent = r.ends + 2 * most;
+    Runs r = {scratch.as<uint64_t>(), words, nullptr, nullptr, nullptr};
+    r.first = reinterpret_cast<int64_t*>(r.bits + words * height);
+    r.past = r.first + height;
+    r.parent = reinterpret_cast<int32_t*>(r.past + height);
     const bool found = parallel(bands, [&](int64_t band) {
         Scratch copy(static_cast<size_t>(n));
         if (!copy.as<char>()) return __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
@@ -137,22 +158,23 @@ Status run(const Call& c) {
                 copy_row(copy.as<uint8_t>(), row, mask.stride[1], n);
                 row = copy.as<uint8_t>();
             }
-            r.first[i] = k;
-            r.past[i] = (find_runs(row, n, r.ends + 2 * k) - r.ends) / 2;
-            for (; k < r.past[i]; ++k) r.parent[k] = static_cast<int32_t>(k);
-            if (i > begin) join<true>(r, i, reach);
+            k = find_runs(r, row, n, i, k);
+            if (i > begin) join(r, i, reach);
         }
     });
     if (!found) return Status::ok;
     if (!enough)
         return fail(Status::memory, "mask", "no memory for a row of %lld; want a smaller mask",
                     static_cast<long long>(n));
-    for (int64_t i = rows_found; i < height; i += rows_found) join<false>(r, i, reach);
+    for (int64_t i = rows_found; i < height; i += rows_found) join(r, i, reach);
     // A run's parent comes before it, and has its number already.
     int32_t count = 0;
     for (int64_t i = 0; i < height; ++i)
-        for (int64_t k = r.first[i]; k < r.past[i]; ++k)
-            r.parent[k] = r.parent[k] == k ? ++count : r.parent[r.parent[k]];
+        for (int64_t k = r.first[i]; k < r.past[i]; ++k) {
+            const int32_t parent = r.parent[k], number = r.parent[parent];
+            count += parent == k;
+            r.parent[k] = parent == k ? count : number;
+        }
     *c.out[1].as<int32_t>() = count;
     if (numel(labels) == 0) return Status::ok;
     const int64_t rows = max_of(1, kChunkElements / n);
