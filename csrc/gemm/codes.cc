@@ -22,7 +22,9 @@ int32_t sum_row(const Code* codes, int64_t k) {
 
 template <class T>
 void pack_row(const T* src, int64_t step, int64_t k, int32_t less, DotLeft* to) {
-    if (step == 1)
+    if (step == 1 && less == 0 && sizeof(T) == sizeof(DotLeft))
+        __builtin_memcpy(to, src, static_cast<size_t>(k));
+    else if (step == 1)
         for (int64_t i = 0; i < k; ++i) to[i] = static_cast<DotLeft>(src[i] - less);
     else
         for (int64_t i = 0; i < k; ++i) to[i] = static_cast<DotLeft>(src[i * step] - less);

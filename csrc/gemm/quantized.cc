@@ -18,7 +18,7 @@ constexpr int64_t kChunkWork = int64_t{1} << (kHasTiles ? 21 : 19);  // worth ha
 constexpr int64_t kPackedA = int64_t{4} << 20, kPackedB = int64_t{16} << 20;  // bytes packed at a time
 constexpr int64_t kFewCodes = 128 << 10;  // bytes of an A that stays in L2 while panels of B are streams
 constexpr int64_t kFewTiles = 4;
-constexpr int64_t kWideBytes = 1 << 19;  // of B that stays in L2 while rows of tiles pass
+constexpr int64_t kWideBytes = 1 << 20;  // of B that stays in L2 while rows of tiles pass
 constexpr int64_t kAhead = 2048;  // bytes of B fetched before they are multiplied
 
 // ---- the register tile ------------------------------------------------------------------------------------------------
@@ -33,6 +33,7 @@ struct Dots {
     const int8_t* ahead;  // if given: fetched meanwhile, ahead_step bytes with each word
     int64_t ahead_step;
     TileKind kind;
+    const int32_t* from = nullptr;  // of tiles in hardware: if given, the sums to add to, NR apart
 };
 
 // B is DotRight, or int8_t where words are widened as they are read.
@@ -90,6 +91,7 @@ TW_INLINE void run_dots(int m, const Dots& t, const B* b) {
                              t.c,
                              t.c_row * 4,
                              t.load_c,
+                             t.from,
                              reinterpret_cast<const char*>(t.ahead),
                              t.ahead ? t.ahead_step * kStepWords / 64 : 0};
     switch (t.kind) {
@@ -139,7 +141,7 @@ struct Engine {
     explicit Engine(const IntGemm& gemm) : g(gemm) {
         words = words_of(g.k);
         by_rows = kHasTiles && g.m > kFewTiles * kIntMR;
-        k_blocks = by_rows || g.m <= kIntMR ? 1 : max_of(1, ceil_div(words, kBlockWords));
+        k_blocks = g.m <= kIntMR ? 1 : max_of(1, ceil_div(words, kBlockWords));
         block_words = ceil_div(ceil_div(words, k_blocks), kStepWords) * kStepWords;
         a_zeros = kDotDepth == 4 && !(kHasTiles && g.a_centred);
         kind = g.a_unsigned      ? g.b.is_unsigned ? TileKind::u8u8 : TileKind::u8s8
@@ -150,7 +152,8 @@ struct Engine {
         panel_bytes = words * NR * kDotDepth;
         b_panels = g.packed_b ? panels : min_of(panels, max_of(1, kPackedB / max_of(panel_bytes, 1)));
         const int64_t fit = kPackedA / (a_stride * static_cast<int64_t>(sizeof(DotLeft))) / kIntMR * kIntMR;
-        row_block = g.packed_a ? g.m : min_of(g.m, max_of(fit, kIntMR));
+        const int64_t row_blocks = ceil_div(g.m, max_of(fit, kIntMR));
+        row_block = g.packed_a ? g.m : min_of(g.m, ceil_div(ceil_div(g.m, row_blocks), kIntMR) * kIntMR);
         direct = g.c && g.c_col == 1 && !a_zeros && !g.b_zero;
     }
 
@@ -231,7 +234,8 @@ struct Engine {
         const bool widen = kDotDepth == 2 && tall > 1;
         // A block of a tall A stays in L2 while panels pass; all of a small one, and each panel is a stream.
         const bool streams = tall * kIntMR * a_stride * static_cast<int64_t>(sizeof(DotLeft)) <= kFewCodes;
-        Scratch sums_scratch(static_cast<size_t>((keep ? wide * tall : 1) * kIntMR * NR) * sizeof(int32_t));
+        const int64_t kept = keep ? wide * (by_rows ? 1 : tall) : 1;
+        Scratch sums_scratch(static_cast<size_t>(kept * kIntMR * NR) * sizeof(int32_t));
         Scratch wide_scratch(widen ? static_cast<size_t>(block_words * NR) * kWordBytes + 64 : 64);
         int32_t* const sums = sums_scratch.as<int32_t>();
         DotRight* const panel = wide_scratch.as<DotRight>();
@@ -240,7 +244,10 @@ struct Engine {
         tiles_begin();
 #endif
         for (int64_t i = t0; by_rows && i < t1; ++i)
-            for (int64_t p = p0; p < p1; ++p) run_tile(rows, i0, i, j0, p, 0, nullptr, sums, nullptr, 0);
+            for (int64_t block = 0; block < k_blocks; ++block)
+                for (int64_t p = p0; p < p1; ++p)
+                    run_tile(rows, i0, i, j0, p, block, nullptr, sums + (keep ? (p - p0) * kIntMR * NR : 0), nullptr,
+                             0);
         for (int64_t step = 0; !by_rows && step < k_blocks * wide; ++step) {
             const int64_t block = streams ? step % k_blocks : step / wide;
             const int64_t p = p0 + (streams ? step / k_blocks : step % wide);
@@ -278,7 +285,8 @@ struct Engine {
         Dots t = {w1 - w0, a + row * a_stride + w0 * kDotDepth, a_stride, sums, NR, block > 0, ahead, ahead_step, kind};
         if (g.y && last && !by_rows)
             for (int r = 0; r < m; ++r) __builtin_prefetch(g.y + (i0 + row + r) * g.y_row + n0 * g.y_col, 1);
-        if (straight) t.c = g.c + (i0 + row) * g.c_row + n0, t.c_row = g.c_row;
+        if (by_rows) t.from = sums;
+        if (straight && (last || !by_rows)) t.c = g.c + (i0 + row) * g.c_row + n0, t.c_row = g.c_row;
         wide ? run_dots(m, t, wide) : run_dots(m, t, b + p * panel_bytes + w0 * NR * kDotDepth);
         if (!straight && last) hand_over(t.c, terms + row, i0 + row, m, n0, n, p);
     }

@@ -87,9 +87,11 @@ TW_INLINE uint8_t right_flip(bool is_unsigned) { return is_unsigned && !kHasTile
 // Codes between the rows of an A packed ahead of time, and the rows to make room for.
 int64_t left_stride(int64_t k);
 TW_INLINE int64_t left_rows(int64_t m) { return kHasTiles ? (m + kTileRows - 1) / kTileRows * kTileRows : m; }
-// Whether the values of A lie as codes do, but for their terms: then its rows are a packed A.
+// Whether the values of A lie as codes do, but for their terms: then its rows are a packed A. Many rows a multiple of 2 KiB
+// apart would drive each other out of L1.
 TW_INLINE bool left_in_place(const Bytes& a, int64_t m, int64_t k) {
-    return kHasTiles && a.col == 1 && a.row >= k && m % kTileRows == 0 && k % kTileBytes == 0 && k > 0;
+    return kHasTiles && (a.row % 2048 != 0 || m <= 128) && a.col == 1 && a.row >= k && m % kTileRows == 0 &&
+           k % kTileBytes == 0 && k > 0;
 }
 // A row of 8-bit values as codes of A.
 void pack_left_row(const Bytes& a, int64_t row, int64_t k, int32_t zero, bool sums, DotLeft* to, RowTerms* terms);

@@ -1,7 +1,8 @@
 // The product of a few tiles: 32 or 16 rows of A, bytes along k, by a panel of 32 columns of B, words of 4 bytes of k.
 //
 // Method    two tiles of A by two of B: each of the four is loaded once for two products, which takes half of the time
-//           that these need. A lies as it is, rows of 64 bytes of k at a time; a panel of B is [words of k][32].
+//           that these need. A lies as it is, rows of 64 bytes of k at a time; a panel of B is [words of k][32]. 32 rows of A
+//           of 1 KiB stay in L1 while panels pass that leave it to them.
 // Numerics  simd/tiles.h. 16 rows alone are summed in even and odd steps of 64 bytes, added at the end, for a single product
 //           after another would wait for its sums.
 #pragma once
@@ -20,6 +21,7 @@ struct TileBlock {
     void* c;  // words
     int64_t c_row;  // bytes
     bool load_c;
+    const void* from = nullptr;  // if given: what c begins with, rows of the panel behind each other
     const char* ahead = nullptr;  // if given: fetched meanwhile, `lines` lines with each step
     int64_t lines = 0;
 };
@@ -39,15 +41,17 @@ __attribute__((noinline)) void multiply_tall(const TileBlock& t) {
     const char *a = static_cast<const char*>(t.a), *b = static_cast<const char*>(t.b), *ahead = t.ahead;
     char* const c2 = c + kTileRows * c_row;
     if (t.load_c) {
-        tile_load<0>(c, c_row), tile_load<1>(c + kTileBytes, c_row);
-        tile_load<2>(c2, c_row), tile_load<3>(c2 + kTileBytes, c_row);
+        const char* const from = t.from ? static_cast<const char*>(t.from) : c;
+        const int64_t row = t.from ? 2 * kTileBytes : c_row;
+        tile_load_once<0>(from, row), tile_load_once<1>(from + kTileBytes, row);
+        tile_load_once<2>(from + kTileRows * row, row), tile_load_once<3>(from + kTileRows * row + kTileBytes, row);
     } else {
         tile_zero<0>(), tile_zero<1>(), tile_zero<2>(), tile_zero<3>();
     }
     for (int64_t s = 0; s < steps; ++s, a += kTileBytes, b += kPanelStep) {
-        tile_load<6>(b, 2 * kTileBytes), tile_load<4>(a, a_row);
+        tile_load_once<6>(b, 2 * kTileBytes), tile_load<4>(a, a_row);
         tile_dot<Kind, 0, 4, 6>();
-        tile_load<7>(b + kTileBytes, 2 * kTileBytes);
+        tile_load_once<7>(b + kTileBytes, 2 * kTileBytes);
         tile_dot<Kind, 1, 4, 7>();
         tile_load<5>(a + a2, a_row);
         tile_dot<Kind, 2, 5, 6>();
@@ -64,8 +68,10 @@ __attribute__((noinline)) void multiply_low(const TileBlock& t) {
     char* const c = static_cast<char*>(t.c);
     const int64_t steps = t.steps, a_row = t.a_row, c_row = t.c_row, lines = t.lines;
     const char *a = static_cast<const char*>(t.a), *b = static_cast<const char*>(t.b), *ahead = t.ahead;
+    const char* const from = t.from ? static_cast<const char*>(t.from) : c;
+    const int64_t row = t.from ? 2 * kTileBytes : c_row;
     if (t.load_c)
-        tile_load<0>(c, c_row), tile_load<1>(c + kTileBytes, c_row);
+        tile_load<0>(from, row), tile_load<1>(from + kTileBytes, row);
     else
         tile_zero<0>(), tile_zero<1>();
     tile_zero<2>(), tile_zero<3>();

@@ -40,6 +40,10 @@ TW_INLINE void tile_load(const void* from, int64_t stride) {
         __builtin_memcpy(g_tiles.tile[N][i], static_cast<const char*>(from) + i * stride, kTileBytes);
 }
 template <int N>
+TW_INLINE void tile_load_once(const void* from, int64_t stride) {
+    tile_load<N>(from, stride);
+}
+template <int N>
 TW_INLINE void tile_store(void* to, int64_t stride) {
     for (int i = 0; i < kTileRows; ++i)
         __builtin_memcpy(static_cast<char*>(to) + i * stride, g_tiles.tile[N][i], kTileBytes);
@@ -106,6 +110,11 @@ TW_INLINE void tile_zero() {
 template <int N>
 TW_INLINE void tile_load(const void* from, int64_t stride) {
     __asm__ volatile("tileloadd (%0,%1,1), %%tmm%c2" ::"r"(from), "r"(stride), "i"(N) : "memory");
+}
+// Of what is not needed again soon: it drives nothing else out of L1.
+template <int N>
+TW_INLINE void tile_load_once(const void* from, int64_t stride) {
+    __asm__ volatile("tileloaddt1 (%0,%1,1), %%tmm%c2" ::"r"(from), "r"(stride), "i"(N) : "memory");
 }
 template <int N>
 TW_INLINE void tile_store(void* to, int64_t stride) {
