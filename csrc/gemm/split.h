@@ -100,22 +100,56 @@ void split_right(const S* from, int64_t row, int64_t col, int64_t pair, int64_t 
 
 // ---- bf16: one piece, pairs along k --------------------------------------------------------------------------------
 
-// Up to 32 rows of k terms of A, seen and, if `to` is given, copied as whole steps.
+// Up to 32 rows of k terms of A, seen and, if `to` is given, copied as whole steps, rows to_row apart if that is given.
 inline void copy_left(const uint16_t* from, int64_t row, int64_t col, int64_t rows, int64_t k, uint16_t* to,
-                      ExponentRange& range) {
+                      ExponentRange& range, int64_t to_row = 0) {
     constexpr int64_t L = kLanes<uint16_t>;
     static_assert(L == kPieceTerms);
     Exponents seen;
-    for (int64_t i = 0; i < rows; ++i, from += row)
-        for (int64_t j = 0; j < k; j += L) {
-            const int64_t n = min_of(k - j, L);
-            const Halves x = col != 1 ? load_strided(from + j * col, col, n)
-                             : n == L ? load(from + j)
-                                      : load_n(from + j, n);
-            seen.see(x);
-            if (to) store(to, x), to += L;
+    if (to_row == 0) to_row = ceil_div(k, L) * L;
+    const int64_t whole = col == 1 ? k / L * L : 0;
+    for (int64_t i = 0; i < rows; ++i, from += row) {
+        uint16_t* const at = to ? to + i * to_row : nullptr;
+        Exponents own = seen;  // in registers
+        for (int64_t j = 0; j < whole; j += L) {
+            const Halves x = load(from + j);
+            __builtin_prefetch(from + kTallRows * row + j, 0, 2);  // of the rows below
+            own.see(x);
+            if (at) store(at + j, x);
         }
+        seen = own;
+        for (int64_t j = whole; j < k; j += L) {
+            const int64_t n = min_of(k - j, L);
+            const Halves x = col != 1 ? load_strided(from + j * col, col, n) : load_n(from + j, n);
+            seen.see(x);
+            if (at) store(at + j, x);
+        }
+    }
     join(range, seen.range());
+}
+
+// Whole panels of k terms of B, whose columns are neighbours, `panel` bytes apart. Rows are read in whole.
+inline void pack_pairs_along(const uint16_t* b, int64_t row, int64_t k, int64_t panels, char* to, int64_t panel,
+                             ExponentRange* ranges) {
+    constexpr int64_t kWords = kTileRows;
+    const int64_t words = ceil_div(k, kPieceTerms) * kTileRows;
+    Exponents seen[kMostPairs];
+    for (int64_t w0 = 0; w0 < words; w0 += kWords)
+        for (int64_t p = 0; p < panels; ++p) {
+            const uint16_t* const from = b + 2 * w0 * row + p * kPanelColumns;
+            char* const at = to + p * panel + w0 * kPanelColumns * 4;
+            Exponents own = seen[p / 2];  // in registers
+            for (int64_t w = 0; w < kWords; ++w) {
+                const int64_t rows = k - 2 * (w0 + w);
+                const Halves x = rows > 0 ? load(from + 2 * w * row) : Halves{};
+                const Halves y = rows > 1 ? load(from + (2 * w + 1) * row) : Halves{};
+                own.see(x), own.see(y);
+                store(reinterpret_cast<uint16_t*>(at + w * kPanelColumns * 4), zip_low(x, y));
+                store(reinterpret_cast<uint16_t*>(at + w * kPanelColumns * 4 + 64), zip_high(x, y));
+            }
+            seen[p / 2] = own;
+        }
+    for (int64_t p = 0; p < panels; p += 2) join(ranges[p / 2], seen[p / 2].range());
 }
 
 // Up to 32 columns of k terms of B.
@@ -141,7 +175,11 @@ inline void pack_pairs(const uint16_t* b, int64_t row, int64_t col, int64_t k, i
         alignas(kVecBytes) float tile[L * L], turned[L * L];
         for (; 2 * (w + L) <= k; w += L)
             for (int64_t j = 0; j < kPanelColumns; j += L) {
-                for (int64_t q = 0; q < L; ++q) __builtin_memcpy(tile + q * L, b + (j + q) * col + 2 * w, 4 * L);
+                for (int64_t q = 0; q < L; ++q) {
+                    const uint16_t* const from = b + (j + q) * col + 2 * w;
+                    __builtin_prefetch(from + 4 * L, 0, 2);
+                    __builtin_memcpy(tile + q * L, from, 4 * L);
+                }
                 transpose_tile(tile, L, turned, L);
                 for (int64_t q = 0; q < L; ++q) put((w + q) * kPanelColumns + j, bitcast<u32v>(load(turned + q * L)));
             }

@@ -40,16 +40,19 @@ struct Engine {
     int64_t tiles, pairs, steps, k_blocks, block_steps;
     int64_t tall, wide;  // of a block of C, in tiles and pairs of panels
     bool in_place = false;  // bf16 that is read where it lies
-    bool plain;  // nothing is done with sums but to store them, which whole tiles do
+    bool simple;  // nothing is done with sums but to store them
+    bool plain;  // the same, and whole tiles can
 
     Engine(const Product& product, Below* other) : g(product), below(other) {
         tiles = ceil_div(g.m, kTallRows), pairs = ceil_div(g.n, kPairColumns), steps = ceil_div(g.k, kPieceTerms);
         // Rows a multiple of 2 KiB apart evict each other.
         if constexpr (P == 1) in_place = g.a.col == 1 && g.k % kPieceTerms == 0 && g.a.row % 1024 != 0;
-        plain = __is_same(C, float) && g.c_col == 1 && !g.bias_row && !g.bias_col && g.alpha == 1 && !g.addend.data &&
-                g.activation == Activation::none && !g.accumulate;
+        simple = g.c_col == 1 && !g.bias_row && !g.bias_col && g.alpha == 1 && !g.addend.data &&
+                 g.activation == Activation::none && !g.accumulate;
+        plain = __is_same(C, float) && simple;
         choose_blocks();
-        const int64_t bytes = max_of(P == 1 ? 32 << 10 : kLeastBlock, min_of(kMostBlock, kPanelBytes / (2 * wide)));
+        const int64_t bytes =
+            P == 1 ? kPanelStep * 16 : max_of(kLeastBlock, min_of(kMostBlock, kPanelBytes / (2 * wide)));
         k_blocks = ceil_div(steps * kStepBytes, bytes);
         block_steps = ceil_div(steps, k_blocks);
         k_blocks = ceil_div(steps, block_steps);
@@ -116,7 +119,8 @@ struct Engine {
         const A* const from = g.a.data + tile * kTallRows * g.a.row + s0 * kPieceTerms * g.a.col;
         if constexpr (P == 1)
             copy_left(reinterpret_cast<const uint16_t*>(from), g.a.row, g.a.col, rows_of(tile), terms(s0, s1),
-                      in_place && rows_of(tile) % kTileRows == 0 ? nullptr : reinterpret_cast<uint16_t*>(to), seen);
+                      in_place && rows_of(tile) % kTileRows == 0 ? nullptr : reinterpret_cast<uint16_t*>(to), seen,
+                      left_row(s1 - s0) / 2);
         else
             split_left<P>(from, g.a.row, g.a.col, rows_of(tile), terms(s0, s1), to, seen);
     }
@@ -128,15 +132,19 @@ struct Engine {
         const int64_t row = g.packed_b ? kPairColumns : g.b.row, col = g.packed_b ? 1 : g.b.col;
         const int64_t pair = g.packed_b ? kPairColumns * g.k : kPairColumns * col;
         const int64_t n = min_of((p1 - p0) * kPairColumns, g.n - p0 * kPairColumns);
-        if constexpr (P == 1)
-            for (int64_t p = 0; p < p1 - p0; ++p)
-                for (int64_t j = 0; j < panels_of(p0 + p) * kPanelColumns; j += kPanelColumns)
-                    pack_pairs(reinterpret_cast<const uint16_t*>(from + p * pair + j * col), row, col, terms(s0, s1),
-                               min_of(n - p * kPairColumns - j, kPanelColumns),
-                               reinterpret_cast<uint32_t*>(to + (2 * p + j / kPanelColumns) * panel), seen[p]);
-        else
+        if constexpr (P == 1) {
+            const auto* const at = reinterpret_cast<const uint16_t*>(from);
+            const int64_t along = col != 1 ? 0 : g.packed_b ? 2 : n / kPanelColumns;
+            for (int64_t p = 0; along && p < (g.packed_b ? p1 - p0 : 1); ++p)
+                pack_pairs_along(at + p * pair, row, terms(s0, s1), along, to + 2 * p * panel, panel, seen + p);
+            for (int64_t i = g.packed_b ? 2 * (p1 - p0) : along; i * kPanelColumns < n; ++i)
+                pack_pairs(at + i / 2 * pair + i % 2 * kPanelColumns * col, row, col, terms(s0, s1),
+                           min_of(n - i * kPanelColumns, kPanelColumns), reinterpret_cast<uint32_t*>(to + i * panel),
+                           seen[i / 2]);
+        } else {
             split_right<P>(from, row, col, pair, p1 - p0, terms(s0, s1), g.packed_b ? (p1 - p0) * kPairColumns : n, to,
                            panel, seen);
+        }
     }
 
     bool whole(int64_t tile, int64_t n0) const { return rows_of(tile) % kTileRows == 0 && g.n - n0 >= kPanelColumns; }
@@ -146,11 +154,16 @@ struct Engine {
         return ranges_fit(a, b, g.k);
     }
 
+    // Bytes between rows of a copy of A: an odd number of lines, so that they fall into different sets.
+    static int64_t left_row(int64_t some) { return (some | 1) * kTileBytes; }
+
     // ---- a block of C -----------------------------------------------------------------------------------------------
 
     bool run_block(int64_t t0, int64_t t1, int64_t p0, int64_t p1) const {
         const int64_t panels = 2 * (p1 - p0) - (panels_of(p1 - 1) == 1), panel_bytes = block_steps * kStepBytes + 256;
-        const int64_t left_bytes = kTallRows * kTileBytes * block_steps * P, sums_count = (t1 - t0) * panels;
+        const int64_t left_bytes =
+            P == 1 ? kTallRows * left_row(block_steps) : kTallRows * kTileBytes * block_steps * P;
+        const int64_t sums_count = (t1 - t0) * panels;
         Scratch scratch(static_cast<size_t>(2 * (p1 - p0) * panel_bytes + left_bytes + sums_count * kTileSums * 4));
         char* const right = scratch.as<char>();
         if (!right) return false;
@@ -170,15 +183,25 @@ struct Engine {
                     const int64_t n0 = p0 * kPairColumns + p * kPanelColumns;
                     float* const own = sums + ((t - t0) * panels + p) * kTileSums;
                     const char* const next = right + (p + 1 < panels ? p + 1 : 0) * panel_bytes;
-                    PieceBlock b = {s1 - s0, left, right + p * panel_bytes, own, kPanelColumns, block > 0, left, next};
                     if constexpr (P == 1) {
                         const bool here = in_place && n_rows % kTileRows == 0;
-                        if (here) b.a = g.a.data + m0 * g.a.row + s0 * kPieceTerms;
-                        b.a_row = here ? g.a.row * 2 : (s1 - s0) * kTileBytes, b.a_step = kTileBytes;
+                        const void* const a =
+                            here ? static_cast<const void*>(g.a.data + m0 * g.a.row + s0 * kPieceTerms) : left;
+                        const TileBlock b = {s1 - s0,
+                                             a,
+                                             here ? g.a.row * 2 : left_row(s1 - s0),
+                                             right + p * panel_bytes,
+                                             own,
+                                             kPanelColumns * 4,
+                                             block > 0};
+                        multiply_tiles<TileKind::bf16>(b, static_cast<int>(n_rows));
+                    } else {
+                        PieceBlock b = {s1 - s0, left, right + p * panel_bytes, own, kPanelColumns, block > 0,
+                                        left,    next};
+                        if constexpr (__is_same(C, float))
+                            if (plain && last && whole(t, n0)) b.to = g.c + m0 * g.c_row + n0, b.to_row = g.c_row;
+                        multiply_pieces<P>(b, n_rows);
                     }
-                    if constexpr (__is_same(C, float))
-                        if (plain && last && whole(t, n0)) b.to = g.c + m0 * g.c_row + n0, b.to_row = g.c_row;
-                    multiply_pieces<P>(b, n_rows);
                 }
                 if (last && ((t - t0) % kUnitTiles == kUnitTiles - 1 || t + 1 == t1))
                     enough &= finish_units(t0, (t - t0) / kUnitTiles * kUnitTiles + t0, t + 1, p0, p1, panels, sums,
@@ -233,6 +256,10 @@ struct Engine {
     void finish_rows(const float* sums, int64_t m, int64_t n, C* c, int64_t c_row, int64_t c_col, const float* of_row,
                      const float* of_column, const Matrix<C>& addend) const {
         constexpr int L = kLanes<float>;
+        for (int64_t i = 0; simple && n == kPanelColumns && i < m; ++i)
+            for (int64_t j = 0; j < kPanelColumns; j += L)
+                store_from(c + i * c_row + j, load(sums + i * kPanelColumns + j));
+        if (simple && n == kPanelColumns) return;
         for (int64_t j = 0; j < n; j += L) {
             const int lanes = static_cast<int>(min_of(n - j, L));
             const f32v bias = of_column ? load_n(of_column + j, lanes) : f32v{};
