@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 import tilework as tw
-from tilework import nested
+from tilework import _core, nested
 
 RANDOM = np.random.default_rng(2)
 
@@ -206,3 +207,20 @@ def faults() -> Any:
 def test_faults_are_named(call: Any, error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
         call()
+
+
+def test_arrays_are_freed_without_a_collector() -> None:
+    x = np.ones(1 << 16, np.float32)
+
+    def step() -> Any:
+        y, back = tw.vjp(lambda v: {"y": tw.tanh(tw.mul(v["x"], tw.exp(v["x"])))}, {"x": x})
+        return y, back({"y": x}), tw.grad(lambda v: tw.reduce_sum(tw.mul(v, v)))(x)
+
+    gc.collect()
+    gc.disable()
+    try:
+        before = _core.pool_stats()[1]
+        step()
+        assert _core.pool_stats()[1] == before
+    finally:
+        gc.enable()

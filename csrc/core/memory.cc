@@ -29,7 +29,7 @@ namespace {
 constexpr size_t kLine = 64;
 constexpr size_t kHugePage = size_t{2} << 20;
 constexpr size_t kHugeFrom = size_t{1} << 20;     // blocks from here on are whole huge pages
-constexpr size_t kMaxCached = size_t{256} << 20;  // in the pool, over all classes
+constexpr size_t kMinCached = size_t{256} << 20;  // in the pool, over all classes, if not a sixteenth of the memory
 constexpr size_t kMaxKept = size_t{64} << 20;     // in the arena of one thread
 constexpr size_t kLargest = size_t{1} << 46;
 constexpr int kClasses = 4 + 4 * (46 - 8);
@@ -60,7 +60,7 @@ static_assert(class_of(kLargest).index == kClasses - 1);
 // ---- the system ----------------------------------------------------------------------------------------------------
 
 struct Limit {
-    size_t bytes = 0;
+    size_t bytes = 0, cached = 0;
     char error[160] = "";
 };
 constinit Limit g_limit;
@@ -68,6 +68,7 @@ constinit Limit g_limit;
 void find_limit() {
     g_limit.bytes =
         std::min(static_cast<size_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<size_t>(sysconf(_SC_PAGESIZE)), kLargest);
+    g_limit.cached = std::max(g_limit.bytes / 16, kMinCached);
     const char* text = getenv("TILEWORK_MAX_ALLOC");
     if (!text) return;
     size_t value = 0;
@@ -284,17 +285,17 @@ void pool_give(void* block, size_t bytes) {
     if (!block) return;
     const SizeClass size = block_of(bytes);
 #if defined(TW_EXACT_BLOCKS)
-    constexpr size_t kRoom = 0;
+    constexpr size_t room = 0;
 #else
-    constexpr size_t kRoom = kMaxCached;
+    const size_t room = limit().cached;
 #endif
     FreeBlock* out = nullptr;
-    const bool keep = size.bytes <= kRoom;
+    const bool keep = size.bytes <= room;
     g_pool.lock.lock();
     g_pool.stats.live_bytes -= size.bytes;
     g_pool.stats.live_blocks -= 1;
     if (keep) {
-        out = evict(kRoom - size.bytes);
+        out = evict(room - size.bytes);
         g_pool.free[size.index] = new (block) FreeBlock{g_pool.free[size.index], size.bytes};
         g_pool.stats.cached_bytes += size.bytes;
     }

@@ -140,9 +140,15 @@ class Tape:
         out = tuple(a if t is None else t for a, t in zip(made, entry.results, strict=True))
         return out if isinstance(result, tuple) else out[0]
 
-    def back(self) -> None:
+    def ended(self) -> list[Entry]:
+        """What was recorded, which the tape no longer holds: in a ring of references arrays would wait to be freed."""
+        self.is_over = True
+        entries, self.entries = self.entries, []
+        return entries
+
+    def back(self, entries: list[Entry]) -> None:
         """Carries the gradients of results to operands, last call first."""
-        for entry in reversed(self.entries):
+        for entry in reversed(entries):
             dys = [None if r is None else r.gradient for r in entry.results]
             if all(dy is None for dy in dys):
                 continue
@@ -225,20 +231,20 @@ def vjp(function: Callable[..., Any], *args: Any) -> tuple[Any, Callable[[Any], 
     try:
         result, form = nested.flatten(function(*nested.unflatten(structure, tracked)))
     finally:
-        tape.is_over = True
+        entries = tape.ended()
 
     def pullback(gradients: Any) -> tuple[Any, ...]:
         given, its = nested.flatten(gradients)
         if not nested.alike(its, form):
             raise AttrTypeError(f"vjp: gradients are {nested.written(its)}; want {nested.written(form)}")
-        for array in (*tracked, *(r for e in tape.entries for r in e.results if r is not None)):
+        for array in (*tracked, *(r for e in entries for r in e.results if r is not None)):
             array.gradient = None
         for y, dy in zip(result, given, strict=True):
             if dy is not None and hasattr(y, "dtype"):
                 _check_gradient(y, dy)
             if dy is not None and _is_tracked(y, tape):
                 y.collect(dy)
-        tape.back()
+        tape.back(entries)
         found = [_filled(a.value, 0.0) if a.gradient is None else a.gradient for a in tracked]
         back: tuple[Any, ...] = nested.unflatten(structure, found)
         return back

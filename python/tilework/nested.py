@@ -27,35 +27,37 @@ Structure = Leaf | Branch
 LEAF = Leaf()
 
 
+# Not functions within those below: one that calls itself is a ring of references, and leaves would wait to be freed.
+
+
+def _walk(item: Any, leaves: list[Any]) -> Structure:
+    if isinstance(item, dict):
+        return Branch(type(item), tuple(item), tuple(_walk(v, leaves) for v in item.values()))
+    if isinstance(item, (tuple, list)):
+        return Branch(type(item), (), tuple(_walk(v, leaves) for v in item))
+    leaves.append(item)
+    return LEAF
+
+
 def flatten(tree: Any) -> tuple[list[Any], Structure]:
     """The leaves of nested containers in order, and their structure; a dict's go by the order of its keys."""
     leaves: list[Any] = []
-
-    def walk(item: Any) -> Structure:
-        if isinstance(item, dict):
-            return Branch(type(item), tuple(item), tuple(walk(v) for v in item.values()))
-        if isinstance(item, (tuple, list)):
-            return Branch(type(item), (), tuple(walk(v) for v in item))
-        leaves.append(item)
-        return LEAF
-
-    structure = walk(tree)
+    structure = _walk(tree, leaves)
     return leaves, structure
+
+
+def _build(item: Structure, left: Iterator[Any]) -> Any:
+    if isinstance(item, Leaf):
+        return next(left)
+    built = [_build(i, left) for i in item.items]
+    if item.keys or issubclass(item.kind, dict):
+        return item.kind(zip(item.keys, built, strict=True))
+    return item.kind(*built) if hasattr(item.kind, "_fields") else item.kind(built)
 
 
 def unflatten(structure: Structure, leaves: Sequence[Any]) -> Any:
     """The containers of ``structure`` with these leaves."""
-    left = iter(leaves)
-
-    def build(item: Structure) -> Any:
-        if isinstance(item, Leaf):
-            return next(left)
-        built = [build(i) for i in item.items]
-        if item.keys or issubclass(item.kind, dict):
-            return item.kind(zip(item.keys, built, strict=True))
-        return item.kind(*built) if hasattr(item.kind, "_fields") else item.kind(built)
-
-    return build(structure)
+    return _build(structure, iter(leaves))
 
 
 def paths(structure: Structure, root: str = "") -> Iterator[str]:

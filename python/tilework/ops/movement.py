@@ -197,6 +197,11 @@ def _ints(name: str, argument: str, value: Any) -> Sizes:
 @view_op
 def transpose(x: Array, axes: Sequence[int] | None = None) -> Array:
     """Permutes the axes of x, of any dtype, without copying; reverses them by default."""
+    if type(x) is np.ndarray and type(axes) is tuple:
+        try:
+            return x.transpose(axes)
+        except (TypeError, ValueError):
+            pass  # said in other words below
     x = _viewable("transpose", x)
     if axes is None:
         return x.transpose()
@@ -218,6 +223,13 @@ def reshape(x: Array, shape: Ints) -> Array:
 
     A non-contiguous x whose elements do not lie evenly for the shape is a ShapeError.
     """
+    if type(x) is np.ndarray and type(shape) is tuple:
+        try:
+            y = x.reshape(shape)
+            if y.shape == shape and ((base := y.base) is x or (base is not None and base is x.base)):
+                return y  # no copy, no -1
+        except (TypeError, ValueError):
+            pass  # said in other words below
     x = _viewable("reshape", x)
     sizes = _ints("reshape", "shape", shape)
     if min(sizes, default=0) < -1 or sizes.count(-1) > 1:
@@ -238,10 +250,10 @@ def reshape(x: Array, shape: Ints) -> Array:
         return x.reshape(sizes)
     try:
         y = x.reshape(sizes)
+        is_view = not (isinstance(y, np.ndarray) and y.size > 0) or np.may_share_memory(x, y)
     except ValueError:
-        y = None
-    copied = isinstance(y, np.ndarray) and y.size > 0 and not np.may_share_memory(x, y)
-    if y is None or copied:
+        is_view = False
+    if not is_view:
         raise ShapeError(
             f"reshape: x has shape {x.shape} and strides {x.strides}, which no view of shape={shape!r:.80} has; "
             "want a contiguous array",
