@@ -42,9 +42,7 @@ def follow_the_page(tree: Path) -> None:
     table = tree / "csrc/ops/ops.def"
     table.write_text(table.read_text() + block_after("At the end of `csrc/ops/ops.def`"))
     listing = tree / "python/tilework/ops/__init__.pyi"
-    listing.write_text(
-        listing.read_text() + block_after("In `python/tilework/ops/__init__.pyi`")
-    )
+    listing.write_text(listing.read_text() + block_after("In `python/tilework/ops/__init__.pyi`"))
 
 
 def _run(*command: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:

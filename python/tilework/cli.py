@@ -13,15 +13,16 @@ COMMANDS = {
     "coverage": ("tilework.coverage", "every op: its types, gradients, devices and routes"),
     "demo": ("tilework.demo", "trains a small network on handwritten digits"),
     "edges": ("tilework.edges", "finds the edges of a picture"),
-    "run": ("tilework.interop.onnx.command", "runs an ONNX model on arrays in .npy files"),
     "lines": ("tilework.lines_command", "finds the straight lines of a picture"),
+    "run": ("tilework.interop.onnx.command", "runs an ONNX model on arrays in .npy files"),
     "bench": ("tilework.bench.commands", "measures ops beside other libraries and the machine's peaks"),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a subcommand; 2 and one line on standard error where it cannot."""
-    listing = "\n".join(f"  {name:<8}{text}" for name, (_, text) in COMMANDS.items())
+    width = max(map(len, COMMANDS)) + 2
+    listing = "\n".join(f"  {name:<{width}}{text}" for name, (_, text) in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="tilework",
         description="Compute kernels for n-dimensional layers.",
@@ -30,6 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of the commands below")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="its arguments")
+    if not (sys.argv[1:] if argv is None else argv):
+        parser.print_help()
+        return 0
     chosen = parser.parse_args(argv)
     try:
         module = importlib.import_module(COMMANDS[chosen.command][0])

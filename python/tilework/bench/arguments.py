@@ -52,7 +52,7 @@ def parser(actions: dict[str, Callable[[Any], int]]) -> argparse.ArgumentParser:
         metavar="M",
         help=f"minutes for the whole run, about, which its rows share (default {MINUTES:g}, without --min-time)",
     )
-    running.add_argument("--quick", action="store_true", help="a few small problems of each family")
+    running.add_argument("--quick", action="store_true", help="a small problem of each family, in about 90 s")
     running.add_argument("--resume", action="store_true", help="go on with the run in FILE; rows it holds are kept")
     running.add_argument("--md", action="store_true", help="print the table as Markdown")
     running.add_argument("--contestants", action="store_true", help="a line for every library, and prepared weights")

@@ -27,8 +27,6 @@ from tilework.bench.problems import (
 from tilework.testing import Fill
 from tilework.testing.fill import workload_shapes
 
-_QUICK_OPS = 3  # of each family
-
 
 def every_workload() -> list[Problem]:
     """The workloads of every op of the registry; an op without any stands with the largest of its samples."""
@@ -84,15 +82,12 @@ def _other_dtypes() -> Iterator[Problem]:
 
 
 def _quick() -> Iterator[Problem]:
-    """The smallest problem of a few ops of each family."""
-    families: dict[str, list[str]] = {}
+    """The smallest problem of the first op of each family."""
+    families: dict[str, str] = {}
     for p in every_workload():
-        if p.op not in families.setdefault(p.family, []):
-            families[p.family].append(p.op)
-    for ops in families.values():
-        few = min(_QUICK_OPS, len(ops))
-        for name in dict.fromkeys(ops[i * (len(ops) - 1) // max(1, few - 1)] for i in range(few)):
-            yield min(workloads_of(name), key=_cost)
+        families.setdefault(p.family, p.op)
+    for op in families.values():
+        yield min(workloads_of(op), key=_cost)
 
 
 def packaged_sets() -> dict[str, str]:

@@ -21,7 +21,7 @@ from tilework.bench.progress import Progress
 from tilework.bench.run import Options, load_modules, run, settings
 from tilework.errors import Error
 
-_QUICK_MINUTES = 0.7
+_QUICK_MINUTES = 1.5
 _AUTOSAVE = 30.0  # seconds
 
 

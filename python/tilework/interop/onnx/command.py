@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         model = Prepared(chosen.model, chosen.device, chosen.threads, chosen.winograd)
     except OSError as error:
-        raise AttrError(f"the model cannot be read: {error}") from None
+        raise AttrError(f"{chosen.model} cannot be read: {error.strerror or error}") from None
     feeds = _feeds(model, chosen.input)
     if chosen.device:
         feeds = {name: tw.to_device(array, chosen.device) for name, array in feeds.items()}
