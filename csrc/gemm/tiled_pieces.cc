@@ -73,7 +73,7 @@ struct Engine {
     }
 
     // Where a panel is taken from.
-    enum Way { packed, in_place, in_two, in_parts };
+    enum Way { packed, in_place, in_front, in_two, in_parts };  // in_front: and not to be read beyond its columns
     struct Place {
         Way way;
         int64_t n0, n, lanes[2];
@@ -84,14 +84,14 @@ struct Engine {
         p.way = packed, p.n0 = j * NR, p.n = min_of(NR, g.n - p.n0);
         p.lanes[0] = min_of(p.n, L), p.lanes[1] = max_of(0, p.n - L);
         if (!g.pack_b) {
-            p.way = in_place;
+            p.way = p.n == NR ? in_place : in_front;
             for (int v = 0; v < 2; ++v) p.part[v] = {{g.b.data + p.n0 + (p.lanes[v] ? v * L : 0)}, {p.lanes[v]}, 1};
         } else if (job.source.parts) {
             bool found = true;
             for (int v = 0; v < 2 && found; ++v)
                 found = job.source.parts(g.context, p.n0 + v * L, p.lanes[v], p.part[v]);
             const int most = max_of(p.part[0].count, p.part[1].count);
-            if (found) p.way = most == 1 ? in_place : most == 2 ? in_two : in_parts;
+            if (found) p.way = most > 2 ? in_parts : most == 2 || p.n < NR ? in_two : in_place;
         }
         return p;
     }
@@ -102,17 +102,21 @@ struct Engine {
         const int64_t* const offset = job.source.offset;
         const int64_t row = g.b.row;
         const VectorParts<float> a = p.part[0], b = p.part[1];
-        if (!g.pack_b)
+        if (p.way == in_front)
             body([=](int64_t k, int v) __attribute__((always_inline)) {
-                const float* const at = (v ? b : a).from[0] + k * row;
+                return load_n((v ? b : a).from[0] + k * row, (v ? b : a).end[0]);
+            });
+        else if (!g.pack_b)
+            body([=, to = a.from[0]](int64_t k, int v) __attribute__((always_inline)) {
+                const float* const at = to + k * row + v * L;
                 __builtin_prefetch(at + NR);
-                return load_n(at, (v ? b : a).end[0]);
+                return load(at);
             });
         else if (p.way == in_place)
-            body([=](int64_t k, int v) __attribute__((always_inline)) {
-                const float* const at = (v ? b : a).from[0] + offset[k];
+            body([=, one = a.from[0], two = b.from[0]](int64_t k, int v) __attribute__((always_inline)) {
+                const float* const at = (v ? two : one) + offset[k];
                 __builtin_prefetch(at + NR);
-                return load_n(at, (v ? b : a).end[0]);
+                return load(at);
             });
         else if (p.way == in_two)
             body([=](int64_t k, int v) __attribute__((always_inline)) {
