@@ -223,20 +223,38 @@ struct Engine {
         int64_t a0, a1;
         char* a_to;
         Exponents* a_seen;
+        Matrix<float> met[2] = {};  // what finish() writes, and reads: lines to fetch
+        int64_t met_rows = 0;  // with each step
 
+        __attribute__((always_inline)) void fetch(int64_t s) const {
+            for (int64_t r = s * met_rows; r < min_of((s + 1) * met_rows, MR); ++r)
+                for (int64_t at = 0; at < 3 * L; at += L) {
+                    __builtin_prefetch(met[0].data + r * met[0].row + min_of(at, NR - 1), 1);
+                    if (met[1].data) __builtin_prefetch(met[1].data + r * met[1].row + min_of(at, NR - 1));
+                }
+        }
         __attribute__((always_inline)) void split_rows(int64_t s, int part) const {
             const int64_t n = a1 - a0;
             if (s < rows.steps) rows.split(s, a0 + n * part / 4, a0 + n * (part + 1) / 4, a_to, *a_seen);
         }
     };
+    void meet(Beside& b, int64_t tile, int64_t j, int64_t now) const {
+        b.met[0] = {g.c + tile * MR * g.c_row + j * NR, g.c_row, 1};
+        if (g.addend.data) b.met[1] = {g.addend.data + tile * MR * g.addend.row + j * NR, g.addend.row, 1};
+        b.met_rows = ceil_div(MR, now);
+    }
     void multiply(const PieceBlock& block, int64_t rows, const Beside& b) const {
         if (!b.place || b.place->way == packed)
-            return multiply_pieces<kPieces<float>>(
-                block, rows, [&](int64_t s, int part) __attribute__((always_inline)) { b.split_rows(s, part); });
+            return multiply_pieces<kPieces<float>>(block, rows,
+                                                   [&](int64_t s, int part) __attribute__((always_inline)) {
+                if (part == 0) b.fetch(s);
+                b.split_rows(s, part);
+            });
         taking(*b.place, [&](const auto& take) __attribute__((always_inline)) {
             multiply_pieces<kPieces<float>>(block, rows, [&](int64_t s, int part) __attribute__((always_inline)) {
                 if (part == 0 && s < b.steps)
                     split_words(b.r0, b.r1, (b.s0 + s) * kPieceTerms, g.k, b.to + s * kStepBytes, *b.seen, take);
+                if (part == 0) b.fetch(s);
                 b.split_rows(s, part);
             });
         });
@@ -248,19 +266,11 @@ struct Engine {
         for (int64_t i = 0; i < tiles; ++i) {
             const char *const rows = a + i * steps * kStepBytes, *const then =
                                                                      i + 1 < tiles ? rows + steps * kStepBytes : a;
-            multiply({steps, rows, panel, sums, NR, false, then, panel}, g.m - i * MR,
-                     {&next,
-                      kTileRows * i / tiles,
-                      kTileRows * (i + 1) / tiles,
-                      0,
-                      steps,
-                      to,
-                      &seen,
-                      {},
-                      0,
-                      0,
-                      nullptr,
-                      nullptr});
+            Beside b = {
+                &next,  kTileRows * i / tiles, kTileRows * (i + 1) / tiles, 0, steps, to, &seen, {}, 0, 0, nullptr,
+                nullptr};
+            meet(b, i, j, steps);
+            multiply({steps, rows, panel, sums, NR, false, then, panel}, g.m - i * MR, b);
             finish(sums, i, j);
         }
     }
@@ -374,10 +384,20 @@ struct Engine {
                     const PieceBlock product = {
                         s1 - s0, rows,      now + j * panel,        c,
                         NR,      block > 0, end ? next_rows : rows, now + (end ? 0 : j + 1) * panel};
-                    multiply(
-                        product, g.m - t * MR,
-                        {last ? nullptr : &places[j], kTileRows * i / shares, kTileRows * (i + 1) / shares, s1, s2 - s1,
-                         then + j * panel, &seen[j], coming, MR * j / wide, MR * (j + 1) / wide, other, &seen_rows});
+                    Beside b = {last ? nullptr : &places[j],
+                                kTileRows * i / shares,
+                                kTileRows * (i + 1) / shares,
+                                s1,
+                                s2 - s1,
+                                then + j * panel,
+                                &seen[j],
+                                coming,
+                                MR * j / wide,
+                                MR * (j + 1) / wide,
+                                other,
+                                &seen_rows};
+                    if (last) meet(b, t, j0 + j, s1 - s0);
+                    multiply(product, g.m - t * MR, b);
                     if (last && !job.refused[j0 + j]) finish(c, t, j0 + j);
                 }
             }
