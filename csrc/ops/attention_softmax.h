@@ -94,14 +94,15 @@ TW_INLINE void shrink(W* row, int64_t n, W factor) {
 }
 
 // y and lse of one query from its sums.
-template <class T>
+template <class T, bool kInverse = false>
 TW_INLINE void finish(const Result& r, int64_t b, int64_t h, int64_t t, int64_t width, const Wide<T>* sums,
                       Running<Wide<T>> row) {
     typedef Wide<T> W;
-    const Vec<W> total = splat(row.sum == 0 ? W{1} : row.sum);
+    const Vec<W> total = splat(row.sum == 0 ? W{1} : row.sum), inverse = 1 / total;
     T* y = r.y.as<T>() + b * r.y.stride[0] + h * r.y.stride[1] + t * r.y.stride[2];
-    each_vector<T>(width, [&](int64_t i, int64_t n)
-                              __attribute__((always_inline)) { put(y, r.y.stride[3], i, n, load(sums + i) / total); });
+    each_vector<T>(width, [&](int64_t i, int64_t n) __attribute__((always_inline)) {
+        put(y, r.y.stride[3], i, n, kInverse ? load(sums + i) * inverse : load(sums + i) / total);
+    });
     if (given(r.lse))
         r.lse.as<W>()[b * r.lse.stride[0] + h * r.lse.stride[1] + t * r.lse.stride[2]] =
             row.top + static_cast<W>(__builtin_log(static_cast<double>(row.sum)));

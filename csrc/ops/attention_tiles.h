@@ -3,8 +3,8 @@
 // Method    gemm/pieces.h. k^T and v are split once per key head, as panels in the order in which they are met, q once per
 //           tile of queries, weights in registers, as they are made. Three pairs of queries and keys are under way: the
 //           weights of one are made, rows at a time, beside the products that give the scores of the next and those of
-//           weights and values of the one before. The top of a row moves only where a score lies beyond 2^8 times it: what
-//           was summed seldom shrinks, and no row is searched for its very maximum.
+//           weights and values of the one before. The top of a row moves only where weights under it are beyond 2^8:
+//           what was summed seldom shrinks, and few rows are searched for their maximum.
 // Numerics  scores and sums float. Weights: three pieces for float, 16 bits for f16, rounded to bf16 for bf16; their sum is
 //           exact. Key heads whose numbers do not fit pieces are left to the tier below: a choice by the operands alone.
 #pragma once
@@ -42,43 +42,57 @@ TW_INLINE void store_weights(f32v x, f32v y, char* to) {
     }
 }
 
-// A whole row of scores becomes weights; -Inf where a key is not seen. Scores times `by` are powers of two. Returns the
-// factor by which the new top shrinks what was there.
+constexpr float kSlack = 8, kMostWeight = 0x1p8f, kFar = 0x1p16f;
+
+// A whole row of scores, times `by` less the top of the row, become weights. Returns their sums.
 template <int P>
-__attribute__((noinline)) float weigh(const float* s, float by, char* weights, TileRow& row) {
+TW_INLINE f32v weights_of(const f32v (&x)[kKeysOfTiles / kLanes<float>], float by, float top, char* weights) {
+    constexpr int64_t N = kKeysOfTiles / kLanes<float>;
+    f32v sums[2] = {};
+#pragma GCC unroll 16
+    for (int64_t i = 0; i < N; i += 2) {
+        const f32v p0 = power_of_two(fma(x[i], splat(by), splat(-top)));
+        const f32v p1 = power_of_two(fma(x[i + 1], splat(by), splat(-top)));
+        sums[0] += p0, sums[1] += p1;
+        store_weights<P>(p0, p1, weights + i / 2 * P * kPieceBytes);
+    }
+    return sums[0] + sums[1];
+}
+
+// The same where the top may move. Returns the factor by which that shrinks what was there.
+template <int P>
+__attribute__((noinline)) float weigh_anew(const float* s, float by, char* weights, TileRow& row) {
     constexpr int64_t L = kLanes<float>, N = kKeysOfTiles / L;
-    constexpr float kSlack = 8;
-    f32v x[N];
-#pragma GCC unroll 16
-    for (int64_t i = 0; i < N; ++i) x[i] = load(s + i * L);
-    f32v most[2] = {x[0], x[1]};
-#pragma GCC unroll 16
-    for (int64_t i = 2; i < N; ++i) most[i % 2] = max_any(x[i], most[i % 2]);
-    const f32v top = max_any(most[0], most[1]) * by;
+    f32v x[N], most = splat(-kInf);
+    for (int64_t i = 0; i < N; ++i) x[i] = load(s + i * L), most = max_any(x[i], most);
+    const float top = reduce_max(most * by);
     float factor = 1;
-    if (any(top > row.top + kSlack)) {
-        const float next = reduce_max(top);
-        factor = row.top == -kInf ? 0.f : power_of_two(splat(row.top - next))[0];
-        row.top = next, row.sum *= factor;
+    if (top > row.top + kSlack / 2) {
+        factor = row.top == -kInf ? 0.f : power_of_two(splat(row.top - top))[0];
+        row.top = top, row.sum *= factor;
     }
     // What the product with `by` is rounded by is no small number then; the bound, never met, keeps it rounded.
-    constexpr float kFar = 0x1p16f;
     if (!(row.top < kFar && row.top > -kFar)) {
         for (f32v& score : x) score = min_any(splat(row.top + kSlack), score * by);
         by = 1;
     }
     // Where all is -Inf nothing is subtracted, so that weights are 0.
-    const f32v base = splat(row.top == -kInf ? 0.f : -row.top);
-    f32v sums[2] = {row.sum, f32v{}};
-#pragma GCC unroll 16
-    for (int64_t i = 0; i < N; i += 2) {
-        const f32v p0 = power_of_two(fma(x[i], splat(by), base));
-        const f32v p1 = power_of_two(fma(x[i + 1], splat(by), base));
-        sums[0] += p0, sums[1] += p1;
-        store_weights<P>(p0, p1, weights + i / 2 * P * kPieceBytes);
-    }
-    row.sum = sums[0] + sums[1];
+    row.sum += weights_of<P>(x, by, row.top == -kInf ? 0.f : row.top, weights);
     return factor;
+}
+
+// Scores are -Inf where a key is not seen; times `by`, they are powers of two.
+template <int P>
+__attribute__((noinline)) float weigh(const float* s, float by, char* weights, TileRow& row) {
+    constexpr int64_t L = kLanes<float>, N = kKeysOfTiles / L;
+    if (!(row.top < kFar && row.top > -kFar)) return weigh_anew<P>(s, by, weights, row);
+    f32v x[N];
+#pragma GCC unroll 16
+    for (int64_t i = 0; i < N; ++i) x[i] = load(s + i * L);
+    const f32v sums = weights_of<P>(x, by, row.top, weights);
+    if (any(sums > kMostWeight)) return weigh_anew<P>(s, by, weights, row);
+    row.sum += sums;
+    return 1;
 }
 
 TW_INLINE void hide_unseen(float* s, Span seen) {
@@ -298,7 +312,7 @@ struct ByTiles {
         for (int64_t i = 0; i < rows; ++i) {
             if (!met[i / M]) __builtin_memset(sums + i * width, 0, static_cast<size_t>(width) * sizeof(float));
             if (plain) running[i] = {row[i].top * (1 / kLog2e), reduce_add(row[i].sum)};
-            finish<T>(r, b, h, t0 + i, a.width, sums + i * width, running[i]);
+            finish<T, (P < 3)>(r, b, h, t0 + i, a.width, sums + i * width, running[i]);
         }
         return true;
     }
