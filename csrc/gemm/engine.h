@@ -455,8 +455,22 @@ struct Engine {
 
     // Few tiles, a long k: shares of it are products of their own, as many as the shape says, whatever the threads.
     int64_t shares() const {
-        if (!kPlainC || kVectorRegisters < 32 || g.pack_a || g.pack_b || g.packed_b) return 1;
+        if (!kPlainC || kVectorRegisters < 32 || (g.pack_b && !g.pack_a) || g.packed_b) return 1;
         return rows.tiles * panels > 48 ? 1 : min_of(4, g.k / (4 * Block::KC) * 2);
+    }
+
+    // A share whose operands packers make, from term k0 of the whole on.
+    struct Later {
+        const Gemm<C, A, B>& whole;
+        int64_t k0;
+    };
+    static void pack_later_a(const void* context, int64_t m0, int m, int64_t k0, int64_t kc, T* panel) {
+        const auto& own = *static_cast<const Later*>(context);
+        own.whole.pack_a(own.whole.context, m0, m, own.k0 + k0, kc, panel);
+    }
+    static void pack_later_b(const void* context, int64_t k0, int64_t kc, int64_t n0, int64_t n, T* panel) {
+        const auto& own = *static_cast<const Later*>(context);
+        own.whole.pack_b(own.whole.context, own.k0 + k0, kc, n0, n, panel);
     }
 
     bool run_shares(int64_t count) const {
@@ -471,6 +485,10 @@ struct Engine {
             part.m = g.m, part.n = g.n, part.k = min_of(each, g.k - i * each);
             part.a = g.a, part.a.data += i * each * g.a.col;
             part.b = g.b, part.b.data += i * each * g.b.row;
+            const Later later = {g, i * each};
+            part.context = &later;
+            if (g.pack_a) part.pack_a = pack_later_a;
+            if (g.pack_b) part.pack_b = pack_later_b;
             if constexpr (kPlainC) part.c = sums + i * size, part.c_row = g.n, part.c_col = 1;
             Engine share(part);
             share.continues = alone && i + 1 < count;
