@@ -105,4 +105,12 @@ TW_INLINE i16v narrow_units(i32v a, i32v b) {
 #endif
 }
 
+TW_INLINE u8v narrow_units(i16v a, i16v b) {
+#if defined(__SSE4_2__)
+    return (u8v)TW_MM(packus_epi16)((Bits)a, (Bits)b);
+#elif defined(__aarch64__)
+    return vcombine_u8(vqmovun_s16(a), vqmovun_s16(b));
+#endif
+}
+
 }  // namespace tw::TW_ISA
