@@ -223,11 +223,13 @@ def reshape(x: Array, shape: Ints) -> Array:
 
     A non-contiguous x whose elements do not lie evenly for the shape is a ShapeError.
     """
-    if type(x) is np.ndarray and type(shape) is tuple:
+    sizes: Any = (shape,) if type(shape) is int else shape
+    if type(x) is np.ndarray and type(sizes) is tuple:
         try:
-            y = x.reshape(shape)
-            if y.shape == shape and ((base := y.base) is x or (base is not None and base is x.base)):
-                return y  # no copy, no -1
+            view = x.reshape(sizes)
+            base = view.base
+            if (view.shape == sizes or min(sizes) == -1) and (base is x or (base is not None and base is x.base)):
+                return view  # no copy
         except (TypeError, ValueError):
             pass  # said in other words below
     x = _viewable("reshape", x)
@@ -250,10 +252,10 @@ def reshape(x: Array, shape: Ints) -> Array:
         return x.reshape(sizes)
     try:
         y = x.reshape(sizes)
-        is_view = not (isinstance(y, np.ndarray) and y.size > 0) or np.may_share_memory(x, y)
     except ValueError:
-        is_view = False
-    if not is_view:
+        y = None
+    copied = isinstance(y, np.ndarray) and y.size > 0 and not np.may_share_memory(x, y)
+    if y is None or copied:
         raise ShapeError(
             f"reshape: x has shape {x.shape} and strides {x.strides}, which no view of shape={shape!r:.80} has; "
             "want a contiguous array",
