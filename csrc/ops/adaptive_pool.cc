@@ -2,8 +2,8 @@
 //   window o of an axis of n elements is [floor(o n / size), ceil((o + 1) n / size)); windows may overlap by one element.
 //
 // Method    where n is a multiple of size everywhere, the pool with kernel = stride = n / size. Else the rows of a window
-//           are joined as vectors, then its columns. The gradient of the mean spreads the shares of a row of windows
-//           along it, then adds that row to every row of dx that the windows see.
+//           are joined as vectors, then its columns. The gradient of the mean spreads the shares of rows of windows
+//           along them, then every row of dx is the sum of those that see it.
 // Numerics  max: the first maximum wins, NaN wins over numbers. mean: rows first, then columns; one division.
 // Threads   by rows of results, the gradient by planes; bits never depend on the split.
 #include "core/check.h"
@@ -129,40 +129,58 @@ Status max_with_indices(const Windows& w, const Windows& wi, const T* x, T* y, i
     return Status::ok;
 }
 
+// seen[i] = the windows that see position i of the axis.
+void see(const PoolAxis& a, Taps* seen) {
+    int64_t first = 0, last = 0;
+    for (int64_t i = 0; i < a.size; ++i) {
+        while (share_of(a, first).last <= i) ++first;
+        while (last < a.out && share_of(a, last).first <= i) ++last;
+        seen[i] = {first, last};
+    }
+}
+
+// row[i] = the shares of the windows o of the axis that see column i, dy[o] / cells.
+template <class T>
+void spread_row(const PoolAxis& a, const T* dy, int64_t above, Wide<T>* row) {
+    typedef Wide<T> W;
+    __builtin_memset(row, 0, static_cast<size_t>(a.size) * sizeof(W));
+    for (int64_t o = 0; o < a.out; ++o) {
+        const Taps t = share_of(a, o);
+        const W share = widened(dy[o * a.small_step]) / static_cast<W>(above * count_of(t));
+        for (int64_t i = t.first; i < t.last; ++i) row[i] += share;
+    }
+}
+
 template <class T>
 Status mean_gradient(const Windows& w, T* dx, const T* dy) {
     typedef Wide<T> W;
     const PoolAxis &d = w.axis[0], &h = w.axis[1], &a = w.axis[2];
     const int64_t group = max_of(1, kChunkElements / w.plane_size);
-    note_kernel("planes");
+    note_kernel("rows");
     bool enough = true;
     parallel(ceil_div(w.planes, group), [&](int64_t chunk) {
-        Scratch scratch(static_cast<size_t>(w.plane_size + a.size) * sizeof(W));
-        W *const plane = scratch.as<W>(), *const row = plane + w.plane_size;
-        if (!plane) return __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
+        Scratch seen(static_cast<size_t>(d.size + h.size) * sizeof(Taps)),
+            scratch(static_cast<size_t>(d.out * h.out * a.size + kLanes<W>) * sizeof(W));
+        Taps *const outer = seen.as<Taps>(), *const inner = outer + d.size;
+        W* const rows = scratch.as<W>();
+        if (!outer || !rows) return __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
+        see(d, outer), see(h, inner);
         for (int64_t k = chunk * group; k < min_of(chunk * group + group, w.planes); ++k) {
-            __builtin_memset(plane, 0, static_cast<size_t>(w.plane_size) * sizeof(W));
             RowPart p{k, 0, 0, 0, a.out, 0, 0};
             for (p.outer = 0; p.outer < d.out; ++p.outer)
-                for (p.inner = 0; p.inner < h.out; ++p.inner) {
-                    const Taps td = share_of(d, p.outer), th = share_of(h, p.inner);
-                    const T* from = small_row(w, dy, p);
-                    __builtin_memset(row, 0, static_cast<size_t>(a.size) * sizeof(W));
-                    for (int64_t o = 0; o < a.out; ++o) {
-                        const Taps ta = share_of(a, o);
-                        const W by = static_cast<W>(count_of(td) * count_of(th) * count_of(ta));
-                        const W share = widened(from[o * a.small_step]) / by;
-                        for (int64_t i = ta.first; i < ta.last; ++i) row[i] += share;
-                    }
-                    for (int64_t i = td.first; i < td.last; ++i)
-                        for (int64_t j = th.first; j < th.last; ++j) {
-                            W* const to = plane + (i * h.size + j) * a.size;
-                            for (int64_t c = 0; c < a.size; ++c) to[c] += row[c];
-                        }
-                }
-            for (int64_t r = 0; r < d.size * h.size; ++r)
-                copy_row(dx + wide_plane(w, k) + r / h.size * d.wide_step + r % h.size * h.wide_step, a.wide_step,
-                         static_cast<const W*>(plane + r * a.size), 1, a.size);
+                for (p.inner = 0; p.inner < h.out; ++p.inner)
+                    spread_row(a, small_row(w, dy, p), count_of(share_of(d, p.outer)) * count_of(share_of(h, p.inner)),
+                               rows + (p.outer * h.out + p.inner) * a.size);
+            for (int64_t r = 0; r < d.size * h.size; ++r) {
+                const Taps by_d = outer[r / h.size], by_h = inner[r % h.size];
+                T* const to = dx + wide_plane(w, k) + r / h.size * d.wide_step + r % h.size * h.wide_step;
+                each_vector<T>(a.size, [&](int64_t c, int64_t n) __attribute__((always_inline)) {
+                    Vec<W> v{};
+                    for (int64_t i = by_d.first; i < by_d.last; ++i)
+                        for (int64_t j = by_h.first; j < by_h.last; ++j) v += load(rows + (i * h.out + j) * a.size + c);
+                    put(to, a.wide_step, c, n, v);
+                });
+            }
         }
     });
     return enough ? Status::ok : no_memory();

@@ -1,7 +1,7 @@
 // Moving elements: concat, pad and expand.
 //
 // Method    every op is copies and fills of strided views, by the size of an element; merged rows go to memcpy where both
-//           sides are contiguous.
+//           sides are contiguous. pad writes each row of its result once, border and all.
 // Numerics  exact. What pad fills with is converted as cast does it.
 // Threads   pieces of kChunkElements; elements are independent.
 #include "core/check.h"
@@ -132,23 +132,81 @@ Status infer_pad(Call& c, Inferred& r) {
     return Status::ok;
 }
 
-// The border is filled axis by axis, each slab within what the axes before it left as interior.
+// One axis of y: x stands at [before, before + inside).
+struct PaddedAxis {
+    int64_t before, inside, size, from, to;  // strides of x and y
+};
+
+// Fills [begin, end) of a row, x where it lies and the value around it.
+template <class T>
+TW_INLINE void pad_row(const PaddedAxis& a, T* to, const T* from, int64_t begin, int64_t end, T value) {
+    const int64_t first = min_of(max_of(a.before, begin), end), last = max_of(first, min_of(a.before + a.inside, end));
+    for (int64_t i = begin; i < first; ++i) to[i * a.to] = value;
+    copy_row(to + first * a.to, a.to, from + (first - a.before) * a.from, a.from, last - first);
+    for (int64_t i = last; i < end; ++i) to[i * a.to] = value;
+}
+
+// Every row of y once; the last of the axes is the row.
+template <class T>
+void pad_rows(const PaddedAxis* axis, int outer, T* y, const T* x, T value) {
+    const PaddedAxis& a = axis[outer];
+    const int64_t part = min_of(a.size, kChunkElements), parts = ceil_div(a.size, part);
+    int64_t rows = 1;
+    for (int d = 0; d < outer; ++d) rows *= axis[d].size;
+    const int64_t group = max_of(1, kChunkElements / part);
+    parallel(ceil_div(rows * parts, group), [&](int64_t chunk) {
+        for (int64_t k = chunk * group; k < min_of(chunk * group + group, rows * parts); ++k) {
+            const int64_t begin = k % parts * part, end = min_of(begin + part, a.size);
+            T* to = y;
+            const T* from = x;
+            bool inside = true;
+            for (int64_t d = outer - 1, row = k / parts; d >= 0; row /= axis[d--].size) {
+                const int64_t at = row % axis[d].size, in_x = at - axis[d].before;
+                to += at * axis[d].to;
+                from += in_x * axis[d].from;
+                inside &= in_x >= 0 && in_x < axis[d].inside;
+            }
+            if (inside)
+                pad_row(a, to, from, begin, end, value);
+            else
+                copy_row(to + begin * a.to, a.to, &value, 0, end - begin);
+        }
+    });
+}
+
+// Axes without a border, or of size 1, join the next where both arrays allow it.
 Status run_pad(const Call& c) {
-    const View& x = c.in[0];
+    const View &x = c.in[0], &y = c.out[0];
+    if (numel(y) == 0) return Status::ok;
     const Attr& pads = c.attr[0];
+    PaddedAxis axis[kMaxDims + 1];
+    int n = 0;
+    axis[0] = {0, 1, 1, 1, 1};
+    for (int d = 0; d < x.ndim; ++d) {
+        const PaddedAxis a = {pads.list[2 * d], x.shape[d], y.shape[d], x.stride[d], y.stride[d]};
+        PaddedAxis& last = axis[n];
+        const bool bare = a.size == a.inside;
+        if (bare && a.size == 1 && d + 1 < x.ndim) continue;
+        if (bare && last.from == a.inside * a.from && last.to == a.size * a.to)
+            last = {last.before * a.size, last.inside * a.size, last.size * a.size, a.from, a.to};
+        else if (last.size == 1 && last.before == 0 && last.inside == 1)
+            last = a;
+        else
+            axis[++n] = a;
+    }
     uint64_t bits = 0;
     put_element(c.attr[1].f, x.dtype, &bits);
-    View value{};
-    value.dtype = x.dtype;
-    value.data = &bits;
-    View inside = c.out[0];
-    for (int d = 0; d < x.ndim; ++d) {
-        const int64_t before = pads.list[2 * d], after = pads.list[2 * d + 1];
-        copy_view(slice(inside, d, 0, before), value);
-        copy_view(slice(inside, d, before + x.shape[d], after), value);
-        inside = slice(inside, d, before, x.shape[d]);
+    const auto run = [&]<class T>(T) {
+        T value;
+        __builtin_memcpy(&value, &bits, sizeof value);
+        pad_rows(axis, n, y.as<T>(), x.as<const T>(), value);
+    };
+    switch (item_size(x.dtype)) {
+        case 1: run(uint8_t{}); break;
+        case 2: run(uint16_t{}); break;
+        case 4: run(uint32_t{}); break;
+        default: run(uint64_t{}); break;
     }
-    copy_view(inside, x);
     return Status::ok;
 }
 

@@ -104,6 +104,22 @@ Status mean_gradient(const Windows& w, T* dx, const T* dy, bool include_padding,
     return enough ? Status::ok : no_memory();
 }
 
+// A plane of one window has one share everywhere.
+template <class T>
+void share_planes(const Windows& w, T* dx, const T* dy, Wide<T> cells) {
+    const PoolAxis& a = w.axis[2];
+    const int64_t group = max_of(1, kChunkElements / a.size);
+    note_kernel("planes");
+    parallel(ceil_div(w.planes, group), [&](int64_t chunk) {
+        for (int64_t k = chunk * group; k < min_of(chunk * group + group, w.planes); ++k) {
+            const Vec<Wide<T>> share = splat<Wide<T>>(Wide<T>{} + widened(dy[small_plane(w, k)]) / cells);
+            T* const to = dx + wide_plane(w, k);
+            each_vector<T>(a.size, [&](int64_t i, int64_t n)
+                                       __attribute__((always_inline)) { put(to, a.wide_step, i, n, share); });
+        }
+    });
+}
+
 // ---- the ops ----------------------------------------------------------------------------------------------------------------
 
 template <class T>
@@ -112,6 +128,11 @@ Status avg_pool_dx(const Call& c) {
     Windows w = windows_over(c.out[0], c.in[0], {a[kDxKernel].list, a[kDxStride].list, nullptr, a[kDxPadding].list}),
             merged = w;
     if (merge_spanned(merged) && merged.axis[2].out == 1) w = merged;  // one window: the order of its sum cannot change
+    if (w.axis[0].size == 1 && w.axis[1].size == 1 && spans(w.axis[2])) {
+        const int64_t cells = a[kDxDivisor].is_none ? w.axis[2].size : a[kDxDivisor].i;
+        share_planes<T>(w, c.out[0].as<T>(), c.in[0].as<const T>(), static_cast<Wide<T>>(cells));
+        return Status::ok;
+    }
     return mean_gradient<T>(w, c.out[0].as<T>(), c.in[0].as<const T>(), a[kDxIncludePadding].i != 0, a[kDxDivisor]);
 }
 

@@ -8,6 +8,7 @@
 // Threads   taps of planes, and bands of rows; sums are never split between threads.
 #include "gemm/padded.h"
 #include "ops/conv_problem.h"
+#include "simd/between.h"
 #include "simd/rows.h"
 
 namespace tw::TW_ISA {
@@ -163,12 +164,34 @@ void tap_pixels(const ConvAxes& s, int64_t wide, TapPixels* taps) {
     }
 }
 
+// Sums are kept as whole vectors where lanes are loaded by a mask: a load waits for a store that it only overlaps.
+template <class T>
+constexpr bool kWholeSums = kVecBytes == 64 && !kIsNarrow<T>;
+
+constexpr int64_t kLinesAhead = 5;
+
+template <class T>
+TW_INLINE void add_lanes(T* sums, const T* from, int64_t begin, int64_t end) {
+    constexpr int64_t L = kLanes<T>;
+    for (int64_t i = begin / L * L; i < end; i += L) {
+        __builtin_prefetch(from + i +
+                           kLinesAhead * L);  // many rows a little at a time: no stream that the hardware sees
+        const Vec<T> v = load_between(from + i, max_of(begin - i, 0), min_of(end - i, L));
+        store(sums + i, load(sums + i) + v);
+    }
+}
+
 // Adds what the taps of one row of the kernel bring from a row of pixels to the phases of a row of x.
 template <class T>
 void add_row(const TapPixels* taps, int64_t n_taps, const T* y, int64_t tap_stride, int64_t step, Wide<T>* sums) {
     for (int64_t t = 0; t < n_taps; ++t, y += tap_stride) {
         Wide<T>* const to = sums + taps[t].to;
         const T* const from = y + taps[t].begin * step;
+        if constexpr (kWholeSums<T>)
+            if (step == 1) {
+                add_lanes(sums, from - taps[t].to, taps[t].to, taps[t].to + taps[t].count);
+                continue;
+            }
         each_vector<T>(taps[t].count, [&](int64_t i, int64_t n) __attribute__((always_inline)) {
             store_n(to + i, load_n(to + i, n) + take(from, step, i, n), n);
         });
@@ -180,7 +203,8 @@ Status fold(const View& y, const View& x, const ConvAxes& s) {
     typedef Wide<T> W;
     const int64_t taps = taps_of(s), channels = x.shape[1], rows = s.in[0] * s.in[1];
     const int64_t band = max_of(1, kChunkElements / (s.in[2] * taps)), bands = ceil_div(rows, band);
-    const int64_t wide = ceil_div(s.in[2], s.stride[2]), phases = min_of(s.stride[2], s.in[2]);
+    constexpr int64_t L = kWholeSums<T> ? kLanes<W> : 1;
+    const int64_t wide = ceil_div(ceil_div(s.in[2], s.stride[2]), L) * L, phases = min_of(s.stride[2], s.in[2]);
     bool enough = true;
     parallel(x.shape[0] * channels * bands, [&](int64_t job) {
         const int64_t n = job / bands / channels, c = job / bands % channels,
@@ -197,12 +221,15 @@ Status fold(const View& y, const View& x, const ConvAxes& s) {
         for (int64_t row = job % bands * band; row < last; ++row) {
             const int64_t d = row / s.in[1], h = row % s.in[1];
             for (int64_t i = 0; i < phases * wide; ++i) sums[i] = 0;
-            for (int64_t t = 0; t < s.taps[0] * s.taps[1]; ++t) {
-                const int64_t at_d = pixel_at(s, 0, d, t / s.taps[1]), at_h = pixel_at(s, 1, h, t % s.taps[1]);
-                if (at_d >= 0 && at_h >= 0)
-                    add_row(along, s.taps[2],
-                            from + t * s.taps[2] * y.stride[1] + at_d * s.y_stride[0] + at_h * s.y_stride[1],
-                            y.stride[1], s.y_stride[2], sums);
+            for (int64_t i = 0; i < s.taps[0]; ++i) {
+                const int64_t at_d = pixel_at(s, 0, d, i);
+                if (at_d < 0) continue;
+                for (int64_t j = 0; j < s.taps[1]; ++j) {
+                    const int64_t at_h = pixel_at(s, 1, h, j), t = (i * s.taps[1] + j) * s.taps[2];
+                    if (at_h >= 0)
+                        add_row(along, s.taps[2], from + t * y.stride[1] + at_d * s.y_stride[0] + at_h * s.y_stride[1],
+                                y.stride[1], s.y_stride[2], sums);
+                }
             }
             if (phases > 1) write_phases(sums, wide, s.stride[2], s.in[2], line, 1);
             copy_row(to + d * s.x_stride[0] + h * s.x_stride[1], s.x_stride[2], line, 1, s.in[2]);
