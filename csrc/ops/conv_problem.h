@@ -220,7 +220,7 @@ void write_phases(const T* from, int64_t wide, int64_t stride, int64_t count, T*
 
 inline Status no_memory() { return fail(Status::memory, "", "no memory for packed panels; want smaller operands"); }
 
-// Runs `kernel` on float32 copies of 16-bit operands and rounds its results once; other types go straight to it.
+// Runs `kernel` on float32 copies of 16-bit operands and rounds its results once; all else goes straight to it.
 template <class H>
 Status through_float32(const Call& c, Status (*kernel)(const Call&)) {
     int64_t elements = 0;
@@ -244,7 +244,7 @@ Status through_float32(const Call& c, Status (*kernel)(const Call&)) {
     };
     for (int i = 0; i < c.n_in; ++i) {
         in[i] = c.in[i];
-        if (!given(c.in[i])) continue;
+        if (!given(c.in[i]) || c.in[i].dtype != c.in[0].dtype) continue;
         in[i] = wide(c.in[i]);
         each(in[i], c.in[i], [](const Walk& w, char* const* p, int64_t count) {
             float* to = reinterpret_cast<float*>(p[0]);

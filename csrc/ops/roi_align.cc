@@ -6,12 +6,14 @@
 // Method    samples lie on a grid, so that means are rows times columns: weights of the rows of x per cell, those of the
 //           columns alike, once per box; then per channel the rows are summed as vectors. The maximum interpolates the
 //           rows of each line of samples, then its columns.
-// Numerics  places in double, sums in the type of x; what has weight 0 does not count. A box with a NaN or an infinity gives NaN. Samples outside cost
-//           nothing, so no box takes longer than one about the size of x.
+// Numerics  places in double, sums in the type of x, for 16-bit types in float32 and rounded once; what has weight 0 does
+//           not count. A box with a NaN or an infinity gives NaN. Samples outside cost nothing, so no box takes longer than
+//           one about the size of x.
 // Threads   by boxes and groups of channels, the gradient by groups of channels of a sample.
 // Source    He et al., "Mask R-CNN", 2017; ONNX RoiAlign.
 #include "core/check.h"
 #include "core/pooling.h"
+#include "ops/conv_problem.h"
 #include "ops/ops.h"
 #include "simd/rows.h"
 
@@ -24,7 +26,7 @@ enum { kShape, kDxScale, kDxSampling, kDxAligned };
 
 constexpr int64_t kMostCells = 1 << 15, kMostSamples = 1 << 10;
 
-Status no_memory() { return fail(Status::memory, "", "no memory for the weights of a box; want a smaller size"); }
+Status no_room() { return fail(Status::memory, "", "no memory for the weights of a box; want a smaller size"); }
 
 // The samples of a box along one axis of x.
 struct Along {
@@ -291,7 +293,7 @@ Status forward(const Problem& p, const View& y, int mode) {
             }
         }
     });
-    return enough ? Status::ok : no_memory();
+    return enough ? Status::ok : no_room();
 }
 
 // ---- backward ---------------------------------------------------------------------------------------------------------------
@@ -344,15 +346,14 @@ Status backward(const Problem& p, const View& dy) {
                              image + c * dx.stride[1], dx.stride[2], dx.stride[3]);
         }
     });
-    return enough ? Status::ok : no_memory();
+    return enough ? Status::ok : no_room();
 }
 
 // ---- the ops ----------------------------------------------------------------------------------------------------------------
 
-Status run(const Call& c) {
+Status run_f32_f64(const Call& c) {
     const View& y = c.out[0];
     const Attr* a = c.attr;
-    if (numel(y) == 0) return Status::ok;
     TW_TRY(check_images(c.in[2], c.in[0].shape[0]));
     const Problem p = {
         c.in[0], c.in[1], c.in[2], a[kScale].f, a[kSampling].i, a[kAligned].i != 0, {y.shape[2], y.shape[3]}};
@@ -360,15 +361,17 @@ Status run(const Call& c) {
     return y.dtype == DType::f32 ? forward<float>(p, y, mode) : forward<double>(p, y, mode);
 }
 
-Status run_dx(const Call& c) {
+Status run_dx_f32_f64(const Call& c) {
     const View &dy = c.in[0], &dx = c.out[0];
     const Attr* a = c.attr;
-    if (numel(dx) == 0) return Status::ok;
     TW_TRY(check_images(c.in[2], dx.shape[0]));
     const Problem p = {
         dx, c.in[1], c.in[2], a[kDxScale].f, a[kDxSampling].i, a[kDxAligned].i != 0, {dy.shape[2], dy.shape[3]}};
     return dy.dtype == DType::f32 ? backward<float>(p, dy) : backward<double>(p, dy);
 }
+
+Status run(const Call& c) { return in_float32(c, run_f32_f64); }
+Status run_dx(const Call& c) { return in_float32(c, run_dx_f32_f64); }
 
 Status want_boxes(const View& boxes, const View& images, const View& model, const char* name, double scale,
                   int64_t sampling) {
@@ -386,7 +389,7 @@ Status want_boxes(const View& boxes, const View& images, const View& model, cons
     return Status::ok;
 }
 Status want_image(const View& x, const char* name) {
-    TW_TRY(want_real(x, name));
+    TW_TRY(want_floating(x, name));
     return want_ndim(x, name, 4, 4);
 }
 

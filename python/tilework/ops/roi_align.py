@@ -10,12 +10,14 @@ import numpy as np
 
 from tilework.arrays import Array, Ints, Sizes, Wanted
 from tilework.backends.opencl_queue import GROUP_SIZE, Queue
+from tilework.dtypes import FLOATING
 from tilework.errors import AttrError, AttrTypeError, DTypeError, IndexContentError, ShapeError, UnsupportedError
 from tilework.registry import (
     ErrorCase,
     Sample,
     Workload,
     backward,
+    dtypes,
     errors,
     fills,
     op,
@@ -313,6 +315,7 @@ def _(fill: Fill, first: Sizes, boxes: Sizes, images: Sizes, **attrs: Any) -> An
 
 
 for _target in (roi_align, roi_align_dx):
+    dtypes(_target, *FLOATING)
     tolerance(_target, ulp=8)
 
 
