@@ -35,12 +35,12 @@ constexpr int kDigits = __is_same(T, bf16)  ? 8
                         : __is_same(T, f16) ? 11
                                             : 24;
 
-template <class W, int digits>
-TW_INLINE void units(W* u, const uint32_t* words) {
+template <class W>
+TW_INLINE void units(W* u, const uint32_t* words, int digits) {
+    const float unit = 1 / static_cast<float>(1 << digits);
     for (int i = 0; i < kUnits<W>; ++i)
         if constexpr (sizeof(W) == 4)
-            u[i] =
-                static_cast<float>(static_cast<int32_t>(words[i] >> (32 - digits))) / static_cast<float>(1 << digits);
+            u[i] = static_cast<float>(static_cast<int32_t>(words[i] >> (32 - digits))) * unit;
         else
             u[i] = (static_cast<double>(words[2 * i] >> 5) * 0x1p26 + static_cast<double>(words[2 * i + 1] >> 6)) *
                    0x1p-53;
@@ -92,9 +92,33 @@ Key key_of(const Call& c, int first) {
     return {static_cast<uint64_t>(c.attr[first + kOffset].i), static_cast<uint64_t>(c.attr[first + kSeed].i)};
 }
 
-// draws[k] for k < n: make(to, words) turns the words of kCounters counters into draws.
+// What turns the words of kCounters counters into draws.
+template <class W>
+struct Uniform {
+    W low, size;
+    int digits;
+    __attribute__((always_inline)) void operator()(W* to, const uint32_t* words) const {
+        units(to, words, digits);
+        for (int i = 0; i < kUnits<W>; ++i) to[i] = low + size * to[i];
+    }
+};
+template <class W>
+struct Normal {
+    W mean, std;
+    __attribute__((always_inline)) void operator()(W* to, const uint32_t* words) const {
+        units(to, words, 24);
+        normal(to, mean, std);
+    }
+};
+struct Words {
+    __attribute__((always_inline)) void operator()(uint32_t* to, const uint32_t* words) const {
+        __builtin_memcpy(to, words, kWords * 4);
+    }
+};
+
+// draws[k] for k < n. Once for every type that W serves.
 template <class W, class Make>
-TW_INLINE void draw(W* draws, int64_t n, Key key, const Make& make) {
+__attribute__((noinline)) void draw(W* draws, int64_t n, Key key, const Make& make) {
     constexpr int made = kUnits<W>;
     parallel(ceil_div(n, kPiece), [&](int64_t piece) {
         uint32_t words[kWords];
@@ -112,22 +136,9 @@ Status no_memory(int64_t n) {
     return fail(Status::memory, "", "no memory for %lld draws; want fewer", static_cast<long long>(n));
 }
 
-// Draws of type W into y, through memory of our own where y lies otherwise or is narrower.
-template <class T, class Make>
-Status spread(const View& y, Key key, const Make& make) {
+template <class T>
+void copy(const View& y, const View& wide) {
     typedef Wide<T> W;
-    const int64_t n = numel(y);
-    if constexpr (!kIsNarrow<T>)
-        if (is_contiguous(y)) {
-            draw(y.as<T>(), n, key, make);
-            return Status::ok;
-        }
-    Scratch scratch(static_cast<size_t>(n) * sizeof(W));
-    if (n != 0 && !scratch.as<void>()) return no_memory(n);
-    View wide = result(sizeof(W) == 8 ? DType::f64 : DType::f32, y.ndim, y.shape);
-    set_contiguous(wide);
-    wide.data = scratch.as<void>();
-    draw(scratch.as<W>(), n, key, make);
     const View* views[] = {&y, &wide};
     const Walk w = walk_over(views, 2, y.ndim, y.shape);
     for_each_row(w, kChunkElements, [&](char* const* at, int64_t count) {
@@ -135,6 +146,21 @@ Status spread(const View& y, Key key, const Make& make) {
         const W* const from = reinterpret_cast<const W*>(at[1]);
         each_vector<T>(count, [&](int64_t i, int64_t k) { put(to, w.stride[0], i, k, take(from, w.stride[1], i, k)); });
     });
+}
+
+// Draws of type W into y, through memory of our own where y lies otherwise or is narrower.
+template <class T, class Make>
+Status spread(const View& y, Key key, const Make& make) {
+    typedef Wide<T> W;
+    const int64_t n = numel(y);
+    const bool in_place = !kIsNarrow<T> && is_contiguous(y);
+    Scratch scratch(in_place ? 0 : static_cast<size_t>(n) * sizeof(W));
+    if (n != 0 && !in_place && !scratch.as<void>()) return no_memory(n);
+    View wide = result(sizeof(W) == 8 ? DType::f64 : DType::f32, y.ndim, y.shape);
+    set_contiguous(wide);
+    wide.data = in_place ? y.data : scratch.as<void>();
+    draw(wide.as<W>(), n, key, make);
+    if (!in_place) copy<T>(y, wide);
     return Status::ok;
 }
 
@@ -142,21 +168,14 @@ Status run_uniform(const Call& c) {
     return for_floating(c.out[0].dtype, [&]<class T>() {
         typedef Wide<T> W;
         const W low = static_cast<W>(c.attr[0].f), size = static_cast<W>(c.attr[1].f - c.attr[0].f);
-        return spread<T>(c.out[0], key_of(c, 3), [=](W* to, const uint32_t* words) {
-            units<W, kDigits<T>>(to, words);
-            for (int i = 0; i < kUnits<W>; ++i) to[i] = low + size * to[i];
-        });
+        return spread<T>(c.out[0], key_of(c, 3), Uniform<W>{low, size, kDigits<T>});
     });
 }
 
 Status run_normal(const Call& c) {
     return for_floating(c.out[0].dtype, [&]<class T>() {
         typedef Wide<T> W;
-        const W mean = static_cast<W>(c.attr[0].f), std = static_cast<W>(c.attr[1].f);
-        return spread<T>(c.out[0], key_of(c, 3), [=](W* to, const uint32_t* words) {
-            units<W, 24>(to, words);
-            normal(to, mean, std);
-        });
+        return spread<T>(c.out[0], key_of(c, 3), Normal<W>{static_cast<W>(c.attr[0].f), static_cast<W>(c.attr[1].f)});
     });
 }
 
@@ -169,8 +188,7 @@ Status bernoulli(const Call& c) {
     View words = result(DType::i32, y.ndim, y.shape);
     set_contiguous(words);
     words.data = scratch.as<void>();
-    draw(scratch.as<uint32_t>(), n, key_of(c, 0),
-         [](uint32_t* to, const uint32_t* from) { __builtin_memcpy(to, from, kWords * 4); });
+    draw(scratch.as<uint32_t>(), n, key_of(c, 0), Words{});
     const View* views[] = {&y, &p, &words};
     const Walk w = walk_over(views, 3, y.ndim, y.shape);
     for_each_row(w, kChunkElements, [&](char* const* at, int64_t count) {
