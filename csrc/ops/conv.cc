@@ -12,6 +12,7 @@
 #include "gemm/padded.h"
 #include "gemm/tiled.h"
 #include "ops/conv_problem.h"
+#include "ops/in_float32.h"
 
 namespace tw::TW_ISA {
 namespace {

@@ -9,6 +9,7 @@
 #include "gemm/pack.h"
 #include "gemm/window.h"
 #include "ops/conv_problem.h"
+#include "ops/in_float32.h"
 
 namespace tw::TW_ISA {
 namespace {

@@ -6,6 +6,7 @@
 // Numerics  as conv_dx.
 // Threads   as conv_dx.
 #include "ops/conv_problem.h"
+#include "ops/in_float32.h"
 
 namespace tw::TW_ISA {
 namespace {

@@ -13,6 +13,7 @@
 // Threads   tiles of y, rows of columns, channels of deform_fold; sums are never split between threads.
 // Source    Zhu et al., "Deformable ConvNets v2: more deformable, better results", 2019.
 #include "ops/conv_problem.h"
+#include "ops/in_float32.h"
 #include "simd/rows.h"
 
 namespace tw::TW_ISA {

@@ -10,6 +10,7 @@
 // Numerics  one running sum each, cut every KC terms of a product; zeros of the border are multiplied.
 // Threads   bands; or, of a band, slices, then runs of pixels or panels; sums are never split between threads.
 // Source    Sandler et al., "MobileNetV2: inverted residuals and linear bottlenecks", 2018.
+#include "ops/in_float32.h"
 #include "ops/inverted_residual_block.h"
 
 namespace tw::TW_ISA {

@@ -10,6 +10,7 @@
 // Threads   rows of the image; sums are never split between threads.
 // Source    Fischer et al., "FlowNet: learning optical flow with convolutional networks", 2015, without the patches.
 #include "ops/conv_problem.h"
+#include "ops/in_float32.h"
 
 namespace tw::TW_ISA {
 namespace {

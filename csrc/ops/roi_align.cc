@@ -13,7 +13,7 @@
 // Source    He et al., "Mask R-CNN", 2017; ONNX RoiAlign.
 #include "core/check.h"
 #include "core/pooling.h"
-#include "ops/conv_problem.h"
+#include "ops/in_float32.h"
 #include "ops/ops.h"
 #include "simd/rows.h"
 
@@ -26,7 +26,7 @@ enum { kShape, kDxScale, kDxSampling, kDxAligned };
 
 constexpr int64_t kMostCells = 1 << 15, kMostSamples = 1 << 10;
 
-Status no_room() { return fail(Status::memory, "", "no memory for the weights of a box; want a smaller size"); }
+Status no_memory() { return fail(Status::memory, "", "no memory for the weights of a box; want a smaller size"); }
 
 // The samples of a box along one axis of x.
 struct Along {
@@ -293,7 +293,7 @@ Status forward(const Problem& p, const View& y, int mode) {
             }
         }
     });
-    return enough ? Status::ok : no_room();
+    return enough ? Status::ok : no_memory();
 }
 
 // ---- backward ---------------------------------------------------------------------------------------------------------------
@@ -346,7 +346,7 @@ Status backward(const Problem& p, const View& dy) {
                              image + c * dx.stride[1], dx.stride[2], dx.stride[3]);
         }
     });
-    return enough ? Status::ok : no_room();
+    return enough ? Status::ok : no_memory();
 }
 
 // ---- the ops ----------------------------------------------------------------------------------------------------------------
