@@ -152,3 +152,39 @@ def test_strides_do_not_matter() -> None:
     np.testing.assert_array_equal(on("amx", *turned), want)
     wide = [np.repeat(x, 2, axis=-1)[..., ::2] for x in turned]
     np.testing.assert_array_equal(on("amx", *wide), want)
+
+
+# Of the gradients: a part of the largest.
+NEAR = 2.0**-6
+
+
+@pytest.mark.parametrize(("sizes", "attrs"), [*CALLS, ((4, 1, 70, 300, 16, 40), {"lengths": np.array([300, 90])})])
+@pytest.mark.parametrize("masked", ["", "bool", "added", "alibi", "dropout"])
+def test_gradients_by_tiles_are_near(sizes: tuple[int, ...], attrs: dict[str, Any], masked: str) -> None:
+    h, kv, t, s, d, dv = sizes
+    q, k, v, dy, added, slopes = heads(
+        "bfloat16", (2, h, t, d), (2, kv, s, d), (2, kv, s, dv), (2, h, t, dv), (h, t, s), (h,)
+    )
+    allowed = np.random.default_rng(1).random((2, 1, t, s)) < 0.7
+    more: dict[str, Any] = {**attrs, "mask": {"bool": allowed, "added": added}.get(masked)}
+    if masked == "alibi":
+        more["alibi"] = np.abs(slopes)
+    if masked == "dropout":
+        more |= {"dropout": 0.2, "seed": 7}
+    tw.set_isa("amx")
+    _, saved = tw.attention.forward(q, k, v, **more)
+
+    def gradients() -> list[np.ndarray]:
+        with tw.profile() as ran:
+            found = tw.attention.backward(dy, q, k, v, saved=saved, **more)
+        assert ("tiles" in next(iter(ran)).kernel) == (tw.isa() == "amx")
+        return [np.asarray(x).astype(np.float64) for x in found[: 4 if masked == "added" else 3]]
+
+    got = gradients()
+    with tw.threads(1):
+        for x, one in zip(got, gradients(), strict=True):
+            np.testing.assert_array_equal(one, x)
+    tw.set_isa("avx512")
+    for x, below in zip(got, gradients(), strict=True):
+        np.testing.assert_allclose(x, below, rtol=0, atol=NEAR * np.abs(below).max())
+        assert np.sqrt(np.mean((x - below) ** 2)) < NEAR / 2 * np.sqrt(np.mean(below**2))

@@ -6,6 +6,10 @@
 
 #if defined(TW_TILES)
 namespace tw::TW_ISA {
+
+// Up to 32 columns of k terms of B (tile_products.cc).
+void pack_pairs(const uint16_t* b, int64_t row, int64_t col, int64_t k, int64_t n, uint32_t* to, ExponentRange& range);
+
 namespace {
 
 template <class S>
@@ -150,52 +154,6 @@ inline void pack_pairs_along(const uint16_t* b, int64_t row, int64_t k, int64_t 
             seen[p / 2] = own;
         }
     for (int64_t p = 0; p < panels; p += 2) join(ranges[p / 2], seen[p / 2].range());
-}
-
-// Up to 32 columns of k terms of B.
-inline void pack_pairs(const uint16_t* b, int64_t row, int64_t col, int64_t k, int64_t n, uint32_t* to,
-                       ExponentRange& range) {
-    Exponents seen;
-    constexpr int L = kLanes<float>;
-    const int64_t words = ceil_div(k, kPieceTerms) * kTileRows;
-    int64_t w = 0;
-    const auto put = [&](int64_t at, u32v v) __attribute__((always_inline)) {
-        seen.see(bitcast<Halves>(v));
-        store(to + at, v);
-    };
-    if (col == 1 && n == kPanelColumns) {
-        for (; w < k / 2; ++w) {
-            const uint16_t* const from = b + 2 * w * row;
-            const Halves x = load(from), y = load(from + row);
-            __builtin_prefetch(from + kPieceTerms * row), __builtin_prefetch(from + (kPieceTerms + 1) * row);
-            put(w * kPanelColumns, bitcast<u32v>(zip_low(x, y)));
-            put(w * kPanelColumns + L, bitcast<u32v>(zip_high(x, y)));
-        }
-    } else if (row == 1 && n == kPanelColumns) {
-        alignas(kVecBytes) float tile[L * L], turned[L * L];
-        for (; 2 * (w + L) <= k; w += L)
-            for (int64_t j = 0; j < kPanelColumns; j += L) {
-                for (int64_t q = 0; q < L; ++q) {
-                    const uint16_t* const from = b + (j + q) * col + 2 * w;
-                    __builtin_prefetch(from + 4 * L, 0, 2);
-                    __builtin_memcpy(tile + q * L, from, 4 * L);
-                }
-                transpose_tile(tile, L, turned, L);
-                for (int64_t q = 0; q < L; ++q) put((w + q) * kPanelColumns + j, bitcast<u32v>(load(turned + q * L)));
-            }
-    }
-    for (; w < words; ++w)
-        for (int64_t j = 0; j < kPanelColumns; j += L) {
-            alignas(kVecBytes) uint32_t some[L];
-            for (int64_t q = 0; q < L; ++q) {
-                const uint16_t* const from = b + 2 * w * row + (j + q) * col;
-                const bool here = j + q < n;
-                const uint32_t low = here && 2 * w < k ? from[0] : 0, high = here && 2 * w + 1 < k ? from[row] : 0;
-                some[q] = low | high << 16;
-            }
-            put(w * kPanelColumns + j, load(some));
-        }
-    join(range, seen.range());
 }
 
 }  // namespace

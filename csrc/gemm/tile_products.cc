@@ -304,6 +304,50 @@ bool product(const void* gemm, Below* below) {
 
 }  // namespace
 
+void pack_pairs(const uint16_t* b, int64_t row, int64_t col, int64_t k, int64_t n, uint32_t* to, ExponentRange& range) {
+    Exponents seen;
+    constexpr int L = kLanes<float>;
+    const int64_t words = ceil_div(k, kPieceTerms) * kTileRows;
+    int64_t w = 0;
+    const auto put = [&](int64_t at, u32v v) __attribute__((always_inline)) {
+        seen.see(bitcast<Halves>(v));
+        store(to + at, v);
+    };
+    if (col == 1 && n == kPanelColumns) {
+        for (; w < k / 2; ++w) {
+            const uint16_t* const from = b + 2 * w * row;
+            const Halves x = load(from), y = load(from + row);
+            __builtin_prefetch(from + kPieceTerms * row), __builtin_prefetch(from + (kPieceTerms + 1) * row);
+            put(w * kPanelColumns, bitcast<u32v>(zip_low(x, y)));
+            put(w * kPanelColumns + L, bitcast<u32v>(zip_high(x, y)));
+        }
+    } else if (row == 1 && n == kPanelColumns) {
+        alignas(kVecBytes) float tile[L * L], turned[L * L];
+        for (; 2 * (w + L) <= k; w += L)
+            for (int64_t j = 0; j < kPanelColumns; j += L) {
+                for (int64_t q = 0; q < L; ++q) {
+                    const uint16_t* const from = b + (j + q) * col + 2 * w;
+                    __builtin_prefetch(from + 4 * L, 0, 2);
+                    __builtin_memcpy(tile + q * L, from, 4 * L);
+                }
+                transpose_tile(tile, L, turned, L);
+                for (int64_t q = 0; q < L; ++q) put((w + q) * kPanelColumns + j, bitcast<u32v>(load(turned + q * L)));
+            }
+    }
+    for (; w < words; ++w)
+        for (int64_t j = 0; j < kPanelColumns; j += L) {
+            alignas(kVecBytes) uint32_t some[L];
+            for (int64_t q = 0; q < L; ++q) {
+                const uint16_t* const from = b + 2 * w * row + (j + q) * col;
+                const bool here = j + q < n;
+                const uint32_t low = here && 2 * w < k ? from[0] : 0, high = here && 2 * w + 1 < k ? from[row] : 0;
+                some[q] = low | high << 16;
+            }
+            put(w * kPanelColumns + j, load(some));
+        }
+    join(range, seen.range());
+}
+
 bool product_f32(const void* gemm, Below* below) { return product<float, float, float>(gemm, below); }
 bool product_f16(const void* gemm, Below* below) { return product<f16, f16, f16>(gemm, below); }
 bool product_bf16(const void* gemm, Below* below) { return product<bf16, bf16, bf16>(gemm, below); }

@@ -176,6 +176,13 @@ TW_INLINE Span within(Span s, int64_t first, int64_t n) {
     return {begin, min_of(max_of(s.end - first, begin), n)};
 }
 
+// Scores of whole vectors of n keys become -Inf outside a span.
+TW_INLINE void hide_unseen(float* s, Span seen, int64_t n) {
+    constexpr int64_t L = kLanes<float>;
+    for (int64_t j = 0; j < seen.begin; j += L) store_n(s + j, splat(-kInf), min_of(L, seen.begin - j));
+    for (int64_t j = seen.end; j < n; j += L) store_n(s + j, splat(-kInf), min_of(L, n - j));
+}
+
 // ---- masks ------------------------------------------------------------------------------------------------------------------
 
 TW_INLINE const char* mask_at(const Attention& a, int64_t b, int64_t h, int64_t t, int64_t s) {

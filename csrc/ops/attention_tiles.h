@@ -95,18 +95,19 @@ __attribute__((noinline)) float weigh(const float* s, float by, char* weights, T
     return 1;
 }
 
-TW_INLINE void hide_unseen(float* s, Span seen) {
-    constexpr int64_t L = kLanes<float>;
-    for (int64_t j = 0; j < seen.begin; j += L) store_n(s + j, splat(-kInf), min_of(L, seen.begin - j));
-    for (int64_t j = seen.end; j < kKeysOfTiles; j += L) store_n(s + j, splat(-kInf), min_of(L, kKeysOfTiles - j));
-}
-
 // ---- a tile of queries ------------------------------------------------------------------------------------------------------
 
 struct PackedHead {
     const char* blocks;  // of keys: panels of k^T, then panels of v
     ExponentRange k, v;
 };
+
+// Of a row with a mask and the like.
+__attribute__((noinline)) float soften_scores(const Attention& a, const Added<float>& add, float* s, Span seen,
+                                              int64_t n, Running<float>& row) {
+    for (int64_t j = 0; j < n; j += kLanes<float>) store(s + j, load(s + j) * static_cast<float>(a.scale));
+    return soften<float>(a, add, s, seen, n, row);
+}
 
 template <class T>
 struct ByTiles {
@@ -117,6 +118,7 @@ struct ByTiles {
     const int64_t deep, wide;  // steps of depth, panels of v
     const int64_t k_bytes, block_bytes;  // of a block of keys
     const bool plain;
+    Attention in_floats;  // as rows of the mask are given to soften_scores
 
     ByTiles(const Attention& attention, const Result& result)
         : a(attention),
@@ -125,7 +127,10 @@ struct ByTiles {
           wide(ceil_div(a.width, kPairColumns) * 2),
           k_bytes(K / kPanelColumns * deep * kStepBytes),
           block_bytes(k_bytes + wide * kBlockSteps * kStepBytes),
-          plain(a.softcap == 0 && !given(a.mask) && !given(a.alibi) && !a.limit && a.scale > 0) {}
+          plain(a.softcap == 0 && !given(a.mask) && !given(a.alibi) && !a.limit && a.scale > 0),
+          in_floats(attention) {
+        if (!__is_same(T, float) && a.mask.dtype != DType::boolean) in_floats.mask_stride[3] = 1;
+    }
 
     // Keys [s0, s0 + n) of a head, a block of them.
     void pack(int64_t b, int64_t head, int64_t s0, int64_t n, char* to, ExponentRange& of_k,
@@ -172,6 +177,11 @@ struct ByTiles {
 
         const char* block(const Pair& p) const { return keys + p.s0 / K * by.block_bytes; }
 
+        // Of pieces there are many queries: half a tile is rare.
+        static __attribute__((always_inline)) void multiply(const PieceBlock& t, int64_t n, const auto& with_part) {
+            P > 1 || n > kTileRows ? multiply_steps<P, true>(t, with_part) : multiply_steps<P, false>(t, with_part);
+        }
+
         void score(const Pair& p, const auto& with_part) const {
             const int64_t panel = by.deep * kStepBytes, panels = ceil_div(p.n, kPanelColumns);
             const char* const own = q + p.group * panel;
@@ -179,7 +189,7 @@ struct ByTiles {
                 const char* const from = block(p) + j * panel;
                 PieceBlock t = {by.deep, own, from, p.scores + j * kPanelColumns, K, false, own, from + panel};
                 if (P == 1) t.a_row = by.deep * kTileBytes, t.a_step = kTileBytes;
-                multiply_pieces<P>(t, p.rows, with_part);
+                multiply(t, p.rows, with_part);
             }
         }
 
@@ -193,17 +203,23 @@ struct ByTiles {
                 const char* const from = block(p) + by.k_bytes + j * kBlockSteps * kStepBytes;
                 const PieceBlock t = {steps, p.weights, from,      own + j * kPanelColumns,
                                       width, !p.first,  p.weights, from + kBlockSteps * kStepBytes};
-                multiply_pieces<P>(t, p.rows, with_part);
+                multiply(t, p.rows, with_part);
             }
         }
 
         __attribute__((noinline)) float soften_row(const Pair& p, int64_t i, float* own, char* weights) const {
             const Attention& a = by.a;
             const int64_t t = p.t0 + i;
-            for (int64_t j = 0; j < p.n; j += kLanes<float>)
-                store(own + j, load(own + j) * static_cast<float>(a.scale));
-            const float factor = soften<T>(a, added_at<T>(a, b, h, t, p.s0), own,
-                                           within(keys_seen(a, length, t), p.s0, p.n), p.n, running[p.group * M + i]);
+            Added<float> add = added_at<T>(a, b, h, t, p.s0);
+            float mask[K];
+            if (!__is_same(T, float) && add.mask && a.mask.dtype != DType::boolean) {
+                for (int64_t j = 0; j < p.n; j += kLanes<float>)
+                    store(mask + j, take(reinterpret_cast<const T*>(add.mask), a.mask_stride[3], j,
+                                         min_of(kLanes<float>, p.n - j)));
+                add.mask = reinterpret_cast<const char*>(mask);
+            }
+            const float factor = soften_scores(by.in_floats, add, own, within(keys_seen(a, length, t), p.s0, p.n), p.n,
+                                               running[p.group * M + i]);
             if (a.limit) drop(a, b, h, t, p.s0, p.n, own);
             for (int64_t j = p.n; j < K; ++j) own[j] = 0;
             for (int64_t j = 0; j < K; j += kPieceTerms)
@@ -211,7 +227,7 @@ struct ByTiles {
             return factor;
         }
 
-        __attribute__((always_inline)) void weigh_row(const Pair& p, int64_t i, float scale) const {
+        __attribute__((noinline)) void weigh_row(const Pair& p, int64_t i, float scale) const {
             float* const own = p.scores + i * K;
             char* const weights = p.weights + i * kTileBytes;
             if (!by.plain) {
@@ -219,7 +235,7 @@ struct ByTiles {
                 return;
             }
             const Span seen = within(keys_seen(by.a, length, p.t0 + i), p.s0, p.n);
-            if (seen.end - seen.begin < K) hide_unseen(own, seen);
+            if (seen.end - seen.begin < K) hide_unseen(own, seen, K);
             p.factors[i] = weigh<P>(own, scale, weights, row[p.group * M + i]);
         }
 

@@ -384,7 +384,7 @@ def _slope_of_sinks(dy: Array, y: Array, lse: Array, sinks: Array) -> Array:
 for _target in (attention, attention_dx):
     dtypes(_target, *FLOATING)
     _target.rules["narrow_factors"] = True  # powers, on devices with matrix instructions
-attention.rules["tiles"] = True  # of bfloat16, its powers among them, on tiers that have tiles
+    _target.rules["tiles"] = True  # of bfloat16, powers and slopes among them, on tiers that have tiles
 attention.rules["spreading"] = ("v",)
 attention_dx.rules["spreading"] = ("dy", "q", "k", "v", "y", "lse")
 
