@@ -2,18 +2,12 @@
 
 #include <sched.h>
 
+#include "core/relax.h"
+
 namespace tw {
 namespace {
 
 constexpr int kTurns = 4096;  // of waiting awake, some 50 us; then the core may be wanted by whom we wait for
-
-void relax() {
-#if defined(__x86_64__)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    __asm__ volatile("isb");
-#endif
-}
 
 }  // namespace
 

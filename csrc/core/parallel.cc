@@ -1,8 +1,8 @@
-// The thread pool. One region runs at a time: its chunks are handed out by counting `remaining` down, and whoever won a
-// chunk may read the region's fields, since the region cannot end before that chunk has. So nobody ever waits for a
-// worker that has not started anything: it comes late, finds nothing left and goes back to sleep. Workers are detached
-// and started on demand; the whole state is static words without destructors, so exit needs no clean-up and a forked
-// child only zeroes them.
+// The thread pool. One region runs at a time: its chunks are handed out by counting `remaining` of shares down, and whoever
+// won a chunk may read the region's fields, since the region cannot end before that chunk has. So nobody ever waits for a
+// worker that has not started anything: it comes late, finds nothing left and goes back to sleep. A thread begins with the
+// same share in every region, so that what it made in one is in its cache in the next. Workers are detached and started
+// on demand; the whole state is static words without destructors: exit needs no clean-up, a forked child only zeroes them.
 #include "core/parallel.h"
 
 #include <pthread.h>
@@ -18,8 +18,10 @@
 #include <unistd.h>
 #endif
 #include "core/cpus.h"
+#include "core/float_mode.h"
 #include "core/host_pool.h"
 #include "core/profile.h"
+#include "core/relax.h"
 
 namespace tw {
 namespace {
@@ -31,37 +33,6 @@ constexpr int64_t kPreemptedNs = 20'000;  // a hole in the clock: somebody else 
 constexpr int64_t kPollNs = 50'000'000;
 
 using Body = void (*)(void* context, int64_t i);
-
-// ---- the machine ---------------------------------------------------------------------------------------------------
-
-void relax() {
-#if defined(__x86_64__)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    __asm__ volatile("isb");  // waits some ten cycles; yield is a no-op on most cores
-#endif
-}
-
-// Rounding and denormal mode of this thread: workers take over the caller's, so that bits do not depend on who runs.
-uint64_t float_mode() {
-#if defined(__x86_64__)
-    return __builtin_ia32_stmxcsr() & ~0x3Fu;
-#elif defined(__aarch64__)
-    uint64_t mode;
-    __asm__ volatile("mrs %0, fpcr" : "=r"(mode));
-    return mode;
-#else
-    return 0;
-#endif
-}
-
-void set_float_mode([[maybe_unused]] uint64_t mode) {
-#if defined(__x86_64__)
-    __builtin_ia32_ldmxcsr(static_cast<unsigned>(mode));
-#elif defined(__aarch64__)
-    __asm__ volatile("msr fpcr, %0" : : "r"(mode));
-#endif
-}
 
 #if defined(__linux__)
 static_assert(sizeof(std::atomic<int32_t>) == 4);
@@ -78,13 +49,20 @@ void wake(std::atomic<int32_t>& word, int threads) { threads == 1 ? word.notify_
 
 // ---- state ---------------------------------------------------------------------------------------------------------
 
+// Neighbouring chunks: the caller's are the first, a worker's the next.
+struct alignas(128) Share {
+    std::atomic<int64_t> remaining{0};  // chunks nobody has claimed; 0 or less: none
+    int64_t end = 0;  // valid for the holder of a chunk
+};
+constexpr int kMostShares = 64;
+constinit Share g_shares[kMostShares];
+
 struct Pool {
     alignas(128) std::atomic<int32_t> openings{0};  // workers that may still join
     std::atomic<int32_t> sleepers{0};
 
-    alignas(128) std::atomic<int64_t> remaining{0};  // chunks nobody has claimed; 0 or less: none
-    int64_t chunks = 0;  // these four are valid for the holder of a chunk
-    Body body = nullptr;
+    alignas(128) std::atomic<int> shares{0};
+    Body body = nullptr;  // these three are valid for the holder of a chunk
     void* context = nullptr;
     uint64_t float_mode = 0;
 
@@ -188,10 +166,24 @@ void move_back(Worker&) {}
 
 // ---- workers -------------------------------------------------------------------------------------------------------
 
-// The number of chunks that were left, this one included, or <= 0. The look before saves the line from idle writes.
-int64_t claim() {
-    if (g_pool.remaining.load(std::memory_order_relaxed) <= 0) return 0;
-    return g_pool.remaining.fetch_sub(1, std::memory_order_acq_rel);
+// A chunk of share `own`, or when it has none of the next that has, or -1. The look before saves lines from idle writes.
+int64_t claim(int own) {
+    const int shares = g_pool.shares.load(std::memory_order_acquire);
+    const int first = own && shares > 1 ? 1 + (own - 1) % (shares - 1) : 0;
+    for (int k = 0; k < shares; ++k) {
+        Share& share = g_shares[(first + k) % shares];
+        if (share.remaining.load(std::memory_order_relaxed) <= 0) continue;
+        const int64_t left = share.remaining.fetch_sub(1, std::memory_order_acq_rel);
+        if (left > 0) return share.end - left;
+    }
+    return -1;
+}
+
+// How many chunks nobody will claim now.
+int64_t drop_chunks() {
+    int64_t dropped = 0;
+    for (Share& share : g_shares) dropped += std::max<int64_t>(0, share.remaining.exchange(0));
+    return dropped;
 }
 
 bool join_region() {
@@ -236,11 +228,11 @@ void wake_workers(int count) {
     }
 }
 
-void run_as_worker() {
+void run_as_worker(int own) {
     int64_t ran = 0;
-    for (int64_t left; (left = claim()) > 0; ++ran) {
+    for (int64_t i; (i = claim(own)) >= 0; ++ran) {
         if (ran == 0 && float_mode() != g_pool.float_mode) set_float_mode(g_pool.float_mode);
-        g_pool.body(g_pool.context, g_pool.chunks - left);
+        g_pool.body(g_pool.context, i);
     }
     if (ran == 0) return;
     g_pool.done.fetch_add(ran);
@@ -269,7 +261,7 @@ void* worker_main(void* arg) {
 #endif
     for (;;) {
         wait_for_region(self);
-        run_as_worker();
+        run_as_worker(1 + static_cast<int>(&self - g_workers));
     }
     return nullptr;
 }
@@ -283,7 +275,7 @@ void after_fork_in_child() {
     }
     g_pool.openings.store(0);
     g_pool.sleepers.store(0);
-    g_pool.remaining.store(0);
+    drop_chunks();
     g_pool.done.store(0);
     g_pool.caller_sleeps.store(0);
     g_pool.workers = 0;
@@ -356,27 +348,31 @@ bool run_with_workers(int64_t chunks, Body body, void* context, int wanted) {
     const uint64_t forks = g_pool.forks;
     start_workers(wanted);
     const int helpers = std::min(wanted, g_pool.workers);
-    g_pool.chunks = chunks;
     g_pool.body = body;
     g_pool.context = context;
     g_pool.float_mode = float_mode();
     g_pool.done.store(0, std::memory_order_relaxed);
     g_pool.stopped.store(false, std::memory_order_relaxed);
-    g_pool.remaining.store(chunks, std::memory_order_release);
+    const int shares = std::min(helpers + 1, kMostShares);
+    g_pool.shares.store(shares, std::memory_order_relaxed);
+    for (int k = 0; k < shares; ++k) {
+        const int64_t n = chunks / shares + (k < chunks % shares);
+        g_shares[k].end = k ? g_shares[k - 1].end + n : n;
+        g_shares[k].remaining.store(n, std::memory_order_release);
+    }
     g_pool.openings.store(helpers);
     const int awake = g_pool.workers - g_pool.sleepers.load();
     if (helpers > awake) wake_workers(helpers - awake);
     t_state.used = std::max(t_state.used, helpers + 1);
 
     int64_t mine = 0, dropped = 0;
-    for (int64_t left; (left = claim()) > 0;) {
-        body(context, chunks - left);
-        ++mine;
-        if (left > 1 && interrupted() && g_pool.forks == forks) {
+    for (int64_t i; (i = claim(0)) >= 0; ++mine) {
+        if (mine > 0 && interrupted()) {
             g_pool.stopped.store(true, std::memory_order_relaxed);
-            dropped = std::max<int64_t>(0, g_pool.remaining.exchange(0));
+            dropped = 1 + drop_chunks();
             break;
         }
+        body(context, i);
     }
     if (g_pool.forks != forks) {
         t_state.interrupted = true;

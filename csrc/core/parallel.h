@@ -1,4 +1,4 @@
-// The thread pool: work in chunks behind one atomic counter; the caller works too.
+// The thread pool: neighbouring chunks to each thread, and to whoever is idle those that are left; the caller works too.
 #pragma once
 #include <cstdint>
 
@@ -9,13 +9,13 @@ namespace tw {
 // Nested calls and second concurrent callers run serially on their own thread. Returns false if interrupted.
 bool parallel_chunks(int64_t chunks, void (*body)(void* context, int64_t i), void* context);
 
-int num_threads();              // threads a call from this thread may use now
-void set_num_threads(int n);    // n >= 1; process-wide
-int set_thread_limit(int n);    // for the calling thread only, 0 = no limit; returns the former limit
+int num_threads();  // threads a call from this thread may use now
+void set_num_threads(int n);  // n >= 1; process-wide
+int set_thread_limit(int n);  // for the calling thread only, 0 = no limit; returns the former limit
 const char* thread_count_reason();  // why num_threads is what it is: "TILEWORK_NUM_THREADS", "affinity mask", ...
-const char* thread_count_error();   // non-null if an environment variable was malformed: the text to raise
+const char* thread_count_error();  // non-null if an environment variable was malformed: the text to raise
 
-int take_threads_used();            // most threads a region of this thread was offered to since last asked
+int take_threads_used();  // most threads a region of this thread was offered to since last asked
 
 // Ctrl-C: the binding installs a poll; parallel_chunks calls it on the calling thread, between chunks, at most every
 // 50 ms. Once it says true, interrupted() stays true for this thread until its next outermost region of more than one

@@ -89,8 +89,8 @@ template <class T>
 void fill_all(const Padded<T>& p, const Window<T>& w, int64_t channels, const ConvAxes& s) {
     const int64_t rows = p.size[0] * p.size[1], per_channel = ceil_div(rows, kPaddedRows);
     parallel(channels * per_channel, [&](int64_t job) {
-        const int64_t first = job % per_channel * kPaddedRows;
-        fill_padded(p, w, job / per_channel, first, min_of(first + kPaddedRows, rows), s.before);
+        const int64_t first = job / channels * kPaddedRows;
+        fill_padded(p, w, job % channels, first, min_of(first + kPaddedRows, rows), s.before);
     });
 }
 
