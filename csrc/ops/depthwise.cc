@@ -216,6 +216,49 @@ struct Plane {
     T* zeros;  // a row of them
     bool in_place, stride2;
 
+    // All of a plane of 3x3 taps with strides of 1, a vector of columns at a time, so that its edges are found once.
+    void down() const {
+        constexpr int L = kLanes<T>, K = 3;
+        const bool clips = is_clip(activation);
+        const Vec<T> limit = clip_limit<Vec<T>>(activation);
+        Vec<T> taps[K][K];
+#pragma GCC unroll 3
+        for (int i = 0; i < K; ++i)
+#pragma GCC unroll 3
+            for (int j = 0; j < K; ++j) taps[i][j] = splat(w[i * K + j]);
+        const int64_t end = s.out[2], y_row = s.y_stride[1];
+        for (int64_t at = 0; at < end; at += L) {
+            const int64_t from = end < L ? 0 : min_of(at, end - L), lanes = min_of(L, end - from);
+            Lanes inside[K];
+            for (int64_t j = 0; j < K; ++j)
+                inside[j] = {max_of(0, s.before[2] - from - j), min_of(lanes, s.in[2] + s.before[2] - from - j)};
+            for (int64_t top = 0; top < s.out[1]; top += kRows) {
+                const int64_t h = min_of(top, s.out[1] - kRows);
+                Vec<T> acc[kRows];
+                for (int r = 0; r < kRows; ++r) acc[r] = splat(bias);
+#pragma GCC unroll 6
+                for (int i = 0; i < kRows + K - 1; ++i) {
+                    const int64_t seen = h + i - s.before[1];
+                    const T* const row_at =
+                        (seen >= 0 && seen < s.in[1] ? x + seen * s.x_stride[1] : zeros) + from - s.before[2];
+#pragma GCC unroll 3
+                    for (int j = 0; j < K; ++j) {
+                        const Vec<T> v = load_between(row_at + j, inside[j].low, inside[j].high);
+#pragma GCC unroll 4
+                        for (int r = 0; r < kRows; ++r)
+                            if (i - r >= 0 && i - r < K) acc[r] += taps[i - r][j] * v;
+                    }
+                }
+                for (int r = 0; r < kRows; ++r) {
+                    if (clips) acc[r] = clipped(acc[r], limit);
+                    store_n(y + (h + r) * y_row + from, acc[r], lanes);
+                }
+            }
+        }
+        if (activation > Activation::relu6)
+            activate_tile(y, y_row, static_cast<int>(s.out[1]), static_cast<int>(end), activation);
+    }
+
     void columns(const Strip<T>& q, int64_t rows, int64_t first, int64_t last, bool edge) const {
         if (first >= last) return;
         if (rows == kRows && kernel) return (edge ? edge_kernel : kernel)(q, first, last);
@@ -289,6 +332,9 @@ Status forward(const Depthwise& q) {
     const int64_t bands = ceil_div(strips, band);
     // Small planes share a job, and what it sets up.
     const int64_t planes = q.x.shape[0] * filters, together = bands > 1 ? 1 : max_of(1, 1024 / (s.out[1] * s.out[2]));
+    const bool by_columns = in_place && bands == 1 && kernel && s.taps[1] == 3 && s.stride[1] == 1 &&
+                            s.stride[2] == 1 && s.dilation[2] == 1 && s.in[0] == 1 && s.out[0] == 1 &&
+                            s.out[1] >= kRows && !q.add_to_y;
     bool enough = true;
     parallel(ceil_div(planes, together) * bands, [&](int64_t job) {
         Window<T> window{};
@@ -330,6 +376,10 @@ Status forward(const Depthwise& q) {
                                  rest,
                                  in_place,
                                  stride2};
+            if (by_columns) {
+                plane.down();
+                continue;
+            }
             const int64_t per_depth = strips / s.out[0], begin = job % bands * band;
             for (int64_t i = begin; i < min_of(begin + band, strips); ++i) {
                 int64_t h = i % per_depth * strip_rows;
