@@ -1,12 +1,12 @@
 // What edges are drawn along, the same bits as csrc/ops/edge_gradients.cc. blur.cl goes before where asked for.
 //
-// Method    each item has the edge at its pixel and, where it is large enough, those of the two neighbours across it.
+// Method    sizes with headings first, 0 on the rim; then each item looks at those around its pixel.
 #include "sobel.clh"
 
-__kernel void gradients(IN(uchar, image), OUT(ushort, strength), OUT(short, gradient), const long height,
-                        const long width, const long channels, const long threshold, const long anchor) {
+__kernel void gradients(IN(uchar, image), OUT(ushort, sizes), OUT(short, gradient), const long height, const long width,
+                        const long channels) {
     START(image);
-    START(strength);
+    START(sizes);
     START(gradient);
     const long i = get_global_id(0);
     if (i >= height * width) return;
@@ -14,14 +14,33 @@ __kernel void gradients(IN(uchar, image), OUT(ushort, strength), OUT(short, grad
     const Edge here = edge_at(image, height, width, (int)channels, y, x);
     gradient[2 * i] = (short)here.dx;
     gradient[2 * i + 1] = (short)here.dy;
-    if (here.magnitude < threshold || y == 0 || x == 0 || y == height - 1 || x == width - 1) {
-        strength[i] = 0;
+    const int rim = y == 0 || x == 0 || y == height - 1 || x == width - 1;
+    const int upright = abs(here.dx) >= abs(here.dy), back = upright ? here.dx > 0 : here.dy < 0;
+    sizes[i] = rim ? 0 : (ushort)(16 * here.magnitude + upright + 2 * back);
+}
+
+// Where a step leads: 2 ahead, 1 before it, 0 behind it, 3 nowhere.
+inline int way(const int here, const int ahead, const int before, const int behind, const long threshold) {
+    const int to = max(max(ahead | 8, before | 4), behind);
+    return to >> 4 < threshold || ((to ^ here) & 3) == 2 ? 3 : to >> 2 & 3;
+}
+
+__kernel void lead(IN(ushort, sizes), OUT(uchar, ways), const long height, const long width, const long threshold,
+                   const long anchor) {
+    START(sizes);
+    START(ways);
+    const long i = get_global_id(0);
+    if (i >= height * width) return;
+    const int here = sizes[i], size = here >> 4;
+    if (here == 0 || size < threshold) {
+        ways[i] = 60;
         return;
     }
-    const int upright = abs(here.dx) >= abs(here.dy), down = !upright;
-    const int before = edge_at(image, height, width, (int)channels, y - down, x - upright).magnitude;
-    const int after = edge_at(image, height, width, (int)channels, y + down, x + upright).magnitude;
-    const int starts = here.magnitude > before && here.magnitude - before >= anchor && here.magnitude - after >= anchor;
-    const int back = upright ? here.dx > 0 : here.dy < 0;
-    strength[i] = (ushort)(8 * here.magnitude + 4 * starts + upright + 2 * back);
+    const int upright = here & 1;
+    const long ahead = upright ? width : 1, across = upright ? 1 : width;
+    const int larger = way(here, sizes[i + ahead], sizes[i + ahead - across], sizes[i + ahead + across], threshold);
+    const int smaller = way(here, sizes[i - ahead], sizes[i - ahead - across], sizes[i - ahead + across], threshold);
+    const int before = sizes[i - across] >> 4, after = sizes[i + across] >> 4;
+    const int starts = size > before && size - before >= anchor && size - after >= anchor;
+    ways[i] = (uchar)((here & 3) + 4 * larger + 16 * smaller + 64 * starts);
 }

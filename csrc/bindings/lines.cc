@@ -12,22 +12,21 @@ namespace tw::bindings {
 namespace {
 
 // Planes that edge_gradients wrote.
-lines::Planes planes_of(const py::object& strength, const py::object& gradient) {
+lines::Planes planes_of(const py::object& ways, const py::object& gradient) {
     View views[2];
-    const py::object* const arrays[] = {&strength, &gradient};
+    const py::object* const arrays[] = {&ways, &gradient};
     for (int i = 0; i < 2; ++i) {
-        if (!is_numpy(arrays[i]->ptr()) || !view_of(arrays[i]->ptr(), views[i], "lines", "strength", nullptr)) {
+        if (!is_numpy(arrays[i]->ptr()) || !view_of(arrays[i]->ptr(), views[i], "lines", "ways", nullptr)) {
             if (PyErr_Occurred()) throw py::error_already_set();
             throw py::type_error("lines: want numpy arrays");
         }
         const bool same = views[i].ndim == 2 + i && views[i].shape[0] == views[0].shape[0] &&
                           views[i].shape[1] == views[0].shape[1] && (i == 0 || views[i].shape[2] == 2);
-        if (!same || !is_contiguous(views[i]) || views[i].dtype != (i == 0 ? DType::u16 : DType::i16) ||
+        if (!same || !is_contiguous(views[i]) || views[i].dtype != (i == 0 ? DType::u8 : DType::i16) ||
             numel(views[i]) > INT32_MAX)
-            throw py::value_error(
-                "lines: want strength (H, W), uint16, and gradient (H, W, 2), int16, of < 2^30 pixels");
+            throw py::value_error("lines: want ways (H, W), uint8, and gradient (H, W, 2), int16, of < 2^30 pixels");
     }
-    return {views[0].as<uint16_t>(), views[1].as<int16_t>(), views[0].shape[0], views[0].shape[1]};
+    return {views[0].as<uint8_t>(), views[1].as<int16_t>(), views[0].shape[0], views[0].shape[1]};
 }
 
 template <class T>
@@ -37,21 +36,23 @@ py::array copied(const T* from, std::vector<py::ssize_t> shape, const char* dtyp
     return to;
 }
 
-py::tuple draw_chains(const py::object& strength, const py::object& gradient, int threshold, int64_t interval,
-                      int64_t least) {
-    const lines::Planes planes = planes_of(strength, gradient);
+int auto_threshold(const py::object& ways, const py::object& gradient) {
+    return lines::auto_threshold(planes_of(ways, gradient));
+}
+
+py::tuple draw_chains(const py::object& ways, const py::object& gradient, int64_t interval, int64_t least) {
+    const lines::Planes planes = planes_of(ways, gradient);
     const lines::Chains chains = [&] {
         py::gil_scoped_release release;
-        const int least_size = threshold > 0 ? threshold : lines::auto_threshold(planes);
-        return lines::draw_chains(planes, {least_size, interval, least, 0, planes.height});
+        return lines::draw_chains(planes, {interval, least, 0, planes.height});
     }();
     return py::make_tuple(copied(chains.pixel.data(), {static_cast<py::ssize_t>(chains.start.back()), 2}, "int32"),
                           copied(chains.start.data(), {static_cast<py::ssize_t>(chains.start.size())}, "int64"));
 }
 
-py::array find_lines(const py::object& strength, const py::object& gradient, int threshold, int64_t interval,
+py::array find_lines(const py::object& ways, const py::object& gradient, int threshold, int64_t interval,
                      double least_length, double fit_error, int64_t gap, bool validate, double log_eps, bool subpixel) {
-    const lines::Planes planes = planes_of(strength, gradient);
+    const lines::Planes planes = planes_of(ways, gradient);
     std::vector<lines::Line> found;
     {
         py::gil_scoped_release release;
@@ -67,10 +68,11 @@ py::array find_lines(const py::object& strength, const py::object& gradient, int
 }  // namespace
 
 void define_lines(py::module_& m) {
-    m.def("draw_chains", &draw_chains, py::arg("strength"), py::arg("gradient"), py::kw_only(), py::arg("threshold"),
-          py::arg("interval"), py::arg("least"),
-          "Chains of edge pixels: x, y of each pixel, and where each chain starts.");
-    m.def("find_lines", &find_lines, py::arg("strength"), py::arg("gradient"), py::kw_only(), py::arg("threshold"),
+    m.def("auto_threshold", &auto_threshold, py::arg("ways"), py::arg("gradient"),
+          "The least |dx| + |dy| of an edge that noise asks for.");
+    m.def("draw_chains", &draw_chains, py::arg("ways"), py::arg("gradient"), py::kw_only(), py::arg("interval"),
+          py::arg("least"), "Chains of edge pixels: x, y of each pixel, and where each chain starts.");
+    m.def("find_lines", &find_lines, py::arg("ways"), py::arg("gradient"), py::kw_only(), py::arg("threshold"),
           py::arg("interval"), py::arg("least_length"), py::arg("fit_error"), py::arg("gap"), py::arg("validate"),
           py::arg("log_eps"), py::arg("subpixel"),
           "x1, y1, x2, y2, width, -log10 of the false alarms and strength of each line.");

@@ -5,7 +5,8 @@
 
 namespace tw {
 
-// TW_TIERS(X) names the tiers of this build by what they can do, worst first.
+// TW_TIERS(X) names the tiers of this build by what they can do, worst first; TW_WHOLE_TIERS(X) those with all kernels,
+// which are the first ones.
 enum class Tier : int {
 #define TW_TIER_ENUM(name) name,
     TW_TIERS(TW_TIER_ENUM)

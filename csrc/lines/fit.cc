@@ -22,7 +22,6 @@
 #include "lines/claims.h"
 #include "lines/pieces.h"
 #include "lines/places.h"
-#include "lines/ways.h"
 
 namespace tw::lines {
 namespace {
@@ -374,7 +373,7 @@ int auto_threshold(const Planes& p) {
     const int64_t apart = 4 * std::max<int64_t>(p.height / kSampledRows, 1);
     int64_t total = 0, faint = 0;
     for (int64_t y = 1; y < p.height - 1; y += apart) {
-        faint += way_kernels().count_faint(p.gradient + 2 * y * p.width, p.width - 1, kFaint);
+        faint += line_kernels().count_faint(p.gradient + 2 * y * p.width, p.width - 1, kFaint);
         total += (p.width + 1) / 4;
     }
     if (4 * faint >= total) return kLeastThreshold;
@@ -392,7 +391,6 @@ int auto_threshold(const Planes& p) {
 
 std::vector<Line> find_lines(const Planes& p, const LineOptions& options) {
     LineOptions o = options;
-    if (o.threshold == 0) o.threshold = auto_threshold(p);
     const double pixels = std::max(static_cast<double>(p.width) * static_cast<double>(p.height), 2.0);
     if (o.least_length == 0) o.least_length = std::max(2 * std::log(pixels) / std::log(8) - 1, 8.0);
     const int64_t least = std::min<int64_t>(kSeed, static_cast<int64_t>(o.least_length));
@@ -402,7 +400,7 @@ std::vector<Line> find_lines(const Planes& p, const LineOptions& options) {
     if (!each(chains.size(), [&](size_t i) {
         const int64_t first = static_cast<int64_t>(i) * band;
         const int64_t past = std::min(first + band, p.height);
-        chains[i] = draw_chains(p, {o.threshold, o.interval, std::max<int64_t>(least, 2), first, past});
+        chains[i] = draw_chains(p, {o.interval, std::max<int64_t>(least, 2), first, past});
         cut(chains[i], o.fit_error, least, parts[i]);
     }))
         return {};

@@ -5,7 +5,7 @@
 namespace tw::lines {
 
 struct LineOptions {
-    int threshold;         // least |dx| + |dy| on an edge; 0: from the noise of the picture
+    int threshold;         // least |dx| + |dy| on an edge
     int64_t interval;      // every so many rows hold anchors of upright edges, and columns of flat ones
     double least_length;   // pixels; 0: as short as a line of perfect direction can be and still be valid
     double fit_error;      // pixels from a line at which a chain leaves it
@@ -20,6 +20,7 @@ struct Line {
     float x1, y1, x2, y2, width, log_nfa, strength;
 };
 
+// What a threshold should be at least, by the noise of the picture.
 int auto_threshold(const Planes& planes);
 std::vector<Line> find_lines(const Planes& planes, const LineOptions& options);
 

@@ -48,8 +48,10 @@ struct LineKernels {
     // The gradient across the line, on it, from first to last; 0 outside the picture.
     void (*profile)(const Course&, int64_t first, int64_t last, int32_t* to);
     Agreement (*agree)(const Course&, int64_t first, int64_t last);
+    // Of pixels 1, 5, 9 ... of n, whose dx and dy these are, how many have |dx| + |dy| <= most.
+    int64_t (*count_faint)(const int16_t* gradient, int64_t n, int32_t most);
 };
 
-const LineKernels& line_kernels();  // of the active tier
+const LineKernels& line_kernels();  // of the active tier, or the best below it that has them
 
 }  // namespace tw::lines

@@ -2,14 +2,15 @@
 //           neighbours its heading points at, until the gradient is too small, turns back, or the pixel is drawn already.
 //           A heading has the brighter side on its right, so that a walk never has to choose between two ways; what it
 //           leaves beside it is drawn from anchors of its own.
-//           Where each pixel leads is looked at for whole rows before (lines/ways.h). What lies above and below a band
-//           counts as drawn.
+//           Where each pixel leads is known before (lines/ways.h). What lies above and below a band counts as drawn.
 // Threads   one a band: a walk depends on those before it. Anchors of one size go in the order of rows, so the result is
 //           one.
 // Source    C. Topal, C. Akinlar, "Edge Drawing: a combined real-time edge and segment detector", 2012.
 #include "lines/route.h"
 
 #include <algorithm>
+#include <bit>
+#include <cstdlib>
 #include <cstring>
 
 #include "lines/ways.h"
@@ -17,12 +18,13 @@
 namespace tw::lines {
 namespace {
 
-constexpr int64_t kAhead = 8;  // anchors between asking for one and looking at it
+constexpr int64_t kOnward = 8;  // anchors between asking for one and looking at it
 
 // x in the lower half, y in the upper one. Both stay positive, so that no sum borrows.
 constexpr int64_t packed(int64_t x, int64_t y) { return x + y * (int64_t{1} << 32); }
 
 // A step by the way of a pixel: in places, and in pixels as one number. 0 where the edge ends: to a pixel that is drawn.
+constexpr int kWays = 128;
 struct Steps {
     int64_t place[kWays], pixel[kWays];
 };
@@ -33,7 +35,7 @@ Steps steps_of(int64_t width, bool forward) {
     for (int way = 0; way < kWays; ++way) {
         const bool upright = way & kUpright, larger = ((way & kHeading) < 2) == forward;
         const int to = way >> (larger ? 2 : 4) & kNowhere;
-        const int64_t along = to == kNowhere ? 0 : larger ? 1 : -1, aside = to == 1 ? -1 : to == 2 ? 1 : 0;
+        const int64_t along = to == kNowhere ? 0 : larger ? 1 : -1, aside = to == kBefore ? -1 : to == kBehind ? 1 : 0;
         const int64_t x = upright ? aside : along, y = upright ? along : aside;
         s.place[way] = y * width + x, s.pixel[way] = packed(x, y);
     }
@@ -63,8 +65,8 @@ class Anchors {
 public:
     explicit Anchors(Anchor* found) : found_(found) {}
 
-    void add(unsigned strength, int64_t place) {
-        const int size = (strength & kSize) >> kSizeShift;
+    void add(int64_t place, const int16_t* gradient) {
+        const int size = std::min(std::abs(gradient[0]) + std::abs(gradient[1]), kSizes - 1);
         found_[n_++] = {static_cast<int32_t>(place), kSizes - 1 - size};
         ++before_[kSizes - size];
     }
@@ -77,30 +79,41 @@ public:
     }
 
 private:
+    static constexpr int kSizes = 2048;
+
     Anchor* const found_;
     int64_t n_ = 0, before_[kSizes + 1] = {};
 };
 
-// Looks at the rows of a band and around it: fills in ways, of which row 0 is the one before `first`, and anchors.
+// Takes over the ways of a band and around it, of which row 0 is the one before `first`, and finds anchors, by words.
 void survey(const Planes& p, const RouteOptions& options, int64_t first, int64_t past, uint8_t* ways,
             Anchors& anchors) {
-    const WayKernels& kernels = way_kernels();
-    const size_t row_bytes = static_cast<size_t>(p.width);
-    const Buffer<uint16_t> columns(p.width);
-    const Buffer<int32_t> at(p.width);
-    for (int64_t x = 0; x < p.width; ++x) columns[x] = x % options.interval ? 0 : kAnchor;
-    const int least = std::min(options.threshold, kSizes - 1) << kSizeShift;
+    constexpr int64_t bytes = sizeof(uint64_t);
+    const int64_t words = (p.width + bytes - 1) / bytes;
+    const Buffer<uint64_t> columns(words), anywhere(words);  // kAnchor in those that hold anchors of flat edges, or any
+    std::memset(columns.data(), 0, static_cast<size_t>(words * bytes));
+    std::memset(anywhere.data(), 0, static_cast<size_t>(words * bytes));
+    std::memset(anywhere.data(), kAnchor, static_cast<size_t>(p.width));
+    const auto column = [&](int64_t x) { return reinterpret_cast<uint8_t*>(columns.data()) + x; };
+    for (int64_t x = 0; x < p.width; x += options.interval) *column(x) = kAnchor;
     for (int64_t y = first - 1; y <= past; ++y, ways += p.width) {
-        const bool beyond = y < first || y == past;
-        if (beyond || y == 0 || y == p.height - 1) {
-            std::memset(ways, beyond ? kDrawn : kNoEdge, row_bytes);
+        if (y < first || y == past) {
+            std::memset(ways, kDrawn, static_cast<size_t>(p.width));
             continue;
         }
-        const uint16_t* const row = p.strength + y * p.width;
-        const uint16_t upright = y % options.interval ? 0 : kAnchor;
-        const int64_t n = kernels.survey({row, p.width, least, upright, columns.data()}, ways, at.data());
+        const int64_t row = y * p.width;
+        std::memcpy(ways, p.ways + row, static_cast<size_t>(p.width));
         if (y < options.first || y >= options.past) continue;
-        for (int64_t i = 0; i < n; ++i) anchors.add(row[at[i]], y * p.width + at[i]);
+        const bool upright = y % options.interval == 0;
+        const Buffer<uint64_t>& held = upright ? anywhere : columns;
+        for (int64_t i = 0; i < words; ++i) {
+            uint64_t word;
+            std::memcpy(&word, ways + i * bytes, bytes);
+            for (word &= held[i]; word; word &= word - 1) {
+                const int64_t x = i * bytes + std::countr_zero(word) / 8;
+                if (ways[x] & kUpright ? upright : *column(x)) anchors.add(row + x, p.gradient + 2 * (row + x));
+            }
+        }
     }
 }
 
@@ -113,7 +126,7 @@ Chains draw_chains(const Planes& p, const RouteOptions& options) {
     const Buffer<Pixel> back(pixels);
     const Buffer<int32_t> sorted(pixels);
     const Buffer<Anchor> found(pixels);
-    const Buffer<uint8_t> memory(pixels + 2 * p.width);
+    const Buffer<uint8_t> memory(pixels + 2 * p.width + 8);  // words end behind rows
     Anchors anchors(found.data());
     survey(p, options, first, past, memory.data(), anchors);
     const int64_t count = anchors.sorted(sorted.data());
@@ -121,8 +134,8 @@ Chains draw_chains(const Planes& p, const RouteOptions& options) {
     const Steps forward = steps_of(p.width, true), backward = steps_of(p.width, false);
     int64_t n = 0;
     for (int64_t i = 0; i < count; ++i) {
-        if (i + kAhead < count)
-            for (int64_t k = -1; k <= 1; ++k) __builtin_prefetch(ways + sorted[i + kAhead] + k * p.width);
+        if (i + kOnward < count)
+            for (int64_t k = -1; k <= 1; ++k) __builtin_prefetch(ways + sorted[i + kOnward] + k * p.width);
         const int64_t at = sorted[i];
         const int64_t across = ways[at] & kUpright ? 1 : p.width;
         if ((ways[at] | ways[at - across] | ways[at + across]) & kDrawn) continue;

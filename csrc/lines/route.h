@@ -9,7 +9,7 @@ namespace tw::lines {
 
 // What the op edge_gradients writes, rows close together.
 struct Planes {
-    const uint16_t* strength;
+    const uint8_t* ways;  // lines/ways.h
     const int16_t* gradient;  // dx and dy of each pixel
     int64_t height, width;
 };
@@ -25,7 +25,6 @@ struct Chains {
 };
 
 struct RouteOptions {
-    int threshold;       // least |dx| + |dy| of a pixel on an edge
     int64_t interval;    // every so many rows hold anchors of upright edges, and columns of flat ones
     int64_t least;       // pixels of a chain that is kept
     int64_t first, past;  // rows of the band whose anchors are taken

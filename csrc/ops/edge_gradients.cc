@@ -1,74 +1,137 @@
-// What edges are drawn along: at each pixel the gradient, its size, where the edge goes on, and whether it starts there.
+// What edges are drawn along: at each pixel the gradient, where the edge goes on, and whether it starts there.
 //
 //     gradient    sums dx and dy of 3 x 3 Sobel windows
-//     strength    0 where |dx| + |dy| < threshold and on the rim, else 8 (|dx| + |dy|) + 4 anchor + heading
+//     ways        a byte, see lines/ways.h
 //
 // heading is 0 right, 1 down, 2 left, 3 up: the way along the edge that has its brighter side on the right. An anchor is at
 // least `anchor` above the neighbours across the edge, and above the first of them.
 //
-// Method    one pass over rows, as in canny.cc. Blocks in which nothing reaches the threshold are skipped.
+// Method    one pass over rows, as in canny.cc, of which each is looked at once more when the next one is there: of the
+//           three neighbours ahead an edge goes on to the largest. Vectors in which nothing reaches the threshold, which
+//           are most, are skipped.
 // Numerics  integers throughout. Pixels outside repeat the edge; the blur mirrors.
 // Threads   bands of rows, whose neighbours' rows are computed again. Same bits always.
 // Source    C. Topal, C. Akinlar, "Edge Drawing: a combined real-time edge and segment detector", 2012.
 #include "core/check.h"
 #include "image/magnitude.h"
 #include "image/window.h"
+#include "lines/ways.h"
 #include "ops/ops.h"
 
 namespace tw::TW_ISA {
 namespace {
 
 constexpr int64_t kBandRows = 64;
-constexpr int16_t kAnchor = 4;
+constexpr int64_t L = kLanes<int16_t>;
+
+// A size with a heading under it, and in between what tells neighbours apart.
+constexpr int kSizeShift = 4, kMostSize = 2047;
+constexpr int16_t kSize = kMostSize << kSizeShift, kHeading = 3, kUpright = 1;
 
 enum { kSigma, kThreshold, kAnchorMargin };  // attributes
 
-TW_INLINE i16v strength_of(const Around<int16_t>& w, int64_t x, i16v m, i16v over, i16v margin) {
-    const i16v gx = load(w.dx + x), gy = load(w.dy + x);
-    const auto upright = abs(gx) >= abs(gy);
-    const i16v before = select(upright, load(w.at + x - 1), load(w.above + x));
-    const i16v after = select(upright, load(w.at + x + 1), load(w.below + x));
-    const auto anchor = (m > before) & (m - before >= margin) & (m - after >= margin);
-    const auto back = select(upright, gx > 0, gy < 0);
-    const i16v heading = (upright & splat<int16_t>(1)) | (back & splat<int16_t>(2));
-    return over & (m << 3 | (anchor & splat(kAnchor)) | heading);
+// Sizes with headings, and both gradients side by side.
+TW_INLINE void headings(const int16_t* dx, const int16_t* dy, int16_t* sizes, int16_t* both, int64_t n) {
+    for (int64_t x = 0; x < n; x += L) {
+        const i16v gx = load(dx + x), gy = load(dy + x);
+        const auto upright = abs(gx) >= abs(gy);
+        const i16v back = select(upright, gx, -gy) > 0;
+        store(sizes + x, load(sizes + x) << kSizeShift | (upright & splat(kUpright)) | (back & splat<int16_t>(2)));
+        if (x + L <= n) {
+            store(both + 2 * x, zip_low(gx, gy));
+            store(both + 2 * x + L, zip_high(gx, gy));
+        } else {
+            store_n(both + 2 * x, zip_low(gx, gy), min_of(2 * (n - x), L));
+            store_n(both + 2 * x + L, zip_high(gx, gy), max_of(2 * (n - x) - L, int64_t{0}));
+        }
+    }
 }
 
-void strengths(const Around<int16_t>& w, int16_t threshold, int16_t margin, int64_t n, int16_t* to) {
-    constexpr int64_t lanes = kLanes<int16_t>;
-    const i16v least = splat(threshold), margins = splat(margin);
-    for (int64_t x = 0; x < n; x += lanes) {
-        const i16v m = load(w.at + x);
-        const auto over = m >= least;
-        const i16v s = any(over) ? strength_of(w, x, m, over, margins) : i16v{};
-        x + lanes <= n ? store(to + x, s) : store_n(to + x, s, n - x);
-    }
-    to[0] = to[n - 1] = 0;
+// Where a step leads from pixels s: to the largest neighbour, of equals to that ahead, then to that before it.
+TW_INLINE i16v way(i16v s, i16v ahead, i16v before, i16v behind, i16v least) {
+    constexpr int16_t nowhere = lines::kNowhere << 2;
+    const i16v to = max_any(
+        max_any(ahead | splat<int16_t>(lines::kAhead << 2), before | splat<int16_t>(lines::kBefore << 2)), behind);
+    const i16v turned = (to ^ s) & splat(kHeading);
+    const i16v on = select(turned == splat<int16_t>(2), splat(nowhere), to & splat(nowhere));
+    return select(to < least, splat(nowhere), on);
 }
+
+// Rows of sizes with headings.
+struct Rows {
+    const int16_t *above, *at, *below;
+};
+
+void ways_of(const Rows& r, int16_t threshold, int16_t margin, int64_t n, uint8_t* to) {
+    const i16v least = splat(threshold), margins = splat(margin), size = splat(kSize);
+    const i16v margins_before = max_any(margins, splat<int16_t>(1 << kSizeShift));
+    for (int64_t x = 0; x < n; x += L) {
+        const i16v s = load(r.at + x), edge = s >= least;
+        if (!any(edge)) {
+            store_pixels(to + x, splat<int16_t>(lines::kNoEdge));
+            continue;
+        }
+        const i16v upright = (s & splat(kUpright)) != 0;
+        const i16v north = load(r.above + x), south = load(r.below + x), west = load(r.at + x - 1);
+        const i16v east = load(r.at + x + 1), north_east = load(r.above + x + 1), south_west = load(r.below + x - 1);
+        const i16v larger =
+            way(s, select(upright, south, east), select(upright, south_west, north_east), load(r.below + x + 1), least);
+        const i16v smaller =
+            way(s, select(upright, north, west), load(r.above + x - 1), select(upright, north_east, south_west), least);
+        const i16v own = s & size;
+        const i16v rise = own - (select(upright, west, north) & size) - margins_before;
+        const i16v fall = own - (select(upright, east, south) & size) - margins;
+        const i16v anchor = select((rise | fall) < 0, i16v{}, splat<int16_t>(lines::kAnchor));
+        const i16v byte = (s & splat(kHeading)) | larger | smaller << 2 | anchor;
+        store_pixels(to + x, select(edge, byte, splat<int16_t>(lines::kNoEdge)));
+    }
+}
+
+// What a band keeps: rows of both gradients, of four sizes, and of results.
+struct Kept {
+    int64_t pitch;
+    int16_t *dx, *dy, *both, *sizes;
+    uint8_t* ways;
+
+    TW_INLINE int64_t bytes(int64_t width) {
+        return row_pitch(width) * (8 * static_cast<int64_t>(sizeof(int16_t)) + 1);
+    }
+    TW_INLINE Kept at(char* memory, int64_t width) {
+        const int64_t pitch = row_pitch(width);
+        int16_t* const rows = reinterpret_cast<int16_t*>(memory);
+        return {pitch,
+                rows + kMargin,
+                rows + pitch + kMargin,
+                rows + 2 * pitch,
+                rows + 4 * pitch + kMargin,
+                reinterpret_cast<uint8_t*>(rows + 8 * pitch)};
+    }
+    TW_INLINE int16_t* row(const Kept& k, int64_t y) { return k.sizes + (y & 3) * k.pitch; }
+};
 
 void run_band(const Call& c, const Picture& p, const Taps& taps, int64_t first, int64_t last, char* scratch) {
-    const int64_t n = p.width, kept = History<int16_t>::bytes(n);
-    History<int16_t> history(scratch, n);
-    Gradients<Sobel<3>> gradients(p, taps, scratch + kept);
-    int16_t* const spare = reinterpret_cast<int16_t*>(scratch + kept + Gradients<Sobel<3>>::bytes(p, taps.n));
-    const int16_t threshold = static_cast<int16_t>(c.attr[kThreshold].i);
-    const int16_t margin = static_cast<int16_t>(c.attr[kAnchorMargin].i);
+    const int64_t n = p.width;
+    __builtin_memset(scratch, 0, static_cast<size_t>(Kept::bytes(n)));
+    const Kept kept = Kept::at(scratch, n);
+    Gradients<Sobel<3>> gradients(p, taps, scratch + Kept::bytes(n));
+    const int16_t threshold = static_cast<int16_t>(min_of(c.attr[kThreshold].i, int64_t{kMostSize}) << kSizeShift);
+    const int16_t margin = static_cast<int16_t>(min_of(c.attr[kAnchorMargin].i, int64_t{kMostSize}) << kSizeShift);
     for (int64_t y = first - 1; y <= last; ++y) {
         if (y >= 0 && y < p.height) {
-            gradients.template row<int16_t, false>(y, history.dx(y), history.dy(y), history.magnitudes(y));
-            history.close(y);
+            int16_t* const sizes = Kept::row(kept, y);
+            gradients.template row<int16_t, false>(y, kept.dx, kept.dy, sizes);
+            const bool inside = y >= first && y < last;
+            int16_t* const both = inside ? begin_row(c.out[1], y, kept.both) : kept.both;
+            headings(kept.dx, kept.dy, sizes, both, n);
+            if (inside) end_row(c.out[1], y, kept.both);
+            sizes[0] = sizes[n - 1] = 0;
+            if (y == 0 || y == p.height - 1) __builtin_memset(sizes, 0, static_cast<size_t>(n) * sizeof(int16_t));
         }
         if (y <= first) continue;
-        const Around<int16_t> w = history.window(y - 1, p.height);
-        int16_t* const to = begin_row<int16_t>(c.out[0], y - 1, spare);
-        if (y == 1 || y == p.height)
-            __builtin_memset(to, 0, static_cast<size_t>(n) * sizeof(int16_t));
-        else
-            strengths(w, threshold, margin, n, to);
-        end_row(c.out[0], y - 1, spare);
-        int16_t* const both = begin_row<int16_t>(c.out[1], y - 1, spare);
-        for (int64_t x = 0; x < n; ++x) both[2 * x] = w.dx[x], both[2 * x + 1] = w.dy[x];
-        end_row(c.out[1], y - 1, spare);
+        ways_of({Kept::row(kept, y - 2), Kept::row(kept, y - 1), Kept::row(kept, y)}, threshold, margin, n, kept.ways);
+        uint8_t* const to = begin_row(c.out[0], y - 1, kept.ways);
+        if (to != kept.ways) __builtin_memcpy(to, kept.ways, static_cast<size_t>(n));
+        end_row(c.out[0], y - 1, kept.ways);
     }
 }
 
@@ -77,8 +140,7 @@ Status run(const Call& c) {
     const Picture p = picture_of(c.in[0]);
     Taps taps;
     make_taps(c.attr[kSigma].f, taps);
-    const int64_t bytes = History<int16_t>::bytes(p.width) + Gradients<Sobel<3>>::bytes(p, taps.n) +
-                          row_pitch(2 * p.width) * static_cast<int64_t>(sizeof(int16_t));
+    const int64_t bytes = Kept::bytes(p.width) + Gradients<Sobel<3>>::bytes(p, taps.n);
     const int64_t band_rows = max_of(kBandRows, 4 * taps.n);
     bool enough = true;
     parallel(ceil_div(p.height, band_rows), [&](int64_t i) {
@@ -108,7 +170,7 @@ Status infer(Call& c, Inferred& r) {
         return fail(Status::attr, "anchor", "anchor=%lld; want 0 to %d", static_cast<long long>(margin), INT16_MAX);
     const int64_t both[] = {image.shape[0], image.shape[1], 2};
     r.n_out = 2;
-    r.out[0] = result(DType::u16, 2, both);
+    r.out[0] = result(DType::u8, 2, both);
     r.out[1] = result(DType::i16, 3, both);
     r.flops = 30.0 * static_cast<double>(numel(image));
     return Status::ok;

@@ -210,9 +210,21 @@ lines::Agreement agree(const Course& c, int64_t first, int64_t last) {
     return total;
 }
 
+int64_t count_faint(const int16_t* gradient, int64_t n, int32_t most) {
+    const int32_t* const words = reinterpret_cast<const int32_t*>(gradient);
+    const i32v counted = (iota<int32_t>() & splat<int32_t>(3)) == splat<int32_t>(1);
+    i32v total{};
+    for (int64_t i = 0; i < n; i += kLanes<int32_t>) {
+        const i16v both = abs(bitcast<i16v>(load_n(words + i, n - i)));
+        const i32v here = iota<int32_t>() < splat(static_cast<int32_t>(n - i));
+        total -= counted & here & (dot_pairs(both, splat<int16_t>(1)) <= splat(most));
+    }
+    return reduce_add(total);
+}
+
 }  // namespace
 
 extern const lines::LineKernels kLineKernels;
-const lines::LineKernels kLineKernels = {look, sum, profile, agree};
+const lines::LineKernels kLineKernels = {look, sum, profile, agree, count_faint};
 
 }  // namespace tw::TW_ISA

@@ -81,8 +81,13 @@ def _want(good: bool, name: str, argument: str, value: object, wanted: str) -> N
         raise AttrError(f"{name}: {argument}={value}; want {wanted}")
 
 
+def _on_host(pixels: Any, **attrs: Any) -> tuple[Any, Any]:
+    ways, gradient = ops.edge_gradients(pixels, **attrs)
+    return (ways, gradient) if isinstance(ways, np.ndarray) else (to_host(ways), to_host(gradient))
+
+
 def _planes(name: str, image: Any, sigma: float, threshold: float | str, anchor: float) -> tuple[Any, Any, int]:
-    """The gradients of a picture on the host, and the threshold: 0 where it follows the noise."""
+    """Where edges go on and gradients, on the host, and the threshold, which may follow the noise."""
     auto = threshold == "auto"
     if not auto:
         good = isinstance(threshold, (int, float)) and 1 <= threshold <= _MOST
@@ -91,14 +96,16 @@ def _planes(name: str, image: Any, sigma: float, threshold: float | str, anchor:
     least = _AUTO if auto else math.ceil(float(threshold))
     (pixels,) = in_eight_bits(name, image=image)
     try:
-        planes = ops.edge_gradients(pixels, sigma=sigma, threshold=least, anchor=math.ceil(anchor))
+        ways, gradient = _on_host(pixels, sigma=sigma, threshold=least, anchor=math.ceil(anchor))
+        if auto and ways.size and (noise := _core.auto_threshold(ways, gradient)) > least:
+            least = noise
+            ways, gradient = _on_host(pixels, sigma=sigma, threshold=least, anchor=math.ceil(anchor))
     except (AttrError, DTypeError, ShapeError) as error:
         text = str(error).replace("edge_gradients:", f"{name}:", 1)
         raise type(error)(text.replace("want uint8", "want uint8, uint16 or float32")) from None
-    strength, gradient = (plane if isinstance(plane, np.ndarray) else to_host(plane) for plane in planes)
-    if strength.size >= 2**30:
-        raise ShapeError(f"{name}: image has {strength.size} pixels; want fewer than 2^30")
-    return strength, gradient, 0 if auto else least
+    if ways.size >= 2**30:
+        raise ShapeError(f"{name}: image has {ways.size} pixels; want fewer than 2^30")
+    return ways, gradient, least
 
 
 @own_errors()
@@ -126,13 +133,11 @@ def detect_edges(
         isinstance(scan_interval, int) and 1 <= scan_interval < 2**30, name, "scan_interval", scan_interval, "1 or more"
     )
     _want(isinstance(min_length, int) and min_length >= 1, name, "min_length", min_length, "1 pixel or more")
-    strength, gradient, threshold = _planes(name, image, sigma, gradient_threshold, anchor_threshold)
-    if strength.size == 0:
-        return Edges([], np.zeros(strength.shape, np.uint8))
-    pixels, start = _core.draw_chains(
-        strength, gradient, threshold=threshold, interval=scan_interval, least=min(min_length, 2**30)
-    )
-    drawn = np.zeros(strength.shape, np.uint8)
+    ways, gradient, _ = _planes(name, image, sigma, gradient_threshold, anchor_threshold)
+    if ways.size == 0:
+        return Edges([], np.zeros(ways.shape, np.uint8))
+    pixels, start = _core.draw_chains(ways, gradient, interval=scan_interval, least=min(min_length, 2**30))
+    drawn = np.zeros(ways.shape, np.uint8)
     drawn[pixels[:, 1], pixels[:, 0]] = 255
     return Edges([pixels[a:b] for a, b in itertools.pairwise(start)], drawn)
 
@@ -178,11 +183,11 @@ def detect_lines(
     _want(isinstance(log_eps, (int, float)) and math.isfinite(log_eps), name, "log_eps", log_eps, "a finite number")
     good = max_lines is None or (isinstance(max_lines, int) and max_lines >= 0)
     _want(good, name, "max_lines", max_lines, "None or a number of lines")
-    strength, gradient, threshold = _planes(name, image, sigma, gradient_threshold, anchor_threshold)
-    if strength.size == 0:
+    ways, gradient, threshold = _planes(name, image, sigma, gradient_threshold, anchor_threshold)
+    if ways.size == 0:
         return Lines(np.zeros((0, 4), np.float32), *(np.zeros(0, np.float32) for _ in range(3)))
     found = _core.find_lines(
-        strength,
+        ways,
         gradient,
         threshold=threshold,
         interval=scan_interval,

@@ -42,13 +42,16 @@ def edge_gradients(
     anchor: int = 0,
     out: tuple[Array, Array] | None = None,
 ) -> Any:
-    """Prepares a picture (H, W) or (H, W, 3), uint8, for Edge Drawing: strength (H, W) and gradient (H, W, 2).
+    """Prepares a picture (H, W) or (H, W, 3), uint8, for Edge Drawing: ways (H, W) and gradient (H, W, 2).
 
     gradient, int16, is dx and dy: Sobel sums after a blur of ``sigma`` pixels, of three channels those with the largest
-    |dx| + |dy|. strength, uint16, is 0 on the rim and where |dx| + |dy| is below ``threshold``; else it is
-    8 (|dx| + |dy|) + 4 (an edge starts here) + heading. An edge starts where the size exceeds that of the neighbours
-    across the edge by ``anchor``, and that of the first one in any case. Headings 0 to 3 are right, down, left and up,
-    with the brighter side on the right.
+    |dx| + |dy|, its size. ways, uint8, says in bits 0 and 1 the heading of an edge, right, down, left or up, with the
+    brighter side on the right; in bits 2 and 3 to which of the three neighbours at larger coordinates it goes on, that
+    with the largest size: 2 the one ahead, 1 and 0 those before and behind it in the other direction, 3 none; in bits 4
+    and 5 the same at smaller coordinates; in bit 6 whether it starts here. An edge does not go on where the size is
+    below ``threshold`` or the heading turns back. It starts where the size exceeds that of the neighbours across the
+    edge by ``anchor``, and that of the first one in any case. Sizes on the rim count as 0, and without an edge nothing
+    leads on.
     """
     ...
 
@@ -59,14 +62,27 @@ def _(image: Any, *, sigma: float, threshold: int, anchor: int) -> Any:
     if x.size == 0:
         return np.zeros(x.shape[:2]), np.zeros((*x.shape[:2], 2))
     size, dx, dy = steepest(blurred(x, sigma) if sigma > 0 else x, 3, l2=False)
+    size[[0, -1]] = size[:, [0, -1]] = 0
     upright = np.abs(dx) >= np.abs(dy)
-    before = np.where(upright, shifted(size, 0, -1), shifted(size, -1, 0))
-    after = np.where(upright, shifted(size, 0, 1), shifted(size, 1, 0))
-    starts = (size > before) & (size - before >= anchor) & (size - after >= anchor)
     heading = upright + 2 * np.where(upright, dx > 0, dy < 0)
-    strength = np.where(size >= threshold, 8 * size + 4 * starts + heading, 0)
-    strength[[0, -1]] = strength[:, [0, -1]] = 0
-    return strength, np.stack([dx, dy], axis=-1)
+
+    def across(down: int, right: int) -> Any:
+        return np.where(upright, shifted(size, down, right), shifted(size, right, down))
+
+    def way(*places: tuple[int, int]) -> Any:
+        sizes = np.stack([across(*place) for place in places])
+        first = np.argmax(sizes, 0)
+        turns = np.stack(
+            [np.where(upright, shifted(heading, *p), shifted(heading, *p[::-1])) ^ heading for p in places]
+        )
+        ends = (np.max(sizes, 0) < threshold) | (np.take_along_axis(turns, first[None], 0)[0] == 2)
+        return np.where(ends, 3, 2 - first)
+
+    before, after = across(0, -1), across(0, 1)
+    starts = (size > before) & (size - before >= anchor) & (size - after >= anchor)
+    larger, smaller = way((1, 0), (1, -1), (1, 1)), way((-1, 0), (-1, -1), (-1, 1))
+    ways = np.where(size >= threshold, heading + 4 * larger + 16 * smaller + 64 * starts, 4 * 3 + 16 * 3)
+    return ways, np.stack([dx, dy], axis=-1)
 
 
 dtypes(edge_gradients, "uint8")
@@ -104,10 +120,14 @@ def _(image: Any, **attrs: Any) -> float:
 
 
 @opencl(edge_gradients)
-def _(queue: Queue, image: Any, strength: Any, gradient: Any, *, sigma: float, threshold: int, anchor: int) -> None:
-    (height, width), channels = strength.shape, image.shape[2] if image.ndim == 3 else 1
+def _(queue: Queue, image: Any, ways: Any, gradient: Any, *, sigma: float, threshold: int, anchor: int) -> None:
+    (height, width), channels = ways.shape, image.shape[2] if image.ndim == 3 else 1
     if sigma > 0:
         sharp, image = image, queue.empty(image.shape, np.uint8)
         launch_blur(queue, sharp, image, sigma)
-    args = (image, strength, gradient, height, width, channels, threshold, anchor)
-    queue.launch("edge_gradients.cl", "gradients", strength.size, GROUP_SIZE, args, SIZE=3)
+    sizes = queue.empty(ways.shape, np.uint16)
+    args = (image, sizes, gradient, height, width, channels)
+    queue.launch("edge_gradients.cl", "gradients", ways.size, GROUP_SIZE, args, SIZE=3)
+    queue.launch(
+        "edge_gradients.cl", "lead", ways.size, GROUP_SIZE, (sizes, ways, height, width, threshold, anchor), SIZE=3
+    )
