@@ -11,6 +11,8 @@ typedef bool TileProduct(const void* gemm, bool (*below)(const void* gemm));
 struct TileKernels {
     int (*tiled)(const void* job);  // of InPieces (gemm/tiled_pieces.h)
     void (*split_rows)(const void* job);  // of SplitRows
+    int (*windows)(const void* job);  // of WindowsInPieces (gemm/window_pieces.h)
+    int (*dw)(const void* job);  // of DwInPieces (gemm/gradient_pieces.h)
     TileProduct *f32, *f16, *bf16, *f32_f16, *f32_bf16;  // of a Gemm of these types (gemm/tile_products.cc)
 };
 

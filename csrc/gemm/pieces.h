@@ -65,6 +65,14 @@ TW_INLINE void join(ExponentRange& r, const ExponentRange& other) {
     r.most = other.most > r.most ? other.most : r.most;
 }
 
+// Several threads join what they saw.
+TW_INLINE void join_shared(ExponentRange& to, const ExponentRange& own) {
+    for (int was = __atomic_load_n(&to.least, __ATOMIC_RELAXED); own.least < was;)
+        if (__atomic_compare_exchange_n(&to.least, &was, own.least, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) break;
+    for (int was = __atomic_load_n(&to.most, __ATOMIC_RELAXED); own.most > was;)
+        if (__atomic_compare_exchange_n(&to.most, &was, own.most, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) break;
+}
+
 // Words of (x, y): the pieces of x in the low halves, those of y in the high ones. The first piece is rounded, so that the
 // rest has either sign; a NaN whose first piece is none has one in its second.
 template <int P>
@@ -87,6 +95,8 @@ TW_INLINE void split_pairs(f32v x, f32v y, u32v (&words)[P], Exponents& seen) {
     seen.left |= bitcast<u32v>(x) | bitcast<u32v>(y);
 }
 
+}  // namespace
+
 // What one product needs, and where the next will begin: its first step is fetched with the last of this one.
 struct PieceBlock {
     int64_t steps;
@@ -95,10 +105,14 @@ struct PieceBlock {
     int64_t c_row;
     bool load_c;
     const void *next_a, *next_b;
-    int64_t a_row = kTileBytes, a_step = kPieceBytes;  // bytes, for numbers of one piece, which may lie in place
+    int64_t a_row = kTileBytes, a_step = 0;  // bytes, where A lies in place; a_step 0: packed
     float* to = nullptr;  // if given, what becomes of c goes there
     int64_t to_row = 0;
+    int64_t a_piece = kPieceBytes, b_row = 2 * kTileBytes, b_piece = kPieceBytes;  // bytes, in place
+    const int64_t* b_at = nullptr;  // if given: where each step of B lies, from b on
 };
+
+namespace {
 
 struct Idle {
     __attribute__((always_inline)) void operator()(int64_t, int) const {}
@@ -110,7 +124,7 @@ struct Idle {
 template <int P, bool Tall, class Body>
 __attribute__((noinline)) void multiply_steps(const PieceBlock& t, const Body& with_part) {
     constexpr int64_t step = P * kPieceBytes;
-    const int64_t a_row = P > 1 ? kTileBytes : t.a_row, a_step = P > 1 ? step : t.a_step, half = kTileRows * a_row;
+    const int64_t a_row = t.a_row, a_piece = t.a_piece, a_step = t.a_step ? t.a_step : step, half = kTileRows * a_row;
     const int64_t c_row = 4 * t.c_row, to_row = t.to ? 4 * t.to_row : c_row;
     const char *const top = reinterpret_cast<const char*>(t.c), *const low = top + kTileRows * c_row;
     char *const to_top = reinterpret_cast<char*>(t.to ? t.to : t.c), *const to_low = to_top + kTileRows * to_row;
@@ -122,13 +136,15 @@ __attribute__((noinline)) void multiply_steps(const PieceBlock& t, const Body& w
         if (Tall) tile_zero<2>(), tile_zero<3>();
     }
     const char *a = static_cast<const char*>(t.a), *b = static_cast<const char*>(t.b);
-    const char *fetch_a = a, *fetch_b = b;
-    const auto a_top = [&](int piece) { tile_load<4>(a + piece * kPieceBytes, a_row); };
+    const char *const b0 = b, *fetch_a = a, *fetch_b = b;
+    const int64_t b_row = t.b_row, b_piece = t.b_piece;
+    const int64_t* const b_at = t.b_at;
+    const auto a_top = [&](int piece) { tile_load<4>(a + piece * a_piece, a_row); };
     const auto a_low = [&](int piece) {
-        if (Tall) tile_load<5>(a + piece * kPieceBytes + half, a_row);
+        if (Tall) tile_load<5>(a + piece * a_piece + half, a_row);
     };
-    const auto b_left = [&](int piece) { tile_load<6>(b + piece * kPieceBytes, 2 * kTileBytes); };
-    const auto b_right = [&](int piece) { tile_load<7>(b + piece * kPieceBytes + kTileBytes, 2 * kTileBytes); };
+    const auto b_left = [&](int piece) { tile_load<6>(b + piece * b_piece, b_row); };
+    const auto b_right = [&](int piece) { tile_load<7>(b + piece * b_piece + kTileBytes, b_row); };
     const auto dot_0 = [] { tile_dot<TileKind::bf16, 0, 4, 6>(); };
     const auto dot_1 = [] { tile_dot<TileKind::bf16, 1, 4, 7>(); };
     const auto dot_2 = [] {
@@ -137,18 +153,22 @@ __attribute__((noinline)) void multiply_steps(const PieceBlock& t, const Body& w
     const auto dot_3 = [] {
         if (Tall) tile_dot<TileKind::bf16, 3, 5, 7>();
     };
-    // A quarter of a piece of each operand; one piece of A alone stays in L1.
+    // A quarter of a piece of each operand; one piece of A alone stays in L1. The last number of a tile's row, for it may
+    // begin a line.
+    int fetched = 0;
     const auto fetch = [&] {
         for (int line = 0; line < 8; ++line) {
-            if (P > 1) __builtin_prefetch(fetch_a + line * 64);
-            __builtin_prefetch(fetch_b + line * 64);
+            if (P > 1) __builtin_prefetch(fetch_a + kTileBytes - 2), fetch_a += a_row;
+            __builtin_prefetch(fetch_b + (line % 2 + 1) * kTileBytes - 2), fetch_b += line % 2 ? b_row : 0;
         }
-        fetch_a += 512, fetch_b += 512;
+        if (++fetched % 4 == 0) fetch_a += a_piece - 2 * half, fetch_b += b_piece - kTileRows * b_row;
     };
     for (int64_t s = 0; s < t.steps; ++s, a += a_step, b += step) {
         const bool last = s + 1 == t.steps;
+        if (b_at) b = b0 + b_at[s];
         fetch_a = last ? static_cast<const char*>(t.next_a) : a + a_step;
-        fetch_b = last ? static_cast<const char*>(t.next_b) : b + step;
+        fetch_b = last ? static_cast<const char*>(t.next_b) : b_at ? b0 + b_at[s + 1] : b + step;
+        fetched = 0;
         with_part(s, 0);
         if constexpr (P == 3) {
             b_left(0), a_top(2), dot_0(), fetch(), b_right(0), dot_1(), a_low(2), dot_2(), fetch(), dot_3();
@@ -178,6 +198,11 @@ TW_INLINE void multiply_pieces(const PieceBlock& t, int64_t rows, const Body& wi
 }
 
 }  // namespace
+
+// Floats, compiled once (gemm/tile_products.cc).
+void multiply_floats(const PieceBlock& t, int64_t rows);
+void split_floats_left(const float* from, int64_t row, int64_t col, int64_t rows, int64_t k, char* to,
+                       ExponentRange& range);
 #endif
 
 }  // namespace tw::TW_ISA

@@ -348,6 +348,12 @@ void pack_pairs(const uint16_t* b, int64_t row, int64_t col, int64_t k, int64_t 
     join(range, seen.range());
 }
 
+void multiply_floats(const PieceBlock& t, int64_t rows) { multiply_pieces<kPieces<float>>(t, rows); }
+void split_floats_left(const float* from, int64_t row, int64_t col, int64_t rows, int64_t k, char* to,
+                       ExponentRange& range) {
+    split_left<kPieces<float>>(from, row, col, rows, k, to, range);
+}
+
 bool product_f32(const void* gemm, Below* below) { return product<float, float, float>(gemm, below); }
 bool product_f16(const void* gemm, Below* below) { return product<f16, f16, f16>(gemm, below); }
 bool product_bf16(const void* gemm, Below* below) { return product<bf16, bf16, bf16>(gemm, below); }

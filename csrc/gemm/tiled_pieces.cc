@@ -35,14 +35,6 @@ TW_INLINE void split_to(f32v x, f32v y, Exponents& seen, char* to) {
     for (int p = 0; p < kPieces<float>; ++p) store(reinterpret_cast<uint32_t*>(to + p * kPieceBytes), words[p]);
 }
 
-// Several threads join what they saw.
-void join_shared(ExponentRange& to, const ExponentRange& own) {
-    for (int was = __atomic_load_n(&to.least, __ATOMIC_RELAXED); own.least < was;)
-        if (__atomic_compare_exchange_n(&to.least, &was, own.least, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) break;
-    for (int was = __atomic_load_n(&to.most, __ATOMIC_RELAXED); own.most > was;)
-        if (__atomic_compare_exchange_n(&to.most, &was, own.most, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) break;
-}
-
 struct Engine {
     const Gemm<float>& g;
     const InPieces& job;
@@ -207,8 +199,8 @@ struct Engine {
         for (int64_t s = 0; s < rows.steps; ++s) rows.split(s, 0, MR, to, seen);
         if (rows.steps) return;
         ExponentRange own;
-        split_left<kPieces<float>>(rows.from, rows.row, 1, min_of(g.m - tile * MR, MR),
-                                   min_of(s1 * kPieceTerms, g.k) - s0 * kPieceTerms, to, own);
+        split_floats_left(rows.from, rows.row, 1, min_of(g.m - tile * MR, MR),
+                          min_of(s1 * kPieceTerms, g.k) - s0 * kPieceTerms, to, own);
         join_shared(*of_rows, own);
     }
 
@@ -443,7 +435,7 @@ void split_rows(const void* given) {
             const float* const from = r.a.data + i * MR * r.a.row + s * kPieceTerms * r.a.col;
             const int64_t m = min_of(MR, r.m - i * MR), k = min_of(kPieceTerms, r.k - s * kPieceTerms);
             char* const to = r.to + (i * steps + s) * each;
-            split_left<kPieces<float>>(from, r.a.row, r.a.col, m, k, r.in_floats ? pieces : to, own);
+            split_floats_left(from, r.a.row, r.a.col, m, k, r.in_floats ? pieces : to, own);
             if (r.in_floats) take_block<MR, kPieceTerms>(from, r.a.row, r.a.col, m, k, reinterpret_cast<float*>(to));
         }
         join_shared(*r.range, own);

@@ -2,11 +2,14 @@
 //     dw[k,c,t] = c[k,c,t] + sum_{n,p} dy[n,k,p] x[n,c, p*stride + t*dilation - padding]
 //
 // Method    register tiles over runs of pixels, six channels of x in place against a transposed panel of dy, so that
-//           padded taps cost nothing.
-// Numerics  one running sum over the pixels of an image, images added in order; c comes last.
+//           padded taps cost nothing. On a tier that lends tiles, large ones in exact pieces: gemm/gradient_pieces.cc.
+// Numerics  one running sum over the pixels of an image, images added in order; c comes last. In pieces: gemm/pieces.h.
 // Threads   parts of the result; sums are never split between threads.
 #include "core/convolution.h"
+#include "core/tile_kernels.h"
+#include "gemm/gradient_pieces.h"
 #include "gemm/pack.h"
+#include "gemm/tiled_pieces.h"
 #include "gemm/window.h"
 #include "ops/conv_problem.h"
 #include "ops/in_float32.h"
@@ -40,11 +43,6 @@ Status infer(Call& c, Inferred& r) {
     r.flops = conv_flops(dy, w);
     return Status::ok;
 }
-
-// What one job of dw sums: filters of one panel, channels [c0, c1) and taps [t0, t1) of one group.
-struct Share {
-    int64_t group, panel, c0, c1, t0, t1;
-};
 
 // Adds the pixel rows [h0, h1) of depth d of one image to sums[channel][tap][NR]; `panel` is dy there as [pixel][NR].
 template <class T>
@@ -86,8 +84,7 @@ void sum_rows(const View& x, const ConvAxes& s, const Share& q, int64_t cg, int6
 
 // sums[channel][tap][NR] to dw[filter][channel][tap], for the filters that exist.
 template <class T>
-void write_share(const T* sums, const View& dw, const Share& q, int64_t kg, int64_t all_taps) {
-    constexpr int NR = Blocking<T>::NR;
+void write_share(const T* sums, int64_t NR, const View& dw, const Share& q, int64_t kg, int64_t all_taps) {
     constexpr int L = kLanes<T>;
     const int64_t taps = q.t1 - q.t0, k0 = q.panel * NR, filters = min_of(NR, kg - k0);
     T* const to = dw.as<T>() + (q.group * kg + k0) * dw.stride[0] + q.c0 * all_taps + q.t0;
@@ -106,6 +103,42 @@ void write_share(const T* sums, const View& dw, const Share& q, int64_t kg, int6
                 for (int64_t l = 0; l < lanes; ++l) row[(k + l) * dw.stride[0] + i] = from[i * NR + k + l];
         }
     }
+}
+
+// ---- in pieces, on tiles ---------------------------------------------------------------------------------------------------
+
+struct Written {
+    const View& dw;
+    int64_t kg, taps;
+};
+void write_pieces(const void* context, const Share& q, const float* sums) {
+    const Written& w = *static_cast<const Written*>(context);
+    write_share(sums, kPanelColumns, w.dw, q, w.kg, w.taps);
+}
+
+// Whether tiles are faster, in cycles: six products of each step of a tile, and the splitting of both operands; by FMA, a
+// vector of filters at a time.
+bool pieces_pay(const ConvAxes& s, int64_t images, int64_t kg, int64_t cg) {
+    if (cg < 12 || kg < 12) return false;
+    const Planes p(s, 1);
+    const double tiles = static_cast<double>(ceil_div(cg, kTileRows) * ceil_div(kg, kPanelColumns) * taps_of(s));
+    const double filters = static_cast<double>(ceil_div(kg, kLanes<float>) * kLanes<float>);
+    const double steps = static_cast<double>(ceil_div(p.image, kPieceTerms) * images);
+    const double split = static_cast<double>((cg * p.size + kg * p.image) * images);
+    return tiles * (steps * 200 + 100) + 2 * split <
+           static_cast<double>(taps_of(s) * pixels_of(s) * images * cg) * filters / 22;
+}
+
+bool in_pieces(const View& dy, const View& x, const View& dw, const ConvAxes& s, int64_t groups, Status& status) {
+    const int64_t kg = dw.shape[0] / groups, cg = dw.shape[1];
+    if (kVectorRegisters < 32 || !tile_kernels().dw || !pieces_pay(s, x.shape[0], kg, cg)) return false;
+    const Written written = {dw, kg, taps_of(s)};
+    DwInPieces job = {
+        s,  x.as<float>(), dy.as<float>(), x.stride[0], x.stride[1], dy.stride[0], dy.stride[1], x.shape[0], groups, kg,
+        cg, write_pieces,  &written};
+    const auto result = static_cast<InPiecesResult>(tile_kernels().dw(&job));
+    status = result == InPiecesResult::no_memory ? no_memory() : Status::ok;
+    return result != InPiecesResult::refused;
 }
 
 template <class T>
@@ -128,6 +161,12 @@ Status conv_dw(const Call& c) {
         if (dw.data != dw_given.data) copy<T>(dw_given, dw);
         return status;
     }
+    Status status;
+    if constexpr (sizeof(T) == 4)
+        if (in_pieces(dy, x, dw, s, groups, status)) {
+            if (dw.data != dw_given.data) copy<T>(dw_given, dw);
+            return status;
+        }
     // Jobs of about 8 channel tiles; more and smaller ones, down to single taps, where there would be too few.
     const int64_t tiles = max_of(1, min_of(8, groups * panels * c_tiles / 8)), c_jobs = ceil_div(c_tiles, tiles);
     const int64_t t_jobs = min_of(taps, max_of(ceil_div(8, groups * panels * c_jobs), ceil_div(tiles * taps, 512))),
@@ -158,7 +197,7 @@ Status conv_dw(const Call& c) {
                                    filters, panel + (h - h0) * s.out[2] * NR);
                     sum_rows(x, s, q, cg, image, d, h0, h1, panel, sums);
                 }
-        write_share(sums, dw, q, kg, taps);
+        write_share(sums, NR, dw, q, kg, taps);
     });
     if (dw.data != dw_given.data) copy<T>(dw_given, dw);
     return enough ? Status::ok : no_memory();

@@ -2,12 +2,15 @@
 //     dx[n,c,q] = c[n,c,q] + sum of w[k,c,t] dy[n,k,p] over all k, t, p with p*stride + t*dilation - padding = q
 //
 // Method    by phases: one implicit GEMM per phase of the stride, over windows of dy; nothing is added to twice, and what no
-//           tap reaches is cleared. Where weights would be moved for too few pixels: by folding, conv_folding.cc.
-// Numerics  phases: one running sum over (k, t), see gemm/gemm.h; c comes last.
+//           tap reaches is cleared. Where weights would be moved for too few pixels: by folding, conv_folding.cc. On a
+//           tier that lends tiles, all phases at once in exact pieces, if there are enough products: gemm/window_pieces.cc.
+// Numerics  phases: one running sum over (k, t), see gemm/gemm.h; c comes last. In pieces: gemm/pieces.h.
 // Threads   tiles of the result; sums are never split between threads.
 #include "core/convolution.h"
-#include "gemm/tiled.h"
+#include "core/tile_kernels.h"
+#include "gemm/tiled_pieces.h"
 #include "gemm/window.h"
+#include "gemm/window_pieces.h"
 #include "ops/conv_problem.h"
 #include "ops/in_float32.h"
 
@@ -207,24 +210,138 @@ bool has_empty_phase(const ConvAxes& s) {
     return false;
 }
 
+// Calls body(phase) for all phases of the stride until one returns false.
+template <class Body>
+bool each_phase(const ConvAxes& s, const Body& body) {
+    for (int64_t i = 0; i < min_of(s.stride[0], s.in[0]); ++i)
+        for (int64_t j = 0; j < min_of(s.stride[1], s.in[1]); ++j)
+            for (int64_t l = 0; l < min_of(s.stride[2], s.in[2]); ++l) {
+                Phase p[kMaxRank];
+                phase_of(s, 0, i, p[0]), phase_of(s, 1, j, p[1]), phase_of(s, 2, l, p[2]);
+                if (!body(p)) return false;
+            }
+    return true;
+}
+
 template <class T>
 Status by_phases(const GradX& r) {
     const ConvAxes& s = r.axes;
     const bool plain = !r.bias.data && !r.residual.data && r.activation == Activation::none;
     const bool cleared = plain && has_empty_phase(s);
     if (cleared) clear<T>(r);
-    for (int64_t i = 0; i < min_of(s.stride[0], s.in[0]); ++i)
-        for (int64_t j = 0; j < min_of(s.stride[1], s.in[1]); ++j)
-            for (int64_t l = 0; l < min_of(s.stride[2], s.in[2]); ++l) {
-                Phase p[kMaxRank];
-                phase_of(s, 0, i, p[0]), phase_of(s, 1, j, p[1]), phase_of(s, 2, l, p[2]);
-                if (cleared && p[0].taps * p[1].taps * p[2].taps == 0) continue;
-                if (!run_phase<T>(r, p)) return no_memory();
-            }
-    return Status::ok;
+    const bool enough = each_phase(s, [&](const Phase* p) {
+        const bool empty = p[0].taps * p[1].taps * p[2].taps == 0;
+        return (cleared && empty) || run_phase<T>(r, p);
+    });
+    return enough ? Status::ok : no_memory();
 }
 
-// ---- which of the two ------------------------------------------------------------------------------------------------------------
+// ---- in pieces, on tiles -------------------------------------------------------------------------------------------------------
+
+constexpr int64_t kMostPhases = 16;
+
+// All phases of the stride as convolutions of dy, whose taps run the other way.
+struct Turned {
+    ConvAxes axes{};  // of a window that has the taps of all
+    WindowPhase phase[kMostPhases];
+    int64_t phases = 0;
+    bool empty = false;  // no tap reaches some places
+    int32_t tables[2 * kMostPhases * kPhaseTaps];
+
+    bool make(const GradX& r) {
+        const ConvAxes& s = r.axes;
+        int64_t least[kMaxRank], taps = 0;
+        for (int a = 0; a < kMaxRank; ++a) {
+            if (s.taps[a] > kPhaseTaps || s.stride[a] > kMostPhases) return false;
+            int64_t most = -kMaxSize;
+            least[a] = kMaxSize;
+            for (int64_t f = 0; f < min_of(s.stride[a], s.in[a]); ++f) {
+                Phase p;
+                phase_of(s, a, f, p);
+                if (p.taps == 0) continue;
+                least[a] = min_of(least[a], p.offset[p.taps - 1]), most = max_of(most, p.offset[0]);
+            }
+            axes.in[a] = s.out[a], axes.out[a] = ceil_div(s.in[a], s.stride[a]), axes.taps[a] = most - least[a] + 1;
+            axes.stride[a] = axes.dilation[a] = 1, axes.before[a] = -least[a];
+            axes.x_stride[a] = s.y_stride[a], axes.y_stride[a] = s.stride[a] * s.x_stride[a];
+        }
+        if (s.stride[0] * s.stride[1] * s.stride[2] > kMostPhases || taps_of(s) > kMostPhases * kPhaseTaps)
+            return false;
+        return each_phase(s, [&](const Phase* p) {
+            WindowPhase& q = phase[phases];
+            q.taps = p[0].taps * p[1].taps * p[2].taps;
+            if (q.taps == 0) return empty = true;
+            int32_t* const place = tables + 2 * taps;
+            q.place = place, q.tap = place + q.taps;
+            q.y = r.dx.as<float>(), q.residual = r.residual.as<float>();
+            int64_t far[kMaxRank] = {}, n = 0;
+            if (q.residual) run_strides(r.residual, far);
+            for (int a = 0; a < kMaxRank; ++a) {
+                q.out[a] = p[a].count, q.y += p[a].begin * s.x_stride[a];
+                if (q.residual) q.residual += p[a].begin * far[a];
+            }
+            for (int64_t i = p[0].taps; i-- > 0;)
+                for (int64_t j = p[1].taps; j-- > 0;)
+                    for (int64_t l = p[2].taps; l-- > 0; ++n) {
+                        const auto at = [&](const int64_t* size, int64_t d, int64_t h, int64_t w) {
+                            return static_cast<int32_t>((d * size[1] + h) * size[2] + w);
+                        };
+                        place[n] = at(axes.taps, p[0].offset[i] - least[0], p[1].offset[j] - least[1],
+                                      p[2].offset[l] - least[2]);
+                        place[q.taps + n] = at(s.taps, p[0].tap[i], p[1].tap[j], p[2].tap[l]);
+                    }
+            taps += q.taps, ++phases;
+            return true;
+        });
+    }
+};
+
+// Whether tiles are faster, in cycles: six products of each step of a tile, and the splitting of dy and of weights; by FMA, a
+// panel of pixels at a time.
+bool pieces_pay(const GradX& r, const Turned& t) {
+    const int64_t kg = r.w.shape[0] / r.groups, cg = r.w.shape[1], images = r.dx.shape[0], taps = taps_of(r.axes);
+    if (cg < 12 || kg < 12 || t.phases == 0) return false;
+    const Planes planes(t.axes, 1);
+    const double tiles = static_cast<double>(ceil_div(cg, kTileRows) * ceil_div(planes.image * images, kPanelColumns));
+    const double split = static_cast<double>(2 * kg * planes.size * images + 3 * cg * kg * taps / 2);
+    constexpr int64_t NR = Blocking<float>::NR;
+    return tiles * static_cast<double>((ceil_div(kg, kPieceTerms) * taps + t.phases) * 200) + split <
+           static_cast<double>(cg * kg * taps) * static_cast<double>(ceil_div(pixels_of(r.axes) * images, NR) * NR) /
+               22;
+}
+
+bool in_pieces(const GradX& r, bool plain, Status& status) {
+    if (kVectorRegisters < 32 || !tile_kernels().windows) return false;
+    Scratch turned_scratch(sizeof(Turned)), bias_scratch(static_cast<size_t>(r.groups * r.w.shape[1] + 1) * 4);
+    Turned* const turned = turned_scratch.as<Turned>();
+    float* const bias = bias_scratch.as<float>();
+    if (!turned || !bias) return status = no_memory(), true;
+    *turned = {};
+    if (!turned->make(r) || !pieces_pay(r, *turned) || (turned->empty && !plain)) return false;
+    if (turned->empty) clear<float>(r);
+    WindowsInPieces job{};
+    job.axes = turned->axes;
+    job.images = r.dx.shape[0], job.groups = r.groups, job.kg = r.w.shape[1], job.cg = r.w.shape[0] / r.groups;
+    job.x = r.dy.as<float>(), job.x_image = r.dy.stride[0], job.x_channel = r.dy.stride[1];
+    job.w = r.w.as<float>(), job.w_group = job.cg * r.w.stride[0], job.w_row = taps_of(r.axes);
+    job.w_term = r.w.stride[0];
+    job.y_image = r.dx.stride[0], job.y_channel = r.dx.stride[1];
+    job.activation = r.activation;
+    for (int64_t c = 0; r.bias.data && c < r.groups * job.kg; ++c) bias[c] = r.bias.as<float>()[c * r.bias.stride[0]];
+    job.bias = r.bias.data ? bias : nullptr;
+    if (r.residual.data) {
+        int64_t far[kMaxRank];
+        run_strides(r.residual, far);
+        job.residual_image = r.residual.stride[0], job.residual_channel = r.residual.stride[1];
+        for (int a = 0; a < kMaxRank; ++a) job.residual_stride[a] = r.axes.stride[a] * far[a];
+    }
+    job.phase = turned->phase, job.phases = turned->phases;
+    const auto result = static_cast<InPiecesResult>(tile_kernels().windows(&job));
+    status = result == InPiecesResult::no_memory ? no_memory() : Status::ok;
+    return result != InPiecesResult::refused;
+}
+
+// ---- which of them ------------------------------------------------------------------------------------------------------------
 
 // Whether folding takes weights: moving those of many filters, or packing windows for few channels or for one phase of
 // many, costs more.
@@ -259,6 +376,8 @@ Status choose(GradX r) {
         if (q.x.data != r.dx.data) copy<T>(r.dx, q.x);
         return status;
     }
+    if constexpr (sizeof(T) == 4)
+        if (Status status; in_pieces(r, plain, status)) return status;
     return folds(r.w, r.groups, strided) ? fold_to_x(r) : by_phases<T>(r);
 }
 
