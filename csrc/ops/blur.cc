@@ -12,6 +12,7 @@
 // Threads   bands of rows, whose windows overlap. Same bits always.
 #include "image/separable.h"
 #include "ops/ops.h"
+#include "simd/convert.h"
 
 namespace tw::TW_ISA {
 namespace {
@@ -73,12 +74,18 @@ Status run_gaussian(const Call& c) {
 constexpr int64_t kLargestBox = 1023;  // so that twice a sum fits 32 bits
 
 // Adds row y, or takes it away, in all columns.
-void add_row(const View& image, int64_t y, uint32_t sign, uint32_t* __restrict columns) {
-    const uint8_t* __restrict const from = image.as<uint8_t>() + mirrored(y, image.shape[0]) * image.stride[0];
-    if (has_whole_rows(image))
-        for (int64_t i = 0; i < row_elements(image); ++i) columns[i] += sign * from[i];
-    else
-        each_in_row(image, [&](int64_t i, int64_t j) { columns[i] += sign * from[j]; });
+template <bool Adds>
+void add_row(const View& image, int64_t y, uint32_t* columns) {
+    const uint8_t* const from = image.as<uint8_t>() + mirrored(y, image.shape[0]) * image.stride[0];
+    const int64_t n = row_elements(image);
+    const auto add = [&](int64_t i, uint8_t x) { columns[i] = Adds ? columns[i] + x : columns[i] - x; };
+    if (!has_whole_rows(image)) return each_in_row(image, [&](int64_t i, int64_t j) { add(i, from[j]); });
+    int64_t i = 0;
+    for (; i + kLanes<uint32_t> <= n; i += kLanes<uint32_t>) {
+        const u32v x = bitcast<u32v>(widen(load_part<Part<uint8_t>>(from + i)));
+        store(columns + i, Adds ? load(columns + i) + x : load(columns + i) - x);
+    }
+    for (; i < n; ++i) add(i, from[i]);
 }
 
 // The rounded quotients of sums. The float quotient of numbers below 2^24 by a number up to 2^16 reaches no integer that
@@ -116,9 +123,9 @@ Status run_box(const Call& c) {
         uint8_t* const row = reinterpret_cast<uint8_t*>(sums + n);
         const int64_t first = band * band_rows;
         __builtin_memset(columns, 0, static_cast<size_t>(n) * 4);
-        for (int64_t u = 0; u < kh - 1; ++u) add_row(image, first + u - kh / 2, 1, columns);
+        for (int64_t u = 0; u < kh - 1; ++u) add_row<true>(image, first + u - kh / 2, columns);
         for (int64_t i = first; i < min_of(first + band_rows, height); ++i) {
-            add_row(image, i + kh - 1 - kh / 2, 1, columns);
+            add_row<true>(image, i + kh - 1 - kh / 2, columns);
             for (int64_t k = 1; k <= left; ++k)
                 for (int64_t j = 0; j < step; ++j) columns[j - k * step] = columns[mirrored(-k, width) * step + j];
             for (int64_t k = 0; k < right; ++k)
@@ -136,7 +143,7 @@ Status run_box(const Call& c) {
             uint8_t* const to = begin_row(y, i, row);
             divide(sums, static_cast<uint32_t>(kh * kw), to, n);
             end_row(y, i, to);
-            add_row(image, i - kh / 2, ~0u, columns);
+            add_row<false>(image, i - kh / 2, columns);
         }
     });
     return enough ? Status::ok

@@ -11,7 +11,7 @@
 #include "image/check.h"
 #include "image/window.h"
 #include "ops/ops.h"
-#include "simd/pixels.h"
+#include "simd/bits.h"
 #include "simd/roots.h"
 
 namespace tw::TW_ISA {
@@ -73,10 +73,10 @@ bool near_row(const uint16_t* squares, float* to, int64_t n) {
         Far best = load(squares + x);
         for (int step = 1; step <= kNear; ++step) {
             const Far reach = splat(static_cast<uint16_t>(step * step));
-            if (!any(best > reach)) break;
+            if (!any_above(best, reach)) break;
             best = min_any(best, min_any(load(squares + x - step), load(squares + x + step)) + reach);
         }
-        if (any(best >= splat(static_cast<uint16_t>(kFarSquare)))) return false;
+        if (any_above(best, splat(static_cast<uint16_t>(kFarSquare - 1)))) return false;
         int16_t found[lanes];
         store(found, bitcast<i16v>(best));
         const int64_t count = min_of(n - x, lanes);

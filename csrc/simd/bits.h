@@ -47,6 +47,15 @@ TW_INLINE uint64_t lane_bits(u8v mask) {
 #endif
 }
 
+// Whether a lane of a is above that of b: without a mask of lanes, which takes longer than to compare.
+TW_INLINE bool any_above(Vec<uint16_t> a, Vec<uint16_t> b) {
+#if defined(__AVX512F__) && !defined(TW_EMULATED_AVX512)
+    return _mm512_cmpgt_epu16_mask((__m512i)a, (__m512i)b) != 0;
+#else
+    return any(a > b);
+#endif
+}
+
 // A byte per bit, lowest first: 255 where it is set and 0 elsewhere. Shuffles stay inside 16-byte units.
 template <int... I>
 TW_INLINE u8v bytes_of(uint64_t bits, Seq<I...>) {
