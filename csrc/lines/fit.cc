@@ -120,7 +120,7 @@ bool Fitter::solve(const Sums& s) {
 
 constexpr int32_t kStray = kPart;  // from where a line leads, in 1/kPart pixel
 constexpr int32_t kClose = kPart * 7 / 10;  // the same, of what a line is fitted to in the end
-constexpr int64_t kLooks = 8;  // places looked at together
+constexpr int64_t kLooks = 16;  // places looked at together
 constexpr int64_t kSure = 5;  // pixels on the line that show that it goes on behind a gap
 constexpr int64_t kContrary = 3;  // pixels in a row at which another edge crosses
 

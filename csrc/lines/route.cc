@@ -1,7 +1,7 @@
-// Method    from the steepest anchor on, a walk goes both ways along the edge: at each pixel to the steepest of the three
-//           neighbours its heading points at, until the gradient is too small, turns back, or the pixel is drawn already.
-//           A heading has the brighter side on its right, so that a walk never has to choose between two ways; what it
-//           leaves beside it is drawn from anchors of its own.
+// Method    from the steepest anchor on, a walk goes both ways along the edge in turn: at each pixel to the steepest of
+//           the three neighbours its heading points at, until the gradient is too small, turns back, or the pixel is drawn
+//           already. A heading has the brighter side on its right, so that a walk never has to choose between two ways;
+//           what it leaves beside it is drawn from anchors of its own.
 //           Where each pixel leads is known before (lines/ways.h). What lies above and below a band counts as drawn.
 // Threads   one a band: a walk depends on those before it. Anchors of one size go in the order of rows, so the result is
 //           one.
@@ -12,6 +12,7 @@
 #include <bit>
 #include <cstdlib>
 #include <cstring>
+#include <utility>
 
 #include "lines/ways.h"
 
@@ -42,16 +43,43 @@ Steps steps_of(int64_t width, bool forward) {
     return s;
 }
 
-// Writes the pixels after `from`, at place `at`, which is drawn, to `out`, and gives how many. A step waits for two loads.
-int64_t walk(uint8_t* ways, const Steps& steps, int64_t at, Pixel from, Pixel* out) {
-    int64_t n = 0, pixel = packed(from.x, from.y);
-    for (unsigned way = ways[at] & ~kDrawn;;) {
-        at += steps.place[way], pixel += steps.pixel[way];
-        way = ways[at];
-        if (way & kDrawn) return n;
-        ways[at] = static_cast<uint8_t>(way | kDrawn);
-        out[n++] = {static_cast<int32_t>(pixel), static_cast<int32_t>(pixel >> 32)};
+// One end of an edge while it is drawn: a step waits for two loads.
+class Walk {
+public:
+    Walk(uint8_t* ways, const Steps& steps, int64_t at, Pixel from, Pixel* out)
+        : ways_(ways), steps_(steps), at_(at), pixel_(packed(from.x, from.y)), way_(ways[at] & ~kDrawn), out_(out) {}
+
+    // Draws the next pixel; false where the edge ends.
+    bool step() {
+        at_ += steps_.place[way_], pixel_ += steps_.pixel[way_];
+        way_ = ways_[at_];
+        if (way_ & kDrawn) return false;
+        ways_[at_] = static_cast<uint8_t>(way_ | kDrawn);
+        out_[n_++] = {static_cast<int32_t>(pixel_), static_cast<int32_t>(pixel_ >> 32)};
+        return true;
     }
+    int64_t pixels() const { return n_; }
+
+private:
+    uint8_t* const ways_;
+    const Steps& steps_;
+    int64_t at_, pixel_;
+    unsigned way_;
+    Pixel* const out_;
+    int64_t n_ = 0;
+};
+
+// Both ends in turn, so that one does not wait for the other's loads; gives how many pixels they drew.
+std::pair<int64_t, int64_t> walk_both(Walk a, Walk b) {
+    bool on = true;
+    while (on && a.step()) on = b.step();
+    if (on)
+        while (b.step()) {
+        }
+    else
+        while (a.step()) {
+        }
+    return {a.pixels(), b.pixels()};
 }
 
 constexpr int64_t kBeyond = 16;  // rows that a walk may go beyond its band
@@ -123,7 +151,7 @@ Chains draw_chains(const Planes& p, const RouteOptions& options) {
     const int64_t first = std::max<int64_t>(options.first - kBeyond, 0);
     const int64_t past = std::min(options.past + kBeyond, p.height), pixels = (past - first) * p.width;
     Chains chains = {Buffer<Pixel>(pixels), {0}};
-    const Buffer<Pixel> back(pixels);
+    const Buffer<Pixel> back(pixels), ahead(pixels);
     const Buffer<int32_t> sorted(pixels);
     const Buffer<Anchor> found(pixels);
     const Buffer<uint8_t> memory(pixels + 2 * p.width + 8);  // words end behind rows
@@ -141,11 +169,13 @@ Chains draw_chains(const Planes& p, const RouteOptions& options) {
         if ((ways[at] | ways[at - across] | ways[at + across]) & kDrawn) continue;
         const Pixel anchor = {static_cast<int32_t>(at % p.width), static_cast<int32_t>(at / p.width)};
         ways[at] |= kDrawn;
-        const int64_t before = walk(ways, backward, at, anchor, back.data());
-        std::reverse_copy(back.data(), back.data() + before, chains.pixel.data() + n);
-        chains.pixel[n + before] = anchor;
-        const int64_t length = before + 1 + walk(ways, forward, at, anchor, chains.pixel.data() + n + before + 1);
+        const auto [after, before] =
+            walk_both(Walk(ways, forward, at, anchor, ahead.data()), Walk(ways, backward, at, anchor, back.data()));
+        const int64_t length = before + 1 + after;
         if (length < options.least) continue;
+        Pixel* const to = std::reverse_copy(back.data(), back.data() + before, chains.pixel.data() + n);
+        *to = anchor;
+        std::copy_n(ahead.data(), after, to + 1);
         n += length;
         chains.start.push_back(n);
     }
