@@ -195,11 +195,14 @@ def _check_program(compiler: str, folder: Path, *flags: str) -> Path:
     called = set(re.findall(r'Run(?: \w+)?\("(\w+)"', check.read_text()))
     (folder / "ops").mkdir()
     (folder / "ops" / "ops.def").write_text("".join(f"TW_OP({name})\n" for name in sorted(called)))
-    (folder / "tiers.h").write_text("#define TW_TIERS(X) X(base)\n#define TW_WHOLE_TIERS(X) X(base)\n")
+    (folder / "tiers.h").write_text(
+        "#define TW_TIERS(X) X(base)\n#define TW_WHOLE_TIERS(X) X(base)\n#define TW_HIGHER_TIERS(X)\n"
+        "#define TW_LEAST_TIER base\n#define TW_LEAST_base 1\n"
+    )
     common = ("-std=c++20", "-O1", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi")
 
     def compile_one(source: Path) -> list[Path]:
-        ops = set(re.findall(r"const OpDef op_(\w+) = ", source.read_text()))
+        ops = set(re.findall(r"const Entry op_(\w+) = ", source.read_text()))
         target = folder / f"{source.parent.name}_{source.stem}.o"
         include = (f"-I{folder}", f"-I{ROOT / 'csrc'}")
         wanted = not ops or ops & called

@@ -25,17 +25,26 @@ namespace tw {
 
 #define TW_DECLARE_TABLE(name)             \
     namespace name {                       \
-    extern const OpDef* const kOpTable[];  \
     extern const PeakLoops kPeakLoops;     \
     extern const TileKernels kTileKernels; \
     }
 TW_TIERS(TW_DECLARE_TABLE)
 #undef TW_DECLARE_TABLE
 
+#define TW_DECLARE_TABLE(name)                  \
+    namespace name {                            \
+    extern const Kernels* const kKernelTable[]; \
+    }
+TW_HIGHER_TIERS(TW_DECLARE_TABLE)
+#undef TW_DECLARE_TABLE
+namespace TW_LEAST_TIER {
+extern const OpDef* const kOpTable[];
+}
+
 namespace {
 
-#define TW_TABLE(name) name::kOpTable,
-constexpr const OpDef* const* kTables[kTiers] = {TW_TIERS(TW_TABLE)};
+#define TW_TABLE(name) name::kKernelTable,
+constexpr const Kernels* const* kKernelTables[kTiers] = {nullptr, TW_HIGHER_TIERS(TW_TABLE)};
 #undef TW_TABLE
 
 #define TW_PEAKS(name) &name::kPeakLoops,
@@ -83,6 +92,7 @@ struct Machine {
 };
 
 constinit Machine g_machine{};
+constinit OpDef g_ops[kTiers][kOps]{};  // by machine(); without `run` where the tier below has the op
 constinit std::atomic<Tier> g_active{Tier::count};  // count: not known yet
 
 // What this CPU runs, by tier, built or not.
@@ -214,7 +224,23 @@ Tier choose(const char* name, const char* variable, char* text, size_t room) {
     return Tier::count;
 }
 
+// The rules of the least tier with the kernels of each.
+void join_tables() {
+    for (int op = 0; op < kOps; ++op) {
+        const OpDef& least = g_ops[0][op] = *TW_LEAST_TIER::kOpTable[op];
+        for (int t = 1; t < kTiers; ++t) {
+            const Kernels* kernels = kKernelTables[t][op];
+            if (!kernels) continue;
+            OpDef& def = g_ops[t][op] = least;
+            def.run = kernels->run;
+            def.packed_size = kernels->packed_size;
+            def.pack = kernels->pack;
+        }
+    }
+}
+
 void detect() {
+    join_tables();
     const Runs runs = detect_tiers();
 #define TW_RUNS(name) g_machine.runs[static_cast<int>(Tier::name)] = runs.name;
     TW_TIERS(TW_RUNS)
@@ -231,7 +257,7 @@ void detect() {
         const Tier tier = choose(wanted, "TILEWORK_ISA", g_machine.error, sizeof g_machine.error);
         if (tier != Tier::count) first = tier;
     }
-    g_active.store(first);
+    g_active.store(first, std::memory_order_release);
 }
 
 const Machine& machine() {
@@ -253,7 +279,7 @@ bool tier_runs(Tier tier) {
 }
 
 Tier active_tier() {
-    const Tier tier = g_active.load(std::memory_order_relaxed);
+    const Tier tier = g_active.load(std::memory_order_acquire);
     if (tier != Tier::count) return tier;
     machine();
     return g_active.load(std::memory_order_relaxed);
@@ -264,16 +290,17 @@ Status set_tier(const char* name) {
     char text[256];
     const Tier tier = choose(name ? name : "auto", "isa", text, sizeof text);
     if (tier == Tier::count) return fail(Status::attr, "isa", "%s", text);
-    g_active.store(tier, std::memory_order_relaxed);
+    g_active.store(tier, std::memory_order_release);
     return Status::ok;
 }
 
 const char* tier_error() { return machine().error[0] ? g_machine.error : nullptr; }
 
 const OpDef* op_table(Tier tier, OpId op) {
-    int t = static_cast<int>(tier);
-    while (!kTables[t][static_cast<int>(op)]) --t;
-    return kTables[t][static_cast<int>(op)];
+    if (g_active.load(std::memory_order_acquire) == Tier::count) machine();
+    const OpDef* def = &g_ops[static_cast<int>(tier)][static_cast<int>(op)];
+    while (!def->run) def -= kOps;
+    return def;
 }
 
 Status run_below(Tier tier, const Call& call) {

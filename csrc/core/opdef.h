@@ -35,6 +35,13 @@ struct Inferred {
     double flops;  // work of this call, 0 = about one operation per element touched
 };
 
+// What every tier compiles of an op. All else holds for all tiers, and only the least tier has it.
+struct Kernels {
+    Status (*run)(const Call&);
+    int64_t (*packed_size)(const Call&) = nullptr;
+    void (*pack)(const Call&, void*) = nullptr;
+};
+
 // Everything is constant-initialised, so that a tier object has no start-up code.
 struct OpDef {
     const char* name;

@@ -156,18 +156,18 @@ constexpr AttrSpec kDx[] = {
 
 }  // namespace
 
-extern const OpDef op_silu = {"silu", kX, 1, nullptr, 0, infer, run<Silu>, kElementwise};
-extern const OpDef op_softplus = {"softplus", kX, 1, nullptr, 0, infer, run<Softplus>, kElementwise};
-extern const OpDef op_mish = {"mish", kX, 1, nullptr, 0, infer, run<Mish>, kElementwise};
-extern const OpDef op_elu = {"elu", kX, 1, kEluAlpha, 1, infer, run<Elu>, kElementwise};
-extern const OpDef op_leaky_relu = {"leaky_relu", kX, 1, kLeakyAlpha, 1, infer, run<LeakyRelu>, kElementwise};
-extern const OpDef op_hard_sigmoid = {"hard_sigmoid", kX, 1, kHardSigmoid, 2, infer, run<HardSigmoid>, kElementwise};
-extern const OpDef op_hard_swish = {"hard_swish", kX, 1, nullptr, 0, infer, run<HardSwish>, kElementwise};
-extern const OpDef op_clip = {"clip", kX, 1, kClip, 2, infer_clip, run<Clip>, kElementwise};
-extern const OpDef op_sqrt = {"sqrt", kX, 1, nullptr, 0, infer, run<Sqrt>, kElementwise};
-extern const OpDef op_rsqrt = {"rsqrt", kX, 1, nullptr, 0, infer, run<Rsqrt>, kElementwise};
-extern const OpDef op_abs = {"abs", kX, 1, nullptr, 0, infer_any, run_on_any<Abs, kAbs>, kElementwise};
-extern const OpDef op_neg = {"neg", kX, 1, nullptr, 0, infer_any, run_on_any<Neg, kNeg>, kElementwise};
-extern const OpDef op_activation_dx = {"activation_dx", kDyX, 2, kDx, 3, infer_dx, run_dx, kElementwise};
+extern const Entry op_silu = {"silu", kX, 1, nullptr, 0, infer, run<Silu>, kElementwise};
+extern const Entry op_softplus = {"softplus", kX, 1, nullptr, 0, infer, run<Softplus>, kElementwise};
+extern const Entry op_mish = {"mish", kX, 1, nullptr, 0, infer, run<Mish>, kElementwise};
+extern const Entry op_elu = {"elu", kX, 1, kEluAlpha, 1, infer, run<Elu>, kElementwise};
+extern const Entry op_leaky_relu = {"leaky_relu", kX, 1, kLeakyAlpha, 1, infer, run<LeakyRelu>, kElementwise};
+extern const Entry op_hard_sigmoid = {"hard_sigmoid", kX, 1, kHardSigmoid, 2, infer, run<HardSigmoid>, kElementwise};
+extern const Entry op_hard_swish = {"hard_swish", kX, 1, nullptr, 0, infer, run<HardSwish>, kElementwise};
+extern const Entry op_clip = {"clip", kX, 1, kClip, 2, infer_clip, run<Clip>, kElementwise};
+extern const Entry op_sqrt = {"sqrt", kX, 1, nullptr, 0, infer, run<Sqrt>, kElementwise};
+extern const Entry op_rsqrt = {"rsqrt", kX, 1, nullptr, 0, infer, run<Rsqrt>, kElementwise};
+extern const Entry op_abs = {"abs", kX, 1, nullptr, 0, infer_any, run_on_any<Abs, kAbs>, kElementwise};
+extern const Entry op_neg = {"neg", kX, 1, nullptr, 0, infer_any, run_on_any<Neg, kNeg>, kElementwise};
+extern const Entry op_activation_dx = {"activation_dx", kDyX, 2, kDx, 3, infer_dx, run_dx, kElementwise};
 
 }  // namespace tw::TW_ISA

@@ -7,14 +7,12 @@
 // Numerics  max: the first maximum wins, NaN wins over numbers. mean: rows first, then columns; one division.
 // Threads   by rows of results, the gradient by planes; bits never depend on the split.
 #include "core/check.h"
+#include "core/op_table.h"
 #include "core/pooling.h"
 #include "ops/ops.h"
 #include "simd/rows.h"
 
 namespace tw::TW_ISA {
-
-// Of pool.cc, whose kernels run here with other attributes.
-extern const OpDef op_avg_pool, op_avg_pool_dx, op_max_pool;
 
 namespace {
 
@@ -208,9 +206,9 @@ Status run_mean(const Call& c) {
         a[kAvgPadding] = sizes_attr(rank, nullptr);
         a[kAvgDivisor].is_none = true;
         Call inner = c;
-        inner.op = &op_avg_pool;
+        inner.op = op_table(active_tier(), OpId::avg_pool);
         inner.attr = a;
-        return op_avg_pool.run(inner);
+        return inner.op->run(inner);
     }
     const Windows w = windows_over(x, y, {});
     return for_floating(x.dtype, [&]<class T>() { return forward<Adding>(w, x.as<const T>(), y.as<T>()); });
@@ -229,9 +227,9 @@ Status run_max(const Call& c) {
         a[kMaxDilation] = sizes_attr(rank, ones);
         a[kMaxIndices].i = c.attr[1].i;
         Call inner = c;
-        inner.op = &op_max_pool;
+        inner.op = op_table(active_tier(), OpId::max_pool);
         inner.attr = a;
-        return op_max_pool.run(inner);
+        return inner.op->run(inner);
     }
     const Windows w = windows_over(x, y, {});
     return for_floating(x.dtype, [&]<class T>() {
@@ -252,9 +250,9 @@ Status run_mean_dx(const Call& c) {
         a[kDxPadding] = sizes_attr(rank, nullptr);
         a[kDxDivisor].is_none = true;
         Call inner = c;
-        inner.op = &op_avg_pool_dx;
+        inner.op = op_table(active_tier(), OpId::avg_pool_dx);
         inner.attr = a;
-        return op_avg_pool_dx.run(inner);
+        return inner.op->run(inner);
     }
     const Windows w = windows_over(dx, dy, {});
     return for_floating(dy.dtype, [&]<class T>() { return mean_gradient(w, dx.as<T>(), dy.as<const T>()); });
@@ -317,8 +315,8 @@ constexpr AttrSpec kShape[] = {{.name = "shape", .kind = AttrKind::integers, .re
 
 }  // namespace
 
-extern const OpDef op_adaptive_avg_pool = {"adaptive_avg_pool", kX, 1, kAttrs, 1, infer_forward, run_mean};
-extern const OpDef op_adaptive_avg_pool_dx = {"adaptive_avg_pool_dx", kDy, 1, kShape, 1, infer_dx, run_mean_dx};
-extern const OpDef op_adaptive_max_pool = {"adaptive_max_pool", kX, 1, kAttrs, 2, infer_max, run_max};
+extern const Entry op_adaptive_avg_pool = {"adaptive_avg_pool", kX, 1, kAttrs, 1, infer_forward, run_mean};
+extern const Entry op_adaptive_avg_pool_dx = {"adaptive_avg_pool_dx", kDy, 1, kShape, 1, infer_dx, run_mean_dx};
+extern const Entry op_adaptive_max_pool = {"adaptive_max_pool", kX, 1, kAttrs, 2, infer_max, run_max};
 
 }  // namespace tw::TW_ISA

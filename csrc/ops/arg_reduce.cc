@@ -198,8 +198,8 @@ constexpr AttrSpec kTop[] = {
 
 }  // namespace
 
-extern const OpDef op_argmax = {"argmax", kX, 1, kArg, 3, infer_arg, run_arg<true>};
-extern const OpDef op_argmin = {"argmin", kX, 1, kArg, 3, infer_arg, run_arg<false>};
-extern const OpDef op_top_k = {"top_k", kX, 1, kTop, 3, infer_top, run_top};
+extern const Entry op_argmax = {"argmax", kX, 1, kArg, 3, infer_arg, run_arg<true>};
+extern const Entry op_argmin = {"argmin", kX, 1, kArg, 3, infer_arg, run_arg<false>};
+extern const Entry op_top_k = {"top_k", kX, 1, kTop, 3, infer_top, run_top};
 
 }  // namespace tw::TW_ISA

@@ -150,15 +150,15 @@ constexpr uint32_t kFlags = kElementwise | kWeakScalars;
 
 }  // namespace
 
-extern const OpDef op_pow = {"pow", kAB, 2, nullptr, 0, infer_numbers, run<kPow>, kFlags};
-extern const OpDef op_mod = {"mod", kAB, 2, kTruncated, 1, infer_numbers, run_mod, kFlags};
-extern const OpDef op_maximum = {"maximum", kAB, 2, nullptr, 0, infer_numbers, run<kMaximum>, kFlags};
-extern const OpDef op_minimum = {"minimum", kAB, 2, nullptr, 0, infer_numbers, run<kMinimum>, kFlags};
-extern const OpDef op_bitwise_and = {"bitwise_and", kAB, 2, nullptr, 0, infer_integers, run<kAnd>, kFlags};
-extern const OpDef op_bitwise_or = {"bitwise_or", kAB, 2, nullptr, 0, infer_integers, run<kOr>, kFlags};
-extern const OpDef op_bitwise_xor = {"bitwise_xor", kAB, 2, nullptr, 0, infer_integers, run<kXor>, kFlags};
-extern const OpDef op_bitwise_not = {"bitwise_not", kX, 1, nullptr, 0, infer_not, run<kNot>, kElementwise};
-extern const OpDef op_shift_left = {"shift_left", kAB, 2, nullptr, 0, infer_integers, run<kLeft>, kFlags};
-extern const OpDef op_shift_right = {"shift_right", kAB, 2, nullptr, 0, infer_integers, run<kRight>, kFlags};
+extern const Entry op_pow = {"pow", kAB, 2, nullptr, 0, infer_numbers, run<kPow>, kFlags};
+extern const Entry op_mod = {"mod", kAB, 2, kTruncated, 1, infer_numbers, run_mod, kFlags};
+extern const Entry op_maximum = {"maximum", kAB, 2, nullptr, 0, infer_numbers, run<kMaximum>, kFlags};
+extern const Entry op_minimum = {"minimum", kAB, 2, nullptr, 0, infer_numbers, run<kMinimum>, kFlags};
+extern const Entry op_bitwise_and = {"bitwise_and", kAB, 2, nullptr, 0, infer_integers, run<kAnd>, kFlags};
+extern const Entry op_bitwise_or = {"bitwise_or", kAB, 2, nullptr, 0, infer_integers, run<kOr>, kFlags};
+extern const Entry op_bitwise_xor = {"bitwise_xor", kAB, 2, nullptr, 0, infer_integers, run<kXor>, kFlags};
+extern const Entry op_bitwise_not = {"bitwise_not", kX, 1, nullptr, 0, infer_not, run<kNot>, kElementwise};
+extern const Entry op_shift_left = {"shift_left", kAB, 2, nullptr, 0, infer_integers, run<kLeft>, kFlags};
+extern const Entry op_shift_right = {"shift_right", kAB, 2, nullptr, 0, infer_integers, run<kRight>, kFlags};
 
 }  // namespace tw::TW_ISA

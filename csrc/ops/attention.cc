@@ -255,6 +255,6 @@ constexpr AttrSpec kAttrs[] = {TW_ATTENTION_ATTRS, {.name = "return_lse", .kind 
 
 }  // namespace
 
-extern const OpDef op_attention = {"attention", kOperands, TW_COUNT(kOperands), kAttrs, TW_COUNT(kAttrs), infer, run};
+extern const Entry op_attention = {"attention", kOperands, TW_COUNT(kOperands), kAttrs, TW_COUNT(kAttrs), infer, run};
 
 }  // namespace tw::TW_ISA

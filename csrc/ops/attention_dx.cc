@@ -184,7 +184,7 @@ constexpr AttrSpec kAttrs[] = {TW_ATTENTION_ATTRS, {.name = "return_slopes", .ki
 
 }  // namespace
 
-extern const OpDef op_attention_dx = {"attention_dx", kOperands, TW_COUNT(kOperands), kAttrs, TW_COUNT(kAttrs),
+extern const Entry op_attention_dx = {"attention_dx", kOperands, TW_COUNT(kOperands), kAttrs, TW_COUNT(kAttrs),
                                       infer,          run};
 
 }  // namespace tw::TW_ISA

@@ -367,7 +367,7 @@ constexpr AttrSpec kDxAttrs[] = {
 
 }  // namespace
 
-extern const OpDef op_batch_norm = {"batch_norm", kOperands, 5, kAttrs, 5, infer_forward, run_forward};
-extern const OpDef op_batch_norm_dx = {"batch_norm_dx", kDxOperands, 6, kDxAttrs, 2, infer_dx, run_dx};
+extern const Entry op_batch_norm = {"batch_norm", kOperands, 5, kAttrs, 5, infer_forward, run_forward};
+extern const Entry op_batch_norm_dx = {"batch_norm_dx", kDxOperands, 6, kDxAttrs, 2, infer_dx, run_dx};
 
 }  // namespace tw::TW_ISA

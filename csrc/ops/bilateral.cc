@@ -312,6 +312,6 @@ constexpr AttrSpec kAttrs[] = {{.name = "d", .kind = AttrKind::integer, .require
 
 }  // namespace
 
-extern const OpDef op_bilateral = {"bilateral", kImage, 1, kAttrs, TW_COUNT(kAttrs), infer, run};
+extern const Entry op_bilateral = {"bilateral", kImage, 1, kAttrs, TW_COUNT(kAttrs), infer, run};
 
 }  // namespace tw::TW_ISA

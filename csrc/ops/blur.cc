@@ -170,7 +170,7 @@ constexpr AttrSpec kSigma[] = {{.name = "sigma", .kind = AttrKind::real, .requir
 
 }  // namespace
 
-extern const OpDef op_gaussian_blur = {"gaussian_blur", kImage, 1, kSigma, 1, infer_gaussian, run_gaussian};
-extern const OpDef op_box_blur = {"box_blur", kImage, 1, kKernel, 1, infer_box, run_box};
+extern const Entry op_gaussian_blur = {"gaussian_blur", kImage, 1, kSigma, 1, infer_gaussian, run_gaussian};
+extern const Entry op_box_blur = {"box_blur", kImage, 1, kKernel, 1, infer_box, run_box};
 
 }  // namespace tw::TW_ISA

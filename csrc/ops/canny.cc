@@ -357,8 +357,8 @@ constexpr AttrSpec kFromGradients[] = {
 
 }  // namespace
 
-extern const OpDef op_canny = {"canny", kImage, 1, kCanny, TW_COUNT(kCanny), infer_canny, run_canny};
-extern const OpDef op_canny_gradients = {"canny_gradients", kGradients,   2, kFromGradients, TW_COUNT(kFromGradients),
+extern const Entry op_canny = {"canny", kImage, 1, kCanny, TW_COUNT(kCanny), infer_canny, run_canny};
+extern const Entry op_canny_gradients = {"canny_gradients", kGradients,   2, kFromGradients, TW_COUNT(kFromGradients),
                                          infer_gradients,   run_gradients};
 
 }  // namespace tw::TW_ISA

@@ -286,7 +286,7 @@ constexpr AttrSpec kCast[] = {
 
 }  // namespace
 
-extern const OpDef op_cast = {"cast", kX, 1, kCast, 2, infer_cast, run_cast};
-extern const OpDef op_bitcast = {"bitcast", kX, 1, kDType, 1, infer_bitcast, run_bitcast};
+extern const Entry op_cast = {"cast", kX, 1, kCast, 2, infer_cast, run_cast};
+extern const Entry op_bitcast = {"bitcast", kX, 1, kDType, 1, infer_bitcast, run_bitcast};
 
 }  // namespace tw::TW_ISA

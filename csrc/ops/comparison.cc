@@ -160,23 +160,23 @@ constexpr AttrSpec kSigns[] = {
 
 }  // namespace
 
-extern const OpDef op_equal = {"equal", kAB, 2, nullptr, 0, infer_equal, run<kEqual>, kWeakScalars};
-extern const OpDef op_not_equal = {"not_equal", kAB, 2, nullptr, 0, infer_equal, run<kNotEqual>, kWeakScalars};
-extern const OpDef op_less = {"less", kAB, 2, nullptr, 0, infer_order, run<kLess>, kWeakScalars};
-extern const OpDef op_less_equal = {"less_equal", kAB, 2, nullptr, 0, infer_order, run<kLessEqual>, kWeakScalars};
-extern const OpDef op_greater = {"greater", kAB, 2, nullptr, 0, infer_order, run<kGreater>, kWeakScalars};
-extern const OpDef op_greater_equal = {"greater_equal",    kAB,         2, nullptr, 0, infer_order,
+extern const Entry op_equal = {"equal", kAB, 2, nullptr, 0, infer_equal, run<kEqual>, kWeakScalars};
+extern const Entry op_not_equal = {"not_equal", kAB, 2, nullptr, 0, infer_equal, run<kNotEqual>, kWeakScalars};
+extern const Entry op_less = {"less", kAB, 2, nullptr, 0, infer_order, run<kLess>, kWeakScalars};
+extern const Entry op_less_equal = {"less_equal", kAB, 2, nullptr, 0, infer_order, run<kLessEqual>, kWeakScalars};
+extern const Entry op_greater = {"greater", kAB, 2, nullptr, 0, infer_order, run<kGreater>, kWeakScalars};
+extern const Entry op_greater_equal = {"greater_equal",    kAB,         2, nullptr, 0, infer_order,
                                        run<kGreaterEqual>, kWeakScalars};
-extern const OpDef op_logical_and = {"logical_and", kAB, 2, nullptr, 0, infer_logic, run_logic<are_two<And, uint8_t>>,
+extern const Entry op_logical_and = {"logical_and", kAB, 2, nullptr, 0, infer_logic, run_logic<are_two<And, uint8_t>>,
                                      kElementwise};
-extern const OpDef op_logical_or = {"logical_or", kAB, 2, nullptr, 0, infer_logic, run_logic<are_two<Or, uint8_t>>,
+extern const Entry op_logical_or = {"logical_or", kAB, 2, nullptr, 0, infer_logic, run_logic<are_two<Or, uint8_t>>,
                                     kElementwise};
-extern const OpDef op_logical_xor = {"logical_xor", kAB, 2, nullptr, 0, infer_logic, run_logic<are_two<Xor, uint8_t>>,
+extern const Entry op_logical_xor = {"logical_xor", kAB, 2, nullptr, 0, infer_logic, run_logic<are_two<Xor, uint8_t>>,
                                      kElementwise};
-extern const OpDef op_logical_not = {"logical_not", kX, 1, nullptr, 0, infer_not, run_logic<is_one<Not, uint8_t>>,
+extern const Entry op_logical_not = {"logical_not", kX, 1, nullptr, 0, infer_not, run_logic<is_one<Not, uint8_t>>,
                                      kElementwise};
-extern const OpDef op_isnan = {"isnan", kX, 1, nullptr, 0, infer_is, run<kIsNan>};
-extern const OpDef op_isinf = {"isinf", kX, 1, kSigns, 2, infer_is, run_isinf};
-extern const OpDef op_where = {"where", kWhere, 3, nullptr, 0, infer_where, run_where};
+extern const Entry op_isnan = {"isnan", kX, 1, nullptr, 0, infer_is, run<kIsNan>};
+extern const Entry op_isinf = {"isinf", kX, 1, kSigns, 2, infer_is, run_isinf};
+extern const Entry op_where = {"where", kWhere, 3, nullptr, 0, infer_where, run_where};
 
 }  // namespace tw::TW_ISA

@@ -167,6 +167,6 @@ constexpr AttrSpec kAttrs[] = {{.name = "borders", .kind = AttrKind::integer, .r
 
 }  // namespace
 
-extern const OpDef op_trace_contours = {"trace_contours", kMask, 1, kAttrs, TW_COUNT(kAttrs), infer, run};
+extern const Entry op_trace_contours = {"trace_contours", kMask, 1, kAttrs, TW_COUNT(kAttrs), infer, run};
 
 }  // namespace tw::TW_ISA

@@ -303,6 +303,6 @@ constexpr AttrSpec kAttrs[] = {
 
 }  // namespace
 
-extern const OpDef op_conv = {"conv", kOperands, 4, kAttrs, TW_COUNT(kAttrs), infer, run, 0, packed_size, pack};
+extern const Entry op_conv = {"conv", kOperands, 4, kAttrs, TW_COUNT(kAttrs), infer, run, 0, packed_size, pack};
 
 }  // namespace tw::TW_ISA

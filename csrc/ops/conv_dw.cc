@@ -216,6 +216,6 @@ constexpr AttrSpec kAttrs[] = {
 
 }  // namespace
 
-extern const OpDef op_conv_dw = {"conv_dw", kDyX, 3, kAttrs, TW_COUNT(kAttrs), infer, run, kOutIsLast};
+extern const Entry op_conv_dw = {"conv_dw", kDyX, 3, kAttrs, TW_COUNT(kAttrs), infer, run, kOutIsLast};
 
 }  // namespace tw::TW_ISA

@@ -434,6 +434,6 @@ void sum_to_x_pack(const View& w, int64_t groups, bool strided, void* packed) {
     (w.dtype == DType::f32 ? pack_weights<float> : pack_weights<double>)(w, groups, strided, packed);
 }
 
-extern const OpDef op_conv_dx = {"conv_dx", kDyW, 3, kAttrs, TW_COUNT(kAttrs), infer, run, kOutIsLast};
+extern const Entry op_conv_dx = {"conv_dx", kDyW, 3, kAttrs, TW_COUNT(kAttrs), infer, run, kOutIsLast};
 
 }  // namespace tw::TW_ISA

@@ -336,12 +336,12 @@ constexpr AttrSpec kDynamicAttrs[] = {
 
 }  // namespace
 
-extern const OpDef op_conv_integer = {"conv_integer",     kInteger,         4, kAttrs,      TW_COUNT(kAttrs),
+extern const Entry op_conv_integer = {"conv_integer",     kInteger,         4, kAttrs,      TW_COUNT(kAttrs),
                                       infer_conv_integer, run_conv_integer, 0, packed_size, pack};
-extern const OpDef op_qlinear_conv = {
+extern const Entry op_qlinear_conv = {
     "qlinear_conv",      kLinear,     9, kAttrs, TW_COUNT(kAttrs), infer_qlinear_conv, run_qlinear_conv, 0,
     packed_size_qlinear, pack_qlinear};
-extern const OpDef op_conv_int8 = {"conv_int8",     kDynamic,      5, kDynamicAttrs, TW_COUNT(kDynamicAttrs),
+extern const Entry op_conv_int8 = {"conv_int8",     kDynamic,      5, kDynamicAttrs, TW_COUNT(kDynamicAttrs),
                                    infer_conv_int8, run_conv_int8, 0, packed_size,   pack};
 
 }  // namespace tw::TW_ISA

@@ -134,7 +134,7 @@ constexpr AttrSpec kAttrs[] = {
 
 }  // namespace
 
-extern const OpDef op_conv_transpose = {"conv_transpose", kOperands, 4, kAttrs, TW_COUNT(kAttrs), infer, run, 0,
+extern const Entry op_conv_transpose = {"conv_transpose", kOperands, 4, kAttrs, TW_COUNT(kAttrs), infer, run, 0,
                                         packed_size,      pack};
 
 }  // namespace tw::TW_ISA

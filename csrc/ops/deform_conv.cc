@@ -433,13 +433,13 @@ constexpr AttrSpec kFoldAttrs[] = {
 
 }  // namespace
 
-extern const OpDef op_deform_conv = {"deform_conv",        kConv,      5,           kConvAttrs,
+extern const Entry op_deform_conv = {"deform_conv",        kConv,      5,           kConvAttrs,
                                      TW_COUNT(kConvAttrs), infer_conv, run_convolve};
-extern const OpDef op_deform_unfold = {"deform_unfold", kUnfold, 3, kAttrs, TW_COUNT(kAttrs), infer_unfold, run_unfold};
-extern const OpDef op_deform_fold = {"deform_fold", kFold, 3, kFoldAttrs, TW_COUNT(kFoldAttrs), infer_fold, run_fold};
-extern const OpDef op_deform_unfold_doffset = {"deform_unfold_doffset", kSlope,      4,        kAttrs,
+extern const Entry op_deform_unfold = {"deform_unfold", kUnfold, 3, kAttrs, TW_COUNT(kAttrs), infer_unfold, run_unfold};
+extern const Entry op_deform_fold = {"deform_fold", kFold, 3, kFoldAttrs, TW_COUNT(kFoldAttrs), infer_fold, run_fold};
+extern const Entry op_deform_unfold_doffset = {"deform_unfold_doffset", kSlope,      4,        kAttrs,
                                                TW_COUNT(kAttrs),        infer_slope, run_slope};
-extern const OpDef op_deform_unfold_dmask = {"deform_unfold_dmask", kSlope,      3,        kAttrs,
+extern const Entry op_deform_unfold_dmask = {"deform_unfold_dmask", kSlope,      3,        kAttrs,
                                              TW_COUNT(kAttrs),      infer_slope, run_slope};
 
 }  // namespace tw::TW_ISA

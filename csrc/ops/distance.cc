@@ -163,6 +163,6 @@ constexpr Operand kMask[] = {{"mask"}};
 
 }  // namespace
 
-extern const OpDef op_distance_transform = {"distance_transform", kMask, 1, nullptr, 0, infer, run};
+extern const Entry op_distance_transform = {"distance_transform", kMask, 1, nullptr, 0, infer, run};
 
 }  // namespace tw::TW_ISA

@@ -108,6 +108,6 @@ constexpr AttrSpec kAttrs[] = {
 
 }  // namespace
 
-extern const OpDef op_dropout = {"dropout", kX, 1, kAttrs, 4, infer, run, kElementwise};
+extern const Entry op_dropout = {"dropout", kX, 1, kAttrs, 4, infer, run, kElementwise};
 
 }  // namespace tw::TW_ISA

@@ -185,6 +185,6 @@ constexpr AttrSpec kAttrs[] = {
 
 }  // namespace
 
-extern const OpDef op_edge_gradients = {"edge_gradients", kImage, 1, kAttrs, TW_COUNT(kAttrs), infer, run};
+extern const Entry op_edge_gradients = {"edge_gradients", kImage, 1, kAttrs, TW_COUNT(kAttrs), infer, run};
 
 }  // namespace tw::TW_ISA

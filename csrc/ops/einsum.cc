@@ -425,10 +425,10 @@ constexpr AttrSpec kEinsumDxAttrs[] = {
 
 }  // namespace
 
-extern const OpDef op_einsum = {"einsum",     kEinsumOperands,          TW_COUNT(kEinsumOperands),
+extern const Entry op_einsum = {"einsum",     kEinsumOperands,          TW_COUNT(kEinsumOperands),
                                 kEinsumAttrs, TW_COUNT(kEinsumAttrs),   infer_einsum,
                                 run_einsum,   kOutIsLast | kLeadingText};
-extern const OpDef op_einsum_dx = {
+extern const Entry op_einsum_dx = {
     "einsum_dx",     kEinsumOperands, 1,           kEinsumDxAttrs, TW_COUNT(kEinsumDxAttrs),
     infer_einsum_dx, run_einsum_dx,   kLeadingText};
 

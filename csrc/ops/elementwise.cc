@@ -103,25 +103,25 @@ constexpr AttrSpec kApproximate[] = {{.name = "approximate", .kind = AttrKind::c
 
 }  // namespace
 
-extern const OpDef op_add = {
+extern const Entry op_add = {
     "add", kAB, 2, nullptr, 0, infer_binary, run_arithmetic<Add, kSum>, kElementwise | kWeakScalars};
-extern const OpDef op_sub = {
+extern const Entry op_sub = {
     "sub", kAB, 2, nullptr, 0, infer_binary, run_arithmetic<Sub, kDifference>, kElementwise | kWeakScalars};
-extern const OpDef op_mul = {
+extern const Entry op_mul = {
     "mul", kAB, 2, nullptr, 0, infer_binary, run_arithmetic<Mul, kProduct>, kElementwise | kWeakScalars};
-extern const OpDef op_div = {
+extern const Entry op_div = {
     "div", kAB, 2, nullptr, 0, infer_binary, run_arithmetic<Div, kQuotient>, kElementwise | kWeakScalars};
-extern const OpDef op_relu = {"relu", kX, 1, nullptr, 0, infer_unary, run_unary<Relu>, kElementwise};
-extern const OpDef op_sigmoid = {"sigmoid", kX, 1, nullptr, 0, infer_unary, run_unary<Sigmoid>, kElementwise};
-extern const OpDef op_tanh = {"tanh", kX, 1, nullptr, 0, infer_unary, run_unary<Tanh>, kElementwise};
-extern const OpDef op_gelu = {"gelu", kX, 1, kApproximate, 1, infer_unary, run_gelu, kElementwise};
-extern const OpDef op_exp = {"exp", kX, 1, nullptr, 0, infer_unary, run_unary<Exp>, kElementwise};
-extern const OpDef op_log = {"log", kX, 1, nullptr, 0, infer_unary, run_unary<Log>, kElementwise};
-extern const OpDef op_erf = {"erf", kX, 1, nullptr, 0, infer_unary, run_unary<Erf>, kElementwise};
-extern const OpDef op_relu_dx = {"relu_dx", kDyX, 2, nullptr, 0, infer_gradient, run_binary<ReluDx>, kElementwise};
-extern const OpDef op_sigmoid_dx = {"sigmoid_dx",          kDyY,        2, nullptr, 0, infer_gradient,
+extern const Entry op_relu = {"relu", kX, 1, nullptr, 0, infer_unary, run_unary<Relu>, kElementwise};
+extern const Entry op_sigmoid = {"sigmoid", kX, 1, nullptr, 0, infer_unary, run_unary<Sigmoid>, kElementwise};
+extern const Entry op_tanh = {"tanh", kX, 1, nullptr, 0, infer_unary, run_unary<Tanh>, kElementwise};
+extern const Entry op_gelu = {"gelu", kX, 1, kApproximate, 1, infer_unary, run_gelu, kElementwise};
+extern const Entry op_exp = {"exp", kX, 1, nullptr, 0, infer_unary, run_unary<Exp>, kElementwise};
+extern const Entry op_log = {"log", kX, 1, nullptr, 0, infer_unary, run_unary<Log>, kElementwise};
+extern const Entry op_erf = {"erf", kX, 1, nullptr, 0, infer_unary, run_unary<Erf>, kElementwise};
+extern const Entry op_relu_dx = {"relu_dx", kDyX, 2, nullptr, 0, infer_gradient, run_binary<ReluDx>, kElementwise};
+extern const Entry op_sigmoid_dx = {"sigmoid_dx",          kDyY,        2, nullptr, 0, infer_gradient,
                                     run_binary<SigmoidDx>, kElementwise};
-extern const OpDef op_tanh_dx = {"tanh_dx", kDyY, 2, nullptr, 0, infer_gradient, run_binary<TanhDx>, kElementwise};
-extern const OpDef op_gelu_dx = {"gelu_dx", kDyX, 2, kApproximate, 1, infer_gradient, run_gelu_dx, kElementwise};
+extern const Entry op_tanh_dx = {"tanh_dx", kDyY, 2, nullptr, 0, infer_gradient, run_binary<TanhDx>, kElementwise};
+extern const Entry op_gelu_dx = {"gelu_dx", kDyX, 2, kApproximate, 1, infer_gradient, run_gelu_dx, kElementwise};
 
 }  // namespace tw::TW_ISA

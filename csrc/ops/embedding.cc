@@ -188,7 +188,7 @@ constexpr AttrSpec kGradientAttrs[] = {{.name = "rows", .kind = AttrKind::intege
 
 }  // namespace
 
-extern const OpDef op_embedding = {"embedding", kForward, 2, kAttrs, TW_COUNT(kAttrs), infer, run};
-extern const OpDef op_embedding_dw = {"embedding_dw", kGradient, 2, kGradientAttrs, 3, infer_dw, run_dw};
+extern const Entry op_embedding = {"embedding", kForward, 2, kAttrs, TW_COUNT(kAttrs), infer, run};
+extern const Entry op_embedding_dw = {"embedding_dw", kGradient, 2, kGradientAttrs, 3, infer_dw, run_dw};
 
 }  // namespace tw::TW_ISA

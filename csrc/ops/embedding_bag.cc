@@ -294,7 +294,7 @@ constexpr AttrSpec kAttrs[] = {{.name = "mode", .kind = AttrKind::choice, .choic
 
 }  // namespace
 
-extern const OpDef op_embedding_bag = {"embedding_bag", kForward, 4, kAttrs, TW_COUNT(kAttrs), infer, run};
-extern const OpDef op_embedding_bag_dw = {"embedding_bag_dw", kGradient, 5, kAttrs, kMost, infer_dw, run_dw};
+extern const Entry op_embedding_bag = {"embedding_bag", kForward, 4, kAttrs, TW_COUNT(kAttrs), infer, run};
+extern const Entry op_embedding_bag_dw = {"embedding_bag_dw", kGradient, 5, kAttrs, kMost, infer_dw, run_dw};
 
 }  // namespace tw::TW_ISA

@@ -109,7 +109,7 @@ constexpr AttrSpec kUpper[] = {{.name = "upper", .kind = AttrKind::boolean}};
 
 }  // namespace
 
-extern const OpDef op_lu = {"lu", kA, 1, nullptr, 0, infer_lu, run_lu};
-extern const OpDef op_cholesky = {"cholesky", kA, 1, kUpper, 1, infer_cholesky, run_cholesky};
+extern const Entry op_lu = {"lu", kA, 1, nullptr, 0, infer_lu, run_lu};
+extern const Entry op_cholesky = {"cholesky", kA, 1, kUpper, 1, infer_cholesky, run_cholesky};
 
 }  // namespace tw::TW_ISA

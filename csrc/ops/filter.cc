@@ -87,6 +87,6 @@ constexpr Operand kOperands[] = {{"image"}, {"kernel"}};
 
 }  // namespace
 
-extern const OpDef op_filter2d = {"filter2d", kOperands, 2, nullptr, 0, infer, run};
+extern const Entry op_filter2d = {"filter2d", kOperands, 2, nullptr, 0, infer, run};
 
 }  // namespace tw::TW_ISA

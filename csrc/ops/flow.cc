@@ -352,6 +352,6 @@ constexpr AttrSpec kAttrs[] = {
 
 }  // namespace
 
-extern const OpDef op_flow_search = {"flow_search", kOperands, 3, kAttrs, TW_COUNT(kAttrs), infer, run};
+extern const Entry op_flow_search = {"flow_search", kOperands, 3, kAttrs, TW_COUNT(kAttrs), infer, run};
 
 }  // namespace tw::TW_ISA

@@ -331,6 +331,6 @@ constexpr AttrSpec kAttrs[] = {{.name = "steps", .kind = AttrKind::integer, .i =
 
 }  // namespace
 
-extern const OpDef op_flow_refine = {"flow_refine", kOperands, 3, kAttrs, TW_COUNT(kAttrs), infer, run};
+extern const Entry op_flow_refine = {"flow_refine", kOperands, 3, kAttrs, TW_COUNT(kAttrs), infer, run};
 
 }  // namespace tw::TW_ISA

@@ -193,6 +193,6 @@ constexpr AttrSpec kAttrs[] = {
 
 }  // namespace
 
-extern const OpDef op_fused = {"fused", kOperands, 1, kAttrs, TW_COUNT(kAttrs), infer, run, kLeadingText};
+extern const Entry op_fused = {"fused", kOperands, 1, kAttrs, TW_COUNT(kAttrs), infer, run, kLeadingText};
 
 }  // namespace tw::TW_ISA

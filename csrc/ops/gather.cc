@@ -406,12 +406,12 @@ constexpr AttrSpec kReduction[] = {{.name = "reduction", .kind = AttrKind::choic
 
 }  // namespace
 
-extern const OpDef op_gather = {"gather", kXIndices, 2, kAxis, 1, infer_gather, run_gather};
-extern const OpDef op_gather_elements = {"gather_elements",     kXIndices,          2, kAxis, 1,
+extern const Entry op_gather = {"gather", kXIndices, 2, kAxis, 1, infer_gather, run_gather};
+extern const Entry op_gather_elements = {"gather_elements",     kXIndices,          2, kAxis, 1,
                                          infer_gather_elements, run_gather_elements};
-extern const OpDef op_gather_nd = {"gather_nd", kXIndices, 2, nullptr, 0, infer_gather_nd, run_gather_nd};
-extern const OpDef op_scatter_elements = {"scatter_elements",  kScatter, 3, kAxisReduction, 2, infer_scatter_elements,
+extern const Entry op_gather_nd = {"gather_nd", kXIndices, 2, nullptr, 0, infer_gather_nd, run_gather_nd};
+extern const Entry op_scatter_elements = {"scatter_elements",  kScatter, 3, kAxisReduction, 2, infer_scatter_elements,
                                           run_scatter_elements};
-extern const OpDef op_scatter_nd = {"scatter_nd", kScatter, 3, kReduction, 1, infer_scatter_nd, run_scatter_nd};
+extern const Entry op_scatter_nd = {"scatter_nd", kScatter, 3, kReduction, 1, infer_scatter_nd, run_scatter_nd};
 
 }  // namespace tw::TW_ISA

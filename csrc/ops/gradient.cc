@@ -228,9 +228,9 @@ constexpr AttrSpec kLaplacian[] = {{.name = "ksize", .kind = AttrKind::integer, 
 
 }  // namespace
 
-extern const OpDef op_sobel = {"sobel", kImage, 1, kSobel, 3, infer_sobel, run_sobel};
-extern const OpDef op_scharr = {"scharr", kImage, 1, kSobel, 2, infer_scharr, run_scharr};
-extern const OpDef op_spatial_gradient = {"spatial_gradient", kImage, 1, nullptr, 0, infer_both, run_both};
-extern const OpDef op_laplacian = {"laplacian", kImage, 1, kLaplacian, 1, infer_laplacian, run_laplacian};
+extern const Entry op_sobel = {"sobel", kImage, 1, kSobel, 3, infer_sobel, run_sobel};
+extern const Entry op_scharr = {"scharr", kImage, 1, kSobel, 2, infer_scharr, run_scharr};
+extern const Entry op_spatial_gradient = {"spatial_gradient", kImage, 1, nullptr, 0, infer_both, run_both};
+extern const Entry op_laplacian = {"laplacian", kImage, 1, kLaplacian, 1, infer_laplacian, run_laplacian};
 
 }  // namespace tw::TW_ISA

@@ -173,6 +173,6 @@ constexpr AttrSpec kAttrs[] = {
 
 }  // namespace
 
-extern const OpDef op_grid_sample = {"grid_sample", kOperands, 2, kAttrs, 3, infer, run};
+extern const Entry op_grid_sample = {"grid_sample", kOperands, 2, kAttrs, 3, infer, run};
 
 }  // namespace tw::TW_ISA

@@ -291,8 +291,8 @@ constexpr AttrSpec kDxAttrs[] = {
 
 }  // namespace
 
-extern const OpDef op_group_norm = {"group_norm", kOperands, 3, kAttrs, 3, infer_group, run_group};
-extern const OpDef op_group_norm_dx = {"group_norm_dx", kDxOperands, 5, kDxAttrs, 2, infer_dx, run_dx};
-extern const OpDef op_instance_norm = {"instance_norm", kOperands, 3, kInstanceAttrs, 1, infer_instance, run_instance};
+extern const Entry op_group_norm = {"group_norm", kOperands, 3, kAttrs, 3, infer_group, run_group};
+extern const Entry op_group_norm_dx = {"group_norm_dx", kDxOperands, 5, kDxAttrs, 2, infer_dx, run_dx};
+extern const Entry op_instance_norm = {"instance_norm", kOperands, 3, kInstanceAttrs, 1, infer_instance, run_instance};
 
 }  // namespace tw::TW_ISA

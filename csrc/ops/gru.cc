@@ -130,7 +130,7 @@ constexpr AttrSpec kAttrs[] = {
 
 }  // namespace
 
-extern const OpDef op_gru = {"gru", kOperands, TW_COUNT(kOperands),    kAttrs,         TW_COUNT(kAttrs), infer,
+extern const Entry op_gru = {"gru", kOperands, TW_COUNT(kOperands),    kAttrs,         TW_COUNT(kAttrs), infer,
                              run,   0,         packed_size<3, kDtype>, pack<3, kDtype>};
 
 }  // namespace tw::TW_ISA

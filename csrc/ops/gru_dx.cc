@@ -184,6 +184,6 @@ constexpr AttrSpec kAttrs[] = {kResetAfter, kGateActivation, kCellActivation};
 
 }  // namespace
 
-extern const OpDef op_gru_dx = {"gru_dx", kOperands, TW_COUNT(kOperands), kAttrs, TW_COUNT(kAttrs), infer, run};
+extern const Entry op_gru_dx = {"gru_dx", kOperands, TW_COUNT(kOperands), kAttrs, TW_COUNT(kAttrs), infer, run};
 
 }  // namespace tw::TW_ISA

@@ -262,9 +262,9 @@ constexpr Operand kImageTable[] = {{"image"}, {"table"}};
 
 }  // namespace
 
-extern const OpDef op_histogram = {"histogram", kImage, 1, nullptr, 0, infer_histogram, run_histogram_of};
-extern const OpDef op_look_up = {"look_up", kImageTable, 2, nullptr, 0, infer_look_up, run_look_up_of, kElementwise};
-extern const OpDef op_equalize_hist = {"equalize_hist", kImage,          1,           nullptr, 0,
+extern const Entry op_histogram = {"histogram", kImage, 1, nullptr, 0, infer_histogram, run_histogram_of};
+extern const Entry op_look_up = {"look_up", kImageTable, 2, nullptr, 0, infer_look_up, run_look_up_of, kElementwise};
+extern const Entry op_equalize_hist = {"equalize_hist", kImage,          1,           nullptr, 0,
                                        infer_equalize,  run_equalize_of, kElementwise};
 
 }  // namespace tw::TW_ISA

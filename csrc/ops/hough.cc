@@ -169,6 +169,6 @@ constexpr AttrSpec kAttrs[] = {{.name = "rho", .kind = AttrKind::real, .f = 1.0}
 
 }  // namespace
 
-extern const OpDef op_hough_votes = {"hough_votes", kEdges, 1, kAttrs, TW_COUNT(kAttrs), infer, run};
+extern const Entry op_hough_votes = {"hough_votes", kEdges, 1, kAttrs, TW_COUNT(kAttrs), infer, run};
 
 }  // namespace tw::TW_ISA

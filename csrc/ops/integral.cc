@@ -224,7 +224,7 @@ constexpr Operand kImage[] = {{"image"}};
 
 }  // namespace
 
-extern const OpDef op_integral = {"integral", kImage, 1, nullptr, 0, infer<false>, run_sums};
-extern const OpDef op_integral_squares = {"integral_squares", kImage, 1, nullptr, 0, infer<true>, run_squares};
+extern const Entry op_integral = {"integral", kImage, 1, nullptr, 0, infer<false>, run_sums};
+extern const Entry op_integral_squares = {"integral_squares", kImage, 1, nullptr, 0, infer<true>, run_squares};
 
 }  // namespace tw::TW_ISA

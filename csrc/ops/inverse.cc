@@ -181,8 +181,8 @@ constexpr Operand kA[] = {{"a"}};
 
 }  // namespace
 
-extern const OpDef op_inv = {"inv", kA, 1, nullptr, 0, infer_inv, run_inv};
-extern const OpDef op_det = {"det", kA, 1, nullptr, 0, infer_det, run_det};
-extern const OpDef op_slogdet = {"slogdet", kA, 1, nullptr, 0, infer_det, run_slogdet};
+extern const Entry op_inv = {"inv", kA, 1, nullptr, 0, infer_inv, run_inv};
+extern const Entry op_det = {"det", kA, 1, nullptr, 0, infer_det, run_det};
+extern const Entry op_slogdet = {"slogdet", kA, 1, nullptr, 0, infer_det, run_slogdet};
 
 }  // namespace tw::TW_ISA

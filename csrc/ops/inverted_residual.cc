@@ -218,7 +218,7 @@ constexpr AttrSpec kAttrs[] = {
 
 }  // namespace
 
-extern const OpDef op_inverted_residual = {
+extern const Entry op_inverted_residual = {
     "inverted_residual", kOperands, kPlaces, kAttrs, TW_COUNT(kAttrs), infer, run, 0, packed_size, pack};
 
 }  // namespace tw::TW_ISA

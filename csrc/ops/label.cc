@@ -219,6 +219,6 @@ constexpr AttrSpec kAttrs[] = {{.name = "connectivity", .kind = AttrKind::intege
 
 }  // namespace
 
-extern const OpDef op_label = {"label", kMask, 1, kAttrs, 1, infer, run};
+extern const Entry op_label = {"label", kMask, 1, kAttrs, 1, infer, run};
 
 }  // namespace tw::TW_ISA

@@ -483,12 +483,12 @@ constexpr AttrSpec kDxAttrs[] = {
 
 }  // namespace
 
-extern const OpDef op_layer_norm = {"layer_norm", kLayer, 4, kLayerAttrs, 4, infer_forward<true>, run_forward<true>};
-extern const OpDef op_layer_norm_dx = {"layer_norm_dx",      kLayerDx,          5, kDxAttrs, 2,
+extern const Entry op_layer_norm = {"layer_norm", kLayer, 4, kLayerAttrs, 4, infer_forward<true>, run_forward<true>};
+extern const Entry op_layer_norm_dx = {"layer_norm_dx",      kLayerDx,          5, kDxAttrs, 2,
                                        infer_backward<true>, run_backward<true>};
-extern const OpDef op_rms_norm = {"rms_norm", kRms, 3, kRmsAttrs, 4, infer_forward<false>, run_forward<false>};
-extern const OpDef op_rms_norm_dx = {"rms_norm_dx", kRmsDx, 4, kDxAttrs, 2, infer_backward<false>, run_backward<false>};
-extern const OpDef op_mean_variance_norm = {"mean_variance_norm", kX, 1, kMeanVarianceAttrs, 2, infer_mean_variance,
+extern const Entry op_rms_norm = {"rms_norm", kRms, 3, kRmsAttrs, 4, infer_forward<false>, run_forward<false>};
+extern const Entry op_rms_norm_dx = {"rms_norm_dx", kRmsDx, 4, kDxAttrs, 2, infer_backward<false>, run_backward<false>};
+extern const Entry op_mean_variance_norm = {"mean_variance_norm", kX, 1, kMeanVarianceAttrs, 2, infer_mean_variance,
                                             run_mean_variance};
 
 }  // namespace tw::TW_ISA

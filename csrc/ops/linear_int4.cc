@@ -382,6 +382,6 @@ constexpr AttrSpec kAttrs[] = {
 
 }  // namespace
 
-extern const OpDef op_linear_int4 = {"linear_int4", kOperands, 5, kAttrs, 2, infer, run};
+extern const Entry op_linear_int4 = {"linear_int4", kOperands, 5, kAttrs, 2, infer, run};
 
 }  // namespace tw::TW_ISA

@@ -220,6 +220,6 @@ constexpr AttrSpec kAttrs[] = {
 
 }  // namespace
 
-extern const OpDef op_linear_int8 = {"linear_int8", kOperands, 5, kAttrs, 1, infer, run, 0, packed_size, pack};
+extern const Entry op_linear_int8 = {"linear_int8", kOperands, 5, kAttrs, 1, infer, run, 0, packed_size, pack};
 
 }  // namespace tw::TW_ISA

@@ -88,6 +88,6 @@ constexpr AttrSpec kAttrs[] = {
 
 }  // namespace
 
-extern const OpDef op_linear_lut = {"linear_lut", kOperands, 4, kAttrs, 3, infer, run};
+extern const Entry op_linear_lut = {"linear_lut", kOperands, 4, kAttrs, 3, infer, run};
 
 }  // namespace tw::TW_ISA

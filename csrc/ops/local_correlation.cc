@@ -272,8 +272,8 @@ constexpr AttrSpec kDxAttrs[] = {TW_GRID_ATTRS,
 
 }  // namespace
 
-extern const OpDef op_local_correlation = {"local_correlation", kAB, 2, kAttrs, TW_COUNT(kAttrs), infer, run};
-extern const OpDef op_local_correlation_dx = {"local_correlation_dx", kDyOther, 2,     kDxAttrs,
+extern const Entry op_local_correlation = {"local_correlation", kAB, 2, kAttrs, TW_COUNT(kAttrs), infer, run};
+extern const Entry op_local_correlation_dx = {"local_correlation_dx", kDyOther, 2,     kDxAttrs,
                                               TW_COUNT(kDxAttrs),     infer_dx, run_dx};
 
 }  // namespace tw::TW_ISA

@@ -127,7 +127,7 @@ constexpr AttrSpec kAttrs[] = {
 
 }  // namespace
 
-extern const OpDef op_local_response_norm = {"local_response_norm", kX, 1, kAttrs, 4, infer, run<Forward>};
-extern const OpDef op_local_response_norm_dx = {"local_response_norm_dx", kDyX, 2, kAttrs, 4, infer, run<Backward>};
+extern const Entry op_local_response_norm = {"local_response_norm", kX, 1, kAttrs, 4, infer, run<Forward>};
+extern const Entry op_local_response_norm_dx = {"local_response_norm_dx", kDyX, 2, kAttrs, 4, infer, run<Backward>};
 
 }  // namespace tw::TW_ISA

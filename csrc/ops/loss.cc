@@ -379,9 +379,9 @@ constexpr AttrSpec kAttrs[] = {
 
 }  // namespace
 
-extern const OpDef op_softmax_cross_entropy = {"softmax_cross_entropy", kOperands,  3,       kAttrs,
+extern const Entry op_softmax_cross_entropy = {"softmax_cross_entropy", kOperands,  3,       kAttrs,
                                                TW_COUNT(kAttrs),        infer_loss, run_loss};
-extern const OpDef op_softmax_cross_entropy_dx = {"softmax_cross_entropy_dx", kGradientOperands, 4,           kAttrs,
+extern const Entry op_softmax_cross_entropy_dx = {"softmax_cross_entropy_dx", kGradientOperands, 4,           kAttrs,
                                                   TW_COUNT(kAttrs),           infer_gradient,    run_gradient};
 
 }  // namespace tw::TW_ISA

@@ -147,7 +147,7 @@ constexpr AttrSpec kAttrs[] = {
 
 }  // namespace
 
-extern const OpDef op_lp_norm = {"lp_norm", kX, 1, kAttrs, 3, infer, run<LpNorm>};
-extern const OpDef op_lp_norm_dx = {"lp_norm_dx", kDyX, 2, kAttrs, 3, infer, run<LpNormDx>};
+extern const Entry op_lp_norm = {"lp_norm", kX, 1, kAttrs, 3, infer, run<LpNorm>};
+extern const Entry op_lp_norm_dx = {"lp_norm_dx", kDyX, 2, kAttrs, 3, infer, run<LpNormDx>};
 
 }  // namespace tw::TW_ISA

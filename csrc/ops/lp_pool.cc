@@ -5,6 +5,7 @@
 // Numerics  sums as avg_pool's, in float for 16-bit types; powers: simd/power.h. Where y is 0, dy has no share.
 // Threads   rows of elements, then as avg_pool; bits never depend on the split.
 #include "core/check.h"
+#include "core/op_table.h"
 #include "core/pooling.h"
 #include "core/walk.h"
 #include "ops/ops.h"
@@ -12,9 +13,6 @@
 #include "simd/rows.h"
 
 namespace tw::TW_ISA {
-
-// Of pool.cc, whose kernels run here with other attributes.
-extern const OpDef op_avg_pool, op_avg_pool_dx;
 
 namespace {
 
@@ -61,8 +59,8 @@ Status forward(const Call& c) {
     a[kAvgPadding] = c.attr[kPadding];
     a[kAvgCeil] = c.attr[kCeil];
     a[kAvgDivisor].i = 1;
-    const Call inner = {&op_avg_pool, &raw, 1, &sum, 1, a, nullptr};
-    TW_TRY(op_avg_pool.run(inner));
+    const Call inner = {op_table(active_tier(), OpId::avg_pool), &raw, 1, &sum, 1, a, nullptr};
+    TW_TRY(inner.op->run(inner));
     map<T, W, W>(y, sum, sum, [&](V v, V) { return raised(v, 1 / p); });
     return Status::ok;
 }
@@ -84,8 +82,8 @@ Status backward(const Call& c) {
     a[kDxPadding] = c.attr[kPadding];
     a[kDxCeil] = c.attr[kCeil];
     a[kDxDivisor].i = 1;
-    const Call inner = {&op_avg_pool_dx, &share, 1, &sum, 1, a, nullptr};
-    TW_TRY(op_avg_pool_dx.run(inner));
+    const Call inner = {op_table(active_tier(), OpId::avg_pool_dx), &share, 1, &sum, 1, a, nullptr};
+    TW_TRY(inner.op->run(inner));
     map<T, T, W>(c.out[0], x, sum, [&](V v, V s) { return power_slope(v, p) * s; });
     return Status::ok;
 }
@@ -141,7 +139,7 @@ constexpr AttrSpec kAttrs[] = {
 
 }  // namespace
 
-extern const OpDef op_lp_pool = {"lp_pool", kX, 1, kAttrs, TW_COUNT(kAttrs), infer, run};
-extern const OpDef op_lp_pool_dx = {"lp_pool_dx", kDyXY, 3, kAttrs, TW_COUNT(kAttrs), infer_dx, run_dx};
+extern const Entry op_lp_pool = {"lp_pool", kX, 1, kAttrs, TW_COUNT(kAttrs), infer, run};
+extern const Entry op_lp_pool_dx = {"lp_pool_dx", kDyXY, 3, kAttrs, TW_COUNT(kAttrs), infer_dx, run_dx};
 
 }  // namespace tw::TW_ISA

@@ -195,7 +195,7 @@ constexpr AttrSpec kAttrs[] = {kClip,           kCoupled,          kGateActivati
 
 }  // namespace
 
-extern const OpDef op_lstm = {"lstm", kOperands, TW_COUNT(kOperands),    kAttrs,         TW_COUNT(kAttrs), infer,
+extern const Entry op_lstm = {"lstm", kOperands, TW_COUNT(kOperands),    kAttrs,         TW_COUNT(kAttrs), infer,
                               run,    0,         packed_size<4, kDtype>, pack<4, kDtype>};
 
 }  // namespace tw::TW_ISA

@@ -306,6 +306,6 @@ constexpr AttrSpec kAttrs[] = {kClip, kCoupled, kGateActivation, kCellActivation
 
 }  // namespace
 
-extern const OpDef op_lstm_dx = {"lstm_dx", kOperands, TW_COUNT(kOperands), kAttrs, TW_COUNT(kAttrs), infer, run};
+extern const Entry op_lstm_dx = {"lstm_dx", kOperands, TW_COUNT(kOperands), kAttrs, TW_COUNT(kAttrs), infer, run};
 
 }  // namespace tw::TW_ISA

@@ -277,9 +277,9 @@ constexpr AttrSpec kLinearAttrs[] = {
 
 }  // namespace
 
-extern const OpDef op_matmul = {"matmul",     kABC,       3, kMatmulAttrs,       2,
+extern const Entry op_matmul = {"matmul",     kABC,       3, kMatmulAttrs,       2,
                                 infer_matmul, run_matmul, 0, matmul_packed_size, matmul_pack};
-extern const OpDef op_linear = {"linear",     kXWBR,      4, kLinearAttrs,       1,
+extern const Entry op_linear = {"linear",     kXWBR,      4, kLinearAttrs,       1,
                                 infer_linear, run_linear, 0, linear_packed_size, linear_pack};
 
 }  // namespace tw::TW_ISA

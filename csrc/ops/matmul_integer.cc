@@ -274,9 +274,9 @@ constexpr Operand kLinear[] = {{"a"}, {"a_scale"}, {"a_zero"}, {"b"}, {"b_scale"
 
 }  // namespace
 
-extern const OpDef op_matmul_integer = {"matmul_integer",     kInteger,          4, nullptr, 0,
+extern const Entry op_matmul_integer = {"matmul_integer",     kInteger,          4, nullptr, 0,
                                         infer_matmul_integer, run_matmul_integer};
-extern const OpDef op_qlinear_matmul = {"qlinear_matmul",     kLinear,           8, nullptr, 0,
+extern const Entry op_qlinear_matmul = {"qlinear_matmul",     kLinear,           8, nullptr, 0,
                                         infer_qlinear_matmul, run_qlinear_matmul};
 
 }  // namespace tw::TW_ISA

@@ -396,6 +396,6 @@ constexpr AttrSpec kSize[] = {{.name = "ksize", .kind = AttrKind::integer, .i = 
 
 }  // namespace
 
-extern const OpDef op_median_blur = {"median_blur", kImage, 1, kSize, 1, infer, run};
+extern const Entry op_median_blur = {"median_blur", kImage, 1, kSize, 1, infer, run};
 
 }  // namespace tw::TW_ISA

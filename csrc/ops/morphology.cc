@@ -150,7 +150,7 @@ constexpr AttrSpec kKernel[] = {{.name = "kernel", .kind = AttrKind::integers, .
 
 }  // namespace
 
-extern const OpDef op_dilate = {"dilate", kImage, 1, kKernel, 1, infer, run<true>};
-extern const OpDef op_erode = {"erode", kImage, 1, kKernel, 1, infer, run<false>};
+extern const Entry op_dilate = {"dilate", kImage, 1, kKernel, 1, infer, run<true>};
+extern const Entry op_erode = {"erode", kImage, 1, kKernel, 1, infer, run<false>};
 
 }  // namespace tw::TW_ISA

@@ -221,8 +221,8 @@ constexpr AttrSpec kShape[] = {{.name = "shape", .kind = AttrKind::integers, .re
 
 }  // namespace
 
-extern const OpDef op_concat = {"concat", kArrays, 1, kAxis, 1, infer_concat, run_concat};
-extern const OpDef op_pad = {"pad", kX, 1, kPads, 2, infer_pad, run_pad};
-extern const OpDef op_expand = {"expand", kX, 1, kShape, 1, infer_expand, run_expand};
+extern const Entry op_concat = {"concat", kArrays, 1, kAxis, 1, infer_concat, run_concat};
+extern const Entry op_pad = {"pad", kX, 1, kPads, 2, infer_pad, run_pad};
+extern const Entry op_expand = {"expand", kX, 1, kShape, 1, infer_expand, run_expand};
 
 }  // namespace tw::TW_ISA

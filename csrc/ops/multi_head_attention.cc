@@ -8,12 +8,11 @@
 // Threads   those of linear and attention.
 // Source    Vaswani et al., "Attention is all you need", 2017.
 #include "core/check.h"
+#include "core/op_table.h"
 #include "ops/ops.h"
 #include "simd/rows.h"
 
 namespace tw::TW_ISA {
-
-extern const OpDef op_linear, op_attention;
 
 namespace {
 
@@ -50,7 +49,8 @@ struct Inner {
     Attr attr[12];
     Call call;
 
-    explicit Inner(const OpDef& op) {
+    Inner(Tier tier, OpId id) {
+        const OpDef& op = *op_table(tier, id);
         for (int i = 0; i < op.n_operands; ++i) in[i] = absent();
         for (int i = 0; i < op.n_attrs; ++i) attr[i] = default_of(op.attrs[i]);
         call = {&op, in, op.n_operands, &out, 1, attr, nullptr};
@@ -68,7 +68,7 @@ struct Inner {
 
 // y = x w^T + b; packed: null, or w as linear packs it.
 Status project(const View& x, const View& w, const View& b, const View& y, const void* packed) {
-    Inner linear(op_linear);
+    Inner linear(Tier::TW_ISA, OpId::linear);
     linear.in[0] = x, linear.in[1] = w, linear.in[2] = b, linear.out = y;
     linear.call.packed = packed;
     return linear.run();
@@ -225,7 +225,7 @@ Status infer(Call& c, Inferred& r) {
     // The other attributes are those of attention, which checks them.
     const int64_t of_q[] = {z.batch, z.heads, z.queries, z.depth}, of_v[] = {z.batch, z.heads, z.keys, z.width};
     const int64_t of_k[] = {z.batch, z.heads, z.keys, z.depth};
-    Inner inner(op_attention);
+    Inner inner(active_tier(), OpId::attention);
     inner.in[0] = result(wide, 4, of_q), inner.in[1] = result(wide, 4, of_k), inner.in[2] = result(wide, 4, of_v);
     for (int i = kScale; i <= kOffset; ++i) inner.set(c.op->attrs[i].name, c.attr[i]);
     Inferred of_attention;
@@ -251,9 +251,9 @@ struct Header {
 constexpr Place kWeights[] = {kWq, kWk, kWv, kWo};
 
 int64_t packed_bytes(const Call& c, Place place) {
-    Inner linear(op_linear);
+    Inner linear(Tier::TW_ISA, OpId::linear);
     linear.in[1] = c.in[place];
-    return given(c.in[place]) ? ceil_div(op_linear.packed_size(linear.call), 64) * 64 : 0;
+    return given(c.in[place]) ? ceil_div(linear.call.op->packed_size(linear.call), 64) * 64 : 0;
 }
 int64_t packed_size(const Call& c) {
     int64_t bytes = 0;
@@ -267,9 +267,9 @@ void pack(const Call& c, void* to) {
     for (int i = 0; i < 4; ++i) {
         const int64_t bytes = packed_bytes(c, kWeights[i]);
         if (!bytes) continue;
-        Inner linear(op_linear);
+        Inner linear(Tier::TW_ISA, OpId::linear);
         linear.in[1] = c.in[kWeights[i]];
-        op_linear.pack(linear.call, static_cast<char*>(to) + at);
+        linear.call.op->pack(linear.call, static_cast<char*>(to) + at);
         header->at[i] = at;
         at += bytes;
     }
@@ -353,7 +353,7 @@ Status run(const Call& c) {
             write_rows<T>(c.in[kValueBias], v, z.keys);
         });
     }
-    Inner attention(op_attention);
+    Inner attention(active_tier(), OpId::attention);
     attention.in[0] = heads_of(q, z.heads), attention.in[1] = heads_of(k, z.heads),
     attention.in[2] = heads_of(v, z.heads);
     attention.in[3] = mask, attention.out = heads_of(o, z.heads);
@@ -396,7 +396,7 @@ constexpr AttrSpec kAttrs[] = {{.name = "heads", .kind = AttrKind::integer, .req
 
 }  // namespace
 
-extern const OpDef op_multi_head_attention = {
+extern const Entry op_multi_head_attention = {
     "multi_head_attention", kOperands, kPlaces, kAttrs, TW_COUNT(kAttrs), infer, run, 0, packed_size, pack};
 
 }  // namespace tw::TW_ISA

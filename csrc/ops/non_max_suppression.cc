@@ -166,6 +166,6 @@ constexpr AttrSpec kAttrs[] = {
 
 }  // namespace
 
-extern const OpDef op_non_max_suppression = {"non_max_suppression", kOperands, 2, kAttrs, 4, infer, run};
+extern const Entry op_non_max_suppression = {"non_max_suppression", kOperands, 2, kAttrs, 4, infer, run};
 
 }  // namespace tw::TW_ISA

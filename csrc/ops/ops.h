@@ -12,6 +12,20 @@
 
 namespace tw::TW_ISA {
 
+// What an op file says of an op: the least tier keeps all of it, the others their kernels, and so compile no shape rule.
+#define TW_PASTE(a, b) a##b
+#define TW_LEAST(isa) TW_PASTE(TW_LEAST_, isa)
+#if TW_LEAST(TW_ISA)
+typedef OpDef Entry;
+#else
+struct Entry : Kernels {
+    consteval Entry(const char*, const Operand*, int, const AttrSpec*, int, Status (*)(Call&, Inferred&),
+                    Status (*run)(const Call&), uint32_t = 0, int64_t (*packed_size)(const Call&) = nullptr,
+                    void (*pack)(const Call&, void*) = nullptr)
+        : Kernels{run, packed_size, pack} {}
+};
+#endif
+
 #define TW_COUNT(table) static_cast<int>(sizeof(table) / sizeof(table[0]))
 
 // body.operator()<T>() for the element type T of a floating dtype.

@@ -352,12 +352,12 @@ constexpr AttrSpec kLionAttrs[] = {
 
 }  // namespace
 
-extern const OpDef op_sgd_step = {"sgd_step", kSgdOperands, 3, kSgdAttrs, TW_COUNT(kSgdAttrs), infer_sgd, run_sgd};
-extern const OpDef op_adam_step = {"adam_step",          kAdamOperands, 5,       kAdamAttrs,
+extern const Entry op_sgd_step = {"sgd_step", kSgdOperands, 3, kSgdAttrs, TW_COUNT(kSgdAttrs), infer_sgd, run_sgd};
+extern const Entry op_adam_step = {"adam_step",          kAdamOperands, 5,       kAdamAttrs,
                                    TW_COUNT(kAdamAttrs), infer_adam,    run_adam};
-extern const OpDef op_rmsprop_step = {"rmsprop_step",      kRmsOperands,  5,          kRmsAttrs,
+extern const Entry op_rmsprop_step = {"rmsprop_step",      kRmsOperands,  5,          kRmsAttrs,
                                       TW_COUNT(kRmsAttrs), infer_rmsprop, run_rmsprop};
-extern const OpDef op_lion_step = {"lion_step",          kLionOperands, 3,       kLionAttrs,
+extern const Entry op_lion_step = {"lion_step",          kLionOperands, 3,       kLionAttrs,
                                    TW_COUNT(kLionAttrs), infer_lion,    run_lion};
 
 }  // namespace tw::TW_ISA

@@ -372,7 +372,7 @@ constexpr AttrSpec kAttrs[] = {{.name = "causal", .kind = AttrKind::boolean},
 
 }  // namespace
 
-extern const OpDef op_paged_attention = {
+extern const Entry op_paged_attention = {
     "paged_attention", kOperands, TW_COUNT(kOperands), kAttrs, TW_COUNT(kAttrs), infer, run};
 
 }  // namespace tw::TW_ISA

@@ -110,7 +110,7 @@ constexpr Operand kAB[] = {{"a"}, {"b"}};
 
 }  // namespace
 
-extern const OpDef op_rgb_to_gray = {"rgb_to_gray", kImage, 1, nullptr, 0, infer_grey, run_grey};
-extern const OpDef op_absdiff = {"absdiff", kAB, 2, nullptr, 0, infer_absdiff, run_absdiff, kElementwise};
+extern const Entry op_rgb_to_gray = {"rgb_to_gray", kImage, 1, nullptr, 0, infer_grey, run_grey};
+extern const Entry op_absdiff = {"absdiff", kAB, 2, nullptr, 0, infer_absdiff, run_absdiff, kElementwise};
 
 }  // namespace tw::TW_ISA

@@ -506,7 +506,7 @@ constexpr AttrSpec kMeanAttrs[] = {
 
 }  // namespace
 
-extern const OpDef op_max_pool = {"max_pool", kX, 1, kMaxAttrs, TW_COUNT(kMaxAttrs), infer_max, run_max};
-extern const OpDef op_avg_pool = {"avg_pool", kX, 1, kMeanAttrs, TW_COUNT(kMeanAttrs), infer_mean, run_mean};
+extern const Entry op_max_pool = {"max_pool", kX, 1, kMaxAttrs, TW_COUNT(kMaxAttrs), infer_max, run_max};
+extern const Entry op_avg_pool = {"avg_pool", kX, 1, kMeanAttrs, TW_COUNT(kMeanAttrs), infer_mean, run_mean};
 
 }  // namespace tw::TW_ISA

@@ -171,6 +171,6 @@ constexpr AttrSpec kAttrs[] = {
 
 }  // namespace
 
-extern const OpDef op_avg_pool_dx = {"avg_pool_dx", kDy, 1, kAttrs, TW_COUNT(kAttrs), infer, run};
+extern const Entry op_avg_pool_dx = {"avg_pool_dx", kDy, 1, kAttrs, TW_COUNT(kAttrs), infer, run};
 
 }  // namespace tw::TW_ISA

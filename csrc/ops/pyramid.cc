@@ -170,7 +170,7 @@ constexpr Operand kImage[] = {{"image"}};
 
 }  // namespace
 
-extern const OpDef op_pyramid_down = {"pyramid_down", kImage, 1, nullptr, 0, infer<true>, run_down};
-extern const OpDef op_pyramid_up = {"pyramid_up", kImage, 1, nullptr, 0, infer<false>, run_up};
+extern const Entry op_pyramid_down = {"pyramid_down", kImage, 1, nullptr, 0, infer<true>, run_down};
+extern const Entry op_pyramid_up = {"pyramid_up", kImage, 1, nullptr, 0, infer<false>, run_up};
 
 }  // namespace tw::TW_ISA

@@ -423,12 +423,12 @@ constexpr AttrSpec kGranularity[] = {
 
 }  // namespace
 
-extern const OpDef op_quantize_linear = {"quantize_linear", kXScaleZero, 3, kGranularity, 3,
+extern const Entry op_quantize_linear = {"quantize_linear", kXScaleZero, 3, kGranularity, 3,
                                          infer_quantize,    run_quantize};
-extern const OpDef op_dequantize_linear = {"dequantize_linear", kXScaleZero,   3, kGranularity, 2,
+extern const Entry op_dequantize_linear = {"dequantize_linear", kXScaleZero,   3, kGranularity, 2,
                                            infer_dequantize,    run_dequantize};
-extern const OpDef op_dynamic_quantize_linear = {
+extern const Entry op_dynamic_quantize_linear = {
     "dynamic_quantize_linear", kX, 1, nullptr, 0, infer_dynamic, run_dynamic};
-extern const OpDef op_quantize_rows = {"quantize_rows", kX, 1, nullptr, 0, infer_rows, run_rows_alone};
+extern const Entry op_quantize_rows = {"quantize_rows", kX, 1, nullptr, 0, infer_rows, run_rows_alone};
 
 }  // namespace tw::TW_ISA

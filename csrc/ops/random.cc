@@ -278,8 +278,8 @@ constexpr AttrSpec kDrawn[] = {
 
 }  // namespace
 
-extern const OpDef op_random_uniform = {"random_uniform", kLike, 1, kUniform, 5, infer_uniform, run_uniform};
-extern const OpDef op_random_normal = {"random_normal", kLike, 1, kNormal, 5, infer_normal, run_normal};
-extern const OpDef op_bernoulli = {"bernoulli", kP, 1, kDrawn, 2, infer_bernoulli, run_bernoulli, kElementwise};
+extern const Entry op_random_uniform = {"random_uniform", kLike, 1, kUniform, 5, infer_uniform, run_uniform};
+extern const Entry op_random_normal = {"random_normal", kLike, 1, kNormal, 5, infer_normal, run_normal};
+extern const Entry op_bernoulli = {"bernoulli", kP, 1, kDrawn, 2, infer_bernoulli, run_bernoulli, kElementwise};
 
 }  // namespace tw::TW_ISA

@@ -473,9 +473,9 @@ constexpr AttrSpec kAttrs[] = {
 
 }  // namespace
 
-extern const OpDef op_reduce_sum = {"reduce_sum", kX, 1, kAttrs, 2, infer_fold, run<Sum, false>};
-extern const OpDef op_reduce_mean = {"reduce_mean", kX, 1, kAttrs, 2, infer_fold, run<Sum, true>};
-extern const OpDef op_reduce_max = {"reduce_max", kX, 1, kAttrs, 2, infer_max, run<Max, false>};
-extern const OpDef op_reduce_max_dx = {"reduce_max_dx", kDyXY, 3, kAttrs, 2, infer_max_dx, run_max_dx};
+extern const Entry op_reduce_sum = {"reduce_sum", kX, 1, kAttrs, 2, infer_fold, run<Sum, false>};
+extern const Entry op_reduce_mean = {"reduce_mean", kX, 1, kAttrs, 2, infer_fold, run<Sum, true>};
+extern const Entry op_reduce_max = {"reduce_max", kX, 1, kAttrs, 2, infer_max, run<Max, false>};
+extern const Entry op_reduce_max_dx = {"reduce_max_dx", kDyXY, 3, kAttrs, 2, infer_max_dx, run_max_dx};
 
 }  // namespace tw::TW_ISA

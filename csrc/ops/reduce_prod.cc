@@ -111,7 +111,7 @@ constexpr AttrSpec kAttrs[] = {
 
 }  // namespace
 
-extern const OpDef op_reduce_min = {"reduce_min", kX, 1, kAttrs, 2, infer, run<Least>};
-extern const OpDef op_reduce_prod = {"reduce_prod", kX, 1, kAttrs, 2, infer, run<Product>};
+extern const Entry op_reduce_min = {"reduce_min", kX, 1, kAttrs, 2, infer, run<Least>};
+extern const Entry op_reduce_prod = {"reduce_prod", kX, 1, kAttrs, 2, infer, run<Product>};
 
 }  // namespace tw::TW_ISA

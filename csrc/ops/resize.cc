@@ -336,6 +336,6 @@ constexpr AttrSpec kAttrs[] = {
 
 }  // namespace
 
-extern const OpDef op_resize = {"resize", kImage, 1, kAttrs, TW_COUNT(kAttrs), infer, run};
+extern const Entry op_resize = {"resize", kImage, 1, kAttrs, TW_COUNT(kAttrs), infer, run};
 
 }  // namespace tw::TW_ISA

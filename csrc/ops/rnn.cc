@@ -75,7 +75,7 @@ constexpr AttrSpec kAttrs[] = {{.name = "activation", .kind = AttrKind::choice, 
 
 }  // namespace
 
-extern const OpDef op_rnn = {"rnn", kOperands, TW_COUNT(kOperands),    kAttrs,         TW_COUNT(kAttrs), infer,
+extern const Entry op_rnn = {"rnn", kOperands, TW_COUNT(kOperands),    kAttrs,         TW_COUNT(kAttrs), infer,
                              run,   0,         packed_size<1, kDtype>, pack<1, kDtype>};
 
 }  // namespace tw::TW_ISA

@@ -85,6 +85,6 @@ constexpr AttrSpec kAttrs[] = {{.name = "activation", .kind = AttrKind::choice, 
 
 }  // namespace
 
-extern const OpDef op_rnn_dx = {"rnn_dx", kOperands, TW_COUNT(kOperands), kAttrs, TW_COUNT(kAttrs), infer, run};
+extern const Entry op_rnn_dx = {"rnn_dx", kOperands, TW_COUNT(kOperands), kAttrs, TW_COUNT(kAttrs), infer, run};
 
 }  // namespace tw::TW_ISA

@@ -450,7 +450,7 @@ constexpr AttrSpec kDxAttrs[] = {
 
 }  // namespace
 
-extern const OpDef op_roi_align = {"roi_align", kXBoxes, 3, kAttrs, TW_COUNT(kAttrs), infer, run};
-extern const OpDef op_roi_align_dx = {"roi_align_dx", kDyBoxes, 3, kDxAttrs, TW_COUNT(kDxAttrs), infer_dx, run_dx};
+extern const Entry op_roi_align = {"roi_align", kXBoxes, 3, kAttrs, TW_COUNT(kAttrs), infer, run};
+extern const Entry op_roi_align_dx = {"roi_align_dx", kDyBoxes, 3, kDxAttrs, TW_COUNT(kDxAttrs), infer_dx, run_dx};
 
 }  // namespace tw::TW_ISA

@@ -160,6 +160,6 @@ constexpr AttrSpec kAttrs[] = {{.name = "interleaved", .kind = AttrKind::boolean
 
 }  // namespace
 
-extern const OpDef op_rotary_embedding = {"rotary_embedding", kOperands, 4, kAttrs, 2, infer, run};
+extern const Entry op_rotary_embedding = {"rotary_embedding", kOperands, 4, kAttrs, 2, infer, run};
 
 }  // namespace tw::TW_ISA

@@ -57,10 +57,10 @@ constexpr Operand kX[] = {{"x"}};
 
 }  // namespace
 
-extern const OpDef op_ceil = {"ceil", kX, 1, nullptr, 0, infer, run<kCeil>, kElementwise};
-extern const OpDef op_floor = {"floor", kX, 1, nullptr, 0, infer, run<kFloor>, kElementwise};
-extern const OpDef op_round = {"round", kX, 1, nullptr, 0, infer, run<kRound>, kElementwise};
-extern const OpDef op_trunc = {"trunc", kX, 1, nullptr, 0, infer, run<kTrunc>, kElementwise};
-extern const OpDef op_sign = {"sign", kX, 1, nullptr, 0, infer_any, run<kSign>, kElementwise};
+extern const Entry op_ceil = {"ceil", kX, 1, nullptr, 0, infer, run<kCeil>, kElementwise};
+extern const Entry op_floor = {"floor", kX, 1, nullptr, 0, infer, run<kFloor>, kElementwise};
+extern const Entry op_round = {"round", kX, 1, nullptr, 0, infer, run<kRound>, kElementwise};
+extern const Entry op_trunc = {"trunc", kX, 1, nullptr, 0, infer, run<kTrunc>, kElementwise};
+extern const Entry op_sign = {"sign", kX, 1, nullptr, 0, infer_any, run<kSign>, kElementwise};
 
 }  // namespace tw::TW_ISA

@@ -95,7 +95,7 @@ constexpr AttrSpec kAttrs[] = {
 
 }  // namespace
 
-extern const OpDef op_cumsum = {"cumsum", kX, 1, kAttrs, 3, infer, run<Plus>};
-extern const OpDef op_cumprod = {"cumprod", kX, 1, kAttrs, 3, infer, run<Times>};
+extern const Entry op_cumsum = {"cumsum", kX, 1, kAttrs, 3, infer, run<Plus>};
+extern const Entry op_cumprod = {"cumprod", kX, 1, kAttrs, 3, infer, run<Times>};
 
 }  // namespace tw::TW_ISA

@@ -348,10 +348,10 @@ constexpr AttrSpec kAxes[] = {
 
 }  // namespace
 
-extern const OpDef op_softmax = {"softmax", kX, 1, kAxis, 1, infer_any, run<Softmax<false>>};
-extern const OpDef op_log_softmax = {"log_softmax", kX, 1, kAxis, 1, infer_any, run<Softmax<true>>};
-extern const OpDef op_softmax_dx = {"softmax_dx", kDyY, 2, kAxis, 1, infer_any, run<SoftmaxDx<false>>};
-extern const OpDef op_log_softmax_dx = {"log_softmax_dx", kDyY, 2, kAxis, 1, infer_any, run<SoftmaxDx<true>>};
-extern const OpDef op_logsumexp = {"logsumexp", kX, 1, kAxes, 2, infer_logsumexp, run<LogSumExp>};
+extern const Entry op_softmax = {"softmax", kX, 1, kAxis, 1, infer_any, run<Softmax<false>>};
+extern const Entry op_log_softmax = {"log_softmax", kX, 1, kAxis, 1, infer_any, run<Softmax<true>>};
+extern const Entry op_softmax_dx = {"softmax_dx", kDyY, 2, kAxis, 1, infer_any, run<SoftmaxDx<false>>};
+extern const Entry op_log_softmax_dx = {"log_softmax_dx", kDyY, 2, kAxis, 1, infer_any, run<SoftmaxDx<true>>};
+extern const Entry op_logsumexp = {"logsumexp", kX, 1, kAxes, 2, infer_logsumexp, run<LogSumExp>};
 
 }  // namespace tw::TW_ISA

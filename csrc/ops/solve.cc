@@ -271,11 +271,11 @@ constexpr AttrSpec kUpper[] = {{.name = "upper", .kind = AttrKind::boolean}};
 
 }  // namespace
 
-extern const OpDef op_triangular_solve = {"triangular_solve",  kAB, 2, kTriangle, 4, infer_triangular_solve,
+extern const Entry op_triangular_solve = {"triangular_solve",  kAB, 2, kTriangle, 4, infer_triangular_solve,
                                           run_triangular_solve};
-extern const OpDef op_lu_solve = {"lu_solve", kLuPivotsB, 3, kTranspose, 1, infer_lu_solve, run_lu_solve};
-extern const OpDef op_cholesky_solve = {"cholesky_solve",     kBFactor,          2, kUpper, 1,
+extern const Entry op_lu_solve = {"lu_solve", kLuPivotsB, 3, kTranspose, 1, infer_lu_solve, run_lu_solve};
+extern const Entry op_cholesky_solve = {"cholesky_solve",     kBFactor,          2, kUpper, 1,
                                         infer_cholesky_solve, run_cholesky_solve};
-extern const OpDef op_solve = {"solve", kAB, 2, nullptr, 0, infer_solve, run_solve};
+extern const Entry op_solve = {"solve", kAB, 2, nullptr, 0, infer_solve, run_solve};
 
 }  // namespace tw::TW_ISA

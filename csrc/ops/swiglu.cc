@@ -77,9 +77,9 @@ constexpr AttrSpec kApproximate[] = {{.name = "approximate", .kind = AttrKind::c
 
 }  // namespace
 
-extern const OpDef op_swiglu = {"swiglu", kForward, 2, nullptr, 0, infer_any, run<Silu>, kElementwise};
-extern const OpDef op_swiglu_dx = {"swiglu_dx", kGradient, 3, nullptr, 0, infer_any, run<Silu>};
-extern const OpDef op_geglu = {"geglu", kForward, 2, kApproximate, 1, infer_any, run_geglu, kElementwise};
-extern const OpDef op_geglu_dx = {"geglu_dx", kGradient, 3, kApproximate, 1, infer_any, run_geglu};
+extern const Entry op_swiglu = {"swiglu", kForward, 2, nullptr, 0, infer_any, run<Silu>, kElementwise};
+extern const Entry op_swiglu_dx = {"swiglu_dx", kGradient, 3, nullptr, 0, infer_any, run<Silu>};
+extern const Entry op_geglu = {"geglu", kForward, 2, kApproximate, 1, infer_any, run_geglu, kElementwise};
+extern const Entry op_geglu_dx = {"geglu_dx", kGradient, 3, kApproximate, 1, infer_any, run_geglu};
 
 }  // namespace tw::TW_ISA

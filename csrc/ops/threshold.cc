@@ -137,6 +137,6 @@ constexpr AttrSpec kAttrs[] = {
 
 }  // namespace
 
-extern const OpDef op_threshold = {"threshold", kImage, 1, kAttrs, TW_COUNT(kAttrs), infer, run, kElementwise};
+extern const Entry op_threshold = {"threshold", kImage, 1, kAttrs, TW_COUNT(kAttrs), infer, run, kElementwise};
 
 }  // namespace tw::TW_ISA

@@ -78,7 +78,7 @@ constexpr AttrSpec kDiagonal[] = {{.name = "diagonal", .kind = AttrKind::integer
 
 }  // namespace
 
-extern const OpDef op_tril = {"tril", kX, 1, kDiagonal, 1, infer, run_tril};
-extern const OpDef op_triu = {"triu", kX, 1, kDiagonal, 1, infer, run_triu};
+extern const Entry op_tril = {"tril", kX, 1, kDiagonal, 1, infer, run_tril};
+extern const Entry op_triu = {"triu", kX, 1, kDiagonal, 1, infer, run_triu};
 
 }  // namespace tw::TW_ISA

@@ -41,16 +41,16 @@ constexpr Operand kX[] = {{"x"}};
 
 }  // namespace
 
-extern const OpDef op_sin = {"sin", kX, 1, nullptr, 0, infer, run<k_sin>, kElementwise};
-extern const OpDef op_cos = {"cos", kX, 1, nullptr, 0, infer, run<k_cos>, kElementwise};
-extern const OpDef op_tan = {"tan", kX, 1, nullptr, 0, infer, run<k_tan>, kElementwise};
-extern const OpDef op_asin = {"asin", kX, 1, nullptr, 0, infer, run<k_asin>, kElementwise};
-extern const OpDef op_acos = {"acos", kX, 1, nullptr, 0, infer, run<k_acos>, kElementwise};
-extern const OpDef op_atan = {"atan", kX, 1, nullptr, 0, infer, run<k_atan>, kElementwise};
-extern const OpDef op_sinh = {"sinh", kX, 1, nullptr, 0, infer, run<k_sinh>, kElementwise};
-extern const OpDef op_cosh = {"cosh", kX, 1, nullptr, 0, infer, run<k_cosh>, kElementwise};
-extern const OpDef op_asinh = {"asinh", kX, 1, nullptr, 0, infer, run<k_asinh>, kElementwise};
-extern const OpDef op_acosh = {"acosh", kX, 1, nullptr, 0, infer, run<k_acosh>, kElementwise};
-extern const OpDef op_atanh = {"atanh", kX, 1, nullptr, 0, infer, run<k_atanh>, kElementwise};
+extern const Entry op_sin = {"sin", kX, 1, nullptr, 0, infer, run<k_sin>, kElementwise};
+extern const Entry op_cos = {"cos", kX, 1, nullptr, 0, infer, run<k_cos>, kElementwise};
+extern const Entry op_tan = {"tan", kX, 1, nullptr, 0, infer, run<k_tan>, kElementwise};
+extern const Entry op_asin = {"asin", kX, 1, nullptr, 0, infer, run<k_asin>, kElementwise};
+extern const Entry op_acos = {"acos", kX, 1, nullptr, 0, infer, run<k_acos>, kElementwise};
+extern const Entry op_atan = {"atan", kX, 1, nullptr, 0, infer, run<k_atan>, kElementwise};
+extern const Entry op_sinh = {"sinh", kX, 1, nullptr, 0, infer, run<k_sinh>, kElementwise};
+extern const Entry op_cosh = {"cosh", kX, 1, nullptr, 0, infer, run<k_cosh>, kElementwise};
+extern const Entry op_asinh = {"asinh", kX, 1, nullptr, 0, infer, run<k_asinh>, kElementwise};
+extern const Entry op_acosh = {"acosh", kX, 1, nullptr, 0, infer, run<k_acosh>, kElementwise};
+extern const Entry op_atanh = {"atanh", kX, 1, nullptr, 0, infer, run<k_atanh>, kElementwise};
 
 }  // namespace tw::TW_ISA

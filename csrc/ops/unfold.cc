@@ -258,7 +258,7 @@ static_assert(TW_COUNT(kUnfoldAttrs) == kWindowAttrs);
 
 }  // namespace
 
-extern const OpDef op_unfold = {"unfold", kX, 1, kUnfoldAttrs, TW_COUNT(kUnfoldAttrs), infer_unfold, run_unfold};
-extern const OpDef op_fold = {"fold", kY, 1, kFoldAttrs, TW_COUNT(kFoldAttrs), infer_fold, run_fold};
+extern const Entry op_unfold = {"unfold", kX, 1, kUnfoldAttrs, TW_COUNT(kUnfoldAttrs), infer_unfold, run_unfold};
+extern const Entry op_fold = {"fold", kY, 1, kFoldAttrs, TW_COUNT(kFoldAttrs), infer_fold, run_fold};
 
 }  // namespace tw::TW_ISA

@@ -227,8 +227,8 @@ constexpr AttrSpec kShape[] = {{.name = "shape", .kind = AttrKind::integers, .re
 
 }  // namespace
 
-extern const OpDef op_max_pool_dx = {"max_pool_dx", kDyIndices, 2, kShape, 1, infer_scatter, run_scatter<true>};
-extern const OpDef op_max_unpool = {"max_unpool", kXIndices, 2, kShape, 1, infer_scatter, run_scatter<false>};
-extern const OpDef op_max_unpool_dx = {"max_unpool_dx", kDyIndices, 2, nullptr, 0, infer_gather, run_gather};
+extern const Entry op_max_pool_dx = {"max_pool_dx", kDyIndices, 2, kShape, 1, infer_scatter, run_scatter<true>};
+extern const Entry op_max_unpool = {"max_unpool", kXIndices, 2, kShape, 1, infer_scatter, run_scatter<false>};
+extern const Entry op_max_unpool_dx = {"max_unpool_dx", kDyIndices, 2, nullptr, 0, infer_gather, run_gather};
 
 }  // namespace tw::TW_ISA

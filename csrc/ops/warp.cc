@@ -328,7 +328,7 @@ constexpr AttrSpec kAttrs[] = {
 
 }  // namespace
 
-extern const OpDef op_warp_affine = {"warp_affine", kOperands, 2, kAttrs, TW_COUNT(kAttrs), infer<2>, run};
-extern const OpDef op_warp_perspective = {"warp_perspective", kOperands, 2, kAttrs, TW_COUNT(kAttrs), infer<3>, run};
+extern const Entry op_warp_affine = {"warp_affine", kOperands, 2, kAttrs, TW_COUNT(kAttrs), infer<2>, run};
+extern const Entry op_warp_perspective = {"warp_perspective", kOperands, 2, kAttrs, TW_COUNT(kAttrs), infer<3>, run};
 
 }  // namespace tw::TW_ISA
