@@ -47,10 +47,10 @@ struct WrappedAbs {
 struct WrappedNeg {
     template <class T> TW_INLINE T of(T a) { return static_cast<T>(T{0} - a); }
 };
-constexpr Kernels kAbs = {{TW_NO_FLOATS, TW_INTEGER_KERNELS(each_one, WrappedAbs, nullptr)}},
-                  kNeg = {{TW_NO_FLOATS, TW_WIDTH_KERNELS(each_one, WrappedNeg, nullptr)}};
+constexpr KernelByType kAbs = {{TW_NO_FLOATS, TW_INTEGER_KERNELS(each_one, WrappedAbs, nullptr)}},
+                       kNeg = {{TW_NO_FLOATS, TW_WIDTH_KERNELS(each_one, WrappedNeg, nullptr)}};
 
-template <class F, const Kernels& integers>
+template <class F, const KernelByType& integers>
 Status run_on_any(const Call& c) {
     if (is_float(c.in[0].dtype)) return run<F>(c);
     run_pieces(c, kernel_at(integers, c.in[0].dtype));

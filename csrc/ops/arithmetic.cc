@@ -118,15 +118,15 @@ struct Right {
             TW_NO_FLOATS, TW_WIDTH_KERNELS(K, F, nullptr) \
         }                                                 \
     }
-constexpr Kernels kPow = TW_NUMBERS(Pow), kMod = TW_NUMBERS(Mod), kTruncatedMod = TW_NUMBERS(TruncatedMod),
-                  kMaximum = TW_NUMBERS(Maximum), kMinimum = TW_NUMBERS(Minimum), kAnd = TW_BITS(each_two, And),
-                  kOr = TW_BITS(each_two, Or), kXor = TW_BITS(each_two, Xor), kNot = TW_BITS(each_one, Not);
-constexpr Kernels kLeft = {{TW_NO_FLOATS, TW_INTEGER_KERNELS(each_two, Left, nullptr)}},
-                  kRight = {{TW_NO_FLOATS, TW_INTEGER_KERNELS(each_two, Right, nullptr)}};
+constexpr KernelByType kPow = TW_NUMBERS(Pow), kMod = TW_NUMBERS(Mod), kTruncatedMod = TW_NUMBERS(TruncatedMod),
+                       kMaximum = TW_NUMBERS(Maximum), kMinimum = TW_NUMBERS(Minimum), kAnd = TW_BITS(each_two, And),
+                       kOr = TW_BITS(each_two, Or), kXor = TW_BITS(each_two, Xor), kNot = TW_BITS(each_one, Not);
+constexpr KernelByType kLeft = {{TW_NO_FLOATS, TW_INTEGER_KERNELS(each_two, Left, nullptr)}},
+                       kRight = {{TW_NO_FLOATS, TW_INTEGER_KERNELS(each_two, Right, nullptr)}};
 #undef TW_NUMBERS
 #undef TW_BITS
 
-template <const Kernels& table>
+template <const KernelByType& table>
 Status run(const Call& c) {
     run_pieces(c, kernel_at(table, c.in[0].dtype));
     return Status::ok;

@@ -70,17 +70,18 @@ struct Never {
             TW_FLOAT_KERNELS(is_one, F) \
         }                               \
     }
-constexpr Kernels kEqual = {
+constexpr KernelByType kEqual = {
     {TW_FLOAT_KERNELS(are_two, Equal), TW_WIDTH_KERNELS(are_two, Equal, (are_two<Equal, uint8_t>))}};
-constexpr Kernels kNotEqual = {
+constexpr KernelByType kNotEqual = {
     {TW_FLOAT_KERNELS(are_two, NotEqual), TW_WIDTH_KERNELS(are_two, NotEqual, (are_two<NotEqual, uint8_t>))}};
-constexpr Kernels kLess = TW_ORDER(Less), kLessEqual = TW_ORDER(LessEqual), kGreater = TW_ORDER(Greater),
-                  kGreaterEqual = TW_ORDER(GreaterEqual), kIsNan = TW_FLOATS(IsNan), kIsInf = TW_FLOATS(IsInf),
-                  kIsPlusInf = TW_FLOATS(IsPlusInf), kIsMinusInf = TW_FLOATS(IsMinusInf), kNever = TW_FLOATS(Never);
+constexpr KernelByType kLess = TW_ORDER(Less), kLessEqual = TW_ORDER(LessEqual), kGreater = TW_ORDER(Greater),
+                       kGreaterEqual = TW_ORDER(GreaterEqual), kIsNan = TW_FLOATS(IsNan), kIsInf = TW_FLOATS(IsInf),
+                       kIsPlusInf = TW_FLOATS(IsPlusInf), kIsMinusInf = TW_FLOATS(IsMinusInf),
+                       kNever = TW_FLOATS(Never);
 #undef TW_ORDER
 #undef TW_FLOATS
 
-template <const Kernels& table>
+template <const KernelByType& table>
 Status run(const Call& c) {
     run_pieces(c, kernel_at(table, c.in[0].dtype));
     return Status::ok;

@@ -50,12 +50,12 @@ struct Quotient {
                    : static_cast<T>(a / b);
     }
 };
-constexpr Kernels kSum = {{TW_NO_FLOATS, TW_WIDTH_KERNELS(each_two, WrappedSum, nullptr)}},
-                  kDifference = {{TW_NO_FLOATS, TW_WIDTH_KERNELS(each_two, WrappedDifference, nullptr)}},
-                  kProduct = {{TW_NO_FLOATS, TW_WIDTH_KERNELS(each_two, WrappedProduct, nullptr)}},
-                  kQuotient = {{TW_NO_FLOATS, TW_INTEGER_KERNELS(each_two, Quotient, nullptr)}};
+constexpr KernelByType kSum = {{TW_NO_FLOATS, TW_WIDTH_KERNELS(each_two, WrappedSum, nullptr)}},
+                       kDifference = {{TW_NO_FLOATS, TW_WIDTH_KERNELS(each_two, WrappedDifference, nullptr)}},
+                       kProduct = {{TW_NO_FLOATS, TW_WIDTH_KERNELS(each_two, WrappedProduct, nullptr)}},
+                       kQuotient = {{TW_NO_FLOATS, TW_INTEGER_KERNELS(each_two, Quotient, nullptr)}};
 
-template <class F, const Kernels& integers>
+template <class F, const KernelByType& integers>
 Status run_arithmetic(const Call& c) {
     if (is_float(c.in[0].dtype))
         for_floating(c.in[0].dtype, [&]<class T>() { binary<T, F, true>(c); });

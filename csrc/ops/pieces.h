@@ -3,62 +3,24 @@
 //   run_pieces(call, kernel)     y[i] = f(x[0][i], x[1][i], ...), every operand broadcast to the result
 //   kernel_of<F, T>, to_bool_of  kernels from a function of numbers, F::of(T a, T b, ...)
 //
-// What does not lie contiguous along a row passes through a buffer of kPiece elements that stays in L1; one number is
-// spread there. Kernels are plain loops that the compiler makes vectors of; 16-bit floats are computed in float.
+// KernelByType are plain loops that the compiler makes vectors of; ops/mapped_rows.cc brings them rows of any strides. 16-bit floats
+// are computed in float.
 #pragma once
 #include "core/check.h"
 #include "core/number.h"
-#include "core/walk.h"
-#include "ops/ops.h"
-#include "simd/rows.h"
+#include "ops/map.h"
 
 namespace tw::TW_ISA {
 
-constexpr int64_t kPiece = 512;
-
 typedef void Kernel(void* y, const void* const* x, int64_t n);
-
-// Elements of `size` bytes.
-static inline void copy_items(void* to, int64_t to_stride, const void* from, int64_t from_stride, int64_t size,
-                              int64_t n) {
-    switch (size) {
-        case 1:
-            return copy_row(static_cast<uint8_t*>(to), to_stride, static_cast<const uint8_t*>(from), from_stride, n);
-        case 2:
-            return copy_row(static_cast<uint16_t*>(to), to_stride, static_cast<const uint16_t*>(from), from_stride, n);
-        case 4:
-            return copy_row(static_cast<uint32_t*>(to), to_stride, static_cast<const uint32_t*>(from), from_stride, n);
-        default:
-            return copy_row(static_cast<uint64_t*>(to), to_stride, static_cast<const uint64_t*>(from), from_stride, n);
-    }
-}
 
 static inline void run_pieces(const Call& c, Kernel* kernel) {
     const View* views[4] = {&c.out[0]};
     for (int k = 0; k < c.n_in; ++k) views[k + 1] = &c.in[k];
-    const Walk w = walk_over(views, c.n_in + 1, c.out[0].ndim, c.out[0].shape);
-    bool whole = true;
-    for (int k = 0; k < w.n; ++k) whole = whole && w.stride[k] == 1;
-    for_each_row(w, kChunkElements, [&](char* const* at, int64_t count) {
-        const void* x[3];
-        if (whole) {
-            for (int k = 1; k < w.n; ++k) x[k - 1] = at[k];
-            return kernel(at[0], x, count);
-        }
-        alignas(64) char buffer[4][kPiece * 8];
-        for (int64_t i = 0; i < count; i += kPiece) {
-            const int64_t n = min_of(kPiece, count - i);
-            for (int k = 1; k < w.n; ++k) {
-                const int64_t stride = w.stride[k];
-                const char* const from = at[k] + i * stride * w.size[k];
-                x[k - 1] = stride == 1 ? from : buffer[k];
-                if (stride != 1 && (stride != 0 || i == 0)) copy_items(buffer[k], 1, from, stride, w.size[k], n);
-            }
-            char* const to = at[0] + i * w.stride[0] * w.size[0];
-            kernel(w.stride[0] == 1 ? to : buffer[0], x, n);
-            if (w.stride[0] != 1) copy_items(to, w.stride[0], buffer[0], 1, w.size[0], n);
-        }
-    });
+    const auto call = [](char* const* at, int64_t n, const void* f) {
+        (*static_cast<Kernel* const*>(f))(at[0], reinterpret_cast<const void* const*>(at + 1), n);
+    };
+    map_rows(views, c.n_in + 1, 1, 1, call, &kernel);
 }
 
 // ---- kernels ----------------------------------------------------------------------------------------------------------
@@ -123,10 +85,10 @@ void are_two(void* y, const void* const* x, int64_t n) {
 
 // ---- tables by dtype: null where a function has no kernel ----------------------------------------------------------------
 
-struct Kernels {
+struct KernelByType {
     Kernel* of[kNumberTypes];  // in the order of DType
 };
-TW_INLINE Kernel* kernel_at(const Kernels& table, DType dtype) { return table.of[static_cast<int>(dtype)]; }
+TW_INLINE Kernel* kernel_at(const KernelByType& table, DType dtype) { return table.of[static_cast<int>(dtype)]; }
 
 // K<F, T> for the floats, for the integers, and for the integers by their size alone.
 #define TW_FLOAT_KERNELS(K, F) K<F, float>, K<F, double>, K<F, f16>, K<F, bf16>

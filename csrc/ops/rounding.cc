@@ -32,11 +32,11 @@ struct Sign {
     }
 };
 
-constexpr Kernels kCeil = {{TW_FLOAT_KERNELS(each_one, Ceil)}}, kFloor = {{TW_FLOAT_KERNELS(each_one, Floor)}},
-                  kRound = {{TW_FLOAT_KERNELS(each_one, Round)}}, kTrunc = {{TW_FLOAT_KERNELS(each_one, Trunc)}},
-                  kSign = {{TW_FLOAT_KERNELS(each_one, Sign), TW_INTEGER_KERNELS(each_one, Sign, nullptr)}};
+constexpr KernelByType kCeil = {{TW_FLOAT_KERNELS(each_one, Ceil)}}, kFloor = {{TW_FLOAT_KERNELS(each_one, Floor)}},
+                       kRound = {{TW_FLOAT_KERNELS(each_one, Round)}}, kTrunc = {{TW_FLOAT_KERNELS(each_one, Trunc)}},
+                       kSign = {{TW_FLOAT_KERNELS(each_one, Sign), TW_INTEGER_KERNELS(each_one, Sign, nullptr)}};
 
-template <const Kernels& table>
+template <const KernelByType& table>
 Status run(const Call& c) {
     run_pieces(c, kernel_at(table, c.in[0].dtype));
     return Status::ok;

@@ -31,20 +31,21 @@ void gated(const Call& c) {
 }
 
 template <class Act, class T>
+void gated_dx_rows(char* const* at, int64_t n, const void*) {
+    typedef Wide<T> W;
+    T *const dgate = row_at<T>(at[0]), *const dx = row_at<T>(at[1]);
+    const T *const dy = row_at<T>(at[2]), *const gate = row_at<T>(at[3]), *const x = row_at<T>(at[4]);
+    for (int64_t i = 0; i < n; i += kLanes<W>) {
+        const Vec<W> d = load_as<W>(dy + i), g = load_as<W>(gate + i), v = load_as<W>(x + i);
+        store_from(dgate + i, d * v * Act::slope(g));
+        store_from(dx + i, d * Act::of(g));
+    }
+}
+
+template <class Act, class T>
 void gated_dx(const Call& c) {
     const View* views[] = {&c.out[0], &c.out[1], &c.in[0], &c.in[1], &c.in[2]};
-    const Walk w = walk_over(views, 5, c.out[0].ndim, c.out[0].shape);
-    for_each_row(w, kChunkElements, [&](char* const* at, int64_t count) {
-        T *const dgate = reinterpret_cast<T*>(at[0]), *const dx = reinterpret_cast<T*>(at[1]);
-        const T* const dy = reinterpret_cast<const T*>(at[2]);
-        const T *const gate = reinterpret_cast<const T*>(at[3]), *const x = reinterpret_cast<const T*>(at[4]);
-        each_vector<T>(count, [&](int64_t i, int64_t n) __attribute__((always_inline)) {
-            const auto d = take(dy, w.stride[2], i, n), g = take(gate, w.stride[3], i, n);
-            const auto v = take(x, w.stride[4], i, n);
-            put(dgate, w.stride[0], i, n, d * v * Act::slope(g));
-            put(dx, w.stride[1], i, n, d * Act::of(g));
-        });
-    });
+    map_rows(views, 5, 2, kLanes<Wide<T>>, gated_dx_rows<Act, T>, nullptr);
 }
 
 // The last two operands are gate and x; as many results, of their shape.

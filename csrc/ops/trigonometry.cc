@@ -18,12 +18,12 @@ namespace {
         TW_INLINE double of(double x) { return __builtin_##name(x); }                   \
         TW_INLINE float of(float x) { return static_cast<float>(__builtin_##name(x)); } \
     };                                                                                  \
-    constexpr Kernels k_##name = {{TW_FLOAT_KERNELS(each_one, name##_of)}};
+    constexpr KernelByType k_##name = {{TW_FLOAT_KERNELS(each_one, name##_of)}};
 TW_LIBRARY(TW_FUNCTION)
 #undef TW_FUNCTION
 #undef TW_LIBRARY
 
-template <const Kernels& table>
+template <const KernelByType& table>
 Status run(const Call& c) {
     run_pieces(c, kernel_at(table, c.in[0].dtype));
     return Status::ok;
