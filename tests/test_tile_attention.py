@@ -89,6 +89,20 @@ def test_pieces_are_no_less_exact_than_floats(tier: str) -> None:
     assert off[tier] <= off["avx512"] < 2.0**-24
 
 
+@pytest.mark.parametrize("size", [0.1, 1.0, 6.0, 300.0])
+@pytest.mark.parametrize("attrs", [{}, {"causal": True}])
+def test_weights_whose_sum_nobody_asks_for(size: float, attrs: dict[str, Any]) -> None:
+    q, k, v = heads("bfloat16", (1, 2, 300, 64), (1, 2, 700, 64), (1, 2, 700, 64))
+    q = (q.astype(np.float64) * size).astype(q.dtype)
+    want, weighted = expected(q, k, v, **attrs)
+    got = np.asarray(on("amx", q, k, v, **attrs)).astype(np.float64)
+    tw.set_isa("amx")
+    exact = np.asarray(tw.attention(q, k, v, return_lse=True, **attrs)[0]).astype(np.float64)
+    off, least = (np.sqrt(np.mean((y - want) ** 2)) for y in (got, exact))
+    assert off < 1.4 * least
+    assert np.max(np.abs(got - want) / weighted) < BOUND["bfloat16"]
+
+
 HOSTILE = [np.inf, -np.inf, np.nan, 1e38, -3e38, 1e-38, 1e-40, 1e-45]
 
 

@@ -147,7 +147,8 @@ Runs detect_tiers() {
         runs.avx2 && zmm && has(seven.b, bit_AVX512F | bit_AVX512BW | bit_AVX512CD | bit_AVX512DQ | bit_AVX512VL);
     runs.avx512vnni = runs.avx512 && has(seven.c, bit_AVX512VNNI) && has(seven1.a, bit_AVX512BF16);
     constexpr unsigned amx = 1u << 24 | 1u << 25 | 1u << 22;  // tile, int8, bf16
-    runs.amx = runs.avx512vnni && has(seven.d, amx) && has(saved, 3u << 17) && may_use_tiles();
+    runs.amx =
+        runs.avx512vnni && has(seven.c, bit_AVX512VBMI) && has(seven.d, amx) && has(saved, 3u << 17) && may_use_tiles();
 #endif
     return runs;
 }

@@ -6,7 +6,8 @@
 //           weights and values of the one before. The top of a row moves only where weights under it are beyond 2^8:
 //           what was summed seldom shrinks, and few rows are searched for their maximum.
 // Numerics  scores and sums float. Weights: three pieces for float, 16 bits for f16, rounded to bf16 for bf16; their sum is
-//           exact. Key heads whose numbers do not fit pieces are left to the tier below: a choice by the operands alone.
+//           exact. Where nobody asks for it, weights of bf16 are made of 7 bits of a fraction, and the sum is that of these.
+//           Key heads whose numbers do not fit pieces are left to the tier below: a choice by the operands alone.
 #pragma once
 #include "core/op_table.h"
 #include "gemm/split.h"
@@ -102,6 +103,45 @@ struct PackedHead {
     ExponentRange k, v;
 };
 
+// Scores as `weigh` takes them, become bf16 to their last bit but one; their sum is that of what they become. Scores times
+// `by` are below 2^16.
+__attribute__((noinline)) float weigh_roughly(const float* s, float by, char* weights, TileRow& row) {
+    constexpr int64_t L = kLanes<float>, N = kKeysOfTiles / L;
+    float factor = 1;
+    f32v x[N];
+#pragma GCC unroll 16
+    for (int64_t i = 0; i < N; ++i) x[i] = load(s + i * L);
+    for (bool known = row.top != -kInf;; known = true) {
+        const f32v scale = splat(128 * by), from = splat(kBf16One - 128 * (known ? row.top : 0.f));
+        if (known) {
+            f32v sums[2] = {};
+            Vec<uint16_t> most{};
+#pragma GCC unroll 8
+            for (int64_t i = 0; i < N; i += 2) {
+                const Vec<uint16_t> bits = bf16_powers(fma(x[i], scale, from), fma(x[i + 1], scale, from));
+                store(reinterpret_cast<uint16_t*>(weights + i / 2 * kPieceBytes), bits);
+                most = bits > most ? bits : most;
+                sums[i / 2 % 2] = add_pairs(sums[i / 2 % 2], bits);
+            }
+            if (!any_above(most, static_cast<uint16_t>(kBf16One + 128 * kSlack))) {
+                row.sum += sums[0] + sums[1];
+                return factor;
+            }
+        }
+        f32v top = x[0];
+#pragma GCC unroll 16
+        for (int64_t i = 1; i < N; ++i) top = max_any(x[i], top);
+        const float now = reduce_max(top) * by;
+        if (now == -kInf) {
+            for (int64_t i = 0; i < N / 2; ++i)
+                store(reinterpret_cast<uint16_t*>(weights + i * kPieceBytes), Vec<uint16_t>{});
+            return factor;
+        }
+        factor = row.top == -kInf ? 0.f : power_of_two(splat(row.top - now))[0];
+        row.top = now, row.sum *= factor;
+    }
+}
+
 // Of a row with a mask and the like.
 __attribute__((noinline)) float soften_scores(const Attention& a, const Added<float>& add, float* s, Span seen,
                                               int64_t n, Running<float>& row) {
@@ -162,6 +202,7 @@ struct ByTiles {
     struct Pair {
         int64_t group, rows, t0, s0, n;
         bool first;  // of these queries
+        bool whole;  // all of these queries see all of these keys
         float *scores, *factors;
         char* weights;
     };
@@ -174,6 +215,7 @@ struct ByTiles {
         TileRow* row;
         Running<float>* running;
         float* sums;
+        const bool roughly;
 
         const char* block(const Pair& p) const { return keys + p.s0 / K * by.block_bytes; }
 
@@ -182,27 +224,28 @@ struct ByTiles {
             P > 1 || n > kTileRows ? multiply_steps<P, true>(t, with_part) : multiply_steps<P, false>(t, with_part);
         }
 
+        // What changes from panel to panel is written to `t` alone: what is written in parts is slow to be copied whole.
         void score(const Pair& p, const auto& with_part) const {
-            const int64_t panel = by.deep * kStepBytes, panels = ceil_div(p.n, kPanelColumns);
-            const char* const own = q + p.group * panel;
-            for (int64_t j = 0; j < panels; ++j) {
-                const char* const from = block(p) + j * panel;
-                PieceBlock t = {by.deep, own, from, p.scores + j * kPanelColumns, K, false, own, from + panel};
-                if (P == 1) t.a_row = by.deep * kTileBytes, t.a_step = kTileBytes;
+            const int64_t panel = by.deep * kStepBytes;
+            const char *const own = q + p.group * panel, *from = block(p);
+            PieceBlock t = {by.deep, own, from, p.scores, K, false, own, from};
+            if (P == 1) t.a_row = by.deep * kTileBytes, t.a_step = kTileBytes;
+            for (int64_t j = 0; j < p.n; j += kPanelColumns, from += panel) {
+                t.b = from, t.next_b = from + panel, t.c = p.scores + j;
                 multiply(t, p.rows, with_part);
             }
         }
 
         void add_values(const Pair& p, const auto& with_part) const {
-            const int64_t width = by.wide * kPanelColumns, steps = ceil_div(p.n, kPieceTerms);
+            const int64_t width = by.wide * kPanelColumns;
             float* const own = sums + p.group * M * width;
             if (!p.first)
                 for (int64_t i = 0; i < p.rows; ++i)
                     if (!(p.factors[i] == 1)) shrink(own + i * width, width, p.factors[i]);
-            for (int64_t j = 0; j * kPanelColumns < by.a.width; ++j) {
-                const char* const from = block(p) + by.k_bytes + j * kBlockSteps * kStepBytes;
-                const PieceBlock t = {steps, p.weights, from,      own + j * kPanelColumns,
-                                      width, !p.first,  p.weights, from + kBlockSteps * kStepBytes};
+            const char* from = block(p) + by.k_bytes;
+            PieceBlock t = {ceil_div(p.n, kPieceTerms), p.weights, from, own, width, !p.first, p.weights, from};
+            for (int64_t j = 0; j < by.a.width; j += kPanelColumns, from += kBlockSteps * kStepBytes) {
+                t.b = from, t.next_b = from + kBlockSteps * kStepBytes, t.c = own + j;
                 multiply(t, p.rows, with_part);
             }
         }
@@ -234,9 +277,9 @@ struct ByTiles {
                 p.factors[i] = soften_row(p, i, own, weights);
                 return;
             }
-            const Span seen = within(keys_seen(by.a, length, p.t0 + i), p.s0, p.n);
-            if (seen.end - seen.begin < K) hide_unseen(own, seen, K);
-            p.factors[i] = weigh<P>(own, scale, weights, row[p.group * M + i]);
+            if (!p.whole) hide_unseen(own, within(keys_seen(by.a, length, p.t0 + i), p.s0, p.n), K);
+            TileRow& of = row[p.group * M + i];
+            p.factors[i] = roughly ? weigh_roughly(own, scale, weights, of) : weigh<P>(own, scale, weights, of);
         }
 
         // The next pair in the order of keys, then of queries; false at the end.
@@ -248,7 +291,9 @@ struct ByTiles {
                 if (p.s0 >= end) return false;
                 p.t0 = t0 + p.group * M, p.rows = min_of(M, rows - p.group * M);
                 const int64_t first = keys_seen(a, length, p.t0).begin;
-                p.n = min_of(K, keys_seen(a, length, p.t0 + p.rows - 1).end - p.s0);
+                const Span of_last = keys_seen(a, length, p.t0 + p.rows - 1);
+                p.n = min_of(K, of_last.end - p.s0);
+                p.whole = keys_seen(a, length, p.t0).end >= p.s0 + K && of_last.begin <= p.s0;
                 if (p.n > 0 && first < p.s0 + K && !all_masked(a, b, h, p.t0, p.rows, p.s0, p.n)) return true;
             }
         }
@@ -295,42 +340,65 @@ struct ByTiles {
             running[i] = started<T>(r, h);
             row[i] = {first_lanes<float>(splat(running[i].sum), f32v{}, 1), running[i].top * kLog2e};
         }
-        const Way way = {*this, b, h, t0, rows, length_of(a, b), head.blocks, q, row, running, sums};
+        const Way way = {*this,       b, h,   t0,      rows, length_of(a, b),
+                         head.blocks, q, row, running, sums, may_be_rough(of_rows, head.k)};
         const float scale = static_cast<float>(a.scale * static_cast<double>(kLog2e));
         bool met[kMostGroups] = {};
-        Pair last{}, now{}, next{};  // whose values are added, whose weights are made, whose scores are
-        next.group = -1, next.s0 = keys_seen(a, way.length, t0).begin / K * K;
-        bool has_last = false, has_now = false, has_next = way.next(next);
+        // Whose values are added, whose weights are made, whose scores are; they change places, for copies would wait.
+        Pair pairs[3] = {}, *last = pairs, *now = pairs + 1, *next = pairs + 2;
+        next->group = -1, next->s0 = keys_seen(a, way.length, t0).begin / K * K;
+        bool has_last = false, has_now = false, has_next = way.next(*next);
         tiles_begin();
         for (int64_t turn = 0; has_last || has_now || has_next; ++turn) {
             int64_t done = 0, credit = 0;
-            const int64_t all = has_now ? now.rows : 0;
-            const int64_t of_scores = has_next ? ceil_div(next.n, kPanelColumns) * deep * kPartsOfStep : 0;
+            const int64_t all = has_now ? now->rows : 0;
+            const int64_t of_scores = has_next ? ceil_div(next->n, kPanelColumns) * deep * kPartsOfStep : 0;
             const int64_t of_values =
-                has_last ? ceil_div(a.width, kPanelColumns) * ceil_div(last.n, kPieceTerms) * kPartsOfStep : 0;
+                has_last ? ceil_div(a.width, kPanelColumns) * ceil_div(last->n, kPieceTerms) * kPartsOfStep : 0;
             // Rows that come with each part of a product, in 65536ths.
             const int64_t share = (all << 16) / max_of(1, of_scores + of_values);
             const auto with_part = [&](int64_t, int) __attribute__((always_inline)) {
-                for (credit += share; credit >= 1 << 16; credit -= 1 << 16) way.weigh_row(now, done++, scale);
+                for (credit += share; credit >= 1 << 16; credit -= 1 << 16) way.weigh_row(*now, done++, scale);
             };
             if (has_next) {
-                next.scores = scores[turn % 2], next.weights = weights[turn % 2], next.factors = factors[turn % 2];
-                next.first = !met[next.group], met[next.group] = true;
-                way.score(next, with_part);
+                next->scores = scores[turn % 2], next->weights = weights[turn % 2], next->factors = factors[turn % 2];
+                next->first = !met[next->group], met[next->group] = true;
+                way.score(*next, with_part);
             }
-            if (has_last) way.add_values(last, with_part);
-            for (; done < all; ++done) way.weigh_row(now, done, scale);
-            last = now, has_last = has_now;
-            now = next, has_now = has_next;
-            has_next = has_next && way.next(next);
+            if (has_last) way.add_values(*last, with_part);
+            for (; done < all; ++done) way.weigh_row(*now, done, scale);
+            Pair* const free = last;
+            free->group = next->group, free->s0 = next->s0;
+            last = now, now = next, next = free;
+            has_last = has_now, has_now = has_next;
+            has_next = has_next && way.next(*next);
         }
         tiles_end();
         for (int64_t i = 0; i < rows; ++i) {
             if (!met[i / M]) __builtin_memset(sums + i * width, 0, static_cast<size_t>(width) * sizeof(float));
             if (plain) running[i] = {row[i].top * (1 / kLog2e), reduce_add(row[i].sum)};
-            finish<T, (P < 3)>(r, b, h, t0 + i, a.width, sums + i * width, running[i]);
+            if (P == 1 && !given(r.lse) && r.y.stride[3] == 1 && a.width % kPieceTerms == 0)
+                finish_flushed(b, h, t0 + i, sums + i * width, running[i].sum);
+            else
+                finish<T, (P < 3)>(r, b, h, t0 + i, a.width, sums + i * width, running[i]);
         }
         return true;
+    }
+
+    // `finish` of bf16 by the instruction for it, to which denormals are zeros.
+    void finish_flushed(int64_t b, int64_t h, int64_t t, const float* from, float sum) const {
+        constexpr int64_t L = kLanes<float>;
+        const f32v inverse = splat(1 / (sum == 0 ? 1.f : sum));
+        bf16* const y = r.y.as<bf16>() + b * r.y.stride[0] + h * r.y.stride[1] + t * r.y.stride[2];
+        for (int64_t i = 0; i < a.width; i += 2 * L)
+            store_flushed(y + i, load(from + i) * inverse, load(from + i + L) * inverse);
+    }
+
+    // Whether nobody asks for the sum of weights, and scores are far from what float cannot hold.
+    bool may_be_rough(const ExponentRange& q, const ExponentRange& k) const {
+        const double most = static_cast<double>(a.depth) * a.scale * static_cast<double>(kLog2e);
+        return P == 1 && plain && !given(r.lse) && q.most < 255 && k.most < 255 &&
+               __builtin_ldexp(most, q.most + k.most - 2 * 126) < 0x1p16;
     }
 
     // Weights below 2^-50 may lose what lies behind their first piece.
