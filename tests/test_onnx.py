@@ -491,3 +491,35 @@ def test_gradients_that_a_model_asks_for() -> None:
     assert np.array_equal(y, a * b + a)
     assert np.array_equal(da, b + 1)
     assert np.array_equal(db, a)
+
+
+def test_shapes_may_follow_what_a_model_computes() -> None:
+    make, float32, int64 = onnx.helper, onnx.TensorProto.FLOAT, onnx.TensorProto.INT64
+    nodes = [
+        make.make_node("Conv", ["x", "w"], ["high"]),
+        make.make_node("Relu", ["high"], ["positive"]),
+        make.make_node("NonZero", ["positive"], ["places"]),
+        make.make_node("Transpose", ["places"], ["rows"]),
+        make.make_node("GatherND", ["positive", "rows"], ["picked"]),
+        make.make_node("ReduceSum", ["picked"], ["sum"], keepdims=0),
+        make.make_node("Greater", ["sum", "limit"], ["much"]),
+        make.make_node("If", ["much"], ["y"], then_branch=_branch("Neg"), else_branch=_branch("Identity")),
+    ]
+    w, limit = np.float32([[[[1]], [[-1]]]]), np.float32(100)
+    initial = [onnx.numpy_helper.from_array(w, "w"), onnx.numpy_helper.from_array(limit, "limit")]
+    x = make.make_tensor_value_info("x", float32, [1, 2, 60, 50])
+    results = [make.make_tensor_value_info("y", float32, None), make.make_tensor_value_info("rows", int64, None)]
+    model = backend.prepare(make.make_model(make.make_graph(nodes, "net", [x], results, initial)))
+    random = np.random.default_rng(5)
+    for scale in (1, 0.01, 1):
+        held = scale * random.standard_normal((1, 2, 60, 50)).astype(np.float32)
+        positive = np.maximum(held[:, :1] - held[:, 1:], 0)
+        picked = positive[positive > 0]
+        y, rows = model.run([held])
+        np.testing.assert_allclose(y, -picked if picked.sum() > limit else picked, rtol=1e-6)
+        np.testing.assert_array_equal(rows, np.argwhere(positive))
+
+
+def _branch(op: str) -> Any:
+    y = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)
+    return onnx.helper.make_graph([onnx.helper.make_node(op, ["picked"], ["y"])], op, [], [y])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,11 +12,12 @@ import onnx
 from onnx.backend.base import Backend as BackendBase, BackendRep
 
 from tilework import dispatch
+from tilework.devices import to_host
 from tilework.errors import AttrTypeError, DTypeError, Error, ShapeError
 from tilework.graph import Executable
 from tilework.interop.onnx.importer import Fed, Importer, Slot, computes, refusal
 from tilework.interop.onnx.reading import load
-from tilework.interop.onnx.rules import RUN, NeedsValueError
+from tilework.interop.onnx.rules import RUN, NeedsResultError, NeedsValueError
 
 _KEPT = 16  # graphs of one model, by shapes of what was fed
 
@@ -37,21 +38,28 @@ class Prepared(BackendRep):  # type: ignore[misc]
         self.outputs = [o.name for o in self.importer.model.graph.output]
         self._by_value: set[str] = set()
         self._runs = itertools.count()
-        self._graphs: OrderedDict[Any, tuple[Executable | None, dict[str, Any]]] = OrderedDict()
+        self._graphs: OrderedDict[Any, tuple[Executable | None, dict[str, Any] | None]] = OrderedDict()
         shapes = {f.name: f.shape for f in self.inputs}
         known = all(f.shape is not None and None not in f.shape for f in self.inputs)
         if known and not any(f.is_list or f.may_be_none for f in self.inputs):
             self._graph(shapes, {})
 
-    def _graph(self, shapes: dict[str, Any], feeds: dict[str, Any]) -> Any:
+    def _graph(self, shapes: dict[str, Any], feeds: dict[str, Any], computed: Sequence[Any] = ()) -> Any:
+        """What runs, and the model's results: None if it gives what has to be known before the rest is built."""
+        results: dict[str, Any] | None
         while True:
             values = {n: feeds[n] for n in self._by_value if n in feeds}
-            key = tuple(shapes.items()), tuple((n, v.tobytes()) for n, v in sorted(values.items()))
+            known = *sorted(values.items()), *enumerate(computed)
+            key = tuple(shapes.items()), tuple((n, v.shape, v.tobytes()) for n, v in known)
             if key in self._graphs:
                 self._graphs.move_to_end(key)
                 return self._graphs[key]
             try:
-                graph, results = self.importer.build(shapes, values)
+                graph, results = self.importer.build(shapes, values, computed)
+            except NeedsResultError as need:
+                if not feeds:
+                    return None  # known at the first run
+                graph, results = need.graph, None
             except NeedsValueError as need:
                 if feeds and need.label not in feeds:  # of a list
                     raise refusal([f"a shape depends on the numbers of {need.label}"]) from None
@@ -74,10 +82,15 @@ class Prepared(BackendRep):  # type: ignore[misc]
     def run(self, inputs: Any, **_: Any) -> tuple[Any, ...]:
         """The results, in the model's order, of arrays in the order of its inputs or by name; sequences are lists."""
         feeds = self._feeds(inputs)
-        run, results = self._graph({n: _shape(v) for n, v in feeds.items()}, feeds)
-        number = {RUN: next(self._runs)} if run is not None and run.graph.numbers else {}
-        made = run(*_arrays(feeds.values()), **number) if run is not None else ()
-        made = made if isinstance(made, tuple) else (made,)
+        shapes, turn, computed = {n: _shape(v) for n, v in feeds.items()}, next(self._runs), list[Any]()
+        results = None
+        while results is None:
+            run, results = self._graph(shapes, feeds, computed)
+            number = {RUN: turn} if run is not None and run.graph.numbers else {}
+            made = run(*_arrays(feeds.values()), **number) if run is not None else ()
+            made = made if isinstance(made, tuple) else (made,)
+            if results is None:
+                computed.append(np.asarray(to_host(made[0]) if self.device else made[0]))
         return tuple(_filled(results[name], made) for name in self.outputs)
 
     def _feeds(self, inputs: Any) -> dict[str, Any]:

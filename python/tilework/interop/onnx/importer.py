@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -26,7 +27,7 @@ from tilework.interop.onnx import (
     training as training,
 )
 from tilework.interop.onnx.reading import array
-from tilework.interop.onnx.rules import RULES, Draws, ModelError, NeedsValueError, NodeView, axis_of
+from tilework.interop.onnx.rules import RULES, Draws, ModelError, NeedsResultError, NeedsValueError, NodeView, axis_of
 from tilework.operators import Operators
 
 Turns: TypeAlias = tuple[list[Any], list[list[Any]]]  # of a loop: the last states, and rows of results
@@ -110,11 +111,16 @@ class Importer:
                 found.append(f"{_label(i, node)}: tilework has no {node.op_type}")
         return found
 
-    def build(self, shapes: dict[str, Any], values: dict[str, Any]) -> tuple[Graph, dict[str, Any]]:
-        """The graph, and the model's results by name: slots, what is known beforehand, and lists of both."""
+    def build(
+        self, shapes: dict[str, Any], values: dict[str, Any], computed: Sequence[Any] = ()
+    ) -> tuple[Graph, dict[str, Any]]:
+        """The graph, and the model's results by name: slots, what is known beforehand, and lists of both.
+
+        ``computed`` are the results of the graphs that a ``NeedsResultError`` brought before.
+        """
         self._left = _MOST_NODES
         graph = Graph(self.model.graph.name or "model")
-        self._draws = Draws(graph, self._seed)
+        self._draws = Draws(graph, self._seed, computed)
         held: dict[str, Any] = {"": None} | self.constants
         for fed in self.fed:
             made = _placeholders(graph, fed, shapes[fed.name])
@@ -150,7 +156,7 @@ class Importer:
             raise UnsupportedError(f"the model turns into more than {_MOST_NODES} nodes")
         try:
             made = self._run(node, [held[name] for name in node.input], held, opsets)
-        except (Error, NeedsValueError, MemoryError):
+        except (Error, NeedsResultError, NeedsValueError, MemoryError):
             raise
         except _CONTRADICTIONS as error:
             what = f"{type(error).__name__}: {error!s:.200}"
@@ -201,7 +207,7 @@ class Importer:
 
     def _control(self, node: Any, inputs: list[Any], held: dict[str, Any], opsets: dict[str, int]) -> tuple[Any, ...]:
         """Choices and loops that are decided when the model is prepared: the one branch, or the turns one by one."""
-        view = NodeView(node, opsets.get(_domain(node), 1))
+        view = NodeView(node, opsets.get(_domain(node), 1), self._draws)
         if node.op_type == "If":
             branch = "then_branch" if view.known(inputs[0], "cond").any() else "else_branch"
             return self._inside(view.attributes[branch], [], held, opsets)

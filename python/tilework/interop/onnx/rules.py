@@ -41,12 +41,29 @@ class NeedsValueError(Exception):
         self.label = label
 
 
-class Draws:
-    """Where the random numbers of a graph come from: a seed for each node, and the number of the run."""
+class NeedsResultError(Exception):
+    """A rule needs to know what ``graph``, all that was built so far, gives for its only result."""
 
-    def __init__(self, graph: Graph, seed: int) -> None:
+    def __init__(self, graph: Graph) -> None:
+        super().__init__(graph.name)
+        self.graph = graph
+
+
+class Draws:
+    """What nodes draw on: random numbers, by a seed of each and the number of the run, and what shapes follow from."""
+
+    def __init__(self, graph: Graph, seed: int, computed: Sequence[Any] = ()) -> None:
         self.graph, self._seed, self._nodes = graph, seed, 0
         self._run: Number | None = None
+        self._computed, self._asked = computed, dict[Any, int]()
+
+    def computed(self, symbol: Symbol) -> Any:
+        """The numbers of a value of the graph, which follow from those that were asked for before it."""
+        at = self._asked.setdefault(symbol.value, len(self._asked))
+        if at == len(self._computed):
+            self.graph.output(symbol)
+            raise NeedsResultError(self.graph)
+        return self._computed[at]
 
     def key(self, seed: float | None) -> dict[str, Any]:
         """The seed and the offset of a node, whose own seed may be given."""
@@ -89,9 +106,11 @@ class NodeView:
         """The numbers of an input that decides about shapes."""
         if isinstance(value, Symbol):
             fed = _fed_below(value)
-            if any(v.size > _MOST_FED for v in fed):
+            if fed and all(v.size <= _MOST_FED for v in fed):
+                raise NeedsValueError(fed[0].node.op.label)
+            if self._draws is None:
                 self.refuse(f"{what} is computed by the model; want it known when the model is prepared")
-            raise NeedsValueError(fed[0].node.op.label)
+            return self._draws.computed(value)
         return np.asarray(value)
 
     def ints(self, value: Any, what: str) -> tuple[int, ...]:
