@@ -24,7 +24,7 @@ constexpr int kP = kPieces<float>;
 constexpr int64_t L = kLanes<float>, MR = kTallRows, NR = kPanelColumns, kStepBytes = kP * kPieceBytes;
 constexpr int64_t kImageBytes = 1 << 20, kMostImageBytes = 6 << 20;  // of pieces of images that are taken together
 constexpr int64_t kBlockBytes = 768 << 10;  // of pieces of x that stay in L2 while tiles of rows pass
-constexpr int64_t kStayingBytes = 1 << 20;  // of weights in pieces
+constexpr int64_t kStayingBytes = 5 << 19;  // of weights in pieces
 constexpr int64_t kChunkSteps = 40, kLeastPanels = 8,
                   kMostPanels = 48;  // of weights split at a time; of the sums of a tile of rows
 constexpr int64_t kMostTurned = 32;  // taps of weights that are turned as a whole
@@ -213,26 +213,16 @@ struct Windows {
         return true;
     }
 
-    InPiecesResult run_phase(const WindowPhase& phase, int64_t image, int64_t images) {
-        const int64_t taps = phase.taps, steps = c_steps * taps, bytes = job.groups * tiles * steps * kStepBytes;
-        const bool ahead = bytes <= kStayingBytes;
-        Scratch left(ahead ? static_cast<size_t>(bytes) : 64), at(static_cast<size_t>(steps) * sizeof(int64_t));
-        if (!left.as<char>() || !at.as<int64_t>()) return InPiecesResult::no_memory;
-        const Part part = {phase,           Planes(s, images), image, images, ahead ? left.as<char>() : nullptr,
-                           at.as<int64_t>()};
+    InPiecesResult run_phase(const WindowPhase& phase, const char* left, int64_t image, int64_t images) {
+        const int64_t taps = phase.taps, steps = c_steps * taps;
+        Scratch at(static_cast<size_t>(steps) * sizeof(int64_t));
+        if (!at.as<int64_t>()) return InPiecesResult::no_memory;
+        const Part part = {phase, Planes(s, images), image, images, left, at.as<int64_t>()};
         for (int64_t i = 0; i < steps; ++i)
             at.as<int64_t>()[i] = i / taps * step_bytes() + part.p.offset(s, phase.place[i % taps]) * 4;
-        if (ahead) {
-            parallel(job.groups * tiles * c_steps, [&](int64_t i) {
-                const int64_t c = i % c_steps, tile = i / c_steps % tiles;
-                ExponentRange seen;
-                split_w(phase, i / c_steps / tiles, tile, c, c + 1, left.as<char>() + i * taps * kStepBytes, seen);
-                join_shared(of_w, seen);
-            });
-            if (!ranges_fit(of_x, of_w, job.cg * taps)) return InPiecesResult::refused;
-        }
-        const int64_t panels = part.panels(), want = num_threads() > 1 ? kShares * num_threads() : 1;
-        const int64_t tall = !ahead ? 1 : panels >= want ? tiles : ceil_div(tiles, ceil_div(want, panels));
+        if (left && !ranges_fit(of_x, of_w, job.cg * taps)) return InPiecesResult::refused;
+        const int64_t panels = part.panels(), want = num_threads() == 1 ? 1 : kShares * num_threads();
+        const int64_t tall = !left ? 1 : panels >= want ? tiles : ceil_div(tiles, ceil_div(want, panels));
         const int64_t down = ceil_div(tiles, tall);
         const int64_t fit = kBlockBytes / (c_steps * kStepBytes * 2);
         const int64_t wide =
@@ -248,19 +238,50 @@ struct Windows {
         return ranges_fit(of_x, of_w, job.cg * taps) ? InPiecesResult::done : InPiecesResult::refused;
     }
 
-    InPiecesResult run() {
-        note_kernel("windows in pieces");
-        Scratch right_scratch(static_cast<size_t>(job.groups * c_steps * step_bytes()));
-        right = right_scratch.as<char>();
-        if (!right) return InPiecesResult::no_memory;
-        for (int64_t image = 0; image < job.images; image += together) {
-            const int64_t images = min_of(together, job.images - image);
-            if (!split_x(image, images)) return InPiecesResult::no_memory;
-            for (int64_t i = 0; i < job.phases; ++i)
-                if (const auto result = run_phase(job.phase[i], image, images); result != InPiecesResult::done)
-                    return result;
+    // All phases of some images, with planes of their own.
+    InPiecesResult run_images(int64_t image, const char* left) {
+        const int64_t images = min_of(together, job.images - image);
+        Scratch scratch(static_cast<size_t>(job.groups * c_steps * step_bytes()));
+        right = scratch.as<char>();
+        if (!right || !split_x(image, images)) return InPiecesResult::no_memory;
+        for (int64_t i = 0; i < job.phases; ++i) {
+            const auto result = run_phase(job.phase[i], left, image, images);
+            if (result != InPiecesResult::done) return result;
+            if (left) left += phase_bytes(i);
         }
         return InPiecesResult::done;
+    }
+
+    int64_t phase_bytes(int64_t i) const { return job.groups * tiles * c_steps * job.phase[i].taps * kStepBytes; }
+
+    InPiecesResult run() {
+        note_kernel("windows in pieces");
+        int64_t bytes = 0;
+        for (int64_t i = 0; i < job.phases; ++i) bytes += phase_bytes(i);
+        const bool ahead = bytes <= kStayingBytes;
+        Scratch left(ahead ? static_cast<size_t>(bytes) : 64);
+        char* to = left.as<char>();
+        if (!to) return InPiecesResult::no_memory;
+        for (int64_t p = 0; p < job.phases && ahead; to += phase_bytes(p++))
+            parallel(job.groups * tiles * c_steps, [&](int64_t i) {
+                const int64_t c = i % c_steps, tile = i / c_steps % tiles;
+                ExponentRange seen;
+                split_w(job.phase[p], i / c_steps / tiles, tile, c, c + 1, to + i * job.phase[p].taps * kStepBytes,
+                        seen);
+                join_shared(of_w, seen);
+            });
+        // Images enough for all threads are left to one thread each, whose caches hold their planes.
+        const int64_t turns = ceil_div(job.images, together);
+        const bool alone = num_threads() > 1 && turns >= 2 * num_threads();
+        int result = 0;
+        const auto turn = [&](int64_t i) {
+            Windows own = *this;
+            const auto ended = own.run_images(i * together, ahead ? left.as<char>() : nullptr);
+            if (ended != InPiecesResult::done) __atomic_store_n(&result, static_cast<int>(ended), __ATOMIC_RELAXED);
+        };
+        if (alone) parallel(turns, turn);
+        for (int64_t i = 0; i < turns && !alone && result == 0; ++i) turn(i);
+        return static_cast<InPiecesResult>(result);
     }
 };
 

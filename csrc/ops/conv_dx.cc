@@ -126,6 +126,8 @@ bool run_phase(const GradX& r, const Phase* p) {
     const int64_t groups = r.groups, kg = r.w.shape[0] / groups, cg = r.w.shape[1];
     const int64_t taps = p[0].taps * p[1].taps * p[2].taps, count = p[0].count * p[1].count * p[2].count;
     const bool whole = s.stride[0] * s.stride[1] * s.stride[2] == 1 && is_run(dx, 2);
+    bool point = kVectorRegisters >= 32 && taps == 1 && is_run(r.dy, 2);  // dy is the matrix
+    for (int a = 0; a < kMaxRank; ++a) point = point && p[a].count == s.out[a] && p[a].offset[0] == 0;
     const bool prepared = r.packed && taps == taps_of(s);  // one phase has all taps, the others, if any, have none
     Scratch bias_scratch(static_cast<size_t>(groups * cg + 1) * sizeof(T)),
         laid_scratch(prepared ? 64 : static_cast<size_t>(groups * laid_bytes<T>(cg, kg * taps, count)) + 64),
@@ -153,8 +155,12 @@ bool run_phase(const GradX& r, const Phase* p) {
             window.axis[a] = {s.out[a], p[a].count, s.y_stride[a], 1, p[a].taps, p[a].offset};
         Gemm<T> g{};
         g.m = cg, g.n = count, g.k = kg * taps;
-        g.pack_b = pack_window<T>;
-        g.context = &window;
+        if (point) {
+            g.b = {window.image, window.channel_stride, 1};
+        } else {
+            g.pack_b = pack_window<T>;
+            g.context = &window;
+        }
         g.bias_row = r.bias.data ? bias + group * cg : nullptr;
         g.activation = r.activation;
         g.c = whole ? to : block.as<T>();
