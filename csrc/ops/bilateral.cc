@@ -115,20 +115,25 @@ void find_weights(const uint8_t* a, const uint8_t* b, const uint8_t* table, int 
     }
 }
 
-// The same by permutes of bytes. Up to 8 parts a table of 128 holds.
+// The same by permutes of bytes, of pixels less 128. Up to 8 parts a table of 128 holds.
 TW_PERMUTES_BYTES void permute_weights(const uint8_t* a, const uint8_t* b, const uint8_t* table, int parts, uint8_t* to,
                                        int64_t n) {
     const u8v most = splat(static_cast<uint8_t>(16 * parts - 1));
     const ByteTable weights = ByteTable::of(table + kParts * kVecBytes);
     for (int64_t x = 0; x < n; x += kVecBytes) {
-        const u8v p = load(a + x), q = load(b + x), apart = min_any(max_any(p, q) - min_any(p, q), most);
+        const auto p = bitcast<Vec<int8_t>>(load(a + x)), q = bitcast<Vec<int8_t>>(load(b + x));
+        const u8v apart = min_any(bitcast<u8v>(max_any(p, q) - min_any(p, q)), most);
         store(to + x, parts <= 8 ? look_up128(weights, apart) : look_up256(weights, apart));
     }
 }
 
-// floor(sum / weight + 1/2) of lanes of 32 bits, both below 2^25.
-TW_INLINE i32v quotient(u32v sum, u32v weight) {
+constexpr int64_t kFew = 124;  // others of which twice the sum of products is below 2^24
+
+// floor(sum / weight + 1/2) of lanes of 32 bits, both below 2^25. The quotient of floats that are whole reaches no integer
+// that the exact one does not reach.
+TW_INLINE i32v quotient(u32v sum, u32v weight, bool few) {
     const i32v n = bitcast<i32v>(2 * sum + weight), d = bitcast<i32v>(2 * weight);
+    if (kVecBytes == 64 && few) return __builtin_convertvector(to_f32(n) / to_f32(d), i32v);
     i32v q = __builtin_convertvector(to_f32(n) * about_inverse(to_f32(d)), i32v);
     const i32v rest = n - q * d;
     q += bitcast<i32v>(rest < 0);  // of at most 255, that of floats may be one off
@@ -157,7 +162,7 @@ void find_means(const uint8_t* middle, const Weighed* others, int64_t count, uin
             const auto half = [=](Pairs v) __attribute__((always_inline)) {
                 return odd ? bitcast<u32v>(v) >> 16 : bitcast<u32v>(v) & 0xffff;
             };
-            return quotient((half(s.upper) << 8) + half(lower), half(s.weights));
+            return quotient((half(s.upper) << 8) + half(lower), half(s.weights), false);
         }
     };
     for (int64_t x = 0; x < n; x += kLanes<uint8_t>) {
@@ -187,7 +192,7 @@ TW_INLINE void quads_of(const u8v (&from)[4], u8v (&to)[4]) {
     to[2] = bitcast<u8v>(interleave_low(high_a, high_b)), to[3] = bitcast<u8v>(interleave_high(high_a, high_b));
 }
 
-// The same by products of four bytes at a time, pixels less 128. A disc has four times as many others as a quarter of it.
+// The same by products of four bytes at a time. A disc has four times as many others as a quarter of it.
 TW_PERMUTES_BYTES void find_means_by_quads(const uint8_t* middle, const Weighed* others, int64_t count, uint8_t* to,
                                            int64_t n) {
     for (int64_t x = 0; x < n; x += kLanes<uint8_t>) {
@@ -196,12 +201,12 @@ TW_PERMUTES_BYTES void find_means_by_quads(const uint8_t* middle, const Weighed*
         quads_of(pixels, pixel_quads);
 #pragma GCC unroll 4
         for (int v = 0; v < 4; ++v)
-            weights[v] = splat<int32_t>(255), products[v] = (bitcast<i32v>(pixel_quads[v]) - 128) * 255;
+            weights[v] = splat<int32_t>(255), products[v] = ((bitcast<i32v>(pixel_quads[v]) ^ 128) - 128) * 255;
         for (int64_t k = 0; k < count; k += 4) {
 #pragma GCC unroll 4
             for (int i = 0; i < 4; ++i) {
                 some[i] = load(others[k + i].weights + x);
-                pixels[i] = load(others[k + i].pixels + x) ^ splat<uint8_t>(128);
+                pixels[i] = load(others[k + i].pixels + x);
             }
             quads_of(some, weight_quads);
             quads_of(pixels, pixel_quads);
@@ -213,7 +218,8 @@ TW_PERMUTES_BYTES void find_means_by_quads(const uint8_t* middle, const Weighed*
         }
 #pragma GCC unroll 4
         for (int v = 0; v < 4; ++v)
-            products[v] = quotient(bitcast<u32v>(products[v] + (weights[v] << 7)), bitcast<u32v>(weights[v]));
+            products[v] =
+                quotient(bitcast<u32v>(products[v] + (weights[v] << 7)), bitcast<u32v>(weights[v]), count <= kFew);
         const u8v y = narrow_units(narrow_units(products[0], products[1]), narrow_units(products[2], products[3]));
         store_n(to + x, y, min_of(n - x, kLanes<uint8_t>));
     }
@@ -228,12 +234,14 @@ void filter_stripe(const View& image, const View& y, const Disc& disc, int64_t h
         return memory + (ring + tap.kept + (i & (ring_of(tap.down + 1) - 1))) * kPitch + kMargin;
     };
     const auto take = [&](int64_t i) {
+        const bool is_signed = permutes_bytes();  // pixels are less 128 then
         const uint8_t* const from = image.as<uint8_t>() + mirrored(i, height) * image.stride[0];
         uint8_t* const to = pixels(i);
         const int64_t begin = max_of(x - half, 0), end = min_of(x + n + half, width), step = image.stride[1];
-        copy_row(to + begin - x, from + begin * step, step, end - begin);
-        for (int64_t k = x - half; k < begin; ++k) to[k - x] = from[mirrored(k, width) * step];
-        for (int64_t k = end; k < x + n + half; ++k) to[k - x] = from[mirrored(k, width) * step];
+        const uint8_t sign = is_signed ? 128 : 0;
+        (is_signed ? copy_signed : copy_row)(to + begin - x, from + begin * step, step, end - begin);
+        for (int64_t k = x - half; k < begin; ++k) to[k - x] = from[mirrored(k, width) * step] ^ sign;
+        for (int64_t k = end; k < x + n + half; ++k) to[k - x] = from[mirrored(k, width) * step] ^ sign;
     };
     Weighed others[2 * kMostTaps];
     uint8_t row[kStripe];
