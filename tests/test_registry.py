@@ -26,7 +26,6 @@ NO_GRADIENT = {
     "gelu_dx",
     "max_pool_dx",
     "reduce_max_dx",
-    "slogdet",
     "dequantize_linear",
     "dynamic_quantize_linear",
     "conv_integer",

@@ -135,7 +135,8 @@ class Tape:
             return result
         _check_differentiable(op, tracked)
         entry = Entry(op, plain, tracked, attrs, saved)
-        entry.results = [self.follow(a) if is_floating(a.dtype) else None for a in made]
+        first = registry.sloped_result(op)
+        entry.results = [self.follow(a) if k >= first and is_floating(a.dtype) else None for k, a in enumerate(made)]
         self.entries.append(entry)
         out = tuple(a if t is None else t for a, t in zip(made, entry.results, strict=True))
         return out if isinstance(result, tuple) else out[0]
@@ -172,13 +173,14 @@ def _carried(entry: Entry, dys: list[Any]) -> dict[str, Any]:
     if of_all is not None:
         by_name: dict[str, Any] = of_all(dys, entry.operands, saved=entry.saved, wanted=wanted, **entry.attrs)
         return by_name
-    if any(dy is not None for dy in dys[1:]):
+    dy, *others = dys[registry.sloped_result(op) :]
+    if any(other is not None for other in others):
         raise UnsupportedError(
             f"{op.name}: has a gradient of its first result alone, and another was used; "
             "want tilework.stop_gradient of the others",
             op=op.name,
         )
-    found = op.rules["backward"](dys[0], *entry.operands, saved=entry.saved, wanted=wanted, **entry.attrs)
+    found = op.rules["backward"](dy, *entry.operands, saved=entry.saved, wanted=wanted, **entry.attrs)
     if len(op.operands) == 1:
         return {op.operands[0]: found}
     return dict(zip(op.differentiable, found, strict=True))

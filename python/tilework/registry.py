@@ -193,20 +193,29 @@ preparing = _registrar("preparing")  # (arguments) -> arguments: what prepare ta
 fills = _registrar("fills")  # (fill, *shapes, **attrs) -> operands of a workload, where normal values would not do
 
 
-def backward(target: Op[..., Any], *, of: Iterable[str], where_given: Iterable[str] = ()) -> Callable[[Rule], Rule]:
-    """Registers the backward rule: ``(*dys, *operands, saved, wanted, **attrs)`` -> one gradient per name in ``of``.
+def backward(
+    target: Op[..., Any], *, of: Iterable[str], where_given: Iterable[str] = (), result: int = 0
+) -> Callable[[Rule], Rule]:
+    """Registers the backward rule: ``(dy, *operands, saved, wanted, **attrs)`` -> one gradient per name in ``of``.
 
-    Last operands named in ``where_given`` have a gradient among the results only where they are given.
+    Last operands named in ``where_given`` have a gradient among the results only where they are given. ``dy`` is the
+    gradient of that result; those before it are steps, whose slope is 0.
     """
 
     def keep(rule: Rule) -> Rule:
         target.rules["backward"] = rule
         target.differentiable = tuple(of)
         target.rules["where_given"] = tuple(where_given)
+        target.rules["sloped"] = result
         target.backward = _backward(target, rule)
         return rule
 
     return keep
+
+
+def sloped_result(target: Op[..., Any]) -> int:
+    """Which result the backward rule takes the gradient of."""
+    return int(target.rules.get("sloped", 0))
 
 
 def dtypes(target: Op[..., Any], *names: str) -> None:
@@ -302,12 +311,12 @@ def _named(target: Op[..., Any], operands: tuple[Any, ...]) -> Iterable[tuple[st
 def _expected(
     target: Op[..., Any], operands: tuple[Any, ...], attrs: dict[str, Any]
 ) -> tuple[dict[str, Any], Any, Any]:
-    """Resolved attributes, and the shape and dtype that the gradient of the (first) result must have."""
+    """Resolved attributes, and the shape and dtype that the gradient of the result must have."""
     if target.is_view:
         result = target(*operands, **attrs)
         return resolve(target, operands, attrs), tuple(result.shape), result.dtype
     specs, resolved = _core.infer(target.name, list(operands), attrs)
-    return resolved, *specs[0]
+    return resolved, *specs[sloped_result(target)]
 
 
 def _checked_gradient(target: Op[..., Any], dy: Any, shape: Any, dtype: Any) -> Any:

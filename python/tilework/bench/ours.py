@@ -11,6 +11,7 @@ from tilework.bench import check
 from tilework.bench.peers import Contestant
 from tilework.bench.problems import Problem
 from tilework.devices import synchronize, to_device, to_host
+from tilework.registry import sloped_result
 
 
 def calls(problem: Problem, operands: tuple[Any, ...], device: str = "cpu") -> dict[str, Contestant]:
@@ -49,7 +50,7 @@ def _called(problem: Problem, operands: tuple[Any, ...], attrs: dict[str, Any], 
 def _gradient(problem: Problem, operands: tuple[Any, ...], finish: Any) -> Contestant:
     op, attrs = problem.target, dict(problem.attrs)
     results, saved = op.forward(*operands, **attrs)
-    y = results[0] if isinstance(results, tuple) else results
+    y = results[sloped_result(op)] if isinstance(results, tuple) else results
     dy = problem.upstream(tuple(y.shape))
     if finish:
         dy = to_device(dy, like=y)

@@ -289,7 +289,7 @@ def _is_zero(cotangent: Any) -> bool:
 
 def _backward(call: Call, kept: Residuals, cotangent: Any) -> Any:
     op = call.op
-    dy, *others = cotangent if isinstance(cotangent, tuple) else (cotangent,)
+    dy, *others = cotangent[registry.sloped_result(op) :] if isinstance(cotangent, tuple) else (cotangent,)
     if not all(map(_is_zero, others)):
         raise UnsupportedError(
             f"{op.name}: a gradient of its further results is not computed; want one of the first alone", op=op.name

@@ -22,7 +22,7 @@ except ModuleNotFoundError as error:
 from tilework import _core
 from tilework.dtypes import named
 from tilework.errors import DTypeError, UnsupportedError
-from tilework.registry import Op, ops, updated_operands
+from tilework.registry import Op, ops, sloped_result, updated_operands
 
 _TO_NUMPY = {
     torch.float32: "float32",
@@ -395,12 +395,14 @@ class Recorded(torch.autograd.Function):  # type: ignore[misc]
         made = bridge.below(operands, attrs)
         if bridge.returns == "Tensor":
             return made
-        ctx.mark_non_differentiable(*(t for t in made if not t.is_floating_point()))
+        first = sloped_result(bridge.op)
+        ctx.mark_non_differentiable(*(t for k, t in enumerate(made) if k < first or not t.is_floating_point()))
         return tuple(made)
 
     @staticmethod
-    def backward(ctx: Any, dy: Any, *others: Any) -> Any:
+    def backward(ctx: Any, *dys: Any) -> Any:
         bridge, attrs, sizes = ctx.call
+        dy, *others = dys[sloped_result(bridge.op) :]
         if any(d is not None for d in others):
             raise UnsupportedError(
                 f"{bridge.op.name}: a gradient of its further results is not computed; want one of the first alone",

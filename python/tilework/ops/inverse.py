@@ -66,7 +66,8 @@ def det(a: Array, *, out: Array | None = None) -> Array:
 def slogdet(a: Array, *, out: tuple[Array, Array] | None = None) -> Array:
     """Computes (sign, logarithm of the size) of the determinants of square matrices a (..., N, N), each (...,).
 
-    The sign is 1 or -1, or 0 of a singular matrix, whose logarithm is -inf. The gradient of the logarithm is inv(a)ᵀ.
+    The sign is 1 or -1, or 0 of a singular matrix, whose logarithm is -inf. The gradient of the logarithm
+    is inv(a)ᵀ, that of the sign 0.
     """
     ...
 
@@ -140,6 +141,11 @@ def _(a: Array) -> tuple[Array, Array]:
 def _(dy: Array, a: Array, *, saved: Array | None, wanted: Wanted) -> Array:
     y = swapped(saved if saved is not None else inv(a))
     return ops.mul(ops.matmul(ops.matmul(y, dy), y), -1.0)
+
+
+@backward(slogdet, of=("a",), result=1)
+def _(dy: Array, a: Array, *, saved: None, wanted: Wanted) -> Array:
+    return ops.mul(ops.reshape(dy, shape=(*dy.shape, 1, 1)), swapped(inv(a)))
 
 
 @backward(det, of=("a",))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tilework.dtypes import is_floating
-from tilework.registry import Sample
+from tilework.registry import Sample, sloped_result
 from tilework.testing.cases import (
     AnyOp,
     Array,
@@ -49,7 +49,7 @@ def check_gradient(case: Case) -> None:
     Also: ``saved`` changes no bit, and ``wanted`` computes the same gradients and no others.
     """
     op, made = case.op, case.build()
-    y = results_of(op, copied(made.args), made.attrs)[0]
+    y = results_of(op, copied(made.args), made.attrs)[sloped_result(op)]
     targets = differentiable_operands(op, made.args)
     if not is_floating(y.dtype) or not targets:
         return
@@ -70,7 +70,7 @@ def check_gradient(case: Case) -> None:
                 _check_slope(op, made, dy, k, grads[k])
         return
     wide = mapped(lambda a: a.astype(np.float64) if is_floating(a.dtype) else a, made.args)
-    wide_dy = dy.astype(results_of(op, wide, made.attrs)[0].dtype)
+    wide_dy = dy.astype(results_of(op, wide, made.attrs)[sloped_result(op)].dtype)
     ideal = gradients_of(op, wide_dy, wide, made.attrs)
     terms = max([dy.size, *(a.size for a in arrays_in(made.args))])
     for k in targets:
@@ -103,7 +103,7 @@ def _check_slope(op: AnyOp, made: Sample, dy: Array, k: int, grad: Any) -> None:
         along = iter(arrays_in(direction))
         args = list(made.args)
         args[k] = mapped(lambda a: a + by * next(along), args[k])
-        return float(np.sum(dy * expected(op, args, made.attrs)[0][0]))
+        return float(np.sum(dy * expected(op, args, made.attrs)[0][sloped_result(op)]))
 
     behind, middle, ahead = loss(-step), loss(0.0), loss(step)
     products = [g * u for g, u in zip(arrays_in(grad), arrays_in(direction), strict=True)]

@@ -197,8 +197,8 @@ def _contestant(torch: Any, problem: Problem, tensors: list[Any], a: dict[str, A
 
 
 def _first(result: Any) -> Any:
-    """The result that a gradient flows into."""
-    return result[0] if isinstance(result, tuple) else result
+    """The result that a gradient flows into: the first that has one."""
+    return next(r for r in result if r.requires_grad) if isinstance(result, tuple) else result
 
 
 def _into(torch: Any, problem: Problem, tensors: list[Any], out: Any) -> Contestant | None:
