@@ -14,6 +14,7 @@ constexpr int NR = kIntNR;
 constexpr int64_t kBlockWords = kVectorRegisters >= 32 && !kHasTiles ? 512 : 256;
 constexpr int64_t kTallTiles = kHasTiles ? 16 : 28;  // of A that stay in L2 while panels of B pass
 constexpr int64_t kWidePanels = 16;
+constexpr int64_t kSharedWork = int64_t{1} << 25;  // of tiles, worth waking another thread for
 constexpr int64_t kChunkWork = int64_t{1} << (kHasTiles ? 21 : 19);  // worth handing to another thread
 constexpr int64_t kPackedA = int64_t{4} << 20, kPackedB = int64_t{16} << 20;  // bytes packed at a time
 constexpr int64_t kFewCodes = 128 << 10;  // bytes of an A that stays in L2 while panels of B are streams
@@ -112,6 +113,38 @@ void widen_panel(const int8_t* from, int64_t words, DotRight* to) {
         store(reinterpret_cast<int32_t*>(to + i), load_words(from + i));
 }
 
+// ---- few rows, bytes of B along k: each is read once, where it lies ----
+
+constexpr int64_t kFewRows = kHasTiles ? 8 : 4;
+constexpr int64_t kSharedBytes = 1 << 19;  // of B, worth another thread
+
+// The sums of M rows of A by one column, NR apart, and the sum of the column itself.
+template <int M>
+__attribute__((noinline)) void dots_along(const DotLeft* a, int64_t a_row, const int8_t* b, int64_t k, int32_t* sums,
+                                          int32_t* sum) {
+    constexpr int64_t step = kLanes<int32_t> * kDotDepth;
+    i32v acc[M] = {}, all{};
+    const i32v ones = splat<int32_t>(kDotDepth == 4 ? 0x01010101 : 0x00010001);
+    const auto add = [&](int64_t i, i32v words) __attribute__((always_inline)) {
+#pragma GCC unroll 8
+        for (int r = 0; r < M; ++r) acc[r] = dot(acc[r], bitcast<i32v>(load(a + r * a_row + i)), words);
+        all = dot(all, ones, words);
+    };
+    int64_t i = 0;
+    for (; i + step <= k; i += step) {
+        __builtin_prefetch(b + i + kAhead);
+        add(i, load_words(b + i));
+    }
+    if (i < k) {
+        int8_t rest[step] = {};
+        __builtin_memcpy(rest, b + i, static_cast<size_t>(k - i));
+        add(i, load_words(rest));
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < M; ++r) sums[r * NR] = reduce_add(acc[r]);
+    *sum = reduce_add(all);
+}
+
 // ---- one GEMM -----------------------------------------------------------------------------------------------------------
 
 // Rows per tile: as even as possible, so that no thin last tile remains; of tiles in hardware all that fit.
@@ -158,7 +191,8 @@ struct Engine {
     }
 
     bool run() {
-        Scratch a_scratch(g.packed_a ? 64 : static_cast<size_t>(left_rows(row_block) * a_stride) * sizeof(DotLeft));
+        Scratch a_scratch(
+            g.packed_a ? 64 : static_cast<size_t>(left_rows(max_of(row_block, kFewRows)) * a_stride) * sizeof(DotLeft));
         Scratch terms_scratch(g.packed_a ? 64 : static_cast<size_t>(row_block) * sizeof(RowTerms));
         Scratch b_scratch(g.packed_b ? 64 : static_cast<size_t>(packed_right_bytes(g.k, b_panels * NR)));
         DotLeft* const made_a = a_scratch.as<DotLeft>();
@@ -167,6 +201,7 @@ struct Engine {
         if (!made_a || !made_terms || !made) return false;
         a = g.packed_a ? g.packed_a : made_a;
         terms = g.packed_a ? g.a_terms : made_terms;
+        if (along_k()) return run_along(made_a, made_terms, reinterpret_cast<int32_t*>(made));
         note_kernel(g.packed_b ? "int8 prepared" : "int8 blocked");
         b = g.packed_b ? g.packed_b : made;
         b_sum = reinterpret_cast<const int32_t*>(b + b_panels * panel_bytes);
@@ -180,7 +215,7 @@ struct Engine {
                 const int64_t b_jobs = !g.packed_b && i0 == 0 ? ceil_div(here, at_once) : 0;
                 const int64_t a_jobs = !g.packed_a && packed_from != i0 ? ceil_div(count, group) : 0;
                 packed_from = i0;
-                if (!parallel(b_jobs + a_jobs, [&](int64_t job) {
+                if (!spread(b_jobs + a_jobs, [&](int64_t job) {
                     if (job < b_jobs) return pack_b(j0, job * at_once, min_of(at_once, here - job * at_once), made);
                     const int64_t first = (job - b_jobs) * group;
                     g.pack_a(g.a, i0 + first, min_of(group, count - first), g.b_zero != nullptr,
@@ -191,6 +226,41 @@ struct Engine {
             }
         }
         return enough;
+    }
+
+    bool along_k() const {
+        return g.m <= kFewRows && !g.packed_a && !g.packed_b && !g.pack_b && g.b.row == 1 && g.a_unsigned &&
+               !g.b.is_unsigned && b_panels == panels;
+    }
+
+    bool run_along(DotLeft* rows, RowTerms* of_rows, int32_t* of_columns) {
+        note_kernel("int8 along");
+        g.pack_a(g.a, 0, g.m, g.b_zero != nullptr, rows, a_stride, of_rows);
+        a = rows, terms = of_rows, b_sum = of_columns;
+        const int64_t group = max_of(1, kSharedBytes / (NR * max_of(g.k, 1)));
+        return parallel(ceil_div(panels, group), [&](int64_t chunk) {
+            run_columns(chunk * group, min_of(chunk * group + group, panels), of_columns);
+        });
+    }
+
+    __attribute__((noinline)) void run_columns(int64_t p0, int64_t p1, int32_t* of_columns) const {
+        const auto kind = g.m == 1 ? dots_along<1> : dots_along<kFewRows>;
+        for (int64_t p = p0; p < p1; ++p) {
+            int32_t sums[kFewRows * NR];
+            const int n = static_cast<int>(min_of(NR, g.n - p * NR));
+            const auto* const columns = static_cast<const int8_t*>(g.b.data) + p * NR * g.b.col;
+            for (int64_t j = 0; j < n; ++j)
+                kind(a, a_stride, columns + j * g.b.col, g.k, sums + j, of_columns + p * NR + j);
+            hand_over(sums, terms, 0, static_cast<int>(g.m), p * NR, n, p);
+        }
+    }
+
+    // Runs body(i) for all chunks: here, where tiles are done before another thread would have come.
+    template <class Body>
+    bool spread(int64_t chunks, const Body& body) const {
+        if (!kHasTiles || g.m * g.n * g.k >= kSharedWork) return parallel(chunks, body);
+        for (int64_t i = 0; i < chunks; ++i) body(i);
+        return true;
     }
 
     // Panels [first, first + count) of those from panel j0 on.
@@ -219,7 +289,7 @@ struct Engine {
             else
                 break;
         const int64_t across = ceil_div(here, wide), down = ceil_div(rows.tiles, tall);
-        return parallel(down * across, [&](int64_t number) {
+        return spread(down * across, [&](int64_t number) {
             const int64_t chunk = by_rows ? number % down * across + number / down : number;
             const int64_t t0 = chunk / across * tall, t1 = min_of(t0 + tall, rows.tiles);
             const int64_t p0 = chunk % across * wide, p1 = min_of(p0 + wide, here);
@@ -243,11 +313,18 @@ struct Engine {
 #if defined(TW_TILES)
         tiles_begin();
 #endif
+        // Rows that come next are far away: a line of them is fetched with each step, if that is enough.
+        const int64_t next_bytes = kIntMR * a_stride * static_cast<int64_t>(sizeof(DotLeft));
+        const int64_t steps = max_of(1, block_words / kStepWords);
+        const int64_t lines = ceil_div(next_bytes, 64 * wide * k_blocks * steps);
         for (int64_t i = t0; by_rows && i < t1; ++i)
             for (int64_t block = 0; block < k_blocks; ++block)
-                for (int64_t p = p0; p < p1; ++p)
-                    run_tile(rows, i0, i, j0, p, block, nullptr, sums + (keep ? (p - p0) * kIntMR * NR : 0), nullptr,
-                             0);
+                for (int64_t p = p0; p < p1; ++p) {
+                    const int64_t done = (block * wide + p - p0) * steps * 64;
+                    const auto* const next = reinterpret_cast<const int8_t*>(a + rows.begin(i + 1) * a_stride);
+                    run_tile(rows, i0, i, j0, p, block, nullptr, sums + (keep ? (p - p0) * kIntMR * NR : 0),
+                             lines == 1 && done < next_bytes && i + 1 < t1 ? next + done : nullptr, 64 / kStepWords);
+                }
         for (int64_t step = 0; !by_rows && step < k_blocks * wide; ++step) {
             const int64_t block = streams ? step % k_blocks : step / wide;
             const int64_t p = p0 + (streams ? step / k_blocks : step % wide);
@@ -291,7 +368,8 @@ struct Engine {
         if (!straight && last) hand_over(t.c, terms + row, i0 + row, m, n0, n, p);
     }
 
-    void hand_over(int32_t* sums, const RowTerms* rows, int64_t m0, int m, int64_t n0, int n, int64_t p) const {
+    __attribute__((noinline)) void hand_over(int32_t* sums, const RowTerms* rows, int64_t m0, int m, int64_t n0, int n,
+                                             int64_t p) const {
         if (a_zeros || g.b_zero) take_off_zeros(sums, rows, m, n0, n, p);
         if (g.finish) return g.finish(g.context, {sums, rows, m0, n0, m, n});
         for (int i = 0; i < m; ++i) {
