@@ -7,6 +7,7 @@ namespace tw::TW_ISA {
 namespace {
 
 constexpr int64_t kSmallProduct = int64_t{1} << 21;  // multiply-adds below which a batch is split by product
+constexpr int64_t kFewNumbers = 1 << 14, kDeep = 1 << 12;
 
 // What packers of A and B need to walk groups of axes that do not fuse.
 template <class T>
@@ -160,6 +161,8 @@ struct Product {
             g.b = {b, k.at[k.n - 1].b, n.at[n.n - 1].b};
         else
             g.pack_b = pack_walked_b<T>;
+        // Few numbers of C are shares of k, but not where a packer makes B alone.
+        if (kVectorRegisters >= 32 && g.pack_b && g.m * g.n <= kFewNumbers && g.k >= kDeep) g.pack_a = pack_walked_a<T>;
         bool enough = true;
         const auto one = [&](int64_t i) {
             Place p;
