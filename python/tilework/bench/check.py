@@ -16,7 +16,7 @@ from tilework.bench.problems import Problem
 from tilework.dtypes import finfo, is_floating, named
 
 _PEER_TOLERANCE = 1e-3  # relative to element plus root mean square: peers may sum in another order, or less exactly
-_QUANTISED = 0.1  # peers of a layer that quantises its operand may quantise it in other groups
+_QUANTISED = 0.2  # peers of a layer that quantises its operand may quantise it in other groups
 _PEER_ROUNDINGS = 4  # of a 16-bit type, which a peer may round to between its steps
 _GRADIENT_TOLERANCE = 2e-4  # of the norm of the terms of the directional derivative
 _STEP = 2.0**-27
