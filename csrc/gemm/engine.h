@@ -39,6 +39,7 @@ struct Engine {
                         g.m <= 2 * kMR);
         k_blocks = g.k == 0 ? 1 : ceil_div(g.k, Block::KC);
         kc_max = ceil_div(g.k, k_blocks);
+        if (kPackedTiles<B> && k_blocks > 1) kc_max = ceil_div(kc_max, kPackedTerms) * kPackedTerms;
         streams = g.m * kc_max * static_cast<int64_t>(sizeof(T)) <= Block::kLeftBytes;
         // Before a wide B panel A is read slowly enough to be taken from where it is.
         pack_a = pack_a || (!streams && kVectorRegisters < 32) || (g.m > kMR && panels >= 64);
@@ -159,7 +160,7 @@ struct Engine {
         int64_t done = 0;
         if (g.packed_b && !g.pack_b) {
             done = count;
-            widen_panels(g.packed_b + (j0 * g.k + k0) * NR, NR * g.k, count, kc, to);
+            widen_panels(g.packed_b + j0 * packed_panel<B>(g.k) + k0 * NR, packed_panel<B>(g.k), count, kc, to);
         } else if (!g.pack_b && g.b.col == 1 && (count > 1 || kVectorRegisters >= 32)) {
             done = min_of(count, g.n / NR - j0);
             pack_panels(g.b, k0, kc, j0 * NR, done, to);
@@ -250,7 +251,8 @@ struct Engine {
         if constexpr (!kPlainB)
             if (g.packed_b && block + 1 < k_blocks && j1 - j0 == kStreams) {
                 const int64_t k0 = k_begin(block + 1);
-                return next_group(g.packed_b + (j0 * g.k + k0) * NR, NR * g.k, (k_begin(block + 2) - k0) * NR, j - j0);
+                return next_group(g.packed_b + j0 * packed_panel<B>(g.k) + k0 * NR, packed_panel<B>(g.k),
+                                  (k_begin(block + 2) - k0) * NR, j - j0);
             }
         return {};
     }
@@ -399,7 +401,8 @@ struct Engine {
     // ---- few rows, B prepared: a stream of weights ------------------------------------------------------------------
 
     static constexpr int64_t kFewRows = 2 * kMR;
-    static constexpr int64_t kStreamAhead = 2048 / static_cast<int64_t>(sizeof(B));  // beyond what is multiplied
+    // Numbers beyond what is multiplied: of tiles those of two steps.
+    static constexpr int64_t kStreamAhead = kPackedTiles<B> ? 8 * kPackedTile : 2048 / static_cast<int64_t>(sizeof(B));
 
     bool run_few_rows() const {
         note_kernel("gemm rows");
@@ -434,8 +437,9 @@ struct Engine {
                 Stream<T, B> s;
                 const int64_t k0 = k_begin(block), m = rows.count(i), m0 = rows.begin(i);
                 s.a = a + m0 * g.k + k0 * m;
-                s.b = g.packed_b + n0 * g.k + k0 * NR;
-                s.k = k_begin(block + 1) - k0, s.panel = NR * g.k;
+                s.panel = packed_panel<B>(g.k);
+                s.b = g.packed_b + j * s.panel + k0 * NR;
+                s.k = k_begin(block + 1) - k0;
                 s.ahead_step = NR / rows.tiles;
                 s.ahead = s.b + (rows.tiles == 1 ? kStreamAhead : (s.k + i * s.k / 2) * NR);
                 s.sums = sums + m0 * row;

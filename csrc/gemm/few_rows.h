@@ -1,6 +1,6 @@
 // Few rows times prepared panels: every weight passes once, from memory, and is widened in registers.
 #pragma once
-#include "gemm/gemm.h"
+#include "gemm/pack.h"
 #include "simd/accumulate.h"
 #include "simd/convert.h"
 
@@ -29,7 +29,31 @@ void rows_by_panels(const Stream<T, B>& s) {
     V acc[MR][NV] = {};
     const T* a = s.a;
     const B *b = s.b, *ahead = s.ahead;
-    for (int64_t k = 0; k < s.k; ++k, a += MR, b += NR, ahead += s.ahead_step) {
+    if constexpr (kPackedTiles<B>)
+        for (int64_t k = 0; k < s.k; k += 2, a += 2 * MR, ahead += 2 * s.ahead_step) {
+            const bool both = k + 1 < s.k;
+#pragma GCC unroll 4
+            for (int p = 0; p < P; ++p) {
+#pragma GCC unroll 4
+                for (int line = 0; line < kNV; ++line) __builtin_prefetch(ahead + p * s.panel + line * kRangeLine);
+                V low[kNV], high[kNV];
+#pragma GCC unroll 4
+                for (int v = 0; v < kNV; ++v) {
+                    low[v] = prepared_term(b + p * s.panel, k, v);
+                    high[v] = prepared_term(b + p * s.panel, k + 1, v);
+                }
+#pragma GCC unroll 8
+                for (int i = 0; i < MR; ++i) {
+                    const V first = splat<T>(a[i]), second = splat<T>(both ? a[MR + i] : T(0));
+#pragma GCC unroll 4
+                    for (int v = 0; v < kNV; ++v) {
+                        accumulate(acc[i][p * kNV + v], first, low[v]);
+                        accumulate(acc[i][p * kNV + v], second, high[v]);
+                    }
+                }
+            }
+        }
+    for (int64_t k = 0; !kPackedTiles<B> && k < s.k; ++k, a += MR, b += NR, ahead += s.ahead_step) {
 #pragma GCC unroll 4
         for (int p = 0; p < P; ++p) {
 #pragma GCC unroll 4

@@ -2,6 +2,7 @@
 
 #include "core/tile_kernels.h"
 #include "gemm/engine.h"
+#include "gemm/pieces.h"
 
 namespace tw::TW_ISA {
 namespace {
@@ -34,8 +35,8 @@ bool run_gemm(const Gemm<C, A, B>& g) {
 // bits cost half of all that.
 [[maybe_unused]] bool suits_tiles(int64_t m, int64_t n, int64_t k, bool narrow) {
     const auto whole = [](int64_t x) { return ceil_div(x, 32) * 32; };
-    const int64_t right = n * k > int64_t{4} << 20 ? 56 : 32;
-    const int64_t cost = (whole(m) * whole(n) / 2 + 21 * m + right * n) * whole(k);
+    const int64_t right = n * k > int64_t{4} << 20 ? 56 : 24;
+    const int64_t cost = (whole(m) * whole(n) / 2 + 10 * m + right * n) * whole(k);
     return m >= 24 && n >= 24 && k >= 24 && (narrow ? cost / 2 : cost) < m * n * k;
 }
 
@@ -48,15 +49,40 @@ bool ask_tiles(const Gemm<C, A, B>& g, TileProduct* TileKernels::* member) {
     return run_gemm(g);
 }
 
+// A panel as tiles of hardware take it.
+[[maybe_unused]] void pack_tiles(const Matrix<bf16>& b, int64_t k, int64_t n0, int64_t n, uint16_t* to) {
+    constexpr int NR = Blocking<float>::NR, L = kLanes<float>;
+    float rows[kPackedTerms * NR] = {};
+    Exponents seen;
+    for (int64_t k0 = 0; k0 < k; k0 += kPackedTerms) {
+        const int64_t kc = min_of(kPackedTerms, k - k0);
+        pack_panel(b, k0, kc, n0, n, rows);
+        if (kc < kPackedTerms)
+            __builtin_memset(rows + kc * NR, 0, sizeof(float) * static_cast<size_t>((kPackedTerms - kc) * NR));
+        for (int j = 0; j < NR; j += L)
+            for (int64_t i = 0; i < kPackedTerms; i += 2, to += kLanes<uint16_t>) {
+                const u32v low = bitcast<u32v>(load(rows + i * NR + j)),
+                           high = bitcast<u32v>(load(rows + (i + 1) * NR + j));
+                const Halves words = bitcast<Halves>((low >> 16) | (high & 0xffff0000u));
+                seen.see(words);
+                store(to, words);
+            }
+    }
+    const ExponentRange range = seen.range();
+    __builtin_memcpy(to, &range, sizeof range);
+}
+
 template <class B>
 void run_pack_all(const Matrix<B>& b, int64_t k, int64_t n, B* packed) {
     typedef Wide<B> T;
     constexpr int NR = Blocking<T>::NR;
     parallel(ceil_div(n, NR), [&](int64_t j) {
         const int64_t n0 = j * NR, columns = min_of(n - n0, NR);
-        B* const to = packed + n0 * k;
+        B* const to = packed + j * packed_panel<B>(k);
         if constexpr (__is_same(B, T)) {
             pack_panel(b, 0, k, n0, columns, to);
+        } else if constexpr (kPackedTiles<B>) {
+            pack_tiles(b, k, n0, columns, reinterpret_cast<uint16_t*>(to));
         } else {
             constexpr int64_t kRows = 64;
             T wide[kRows * NR];

@@ -53,11 +53,23 @@ bool gemm(const Gemm<bf16>& g);
 bool gemm(const Gemm<float, float, f16>& g);
 bool gemm(const Gemm<float, float, bf16>& g);
 
-// B packed ahead of time, in its own type, for every block the gemm will ask for.
+// B packed ahead of time, in its own type, for every block the gemm will ask for: panels [k][NR]. Wide vectors take bf16 as
+// tiles of hardware do: for every 32 terms, zero beyond k, four tiles of 16 words by 16 columns, a word two terms; behind
+// a panel a line that begins with its ExponentRange (gemm/pieces.h).
+template <class B>
+constexpr bool kPackedTiles = __is_same(B, bf16) && kVecBytes == 64;
+constexpr int64_t kPackedTerms = 32, kPackedTile = 512, kRangeLine = 32;  // numbers
+// From panel to panel.
+template <class B>
+TW_INLINE int64_t packed_panel(int64_t k) {
+    constexpr int NR = Blocking<Wide<B>>::NR;
+    if (kPackedTiles<B>) return (k + kPackedTerms - 1) / kPackedTerms * kPackedTerms * NR + kRangeLine;
+    return NR * (k ? k : 1);
+}
 template <class B>
 TW_INLINE int64_t packed_elements(int64_t k, int64_t n) {
     constexpr int NR = Blocking<Wide<B>>::NR;
-    return (n + NR - 1) / NR * NR * (k ? k : 1);
+    return (n + NR - 1) / NR * packed_panel<B>(k);
 }
 void pack_all(const Matrix<float>& b, int64_t k, int64_t n, float* packed);
 void pack_all(const Matrix<double>& b, int64_t k, int64_t n, double* packed);

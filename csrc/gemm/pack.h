@@ -160,6 +160,15 @@ void pack_along(const Matrix<S>& a, int64_t m0, int m, int64_t k0, int64_t kc, T
     }
 }
 
+// Vector v of term k of a prepared panel that begins with a step of 32 terms.
+template <class S>
+TW_INLINE f32v prepared_term(const S* panel, int64_t k, int v) {
+    const auto* const word =
+        reinterpret_cast<const uint32_t*>(panel + k / kPackedTerms * (kPackedTile * kNV) + v * kPackedTile) +
+        k % kPackedTerms / 2 * kLanes<float>;
+    return bitcast<f32v>(k % 2 ? load(word) & 0xffff0000u : load(word) << 16);
+}
+
 // Prepared panels of narrow numbers, `step` apart, widened side by side: as many streams from memory.
 template <class T, class S>
 void widen_panels(const S* from, int64_t step, int64_t count, int64_t kc, T* panels) {
@@ -169,7 +178,10 @@ void widen_panels(const S* from, int64_t step, int64_t count, int64_t kc, T* pan
         for (int64_t p = 0; p < count; ++p)
 #pragma GCC unroll 4
             for (int j = 0; j < NR; j += L)
-                store(panels + (p * kc + k) * NR + j, load_as<T>(from + p * step + k * NR + j));
+                if constexpr (kPackedTiles<S>)
+                    store(panels + (p * kc + k) * NR + j, prepared_term(from + p * step, k, j / L));
+                else
+                    store(panels + (p * kc + k) * NR + j, load_as<T>(from + p * step + k * NR + j));
 }
 
 }  // namespace

@@ -31,7 +31,6 @@ inline bool ranges_fit(const ExponentRange& a, const ExponentRange& b, int64_t k
            a.most + b.most - 2 * 127 + depth + 2 < 127;
 }
 
-#if defined(TW_TILES)
 namespace {
 
 typedef Vec<uint16_t> Halves;
@@ -73,6 +72,11 @@ TW_INLINE void join_shared(ExponentRange& to, const ExponentRange& own) {
         if (__atomic_compare_exchange_n(&to.most, &was, own.most, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) break;
 }
 
+}  // namespace
+
+#if defined(TW_TILES)
+namespace {
+
 // Words of (x, y): the pieces of x in the low halves, those of y in the high ones. The first piece is rounded, so that the
 // rest has either sign; a NaN whose first piece is none has one in its second.
 template <int P>
@@ -104,7 +108,7 @@ struct PieceBlock {
     float* c;
     int64_t c_row;
     bool load_c;
-    const void *next_a, *next_b;
+    const void *next_a = nullptr, *next_b = nullptr;
     int64_t a_row = kTileBytes, a_step = 0;  // bytes, where A lies in place; a_step 0: packed
     float* to = nullptr;  // if given, what becomes of c goes there
     int64_t to_row = 0;
@@ -114,14 +118,10 @@ struct PieceBlock {
 
 namespace {
 
-struct Idle {
-    __attribute__((always_inline)) void operator()(int64_t, int) const {}
-};
-
 // c (32 x 32 floats, or 16 x 32) = or += the steps of a by those of a panel b. Between tiles_begin() and tiles_end().
 // Loads stand between products, and one operand changes at a time. with_part(s, i) runs beside quarter i of the
-// products of step s.
-template <int P, bool Tall, class Body>
+// products of step s. `Once`: b comes from L2, and next_a and next_b do not matter.
+template <int P, bool Tall, bool Once = false, class Body>
 __attribute__((noinline)) void multiply_steps(const PieceBlock& t, const Body& with_part) {
     constexpr int64_t step = P * kPieceBytes;
     const int64_t a_row = t.a_row, a_piece = t.a_piece, a_step = t.a_step ? t.a_step : step, half = kTileRows * a_row;
@@ -143,8 +143,14 @@ __attribute__((noinline)) void multiply_steps(const PieceBlock& t, const Body& w
     const auto a_low = [&](int piece) {
         if (Tall) tile_load<5>(a + piece * a_piece + half, a_row);
     };
-    const auto b_left = [&](int piece) { tile_load<6>(b + piece * b_piece, b_row); };
-    const auto b_right = [&](int piece) { tile_load<7>(b + piece * b_piece + kTileBytes, b_row); };
+    const auto b_left = [&](int piece) {
+        const char* const at = b + piece * b_piece;
+        Once ? tile_load_once<6>(at, b_row) : tile_load<6>(at, b_row);
+    };
+    const auto b_right = [&](int piece) {
+        const char* const at = b + piece * b_piece + kTileBytes;
+        Once ? tile_load_once<7>(at, b_row) : tile_load<7>(at, b_row);
+    };
     const auto dot_0 = [] { tile_dot<TileKind::bf16, 0, 4, 6>(); };
     const auto dot_1 = [] { tile_dot<TileKind::bf16, 1, 4, 7>(); };
     const auto dot_2 = [] {
@@ -157,7 +163,7 @@ __attribute__((noinline)) void multiply_steps(const PieceBlock& t, const Body& w
     // begin a line.
     int fetched = 0;
     const auto fetch = [&] {
-        for (int line = 0; line < 8; ++line) {
+        for (int line = 0; !Once && line < 8; ++line) {
             if (P > 1) __builtin_prefetch(fetch_a + kTileBytes - 2), fetch_a += a_row;
             __builtin_prefetch(fetch_b + (line % 2 + 1) * kTileBytes - 2), fetch_b += line % 2 ? b_row : 0;
         }
@@ -192,9 +198,9 @@ __attribute__((noinline)) void multiply_steps(const PieceBlock& t, const Body& w
 }
 
 // The first 16 or all 32 rows.
-template <int P, class Body = Idle>
+template <int P, bool Once = false, class Body = Idle>
 TW_INLINE void multiply_pieces(const PieceBlock& t, int64_t rows, const Body& with_part = {}) {
-    rows > kTileRows ? multiply_steps<P, true>(t, with_part) : multiply_steps<P, false>(t, with_part);
+    rows > kTileRows ? multiply_steps<P, true, Once>(t, with_part) : multiply_steps<P, false, Once>(t, with_part);
 }
 
 }  // namespace

@@ -3,8 +3,8 @@
 //
 // Method    gemm/pieces.h. A block of C stays in L2 as sums while blocks of k pass: panels of B are split for all of its rows,
 //           each tile of rows just before all panels are multiplied by it: split numbers never leave L2, and are split
-//           again for every block of C. bf16 is read in place where rows of A are
-//           whole steps.
+//           again for every block of C. bf16 needs no splitting: a prepared B is read where it lies, and rows of A are
+//           copied, and sums become C, between the products of the tile before and after.
 // Numerics  sums are float, rounded once at the store. Units of C whose operands' exponents do not fit are left to the tier
 //           below: a choice by the operands alone.
 // Threads   blocks of C are independent; k is never split between threads.
@@ -23,61 +23,51 @@ namespace tw::TW_ISA {
 namespace {
 
 constexpr int64_t kTileSums = kTallRows * kPanelColumns;
-constexpr int64_t kUnitTiles = 2;  // of a unit of 64 x 64
-// Of a block of C at most: its sums, and its panels between two visits to them.
-constexpr int64_t kMostTiles = 64, kSumBytes = 1 << 20, kPanelBytes = 400 << 10;
-constexpr int64_t kLeastBlock = 24 << 10, kMostBlock = 96 << 10;  // bytes of one panel between two visits
+// Of a block of C at most; where k is in blocks, its sums.
+constexpr int64_t kMostTiles = 64, kSumBytes = 1 << 20;
+constexpr int64_t kTurns = 4, kSlots = kTurns + 1;  // panels that take turns; places of sums, one still being stored
+constexpr int64_t kRightBytes = 1 << 20;  // of B that stay in L2
+constexpr int64_t kFewTiles = 8, kFewSteps = 8, kFewBytes = 400 << 10;  // of few rows of A and a deep B
 
 typedef bool Below(const void* gemm);
 
+// What products of all types share.
 template <class C, class A, class B>
-struct Engine {
-    static constexpr int P = kPieces<A> > kPieces<B> ? kPieces<A> : kPieces<B>;
-    static constexpr int64_t kStepBytes = P * kPieceBytes;
+struct Products {
     typedef Gemm<C, A, B> Product;
     const Product& g;
     Below* const below;
-    int64_t tiles, pairs, steps, k_blocks, block_steps;
-    int64_t tall, wide;  // of a block of C, in tiles and pairs of panels
-    bool in_place = false;  // bf16 that is read where it lies
+    int64_t tiles, pairs, steps;
+    int64_t tall = 0, wide = 0;  // of a block of C, in tiles and pairs of panels
     bool simple;  // nothing is done with sums but to store them
-    bool plain;  // the same, and whole tiles can
 
-    Engine(const Product& product, Below* other) : g(product), below(other) {
+    Products(const Product& product, Below* other) : g(product), below(other) {
         tiles = ceil_div(g.m, kTallRows), pairs = ceil_div(g.n, kPairColumns), steps = ceil_div(g.k, kPieceTerms);
-        // Rows a multiple of 2 KiB apart evict each other.
-        if constexpr (P == 1) in_place = g.a.col == 1 && g.k % kPieceTerms == 0 && g.a.row % 1024 != 0;
         simple = g.c_col == 1 && !g.bias_row && !g.bias_col && g.alpha == 1 && !g.addend.data &&
                  g.activation == Activation::none && !g.accumulate;
-        plain = __is_same(C, float) && simple;
-        choose_blocks();
-        const int64_t bytes =
-            P == 1 ? kPanelStep * 16 : max_of(kLeastBlock, min_of(kMostBlock, kPanelBytes / (2 * wide)));
-        k_blocks = ceil_div(steps * kStepBytes, bytes);
-        block_steps = ceil_div(steps, k_blocks);
-        k_blocks = ceil_div(steps, block_steps);
     }
 
     // Large blocks split each number seldom, small ones occupy all threads.
-    void choose_blocks() {
+    // A number of A, or of B, is split and read in the time of so many products.
+    void choose_blocks(double of_a, double of_b, int64_t most_sums, int64_t most_wide) {
         const int64_t threads = num_threads();
         double least = 0;
-        for (int64_t t = kMostTiles; t >= kUnitTiles; t /= 2)
-            for (int64_t w = kMostPairs; w >= 1; w /= 2) {
+        for (int64_t t = kMostTiles; t >= 1; t /= 2)
+            for (int64_t w = min_of(kMostPairs, most_wide); w >= 1; --w) {
                 const int64_t rows = min_of(t, tiles), columns = min_of(w, pairs);
-                if (rows * columns * 2 * kTileSums * 4 > kSumBytes) continue;
+                if (rows * columns * 2 * kTileSums * 4 > most_sums) continue;
                 const int64_t turns = ceil_div(ceil_div(tiles, rows) * ceil_div(pairs, columns), threads);
-                // A number is split, and read, in the time of this many products; a thread comes to help in that of some.
-                constexpr double split = P == 1 ? 50 : 30, wake = 40000;
-                const double cost = static_cast<double>(turns) * (static_cast<double>(rows * columns * kPairColumns) +
-                                                                  split * static_cast<double>(rows + 2 * columns)) +
+                constexpr double wake = 40000;  // a thread comes to help in the time of so many
+                const double cost = static_cast<double>(turns) *
+                                        (static_cast<double>(rows * columns * kPairColumns) +
+                                         of_a * static_cast<double>(rows) + of_b * static_cast<double>(2 * columns)) +
                                     (rows < tiles || columns < pairs ? wake / static_cast<double>(g.k) : 0);
                 if (least == 0 || cost < least) least = cost, tall = rows, wide = columns;
             }
     }
 
     // The product of rows [i0, i0 + m) and columns [j0, j0 + n), as the tier below has it.
-    bool leave(int64_t i0, int64_t m, int64_t j0, int64_t n) const {
+    __attribute__((noinline)) bool leave(int64_t i0, int64_t m, int64_t j0, int64_t n) const {
         Product part = g;
         part.m = m, part.n = n;
         part.a.data += i0 * g.a.row;
@@ -87,157 +77,31 @@ struct Engine {
         if (g.addend.data) part.addend.data += i0 * g.addend.row + j0 * g.addend.col;
         static_assert(Blocking<float>::NR == kPairColumns);
         if (g.packed_b)
-            part.packed_b += j0 * g.k;
+            part.packed_b += j0 / kPairColumns * packed_panel<B>(g.k);
         else
             part.b.data += j0 * g.b.col;
         return below(&part);
     }
 
-    bool run() const {
+    template <class Block>
+    bool run_blocks(const Block& block) const {
         note_kernel(g.packed_b ? "tiles prepared" : "tiles");
         const int64_t across = ceil_div(pairs, wide);
         bool enough = true;
         parallel(ceil_div(tiles, tall) * across, [&](int64_t chunk) {
             const int64_t t0 = chunk / across * tall, p0 = chunk % across * wide;
-            if (!run_block(t0, min_of(t0 + tall, tiles), p0, min_of(p0 + wide, pairs)))
+            if (!block(t0, min_of(t0 + tall, tiles), p0, min_of(p0 + wide, pairs)))
                 __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
         });
         return enough;
     }
 
-    // ---- operands ---------------------------------------------------------------------------------------------------
-
-    const B* right_at(int64_t pair, int64_t step) const {
-        const int64_t j0 = pair * kPairColumns, k0 = step * kPieceTerms;
-        return g.packed_b ? g.packed_b + j0 * g.k + k0 * kPairColumns : g.b.data + k0 * g.b.row + j0 * g.b.col;
-    }
     int64_t terms(int64_t s0, int64_t s1) const { return min_of(s1 * kPieceTerms, g.k) - s0 * kPieceTerms; }
     int64_t rows_of(int64_t tile) const { return min_of(g.m - tile * kTallRows, kTallRows); }
     int64_t panels_of(int64_t pair) const { return pair * kPairColumns + kPanelColumns < g.n ? 2 : 1; }
-
-    void split_rows(int64_t tile, int64_t s0, int64_t s1, char* to, ExponentRange& seen) const {
-        const A* const from = g.a.data + tile * kTallRows * g.a.row + s0 * kPieceTerms * g.a.col;
-        if constexpr (P == 1)
-            copy_left(reinterpret_cast<const uint16_t*>(from), g.a.row, g.a.col, rows_of(tile), terms(s0, s1),
-                      in_place && rows_of(tile) % kTileRows == 0 ? nullptr : reinterpret_cast<uint16_t*>(to), seen,
-                      left_row(s1 - s0) / 2);
-        else
-            split_left<P>(from, g.a.row, g.a.col, rows_of(tile), terms(s0, s1), to, seen);
-    }
-
-    // Pairs [p0, p1) of panels `panel` bytes apart.
-    void split_columns(int64_t p0, int64_t p1, int64_t s0, int64_t s1, char* to, int64_t panel,
-                       ExponentRange* seen) const {
-        const B* const from = right_at(p0, s0);
-        const int64_t row = g.packed_b ? kPairColumns : g.b.row, col = g.packed_b ? 1 : g.b.col;
-        const int64_t pair = g.packed_b ? kPairColumns * g.k : kPairColumns * col;
-        const int64_t n = min_of((p1 - p0) * kPairColumns, g.n - p0 * kPairColumns);
-        if constexpr (P == 1) {
-            const auto* const at = reinterpret_cast<const uint16_t*>(from);
-            const int64_t along = col != 1 ? 0 : g.packed_b ? 2 : n / kPanelColumns;
-            for (int64_t p = 0; along && p < (g.packed_b ? p1 - p0 : 1); ++p)
-                pack_pairs_along(at + p * pair, row, terms(s0, s1), along, to + 2 * p * panel, panel, seen + p);
-            for (int64_t i = g.packed_b ? 2 * (p1 - p0) : along; i * kPanelColumns < n; ++i)
-                pack_pairs(at + i / 2 * pair + i % 2 * kPanelColumns * col, row, col, terms(s0, s1),
-                           min_of(n - i * kPanelColumns, kPanelColumns), reinterpret_cast<uint32_t*>(to + i * panel),
-                           seen[i / 2]);
-        } else {
-            split_right<P>(from, row, col, pair, p1 - p0, terms(s0, s1), g.packed_b ? (p1 - p0) * kPairColumns : n, to,
-                           panel, seen);
-        }
-    }
-
     bool whole(int64_t tile, int64_t n0) const { return rows_of(tile) % kTileRows == 0 && g.n - n0 >= kPanelColumns; }
 
-    bool fits(const ExponentRange& a, const ExponentRange& b) const {
-        if (P == 2) return a.most < 255 && b.most < 255;
-        return ranges_fit(a, b, g.k);
-    }
-
-    // Bytes between rows of a copy of A: an odd number of lines, so that they fall into different sets.
-    static int64_t left_row(int64_t some) { return (some | 1) * kTileBytes; }
-
-    // ---- a block of C -----------------------------------------------------------------------------------------------
-
-    bool run_block(int64_t t0, int64_t t1, int64_t p0, int64_t p1) const {
-        const int64_t panels = 2 * (p1 - p0) - (panels_of(p1 - 1) == 1), panel_bytes = block_steps * kStepBytes + 256;
-        const int64_t left_bytes =
-            P == 1 ? kTallRows * left_row(block_steps) : kTallRows * kTileBytes * block_steps * P;
-        const int64_t sums_count = (t1 - t0) * panels;
-        Scratch scratch(static_cast<size_t>(2 * (p1 - p0) * panel_bytes + left_bytes + sums_count * kTileSums * 4));
-        char* const right = scratch.as<char>();
-        if (!right) return false;
-        char* const left = right + 2 * (p1 - p0) * panel_bytes;
-        float* const sums = reinterpret_cast<float*>(left + left_bytes);
-        ExponentRange of_rows[kMostTiles / kUnitTiles], of_columns[kMostPairs];
-        bool some = true, enough = true;
-        tiles_begin();
-        for (int64_t block = 0; block < k_blocks && some; ++block) {
-            const int64_t s0 = block * block_steps, s1 = min_of(s0 + block_steps, steps);
-            const bool last = block + 1 == k_blocks;
-            split_columns(p0, p1, s0, s1, right, panel_bytes, of_columns);
-            for (int64_t t = t0; t < t1; ++t) {
-                split_rows(t, s0, s1, left, of_rows[(t - t0) / kUnitTiles]);
-                const int64_t m0 = t * kTallRows, n_rows = rows_of(t);
-                for (int64_t p = 0; p < panels; ++p) {
-                    const int64_t n0 = p0 * kPairColumns + p * kPanelColumns;
-                    float* const own = sums + ((t - t0) * panels + p) * kTileSums;
-                    const char* const next = right + (p + 1 < panels ? p + 1 : 0) * panel_bytes;
-                    if constexpr (P == 1) {
-                        const bool here = in_place && n_rows % kTileRows == 0;
-                        const void* const a =
-                            here ? static_cast<const void*>(g.a.data + m0 * g.a.row + s0 * kPieceTerms) : left;
-                        const TileBlock b = {s1 - s0,
-                                             a,
-                                             here ? g.a.row * 2 : left_row(s1 - s0),
-                                             right + p * panel_bytes,
-                                             own,
-                                             kPanelColumns * 4,
-                                             block > 0};
-                        multiply_tiles<TileKind::bf16>(b, static_cast<int>(n_rows));
-                    } else {
-                        PieceBlock b = {s1 - s0, left, right + p * panel_bytes, own, kPanelColumns, block > 0,
-                                        left,    next};
-                        if constexpr (__is_same(C, float))
-                            if (plain && last && whole(t, n0)) b.to = g.c + m0 * g.c_row + n0, b.to_row = g.c_row;
-                        multiply_pieces<P>(b, n_rows);
-                    }
-                }
-                if (last && ((t - t0) % kUnitTiles == kUnitTiles - 1 || t + 1 == t1))
-                    enough &= finish_units(t0, (t - t0) / kUnitTiles * kUnitTiles + t0, t + 1, p0, p1, panels, sums,
-                                           of_rows, of_columns);
-            }
-            some = last;
-            for (int64_t i = 0; i * kUnitTiles < t1 - t0; ++i)
-                for (int64_t j = 0; j < p1 - p0; ++j) some |= fits(of_rows[i], of_columns[j]);
-        }
-        tiles_end();
-        for (int64_t i = t0; i < t1 && !some; i += kUnitTiles)
-            enough &= finish_units(t0, i, min_of(i + kUnitTiles, t1), p0, p1, panels, sums, of_rows, of_columns);
-        return enough;
-    }
-
-    // Tiles [i, i1), a unit high.
-    bool finish_units(int64_t t0, int64_t i, int64_t i1, int64_t p0, int64_t p1, int64_t panels, const float* sums,
-                      const ExponentRange* of_rows, const ExponentRange* of_columns) const {
-        bool enough = true;
-        const int64_t m0 = i * kTallRows;
-        for (int64_t j = p0; j < p1; ++j) {
-            const int64_t n0 = j * kPairColumns;
-            if (!fits(of_rows[(i - t0) / kUnitTiles], of_columns[j - p0])) {
-                enough &= leave(m0, min_of(i1 * kTallRows, g.m) - m0, n0, min_of(n0 + kPairColumns, g.n) - n0);
-                continue;
-            }
-            for (int64_t t = i; t < i1; ++t)
-                for (int64_t p = 2 * (j - p0); p < min_of(2 * (j + 1 - p0), panels); ++p)
-                    if (!plain || !whole(t, p0 * kPairColumns + p * kPanelColumns))
-                        finish(sums + ((t - t0) * panels + p) * kTileSums, t * kTallRows,
-                               p0 * kPairColumns + p * kPanelColumns);
-        }
-        return enough;
-    }
-
-    void finish(const float* sums, int64_t m0, int64_t n0) const {
+    __attribute__((noinline)) void finish(const float* sums, int64_t m0, int64_t n0) const {
         const int64_t m = min_of(g.m - m0, kTallRows), n = min_of(g.n - n0, kPanelColumns);
         const Matrix<C> addend = {g.addend.data ? g.addend.data + m0 * g.addend.row + n0 * g.addend.col : nullptr,
                                   g.addend.row, g.addend.col};
@@ -253,8 +117,9 @@ struct Engine {
         finish_rows(turned, n, m, c, g.c_col, g.c_row, of_column, of_row, {addend.data, addend.col, addend.row});
     }
 
-    void finish_rows(const float* sums, int64_t m, int64_t n, C* c, int64_t c_row, int64_t c_col, const float* of_row,
-                     const float* of_column, const Matrix<C>& addend) const {
+    __attribute__((noinline)) void finish_rows(const float* sums, int64_t m, int64_t n, C* c, int64_t c_row,
+                                               int64_t c_col, const float* of_row, const float* of_column,
+                                               const Matrix<C>& addend) const {
         constexpr int L = kLanes<float>;
         for (int64_t i = 0; simple && n == kPanelColumns && i < m; ++i)
             for (int64_t j = 0; j < kPanelColumns; j += L)
@@ -283,11 +148,268 @@ struct Engine {
     }
 };
 
+// What is done between products: the sums of the tile before become numbers of C, the next rows of A are split.
+template <class C, class A, int P>
+struct Beside {
+    // Rows of sums, from row_of_c on.
+    const float* sums = nullptr;
+    C* c = nullptr;
+    int64_t c_row = 0, row_of_c = 0, rows_of_c = 0, rows_each = 0;
+    // Rows of steps of A, from row_of_a and step on.
+    const A* from = nullptr;
+    char* to = nullptr;
+    int64_t from_row = 0, to_row = 0, to_step = 0, steps = 0, step = 0, row_of_a = 0, rows_of_a = 0, steps_each = 0;
+    Exponents seen;
+
+    void store_rows(int64_t count) {
+        constexpr int L = kLanes<float>;
+        const int64_t end = min_of(rows_of_c, row_of_c + count);
+        for (int64_t i = row_of_c; i < end; ++i)
+            for (int64_t j = 0; j < kPanelColumns; j += L)
+                store_from(c + i * c_row + j, load(sums + i * kPanelColumns + j));
+        row_of_c = end;
+    }
+    // kTogether steps of one row after another.
+    static constexpr int64_t kTogether = P == 1 ? 4 : 2;
+    void split_steps(int64_t count) {
+        Exponents own = seen;  // in registers
+        const A* at = from + row_of_a * from_row + step * kPieceTerms;
+        char* words = to + row_of_a * to_row + step * to_step;
+        int64_t s = step, i = row_of_a;
+        while (count > 0 && i < rows_of_a) {
+            const auto one = [&](const A* x, char* word) __attribute__((always_inline)) {
+                if constexpr (P == 1) {
+                    const Halves v = load(reinterpret_cast<const uint16_t*>(x));
+                    own.see(v);
+                    store(reinterpret_cast<uint16_t*>(word), v);
+                } else {
+                    u32v some[P];
+                    split_pairs(load_as<float>(x), load_as<float>(x + kLanes<float>), some, own);
+                    for (int p = 0; p < P; ++p) store(reinterpret_cast<uint32_t*>(word + p * kPieceBytes), some[p]);
+                }
+            };
+            if (s + kTogether <= steps) {
+#pragma GCC unroll 4
+                for (int q = 0; q < kTogether; ++q) one(at + q * kPieceTerms, words + q * to_step);
+                s += kTogether, count -= kTogether, at += kTogether * kPieceTerms, words += kTogether * to_step;
+            } else {
+                one(at, words);
+                ++s, --count, at += kPieceTerms, words += to_step;
+            }
+            if (s == steps) s = 0, ++i, at = from + i * from_row, words = to + i * to_row;
+        }
+        seen.least = own.least, seen.most = own.most;
+        if (P > 1) seen.left = own.left;
+        step = s, row_of_a = i;
+    }
+    __attribute__((noinline)) void work() {
+        if (row_of_c < rows_of_c) store_rows(rows_each);
+        if (row_of_a < rows_of_a) split_steps(steps_each);
+    }
+};
+
+template <class C, class A, class B>
+struct Engine : Products<C, A, B> {
+    static constexpr int P = kPieces<A> > kPieces<B> ? kPieces<A> : kPieces<B>;
+    static constexpr int64_t kStepBytes = P * kPieceBytes;
+    // Steps of rows of A that stay in L1 whatever comes; those of a visit to the sums where there are more; of a block.
+    static constexpr int64_t kNearSteps = P == 1 ? 16 : P == 2 ? 8 : 5, kVisitSteps = P == 1 ? 8 : P == 2 ? 4 : 3;
+    static constexpr int64_t kMostSteps = P == 1 ? 64 : P == 2 ? 32 : 21;
+    static constexpr int64_t kCalls = P == 1 ? 1 : 2;  // of what is done beside each step
+    typedef Products<C, A, B> Base;
+    typedef Beside<C, A, P> Besides;
+    using Base::g, Base::tiles, Base::pairs, Base::steps, Base::tall, Base::wide, Base::simple;
+    using Base::terms, Base::rows_of, Base::panels_of, Base::whole, Base::leave, Base::finish;
+    int64_t k_blocks, block_steps;
+    bool in_place;  // a prepared B, read where it lies
+    bool plain;  // simple, and whole tiles can go to C as they are
+
+    Engine(const Gemm<C, A, B>& product, Below* other) : Base(product, other) {
+        in_place = P == 1 && g.packed_b;
+        plain = __is_same(C, float) && simple;
+        // Few rows: B is split for little, and what is read of it takes the place of what was split.
+        const bool few = tiles <= kFewTiles && steps > kMostSteps && !in_place;
+        k_blocks = ceil_div(steps, few ? kFewSteps : kMostSteps);
+        block_steps = ceil_div(steps, k_blocks);
+        Base::choose_blocks(
+            10,
+            in_place ? 2
+            : P == 1 ? 50
+                     : 30,
+            k_blocks > 1 ? kSumBytes : INT64_MAX,
+            max_of(1, (few ? g.packed_b ? 2 * kFewBytes : kFewBytes : kRightBytes) / (2 * block_steps * kStepBytes)));
+    }
+
+    bool run() const {
+        return Base::run_blocks(
+            [this](int64_t t0, int64_t t1, int64_t p0, int64_t p1) { return run_block(t0, t1, p0, p1); });
+    }
+
+    // ---- operands ---------------------------------------------------------------------------------------------------
+
+    // Bytes between rows of A: of bf16 an odd number of lines, so that they fall into different sets; and between steps.
+    int64_t left_row() const { return P == 1 ? (block_steps | 1) * kTileBytes : kTileBytes; }
+    static constexpr int64_t kLeftStep = P == 1 ? kTileBytes : kStepBytes;
+
+    // Rows of a tile of A for steps [s0, s1): at once, or beside as many `steps` of products to come.
+    void take_rows(int64_t tile, int64_t s0, int64_t s1, char* to, ExponentRange& range, Besides& beside,
+                   int64_t products) const {
+        const A* const from = g.a.data + tile * kTallRows * g.a.row + s0 * kPieceTerms * g.a.col;
+        const int64_t k = terms(s0, s1), rows = rows_of(tile);
+        if (products == 0 || g.a.col != 1 || k % kPieceTerms != 0) {
+            if constexpr (P == 1)
+                copy_left(reinterpret_cast<const uint16_t*>(from), g.a.row, g.a.col, rows, k,
+                          reinterpret_cast<uint16_t*>(to), range, left_row() / 2);
+            else
+                split_left<P>(from, g.a.row, g.a.col, rows, k, to, range);
+            return;
+        }
+        beside.from = from, beside.from_row = g.a.row;
+        beside.to = to, beside.to_row = left_row(), beside.to_step = kLeftStep;
+        beside.steps = s1 - s0, beside.step = 0, beside.row_of_a = 0, beside.rows_of_a = rows;
+        beside.steps_each = ceil_div(rows * (s1 - s0), products * kCalls);
+        beside.seen = Exponents{};
+    }
+
+    const char* packed_at(int64_t pair) const {
+        return reinterpret_cast<const char*>(g.packed_b + pair * packed_panel<B>(g.k));
+    }
+
+    // Pairs [p0, p1) of panels `panel` bytes apart.
+    void split_columns(int64_t p0, int64_t p1, int64_t s0, int64_t s1, char* to, int64_t panel,
+                       ExponentRange* seen) const {
+        const int64_t k0 = s0 * kPieceTerms, all = p1 - p0, own = packed_panel<B>(g.k);
+        const int64_t n = min_of(all * kPairColumns, g.n - p0 * kPairColumns);
+        const B* const from = g.b.data + k0 * g.b.row + p0 * kPairColumns * g.b.col;
+        if constexpr (P == 1) {
+            const auto* const halves = reinterpret_cast<const uint16_t*>(from);
+            const int64_t along = g.b.col == 1 ? n / kPanelColumns : 0;
+            if (along) pack_pairs_along(halves, g.b.row, terms(s0, s1), along, to, panel, seen);
+            for (int64_t i = along; i * kPanelColumns < n; ++i)
+                pack_pairs(halves + i * kPanelColumns * g.b.col, g.b.row, g.b.col, terms(s0, s1),
+                           min_of(n - i * kPanelColumns, kPanelColumns), reinterpret_cast<uint32_t*>(to + i * panel),
+                           seen[i / 2]);
+        } else if (!g.packed_b) {
+            split_right<P>(from, g.b.row, g.b.col, kPairColumns * g.b.col, all, terms(s0, s1), n, to, panel, seen);
+        } else if constexpr (kPackedTiles<B>) {
+            alignas(kVecBytes) float step[kPieceTerms * kPairColumns];
+            for (int64_t p = 0; p < all; ++p)
+                for (int64_t s = s0; s < s1; ++s) {
+                    widen_panels(g.packed_b + (p0 + p) * own + s * kPieceTerms * kPairColumns, 0, 1, kPieceTerms, step);
+                    split_right<P>(step, kPairColumns, 1, 0, 1, kPieceTerms, kPairColumns,
+                                   to + 2 * p * panel + (s - s0) * kStepBytes, panel, seen + p);
+                }
+        } else {
+            split_right<P>(g.packed_b + p0 * own + k0 * kPairColumns, kPairColumns, 1, own, all, terms(s0, s1),
+                           all * kPairColumns, to, panel, seen);
+        }
+    }
+
+    bool fits(const ExponentRange& a, const ExponentRange& b) const {
+        if (P == 2) return a.most < 255 && b.most < 255;
+        return ranges_fit(a, b, g.k);
+    }
+
+    // ---- a block of C -----------------------------------------------------------------------------------------------
+
+    // One panel by one tile of rows, some steps of them.
+    void multiply(const TileBlock& b, int64_t rows, C* to, Besides& beside) const {
+        if constexpr (P == 1) {
+            rows > kTileRows ? multiply_tall<TileKind::bf16>(b, [&](int64_t) { beside.work(); })
+                             : multiply_low<TileKind::bf16>(b);
+        } else {
+            PieceBlock pieces = {b.steps, b.a, b.b, static_cast<float*>(b.c), kPanelColumns, b.load_c};
+            if constexpr (__is_same(C, float)) pieces.to = to, pieces.to_row = g.c_row;
+            multiply_pieces<P, true>(pieces, rows, [&](int64_t, int part) {
+                if (part % 2) beside.work();
+            });
+        }
+    }
+
+    bool run_block(int64_t t0, int64_t t1, int64_t p0, int64_t p1) const {
+        const int64_t panels = 2 * (p1 - p0) - (panels_of(p1 - 1) == 1), panel_bytes = block_steps * kStepBytes + 256;
+        const int64_t right_bytes = in_place ? 0 : 2 * (p1 - p0) * panel_bytes;
+        const int64_t left_bytes = P == 1 ? kTallRows * left_row() : block_steps * kStepBytes;
+        const int64_t kept = k_blocks > 1 ? (t1 - t0) * panels : kSlots;
+        Scratch scratch(static_cast<size_t>(right_bytes + 2 * left_bytes + kept * kTileSums * 4));
+        char* const right = scratch.as<char>();
+        if (!right) return false;
+        char* left = right + right_bytes;
+        char* other = left + left_bytes;
+        float* const sums = reinterpret_cast<float*>(other + left_bytes);
+        ExponentRange of_rows[kMostTiles], of_columns[kMostPairs];
+        for (int64_t p = p0; in_place && p < p1; ++p)
+            __builtin_memcpy(of_columns + p - p0, packed_at(p + 1) - kRangeLine * 2, sizeof(ExponentRange));
+        Besides beside;
+        int64_t turn = 0;
+        tiles_begin();
+        take_rows(t0, 0, min_of(block_steps, steps), left, of_rows[0], beside, 0);
+        for (int64_t block = 0; block < k_blocks; ++block) {
+            const int64_t s0 = block * block_steps, s1 = min_of(s0 + block_steps, steps);
+            const bool last = block + 1 == k_blocks;
+            const int64_t visit = s1 - s0 > kNearSteps ? kVisitSteps : s1 - s0;
+            if (!in_place) split_columns(p0, p1, s0, s1, right, panel_bytes, of_columns);
+            for (int64_t t = t0; t < t1; ++t) {
+                const bool down = t + 1 < t1;
+                const int64_t next = down ? t + 1 : t0;
+                if (down)
+                    take_rows(next, s0, s1, other, of_rows[next - t0], beside, panels * (s1 - s0));
+                else if (!last)
+                    take_rows(next, s1, min_of(s1 + block_steps, steps), other, of_rows[0], beside, panels * (s1 - s0));
+                for (int64_t first = 0; first < panels; first += kTurns, turn += kTurns)
+                    for (int64_t v = s0; v < s1; v += visit)
+                        for (int64_t p = first; p < min_of(first + kTurns, panels); ++p) {
+                            const int64_t n0 = p0 * kPairColumns + p * kPanelColumns;
+                            const int64_t slot = k_blocks > 1 ? (t - t0) * panels + p : (turn + p - first) % kSlots;
+                            float* const own = sums + slot * kTileSums;
+                            const bool ends = last && v + visit >= s1, easy = simple && whole(t, n0);
+                            TileBlock b = {min_of(visit, s1 - v),
+                                           left + (v - s0) * kLeftStep,
+                                           left_row(),
+                                           right + p * panel_bytes + (v - s0) * kStepBytes,
+                                           own,
+                                           kPanelColumns * 4,
+                                           v > 0};
+                            if (in_place) {
+                                b.b = packed_at(p0 + p / 2) + (2 * v + p % 2) * kPanelStep;
+                                b.b_row = kTileBytes, b.b_right = kTileRows * kTileBytes, b.b_step = 2 * kPanelStep;
+                            }
+                            C* const c = g.c + t * kTallRows * g.c_row + n0;
+                            multiply(b, rows_of(t), plain && ends && easy ? c : nullptr, beside);
+                            beside.store_rows(kTallRows);
+                            if (!ends || (plain && easy) || !fits(of_rows[t - t0], of_columns[p / 2])) continue;
+                            if (!easy) {
+                                finish(own, t * kTallRows, n0);
+                                continue;
+                            }
+                            beside.sums = own, beside.c = c, beside.c_row = g.c_row;
+                            beside.row_of_c = 0, beside.rows_of_c = rows_of(t);
+                            beside.rows_each = ceil_div(kTallRows, b.steps * kCalls);
+                        }
+                beside.split_steps(INT64_MAX);
+                if (beside.rows_of_a > 0) join(of_rows[next - t0], beside.seen.range());
+                beside.rows_of_a = 0;
+                char* const used = left;
+                left = other, other = used;
+            }
+        }
+        beside.store_rows(kTallRows);
+        tiles_end();
+        bool enough = true;
+        for (int64_t t = t0; t < t1; ++t)
+            for (int64_t p = p0; p < p1; ++p)
+                if (!fits(of_rows[t - t0], of_columns[p - p0]))
+                    enough &= leave(t * kTallRows, rows_of(t), p * kPairColumns,
+                                    min_of(g.n - p * kPairColumns, kPairColumns));
+        return enough;
+    }
+};
+
 template <class C, class A, class B>
 bool product(const void* gemm, Below* below) {
     const auto& g = *static_cast<const Gemm<C, A, B>*>(gemm);
     // One piece is multiplied in the same order either way.
-    if constexpr (__is_same(A, B) && kPieces<A> == 1)
+    if constexpr (__is_same(B, bf16) && __is_same(A, bf16)) {
         if (!g.packed_b && g.b.col != 1 && g.b.row == 1 && (g.a.col != 1 || g.m < g.n)) {
             // Rows of A need no transpose, and those of the smaller matrix less.
             Gemm<C, A, B> t = g;
@@ -299,6 +421,7 @@ bool product(const void* gemm, Below* below) {
             t.addend = {g.addend.data, g.addend.col, g.addend.row};
             return Engine<C, A, B>(t, below).run();
         }
+    }
     return Engine<C, A, B>(g, below).run();
 }
 

@@ -24,6 +24,7 @@ struct TileBlock {
     const void* from = nullptr;  // if given: what c begins with, rows of the panel behind each other
     const char* ahead = nullptr;  // if given: fetched meanwhile, `lines` lines with each step
     int64_t lines = 0;
+    int64_t b_row = 2 * kTileBytes, b_right = kTileBytes, b_step = kPanelStep;  // bytes; b_right: from tile to tile
 };
 
 #if defined(TW_TILES)
@@ -33,11 +34,17 @@ TW_INLINE void fetch_ahead(const char*& at, int64_t lines) {
     for (int64_t l = 0; l < lines; ++l, at += 64) __builtin_prefetch(at);
 }
 
-template <TileKind Kind>
-__attribute__((noinline)) void multiply_tall(const TileBlock& t) {
+struct Idle {
+    __attribute__((always_inline)) void operator()(int64_t, int = 0) const {}
+};
+
+// beside(s) runs between the products of step s.
+template <TileKind Kind, class Body = Idle>
+__attribute__((noinline)) void multiply_tall(const TileBlock& t, const Body& beside = {}) {
     // Copies, for what a tile is stored to might be `t`.
     char* const c = static_cast<char*>(t.c);
     const int64_t steps = t.steps, a_row = t.a_row, c_row = t.c_row, lines = t.lines, a2 = kTileRows * a_row;
+    const int64_t b_row = t.b_row, b_right = t.b_right, b_step = t.b_step;
     const char *a = static_cast<const char*>(t.a), *b = static_cast<const char*>(t.b), *ahead = t.ahead;
     char* const c2 = c + kTileRows * c_row;
     if (t.load_c) {
@@ -48,11 +55,12 @@ __attribute__((noinline)) void multiply_tall(const TileBlock& t) {
     } else {
         tile_zero<0>(), tile_zero<1>(), tile_zero<2>(), tile_zero<3>();
     }
-    for (int64_t s = 0; s < steps; ++s, a += kTileBytes, b += kPanelStep) {
-        tile_load_once<6>(b, 2 * kTileBytes), tile_load<4>(a, a_row);
+    for (int64_t s = 0; s < steps; ++s, a += kTileBytes, b += b_step) {
+        tile_load_once<6>(b, b_row), tile_load<4>(a, a_row);
         tile_dot<Kind, 0, 4, 6>();
-        tile_load_once<7>(b + kTileBytes, 2 * kTileBytes);
+        tile_load_once<7>(b + b_right, b_row);
         tile_dot<Kind, 1, 4, 7>();
+        beside(s);
         tile_load<5>(a + a2, a_row);
         tile_dot<Kind, 2, 5, 6>();
         tile_dot<Kind, 3, 5, 7>();
@@ -68,6 +76,7 @@ __attribute__((noinline)) void multiply_low(const TileBlock& t) {
     char* const c = static_cast<char*>(t.c);
     const int64_t steps = t.steps, a_row = t.a_row, c_row = t.c_row, lines = t.lines;
     const char *a = static_cast<const char*>(t.a), *b = static_cast<const char*>(t.b), *ahead = t.ahead;
+    const int64_t b_row = t.b_row, b_right = t.b_right, b_step = t.b_step;
     const char* const from = t.from ? static_cast<const char*>(t.from) : c;
     const int64_t row = t.from ? 2 * kTileBytes : c_row;
     if (t.load_c)
@@ -76,22 +85,22 @@ __attribute__((noinline)) void multiply_low(const TileBlock& t) {
         tile_zero<0>(), tile_zero<1>();
     tile_zero<2>(), tile_zero<3>();
     int64_t s = 0;
-    for (; s + 2 <= steps; s += 2, a += 2 * kTileBytes, b += 2 * kPanelStep) {
-        tile_load<4>(a, a_row), tile_load<6>(b, 2 * kTileBytes);
+    for (; s + 2 <= steps; s += 2, a += 2 * kTileBytes, b += 2 * b_step) {
+        tile_load<4>(a, a_row), tile_load<6>(b, b_row);
         tile_dot<Kind, 0, 4, 6>();
-        tile_load<7>(b + kTileBytes, 2 * kTileBytes);
+        tile_load<7>(b + b_right, b_row);
         tile_dot<Kind, 1, 4, 7>();
         fetch_ahead(ahead, lines);
-        tile_load<5>(a + kTileBytes, a_row), tile_load<6>(b + kPanelStep, 2 * kTileBytes);
+        tile_load<5>(a + kTileBytes, a_row), tile_load<6>(b + b_step, b_row);
         tile_dot<Kind, 2, 5, 6>();
-        tile_load<7>(b + kPanelStep + kTileBytes, 2 * kTileBytes);
+        tile_load<7>(b + b_step + b_right, b_row);
         tile_dot<Kind, 3, 5, 7>();
         fetch_ahead(ahead, lines);
     }
     if (s < steps) {
-        tile_load<4>(a, a_row), tile_load<6>(b, 2 * kTileBytes);
+        tile_load<4>(a, a_row), tile_load<6>(b, b_row);
         tile_dot<Kind, 0, 4, 6>();
-        tile_load<7>(b + kTileBytes, 2 * kTileBytes);
+        tile_load<7>(b + b_right, b_row);
         tile_dot<Kind, 1, 4, 7>();
     }
     tile_store<0>(c, c_row), tile_store<1>(c + kTileBytes, c_row);

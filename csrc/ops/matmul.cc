@@ -43,6 +43,7 @@ Status want_right(const View& v, const char* name, const View& left, const char*
 
 // Packed panels of a 2-D right operand, of strides `along` the terms of a sum and `across` the columns.
 int64_t packed_bytes(const View& v, int64_t k, int64_t n) {
+    if (v.dtype == DType::bf16) return 2 * packed_elements<bf16>(k, n);
     return v.dtype == DType::f64 ? 8 * packed_elements<double>(k, n)
                                  : item_size(v.dtype) * packed_elements<float>(k, n);
 }
