@@ -24,7 +24,7 @@ constexpr int kP = kPieces<float>;
 constexpr int64_t L = kLanes<float>, MR = kTallRows, NR = kPanelColumns, kStepBytes = kP * kPieceBytes;
 constexpr int64_t kImageBytes = 1 << 20, kMostImageBytes = 6 << 20;  // of pieces of images that are taken together
 constexpr int64_t kBlockBytes = 768 << 10;  // of pieces of x that stay in L2 while tiles of rows pass
-constexpr int64_t kStayingBytes = 5 << 19;  // of weights in pieces
+constexpr int64_t kStayingBytes = 4 << 20;  // of weights in pieces
 constexpr int64_t kChunkSteps = 40, kLeastPanels = 8,
                   kMostPanels = 48;  // of weights split at a time; of the sums of a tile of rows
 constexpr int64_t kMostTurned = 32;  // taps of weights that are turned as a whole
