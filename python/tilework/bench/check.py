@@ -115,8 +115,9 @@ def gradient_mismatch(problem: Problem, operands: tuple[Any, ...], dy: Any, grad
     rule = problem.target.rules["reference"]
     with np.errstate(all="ignore"):
         results = [rule(*(side[n] for n in problem.target.operands), **attrs) for side in (ahead, behind)]
-    firsts = [r[0] if isinstance(r, tuple) else r for r in results]
-    numeric = float(np.sum(np.asarray(dy, np.float64) * (firsts[0] - firsts[1]))) / (2 * _STEP)
+    sloped = registry.sloped_result(problem.target)
+    there, back = (r[sloped] if isinstance(r, tuple) else r for r in results)
+    numeric = float(np.sum(np.asarray(dy, np.float64) * (there - back))) / (2 * _STEP)
     tolerance = max(_GRADIENT_TOLERANCE, _eps(problem.dtype))
     # Terms of a gradient that cancel exactly leave what rounding left of dy.
     rounding = _eps(problem.dtype) * float(np.linalg.norm(np.asarray(dy, np.float64)))
