@@ -255,10 +255,10 @@ struct Engine {
         }
     }
 
-    // Runs body(i) for all chunks: here, where tiles are done before another thread would have come.
+    // Runs body(i) for all chunks: here, where tiles of little that is read are done before another thread would have come.
     template <class Body>
     bool spread(int64_t chunks, const Body& body) const {
-        if (!kHasTiles || g.m * g.n * g.k >= kSharedWork) return parallel(chunks, body);
+        if (!kHasTiles || g.m * g.n * g.k >= kSharedWork || g.n * g.k >= kSharedBytes) return parallel(chunks, body);
         for (int64_t i = 0; i < chunks; ++i) body(i);
         return true;
     }
