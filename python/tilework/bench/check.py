@@ -83,7 +83,8 @@ def peer_mismatch(got: list[Any], want: list[Any], problem: Problem) -> str:
         # A tie may round to either side in a peer's integers.
         slack = 1.0 if g.dtype.kind in "iu" and g.dtype.itemsize == 1 else 0.0
         wrong = np.isfinite(w) & ~(error <= tolerance * (np.abs(finite) + scale) + slack)
-        if wrong.any():
+        # One in a million may be the tail of what rounding 16 bits does.
+        if np.count_nonzero(wrong) > w.size // 1_000_000:
             return f"{np.count_nonzero(wrong)} of {w.size} elements differ by more than {tolerance:.2g}"
     return ""
 
