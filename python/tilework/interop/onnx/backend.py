@@ -35,7 +35,7 @@ class Prepared(BackendRep):  # type: ignore[misc]
         if unknown:
             raise refusal(unknown)
         self.inputs = self.importer.fed
-        self.outputs = [o.name for o in self.importer.model.graph.output]
+        self.outputs = [o.name for o in self.importer.structure.output]
         self._by_value: set[str] = set()
         self._runs = itertools.count()
         self._graphs: OrderedDict[Any, tuple[Executable | None, dict[str, Any] | None]] = OrderedDict()

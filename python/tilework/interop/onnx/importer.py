@@ -26,7 +26,7 @@ from tilework.interop.onnx import (
     signals as signals,
     training as training,
 )
-from tilework.interop.onnx.reading import array
+from tilework.interop.onnx.reading import array, structure_of
 from tilework.interop.onnx.rules import RULES, Draws, ModelError, NeedsResultError, NeedsValueError, NodeView, axis_of
 from tilework.operators import Operators
 
@@ -81,7 +81,7 @@ class Importer:
     def __init__(self, model: Any) -> None:
         if len(model.graph.node) > _MOST_NODES:
             raise UnsupportedError(f"onnx: the model has {len(model.graph.node)} nodes; want at most {_MOST_NODES}")
-        self.model = model
+        self.structure = structure_of(model.graph)
         self.opsets = {_domain(entry): entry.version for entry in model.opset_import}
         self.constants = {t.name: array(t) for t in model.graph.initializer}
         self.fed = [_fed(i) for i in model.graph.input if i.name not in self.constants]
@@ -91,7 +91,7 @@ class Importer:
 
     def _check_order(self) -> None:
         made = {"", *self.constants, *(f.name for f in self.fed)}
-        for node in self.model.graph.node:
+        for node in self.structure.node:
             for name in node.input:
                 if name not in made:
                     raise ModelError(f"onnx: {node.op_type:.40} takes {name!r:.80}, which nothing before it makes")
@@ -99,14 +99,14 @@ class Importer:
                 if name in made:
                     raise ModelError(f"onnx: {node.op_type:.40} makes {name!r:.80} again; want a name of its own")
                 made.add(name)
-        for output in self.model.graph.output:
+        for output in self.structure.output:
             if output.name not in made or not output.name:
                 raise ModelError(f"onnx: the result {output.name!r:.80} is made by nothing")
 
     def unknown(self) -> list[str]:
         """Why nodes are not computed, of those whose op is not in the table and stands for no others."""
         found = []
-        for i, node in enumerate(self.model.graph.node):
+        for i, node in enumerate(self.structure.node):
             if not computes(_domain(node), node.op_type, self.opsets.get(_domain(node), 1)):
                 found.append(f"{_label(i, node)}: tilework has no {node.op_type}")
         return found
@@ -119,14 +119,14 @@ class Importer:
         ``computed`` are the results of the graphs that a ``NeedsResultError`` brought before.
         """
         self._left = _MOST_NODES
-        graph = Graph(self.model.graph.name or "model")
+        graph = Graph(self.structure.name or "model")
         self._draws = Draws(graph, self._seed, computed)
         held: dict[str, Any] = {"": None} | self.constants
         for fed in self.fed:
             made = _placeholders(graph, fed, shapes[fed.name])
             held[fed.name] = values.get(fed.name, made)
         refused: list[str] = []
-        for i, node in enumerate(self.model.graph.node):
+        for i, node in enumerate(self.structure.node):
             if any(name not in held for name in node.input):
                 continue  # it stands behind a node that was refused
             try:
@@ -135,7 +135,7 @@ class Importer:
                 refused.append(f"{_label(i, node)}: {str(error).partition(chr(10))[0]}")
         if refused:
             raise refusal(refused)
-        missing = [output.name for output in self.model.graph.output if output.name not in held]
+        missing = [output.name for output in self.structure.output if output.name not in held]
         if missing:
             raise ModelError(f"onnx: the result {missing[0]!r:.80} is none of what its node gives")
 
@@ -147,7 +147,7 @@ class Importer:
             graph.output(value)
             return Slot(len(graph.outputs) - 1)
 
-        return graph, {output.name: given_back(held[output.name]) for output in self.model.graph.output}
+        return graph, {output.name: given_back(held[output.name]) for output in self.structure.output}
 
     def _take(self, node: Any, held: dict[str, Any], opsets: dict[str, int]) -> None:
         """Adds the results of a node to what is held by name."""
@@ -270,7 +270,7 @@ class Importer:
 
         def follow(*values: Any) -> Any:
             own = held | dict(zip(names, values, strict=True))
-            for each in self.model.graph.node:
+            for each in self.structure.node:
                 if own[goal] is held[goal] and not {*names} & {*each.output}:
                     self._take(each, own, opsets)
             return own[goal]

@@ -59,6 +59,11 @@ def tensors(graph: Any) -> Iterator[Any]:
                 yield from tensors(inner)
 
 
+def structure_of(graph: Any) -> Any:
+    """A copy without the arrays, which would be held twice."""
+    return onnx.GraphProto(name=graph.name, node=graph.node, input=graph.input, output=graph.output)
+
+
 def _read_external(tensor: Any, folder: Path | None) -> None:
     where = {entry.key: entry.value for entry in tensor.external_data}
     if folder is None:
