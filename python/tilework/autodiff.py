@@ -176,7 +176,7 @@ def _carried(entry: Entry, dys: list[Any]) -> dict[str, Any]:
     dy, *others = dys[registry.sloped_result(op) :]
     if any(other is not None for other in others):
         raise UnsupportedError(
-            f"{op.name}: has a gradient of its first result alone, and another was used; "
+            f"{op.name}: has a gradient of one result alone, and another was used; "
             "want tilework.stop_gradient of the others",
             op=op.name,
         )
