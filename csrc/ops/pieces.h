@@ -3,8 +3,8 @@
 //   run_pieces(call, kernel)     y[i] = f(x[0][i], x[1][i], ...), every operand broadcast to the result
 //   kernel_of<F, T>, to_bool_of  kernels from a function of numbers, F::of(T a, T b, ...)
 //
-// KernelByType are plain loops that the compiler makes vectors of; ops/mapped_rows.cc brings them rows of any strides. 16-bit floats
-// are computed in float.
+// Kernels are plain loops that the compiler makes vectors of; ops/mapped_rows.cc brings them rows of any strides. 16-bit
+// floats are computed in float.
 #pragma once
 #include "core/check.h"
 #include "core/number.h"
