@@ -6,15 +6,17 @@
 //
 // top is 255 of 8 bits and 65535 of 16.
 //
-// Method    each chunk counts into eight tables in turn, so that equal neighbours do not wait for each other. Whole vectors
-//           are looked up in tables of 16 by shuffles, or of 256 where bytes are permuted; any strides. Of 16 bits long
-//           rows are counted by themselves, others where the counts are.
+// Method    each chunk counts into eight tables in turn, so that equal neighbours do not wait for each other. In the widest
+//           tiers long rows are counted in pairs of pixels, by bytes, as a processor stores to one line at a time. Whole
+//           vectors are looked up in tables of 16 by shuffles, or of 256 where bytes are permuted; any strides. Of 16 bits
+//           long rows are counted by themselves, others where the counts are.
 // Numerics  counts are exact. The map is one product and one rounding, halves to even: of 8 bits in float32, as in OpenCV
 //           5, of 16 in float64. A picture of one value stays as it is.
 // Threads   chunks are rows in pieces of kChunkElements, counted by themselves; sums of integers have no order.
 #include "core/check.h"
 #include "core/walk.h"
 #include "ops/ops.h"
+#include "simd/bits.h"
 #include "simd/lookup.h"
 
 namespace tw::TW_ISA {
@@ -27,11 +29,51 @@ Status no_memory(int64_t values) {
 }
 
 constexpr int kTables = 8;
-constexpr int64_t kCountedAtOnce = 4 * kChunkElements;  // so that adding up the tables costs little
+constexpr bool kCountsPairs = kVecBytes == 64;
+constexpr int64_t kCountedAtOnce =
+    (kCountsPairs ? 16 : 4) * kChunkElements;  // so that adding up the tables costs little
+constexpr int64_t kFewPairs = 1 << 16;
+
+// Counts of pairs of neighbours that wrap at 256, which `sums` have. False: no memory.
+bool count_pairs(const uint8_t* x, int64_t n, uint32_t* sums) {
+    typedef Vec<uint16_t> Pairs;
+    Scratch scratch(kValues * kValues);
+    uint8_t* const pairs = scratch.as<uint8_t>();
+    if (!pairs) return false;
+    __builtin_memset(pairs, 0, kValues * kValues);
+    int64_t i = 0;
+    for (; i + kVecBytes <= n; i += kVecBytes) {
+        const Pairs vector = bitcast<Pairs>(load(x + i)), first = splat(static_cast<uint16_t>(x[i] | x[i + 1] << 8));
+        if (!any_above(vector ^ first, Pairs{})) {  // one count would wait for the other
+            sums[x[i]] += kVecBytes / 2, sums[x[i + 1]] += kVecBytes / 2;
+            continue;
+        }
+#pragma GCC unroll 32
+        for (int64_t k = i; k < i + kVecBytes; k += 2) {
+            uint16_t pair;
+            __builtin_memcpy(&pair, x + k, sizeof pair);
+            if (__builtin_expect(increment_wraps(pairs + pair), false))
+                sums[pair & 255] += kValues, sums[pair >> 8] += kValues;
+        }
+    }
+    for (; i < n; ++i) ++sums[x[i]];
+    uint16_t lower[kValues] = {};
+    for (int v = 0; v < kValues; ++v) {
+        i16v upper{};
+        for (int k = 0; k < kValues; k += kLanes<int16_t>) {
+            const i16v some = load_pixels(pairs + v * kValues + k);
+            upper += some;
+            store(lower + k, load(lower + k) + bitcast<Pairs>(some));
+        }
+        sums[v] += static_cast<uint32_t>(reduce_add(dot_pairs(upper, splat<int16_t>(1))));
+    }
+    for (int v = 0; v < kValues; ++v) sums[v] += lower[v];
+    return true;
+}
 
 void count_row(const uint8_t* x, int64_t step, int64_t n, uint32_t* counts) {
     uint32_t tables[kTables][kValues] = {};
-    int64_t i = 0;
+    int64_t i = kCountsPairs && step == 1 && n >= kFewPairs && count_pairs(x, n, tables[0]) ? n : 0;
     for (; step == 1 && i + kTables <= n; i += kTables) {
         uint64_t word;  // one load, since there is a load and a store for each element already
         __builtin_memcpy(&word, x + i, sizeof word);
