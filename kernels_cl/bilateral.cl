@@ -1,8 +1,9 @@
 // The bilateral filter of pictures: a mean weighted by how near a pixel is, in place and in value.
 //
-// Defined by the launch:  DTYPE  u8, u16 or f32
-// Method    each item sums the disc around one pixel. weights holds 256 for each squared distance in place, of 16 bits one
-//           for each squared distance in place, then 65536 for distances in value.
+// Defined by the launch:  DTYPE     u8, u16 or f32
+//                         CHANNELS  1 or 3, which share their weights
+// Method    each item sums the disc around one pixel. weights holds, for each squared distance in place, those of all
+//           distances in value; of 16 bits one for each squared distance in place, then those of distances in value.
 // Numerics  of integers whole weights, exact sums, one rounding half up. Outside, pixels mirror without repeating the edge.
 #include "mirror.clh"
 
@@ -12,7 +13,7 @@
 #if BYTES
 #define WEIGHT uchar
 #define SUM int
-#define WEIGHT_OF(square, apart) weights[(square) * 256 + (apart)]
+#define WEIGHT_OF(square, apart) weights[(square) * (255 * CHANNELS + 1) + (apart)]
 #else
 #define WEIGHT int
 #define SUM long
@@ -34,33 +35,40 @@ __kernel void bilateral(IN(T, image), IN(WEIGHT, weights), OUT(T, y), const long
     if (i >= height * width) return;
     const long x = i % width, row = i / width;
 #if FLOATS
-    const float center = image[i];
-    float sum = 0, total = 0;
 #define SUM float
+#define VALUE float
+#define APART fabs
 #else
-    const int center = image[i];
-    SUM sum = 0, total = 0;
+#define VALUE int
+#define APART abs
 #endif
+    VALUE center[CHANNELS];
+    SUM sum[CHANNELS], total = 0;
+    for (int c = 0; c < CHANNELS; ++c) center[c] = image[i * CHANNELS + c], sum[c] = 0;
     for (long u = -half_width; u <= half_width; ++u) {
-        SUM row_sum = 0, row_total = 0;  // of their own, so that less is rounded
+        SUM row_sum[CHANNELS], row_total = 0;  // of their own, so that less is rounded
+        for (int c = 0; c < CHANNELS; ++c) row_sum[c] = 0;
         for (long v = -half_width; v <= half_width; ++v) {
             const long square = u * u + v * v;
             if (square > half_width * half_width) continue;
-            const T pixel = image[mirrored(row + u, height) * width + mirrored(x + v, width)];
+            const long at = mirrored(row + u, height) * width + mirrored(x + v, width);
+            VALUE apart[CHANNELS], all = 0;
+            for (int c = 0; c < CHANNELS; ++c) apart[c] = image[at * CHANNELS + c] - center[c], all += APART(apart[c]);
 #if FLOATS
-            const float apart = pixel - center, weight = exp(apart * apart * color + (float)square * space);
-            row_sum += weight * apart;
+            const SUM weight = exp(all * all * color + (float)square * space);
 #else
-            const SUM weight = WEIGHT_OF(square, abs((int)pixel - center));
-            row_sum += weight * pixel;
+            const SUM weight = WEIGHT_OF(square, all);
 #endif
+            for (int c = 0; c < CHANNELS; ++c) row_sum[c] += weight * apart[c];
             row_total += weight;
         }
-        sum += row_sum, total += row_total;
+        for (int c = 0; c < CHANNELS; ++c) sum[c] += row_sum[c];
+        total += row_total;
     }
+    for (int c = 0; c < CHANNELS; ++c)
 #if FLOATS
-    y[i] = center + sum / total;
+        y[i * CHANNELS + c] = center[c] + sum[c] / total;
 #else
-    y[i] = (T)((2 * sum + total) / (2 * total));
+        y[i * CHANNELS + c] = (T)((2 * (sum[c] + center[c] * total) + total) / (2 * total));
 #endif
 }

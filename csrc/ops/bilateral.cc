@@ -1,15 +1,17 @@
 // The bilateral filter of pictures: a mean weighted by how near a pixel is, in place and in value.
 //
 //     y = floor(sum w p / sum w + 1/2) over pixels p in a disc of diameter d around c,
-//     w = rint(255 exp(-r^2 / (2 sigma_space^2) - (p - c)^2 / (2 sigma_color^2)))
+//     w = rint(255 exp(-r^2 / (2 sigma_space^2) - |p - c|^2 / (2 sigma_color^2)))
 //
-// of 8 bits, and with weights of place and value rounded by themselves, to 1/255 and 1/(2^20 - 1), of 16. Of floats
+// of 8 bits, and with weights of place and value rounded by themselves, to 1/255 and 1/(2^20 - 1), of 16. Of colours
+// |p - c| is the sum over channels, which share their weights. Of floats
 //
-//     y = c + sum w (p - c) / sum w,  w = exp(-r^2 / (2 sigma_space^2) - (p - c)^2 / (2 sigma_color^2))
+//     y = c + sum w (p - c) / sum w,  w = exp(-r^2 / (2 sigma_space^2) - |p - c|^2 / (2 sigma_color^2))
 //
 // Method    two pixels weigh each other alike: weights are found once for both, a row of one half of the disc at a time. A
 //           weight is looked up by the distance in value, 16 entries of a table at a time, in registers: tables end where
-//           weights round to nothing. Sums are kept by lane, so that nothing is shuffled.
+//           weights round to nothing. Sums are kept by lane, so that nothing is shuffled. Colours are filtered plane by
+//           plane; their distances, of up to 765, are looked up in three tables of 256.
 //           Of 16 bits the weights of values are fetched from one table, of floats computed.
 // Numerics  weights in whole numbers, exact sums, of 16 bits in float64, one rounding half up; floats in float32. Outside,
 //           pixels mirror without repeating the edge.
@@ -27,7 +29,7 @@ constexpr int64_t kBandRows = 64;
 constexpr int64_t kStripe = 480;  // columns at once, so that weights stay in L1
 constexpr int64_t kLargest = 17;  // so that 16 bits hold a sum of weights
 constexpr int64_t kHalf = kLargest / 2, kPitch = kStripe + 2 * kMargin + 32;
-constexpr int kMostTaps = 112, kParts = 16, kVectors = 4, kValues = 256;
+constexpr int kMostTaps = 112, kParts = 16, kVectors = 4, kValues = 256, kMostChannels = 3;
 constexpr int64_t kTableBytes = kParts * kVecBytes + kValues;
 
 // Rows that are kept in turn, a power of two of them.
@@ -47,55 +49,81 @@ struct Tap {
 // The pixels of a disc that follow its middle, as those before it are the same turned round.
 struct Disc {
     Tap tap[kMostTaps];
-    int n;
+    int n, channels;
     int64_t kept;
-    int parts;  // sixteens of distances in value, of which the last one weighs nothing
+    int tables,
+        parts[kMostChannels];  // that are looked into, and their sixteens, of which the last one ends in the last entry
 };
 
-// Tables by squared distance in place: entries 0-15 in every unit of 16 bytes of a vector, then what entries 16-31 differ
-// in, and so on; at 128 anew. Behind them the weights themselves.
-void make_disc(int64_t d, double sigma_color, double sigma_space, uint8_t* memory, Disc& disc) {
+// Tables by squared distance in place, one a channel: of distances up to 255, and of what 255 more each change. Entries 0-15
+// in every unit of 16 bytes of a vector, then what entries 16-31 differ in, and so on; at 128 anew. Behind them all 256.
+void make_disc(int64_t d, int channels, double sigma_color, double sigma_space, uint8_t* memory, Disc& disc) {
     const int64_t half = d / 2;
     const double color = -0.5 / (sigma_color * sigma_color), space = -0.5 / (sigma_space * sigma_space);
-    disc.n = 0, disc.kept = 0, disc.parts = 1;
+    disc.n = 0, disc.channels = channels, disc.kept = 0, disc.tables = 1;
+    for (int& parts : disc.parts) parts = 1;
     for (int64_t square = 1; square <= half * half; ++square) {
-        uint8_t *const table = memory + square * kTableBytes, *const flat = table + kParts * kVecBytes;
-        for (int v = 0; v < kValues; ++v) {
-            const double weight = static_cast<double>(square) * space + static_cast<double>(v * v) * color;
-            flat[v] = static_cast<uint8_t>(__builtin_rint(255 * __builtin_exp(weight)));
-            if (flat[v] && (v + 1) / 16 >= disc.parts && disc.parts < kParts) disc.parts = (v + 1) / 16 + 1;
-        }
-        for (int part = 0; part < kParts; ++part)
-            for (int i = 0; i < kVecBytes; ++i) {
-                const int v = part * 16 + i % 16;
-                table[part * kVecBytes + i] = static_cast<uint8_t>(flat[v] ^ (part % 8 ? flat[v - 16] : 0));
+        uint8_t* const tables = memory + square * channels * kTableBytes;
+        for (int t = 0; t < channels; ++t) {
+            uint8_t *const table = tables + t * kTableBytes, *const flat = table + kParts * kVecBytes;
+            for (int v = 0; v < kValues; ++v) {
+                const int apart = v + t * (kValues - 1);
+                const double weight = static_cast<double>(square) * space + static_cast<double>(apart * apart) * color;
+                flat[v] = static_cast<uint8_t>(__builtin_rint(255 * __builtin_exp(weight)));
             }
+            for (int v = kValues - 1; t && v >= 0; --v) flat[v] ^= flat[0];
+            for (int v = 0; v < kValues; ++v) {
+                if (t && flat[v]) disc.tables = max_of(disc.tables, t + 1);
+                if (flat[v] != flat[kValues - 1])
+                    disc.parts[t] = min_of(max_of(disc.parts[t], (v + 1) / 16 + 1), kParts);
+            }
+            for (int part = 0; part < kParts; ++part)
+                for (int i = 0; i < kVecBytes; ++i) {
+                    const int v = part * 16 + i % 16;
+                    table[part * kVecBytes + i] = static_cast<uint8_t>(flat[v] ^ (part % 8 ? flat[v - 16] : 0));
+                }
+        }
         for (int64_t y = 0; y <= half; ++y)
             for (int64_t x = -half; x <= half; ++x)
                 if (y * y + x * x == square && (y > 0 || x > 0)) {
-                    disc.tap[disc.n++] = {y, x, disc.kept, table};
+                    disc.tap[disc.n++] = {y, x, disc.kept, tables};
                     disc.kept += ring_of(y + 1);
                 }
     }
 }
 
+// How far apart vectors of pixels are, all channels together: by the first table, by the second where that ends, and so on.
+template <class T, int Channels>
+TW_INLINE void find_distances(const uint8_t* a, const uint8_t* b, u8v (&apart)[Channels]) {
+    for (int c = 0; c < Channels; ++c) {
+        const auto p = bitcast<Vec<T>>(load(a + c * kPitch)), q = bitcast<Vec<T>>(load(b + c * kPitch));
+        apart[c] = bitcast<u8v>(max_any(p, q) - min_any(p, q));
+    }
+    // Into p what bytes hold of p + q, and the rest into q.
+    const auto carry = [](u8v& p, u8v& q) __attribute__((always_inline)) {
+        const u8v room = min_any(~p, q);
+        p += room, q -= room;
+    };
+    if constexpr (Channels == 3) carry(apart[0], apart[1]), carry(apart[0], apart[2]), carry(apart[1], apart[2]);
+}
+
 // Weights of n pairs of pixels, and up to kVectors vectors more.
-void find_weights(const uint8_t* a, const uint8_t* b, const uint8_t* table, int parts, uint8_t* to, int64_t n) {
+template <int Channels>
+void find_weights(const uint8_t* a, const uint8_t* b, const uint8_t* tables, const Disc& disc, uint8_t* to, int64_t n) {
     typedef Vec<int8_t> Signed;
-    const u8v most = splat(static_cast<uint8_t>(16 * parts - 1));
     for (int64_t x = 0; x < n; x += kVectors * kVecBytes) {
-        u8v apart[kVectors], found[kVectors] = {};
+        u8v apart[kVectors][Channels], found[kVectors] = {};
 #pragma GCC unroll 4
-        for (int v = 0; v < kVectors; ++v) {
-            const u8v p = load(a + x + v * kVecBytes), q = load(b + x + v * kVecBytes);
-            apart[v] = min_any(max_any(p, q) - min_any(p, q), most);
-        }
+        for (int v = 0; v < kVectors; ++v)
+            find_distances<uint8_t>(a + x + v * kVecBytes, b + x + v * kVecBytes, apart[v]);
         // Each part adds its change to what lies at or above it; lanes of 128 and more find 0 and stay there.
-        const auto look_up = [&](int first, int last) __attribute__((always_inline)) {
+        const auto look_up = [&](int t, int first, int last) __attribute__((always_inline)) {
+            const uint8_t* const table = tables + t * kTableBytes;
+            const u8v most = splat(static_cast<uint8_t>(16 * disc.parts[t] - 1));
             u8v left[kVectors];
 #pragma GCC unroll 4
             for (int v = 0; v < kVectors; ++v) {
-                left[v] = apart[v] ^ splat(static_cast<uint8_t>(first * 16));
+                left[v] = min_any(apart[v][t], most) ^ splat(static_cast<uint8_t>(first * 16));
                 left[v] |= bitcast<u8v>(bitcast<Signed>(left[v]) < 0);
             }
 #pragma GCC unroll 1
@@ -108,22 +136,29 @@ void find_weights(const uint8_t* a, const uint8_t* b, const uint8_t* table, int 
                 }
             }
         };
-        look_up(0, parts < 8 ? parts : 8);
-        if (parts > 8) look_up(8, parts);
+        for (int t = 0; t < (Channels == 1 ? 1 : disc.tables); ++t) {
+            look_up(t, 0, min_of(disc.parts[t], 8));
+            if (disc.parts[t] > 8) look_up(t, 8, disc.parts[t]);
+        }
 #pragma GCC unroll 4
         for (int v = 0; v < kVectors; ++v) store(to + x + v * kVecBytes, found[v]);
     }
 }
 
 // The same by permutes of bytes, of pixels less 128. Up to 8 parts a table of 128 holds.
-TW_PERMUTES_BYTES void permute_weights(const uint8_t* a, const uint8_t* b, const uint8_t* table, int parts, uint8_t* to,
-                                       int64_t n) {
-    const u8v most = splat(static_cast<uint8_t>(16 * parts - 1));
-    const ByteTable weights = ByteTable::of(table + kParts * kVecBytes);
+template <int Channels>
+TW_PERMUTES_BYTES void permute_weights(const uint8_t* a, const uint8_t* b, const uint8_t* tables, const Disc& disc,
+                                       uint8_t* to, int64_t n) {
+    const u8v most = splat(static_cast<uint8_t>(16 * disc.parts[0] - 1));
+    const ByteTable weights = ByteTable::of(tables + kParts * kVecBytes);
     for (int64_t x = 0; x < n; x += kVecBytes) {
-        const auto p = bitcast<Vec<int8_t>>(load(a + x)), q = bitcast<Vec<int8_t>>(load(b + x));
-        const u8v apart = min_any(bitcast<u8v>(max_any(p, q) - min_any(p, q)), most);
-        store(to + x, parts <= 8 ? look_up128(weights, apart) : look_up256(weights, apart));
+        u8v apart[Channels];
+        find_distances<int8_t>(a + x, b + x, apart);
+        const u8v first = min_any(apart[0], most);
+        u8v found = disc.parts[0] <= 8 ? look_up128(weights, first) : look_up256(weights, first);
+        for (int t = 1; Channels > 1 && t < disc.tables; ++t)
+            found ^= look_up256(ByteTable::of(tables + t * kTableBytes + kParts * kVecBytes), apart[t]);
+        store(to + x, found);
     }
 }
 
@@ -229,20 +264,27 @@ TW_PERMUTES_BYTES void find_means_by_quads(const uint8_t* middle, const Weighed*
 void filter_stripe(const View& image, const View& y, const Disc& disc, int64_t half, int64_t first, int64_t last,
                    int64_t x, int64_t n, uint8_t* memory) {
     const int64_t height = image.shape[0], width = image.shape[1], ring = ring_of(2 * half + 1);
-    const auto pixels = [&](int64_t i) { return memory + (i & (ring - 1)) * kPitch + kMargin; };
+    const int channels = disc.channels;
+    const int64_t from_plane = channels > 1 ? image.stride[2] : 0, to_plane = channels > 1 ? y.stride[2] : 0;
+    const auto pixels = [&](int64_t i) { return memory + (i & (ring - 1)) * channels * kPitch + kMargin; };
     const auto weights = [&](const Tap& tap, int64_t i) {
-        return memory + (ring + tap.kept + (i & (ring_of(tap.down + 1) - 1))) * kPitch + kMargin;
+        return memory + (ring * channels + tap.kept + (i & (ring_of(tap.down + 1) - 1))) * kPitch + kMargin;
     };
     const auto take = [&](int64_t i) {
         const bool is_signed = permutes_bytes();  // pixels are less 128 then
-        const uint8_t* const from = image.as<uint8_t>() + mirrored(i, height) * image.stride[0];
-        uint8_t* const to = pixels(i);
+        const uint8_t* from = image.as<uint8_t>() + mirrored(i, height) * image.stride[0];
+        uint8_t* to = pixels(i);
         const int64_t begin = max_of(x - half, 0), end = min_of(x + n + half, width), step = image.stride[1];
         const uint8_t sign = is_signed ? 128 : 0;
-        (is_signed ? copy_signed : copy_row)(to + begin - x, from + begin * step, step, end - begin);
-        for (int64_t k = x - half; k < begin; ++k) to[k - x] = from[mirrored(k, width) * step] ^ sign;
-        for (int64_t k = end; k < x + n + half; ++k) to[k - x] = from[mirrored(k, width) * step] ^ sign;
+        for (int c = 0; c < channels; ++c, from += from_plane, to += kPitch) {
+            (is_signed ? copy_signed : copy_row)(to + begin - x, from + begin * step, step, end - begin);
+            for (int64_t k = x - half; k < begin; ++k) to[k - x] = from[mirrored(k, width) * step] ^ sign;
+            for (int64_t k = end; k < x + n + half; ++k) to[k - x] = from[mirrored(k, width) * step] ^ sign;
+        }
     };
+    const auto find = channels == 1      ? permutes_bytes() ? permute_weights<1> : find_weights<1>
+                      : permutes_bytes() ? permute_weights<3>
+                                         : find_weights<3>;
     Weighed others[2 * kMostTaps];
     uint8_t row[kStripe];
     for (int64_t i = first - 2 * half; i < first; ++i) take(i + half);
@@ -252,9 +294,8 @@ void filter_stripe(const View& image, const View& y, const Disc& disc, int64_t h
             const Tap& tap = disc.tap[t];
             if (i + tap.down < first) continue;
             const int64_t before = max_of(tap.along, 0), after = max_of(-tap.along, 0);
-            (permutes_bytes() ? permute_weights : find_weights)(
-                pixels(i) - before, pixels(i + tap.down) + tap.along - before, tap.table, disc.parts,
-                weights(tap, i) - before, n + before + after);
+            find(pixels(i) - before, pixels(i + tap.down) + tap.along - before, tap.table, disc,
+                 weights(tap, i) - before, n + before + after);
         }
         if (i < first) continue;
         for (int t = 0; t < disc.n; ++t) {
@@ -262,10 +303,14 @@ void filter_stripe(const View& image, const View& y, const Disc& disc, int64_t h
             others[2 * t] = {weights(tap, i), pixels(i + tap.down) + tap.along};
             others[2 * t + 1] = {weights(tap, i - tap.down) - tap.along, pixels(i - tap.down) - tap.along};
         }
-        uint8_t* const to = y.as<uint8_t>() + i * y.stride[0] + x * y.stride[1];
+        uint8_t* to = y.as<uint8_t>() + i * y.stride[0] + x * y.stride[1];
         const bool whole = y.stride[1] == 1;
-        (permutes_bytes() ? find_means_by_quads : find_means)(pixels(i), others, 2 * disc.n, whole ? to : row, n);
-        for (int64_t k = 0; !whole && k < n; ++k) to[k * y.stride[1]] = row[k];
+        const uint8_t* middle = pixels(i);
+        for (int c = 0; c < channels; ++c, to += to_plane, middle += kPitch) {
+            (permutes_bytes() ? find_means_by_quads : find_means)(middle, others, 2 * disc.n, whole ? to : row, n);
+            for (int64_t k = 0; !whole && k < n; ++k) to[k * y.stride[1]] = row[k];
+            for (int t = 0; t < 2 * disc.n; ++t) others[t].pixels += kPitch;
+        }
     }
 }
 
@@ -274,14 +319,15 @@ Status run(const Call& c) {
     if (numel(y) == 0) return Status::ok;
     if (image.dtype != DType::u8) return weigh_disc(image, y, c.attr[0].i / 2, c.attr[1].f, c.attr[2].f);
     const int64_t d = c.attr[0].i, half = d / 2, height = image.shape[0], n = image.shape[1];
-    Scratch scratch(static_cast<size_t>((kHalf * kHalf + 1) * kTableBytes));
+    const int channels = static_cast<int>(row_channels(image));
+    Scratch scratch(static_cast<size_t>((kHalf * kHalf + 1) * channels * kTableBytes));
     if (!scratch.as<char>()) return fail(Status::memory, "d", "no memory for the weights; want a smaller d");
     Disc disc;
-    make_disc(d, c.attr[1].f, c.attr[2].f, scratch.as<uint8_t>(), disc);
+    make_disc(d, channels, c.attr[1].f, c.attr[2].f, scratch.as<uint8_t>(), disc);
     const int64_t stripes = ceil_div(n, kStripe);
     bool enough = true;
     parallel(ceil_div(height, kBandRows) * stripes, [&](int64_t chunk) {
-        Scratch own(static_cast<size_t>((ring_of(2 * half + 1) + disc.kept) * kPitch));
+        Scratch own(static_cast<size_t>((ring_of(2 * half + 1) * channels + disc.kept) * kPitch));
         if (!own.as<char>()) return __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
         const int64_t first = chunk / stripes * kBandRows, x = chunk % stripes * kStripe;
         filter_stripe(image, y, disc, half, first, min_of(first + kBandRows, height), x, min_of(kStripe, n - x),
@@ -299,8 +345,7 @@ Status want_sigma(const Attr& a, const char* name) {
 
 Status infer(Call& c, Inferred& r) {
     const View& image = c.in[0];
-    TW_TRY(want_pixel_type(image, "image"));
-    if (image.ndim != 2) return fail(Status::shape, "image", "image has shape %s; want (H, W)", shape_text(image).text);
+    TW_TRY(want_any_picture(image));
     const int64_t d = c.attr[0].i;
     if (d < 1 || d > kLargest || d % 2 == 0)
         return fail(Status::attr, "d", "d=%lld; want an odd number of 1 to %lld", static_cast<long long>(d),
@@ -308,7 +353,7 @@ Status infer(Call& c, Inferred& r) {
     TW_TRY(want_sigma(c.attr[1], "sigma_color"));
     TW_TRY(want_sigma(c.attr[2], "sigma_space"));
     r.n_out = 1;
-    r.out[0] = result(image.dtype, 2, image.shape);
+    r.out[0] = result(image.dtype, image.ndim, image.shape);
     r.flops = 6.0 * static_cast<double>(d * d) * static_cast<double>(numel(image));
     return Status::ok;
 }
