@@ -203,20 +203,57 @@ def test_deep_medians_of_many_tiles_are_those_of_scipy() -> None:
             np.testing.assert_array_equal(vision.median_blur(image, ksize=k), want)
 
 
-def test_guided_filter_is_its_formula() -> None:
-    image = np.random.default_rng(3).integers(0, 256, (24, 31), np.uint8)
-    got = vision.guided_filter(image, radius=3, epsilon=400.0)
+def _windows(x: Image, radius: int) -> Image:
+    """The windows around pixels, in the last axis."""
+    wide, size = np.pad(x.astype(np.float64), radius, "reflect"), 2 * radius + 1
+    return np.lib.stride_tricks.sliding_window_view(wide, (size, size)).reshape(*x.shape, -1)
 
-    def mean(x: Image) -> Image:
-        wide = np.pad(x, 3, "reflect")
-        return np.lib.stride_tricks.sliding_window_view(wide, (7, 7)).mean((2, 3))
 
-    x = image.astype(np.float64)
-    variance = mean(x * x) - mean(x) ** 2
-    slope = variance / (variance + 400)
-    np.testing.assert_allclose(got, mean(slope) * x + mean((1 - slope) * mean(x)), atol=0.02)
+def _guided(image: Image, guide: Image, radius: int, epsilon: float) -> Image:
+    """Windows one by one: the linear function of the guide nearest to image (H, W), means of them."""
+    x = np.stack([_windows(guide[..., c], radius) for c in range(guide.shape[2])], -2)
+    p = _windows(image, radius)
+    mean_x, mean_p = x.mean(-1, keepdims=True), p.mean(-1, keepdims=True)
+    spread = (x - mean_x) @ (x - mean_x).swapaxes(-1, -2) / p.shape[-1] + epsilon * np.eye(guide.shape[2])
+    slope = np.linalg.solve(spread, (x - mean_x) @ (p - mean_p)[..., None] / p.shape[-1])[..., 0]
+    offset = mean_p[..., 0] - (slope * mean_x[..., 0]).sum(-1)
+    means = [_windows(slope[..., c], radius).mean(-1) for c in range(guide.shape[2])]
+    return (np.stack(means, -1) * guide).sum(-1) + _windows(offset, radius).mean(-1)
+
+
+@pytest.mark.parametrize("guide_shape", [None, (24, 31), (24, 31, 3)])
+@pytest.mark.parametrize("shape", [(24, 31), (24, 31, 3)])
+def test_guided_filter_is_its_formula(shape: tuple[int, ...], guide_shape: tuple[int, ...] | None) -> None:
+    random = np.random.default_rng(3)
+    image = random.integers(0, 256, shape, np.uint8)
+    guide = None if guide_shape is None else random.random(guide_shape, np.float32) * 255
+    got = vision.guided_filter(image, guide, radius=3, epsilon=400.0)
+    channels, colours = (x if x.ndim == 3 else x[..., None] for x in (image, image if guide is None else guide))
+    want = [_guided(channels[..., c], colours.astype(np.float64), 3, 400.0) for c in range(channels.shape[2])]
+    np.testing.assert_allclose(got, np.stack(want, -1).reshape(shape), atol=0.05)
+    out = np.empty(shape, np.float32)
+    assert vision.guided_filter(image, guide, radius=3, epsilon=400.0, out=out) is out
+    np.testing.assert_array_equal(out, got)
+
+
+def test_guided_filter_is_that_of_opencv_inside() -> None:
+    filters = pytest.importorskip("cv2.ximgproc")
+    random = np.random.default_rng(4)
+    image, guide = random.integers(0, 256, (40, 50), np.uint8), random.integers(0, 256, (40, 50, 3), np.uint8)
+    for p, x in ((image, guide), (guide, image), (guide, guide)):
+        want = filters.guidedFilter(x, p, 2, 300.0, dDepth=5)
+        got = vision.guided_filter(p, x, radius=2, epsilon=300.0)
+        np.testing.assert_allclose(got[4:-4, 4:-4], want[4:-4, 4:-4], atol=0.05)
+
+
+def test_guided_filter_says_what_is_wrong() -> None:
+    image = np.zeros((24, 31), np.uint8)
     with pytest.raises(tw.AttrError, match="epsilon=0; want a number above 0"):
         vision.guided_filter(image, radius=3, epsilon=0)
+    with pytest.raises(tw.ShapeError, match=r"image has shape \(24, 31, 1\); want \(H, W\) or \(H, W, 3\)"):
+        vision.guided_filter(image[..., None], radius=3, epsilon=1)
+    with pytest.raises(tw.ShapeError, match=r"guide has shape \(24, 30\); want \(24, 31\) or \(24, 31, 3\)"):
+        vision.guided_filter(image, image[:, 1:], radius=3, epsilon=1)
 
 
 _PICTURE = np.zeros((9, 8), np.uint8)
@@ -253,3 +290,14 @@ def test_functions_made_of_ops_say_what_is_wrong_in_their_own_name(name: str) ->
         if value != 1:
             with pytest.raises(tw.Error, match=f"^{name}: {attr}"):
                 getattr(vision, name)(_PICTURE, *others, **(needed | {attr: value}))
+
+
+def test_histograms_of_large_pictures_count_every_pixel() -> None:
+    random = np.random.default_rng(5)
+    rows = np.repeat(np.arange(256, dtype=np.uint8), 400)
+    pictures = [random.integers(0, 256, (701, 999), np.uint8), random.integers(0, 2, (300, 307), np.uint8), rows]
+    for image in (*pictures, np.full(1 << 20, 255, np.uint8), rows.reshape(256, 400).T[:, 1:], rows[::-2]):
+        counts = np.bincount(image.ravel(), minlength=256)
+        for threads in (1, 2):
+            with tw.threads(threads):
+                np.testing.assert_array_equal(vision.histogram(image), counts)

@@ -15,6 +15,7 @@ from tilework.arrays import Array
 from tilework.contours import Contour, approx_polygon, find_contours
 from tilework.devices import to_device, to_host
 from tilework.errors import AttrError, DTypeError, ShapeError
+from tilework.guided import guided_filter
 from tilework.hough import find_keypoints, hough_lines, hough_segments
 from tilework.lines import Edges, Lines, detect_edges, detect_lines, draw_lines, mps_edlines, overlay_edges
 from tilework.ops import (
@@ -206,42 +207,6 @@ def sep_filter(image: Array, along: Array, down: Array, *, out: Array | None = N
         if len(taps.shape) != 1:
             raise ShapeError(f"sep_filter: {name} has shape {tuple(taps.shape)}; want one axis", argument=name)
     return ops.filter2d(ops.filter2d(image, along.reshape(1, -1)), down.reshape(-1, 1), out=out)
-
-
-@own_errors()
-def guided_filter(
-    image: Array, guide: Array | None = None, *, radius: int, epsilon: float, out: Array | None = None
-) -> Array:
-    """Smooths image (H, W), of any pixels, within the edges of ``guide`` (H, W), by default its own: float32 (H, W).
-
-    In every window of 2 ``radius`` + 1 pixels the result is the linear function of the guide nearest to the image;
-    ``epsilon`` is the variance of the guide below which a window counts as flat. Sums are those of :data:`filter2d`.
-    K. He, J. Sun and X. Tang, "Guided image filtering", 2013.
-    """
-    guide = image if guide is None else guide
-    want_array("guided_filter", image=image, guide=guide)
-    want_number("guided_filter", epsilon=epsilon)
-    for name, plane in (("image", image), ("guide", guide)):
-        if len(plane.shape) != 2 or tuple(plane.shape) != tuple(image.shape):
-            wanted = tuple(image.shape) if len(image.shape) == 2 else "(H, W)"
-            raise ShapeError(f"guided_filter: {name} has shape {tuple(plane.shape)}; want {wanted}", argument=name)
-    if isinstance(radius, bool) or not isinstance(radius, int) or not 1 <= radius <= 127:
-        raise AttrError(f"guided_filter: radius={radius!r}; want 1 to 127", argument="radius")
-    if not 0 < epsilon < math.inf:
-        raise AttrError(f"guided_filter: epsilon={epsilon}; want a number above 0", argument="epsilon")
-    taps = np.full(2 * radius + 1, 1 / (2 * radius + 1), np.float32)
-    taps = taps if isinstance(image, np.ndarray) else to_device(taps, like=image)
-
-    def mean(x: Array) -> Array:
-        return sep_filter(x, taps, taps)
-
-    x, p = (ops.cast(plane, dtype="float32") for plane in (guide, image))
-    mean_x, mean_p = mean(x), mean(p)
-    spread = ops.sub(mean(ops.mul(x, x)), ops.mul(mean_x, mean_x))
-    together = ops.sub(mean(ops.mul(x, p)), ops.mul(mean_x, mean_p))
-    slope = ops.div(together, ops.add(spread, float(epsilon)))
-    offset = ops.sub(mean_p, ops.mul(slope, mean_x))
-    return ops.add(ops.mul(mean(slope), x), mean(offset), out=out)
 
 
 def _counts(image: Array) -> list[int]:
