@@ -24,9 +24,9 @@ constexpr int NR = kPanelColumns, MR = kTallRows, L = kLanes<float>;
 constexpr int64_t kStepBytes = kPieces<float> * kPieceBytes;  // of a row tile of A, or a panel of B
 // Of a block of C: its panels, its sums, and the panels between two visits to them.
 constexpr int64_t kMostPanels = 16, kMostSums = 160, kBlockBytes = 400 * 1024, kLeastSteps = 4, kMostSteps = 32;
-constexpr int64_t kChunkWork = int64_t{1} << 20;
+constexpr int64_t kChunkWork = int64_t{1} << 20, kPolledWork = int64_t{1} << 34;  // at least; at most
 constexpr int64_t kTileFloats = MR * kPieceTerms;
-constexpr int64_t kShares = 4;  // chunks of panels for a thread
+constexpr int64_t kShares = 4;  // chunks of panels for a thread; the first panel of each is split by itself
 constexpr int64_t kPackTerms = 64;  // packed at a time, in L1
 
 TW_INLINE void split_to(f32v x, f32v y, Exponents& seen, char* to) {
@@ -269,15 +269,18 @@ struct Engine {
 
     bool by_panels() const {
         note_kernel("gemm tiled in pieces");
-        const int64_t together = max_of(1 + kChunkWork / (g.m * NR * g.k), ceil_div(panels, kShares * num_threads()));
+        // As even as they can be, for the last thread to end decides; one that has no help need not begin anew.
+        const int64_t most = ceil_div(panels, 1 + kChunkWork / (g.m * NR * g.k));
+        const int64_t shares = num_threads() == 1 ? 1 : kShares * num_threads();
+        const int64_t chunks = min_of(most, max_of(shares, g.m * g.n * g.k / kPolledWork));
         bool enough = true;
-        parallel(ceil_div(panels, together), [&](int64_t chunk) {
+        parallel(chunks, [&](int64_t chunk) {
             Scratch scratch(static_cast<size_t>(2 * steps * kStepBytes)),
                 packing(static_cast<size_t>(kPackTerms * Blocking<float>::NR) * sizeof(float));
             char* const both = scratch.as<char>();
             if (!both || !packing.as<float>()) return __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
             tiles_begin();
-            const int64_t first = chunk * together, end = min_of(first + together, panels);
+            const int64_t first = panels * chunk / chunks, end = panels * (chunk + 1) / chunks;
             bool made = false;
             Exponents seen;
             Place next = place(first);

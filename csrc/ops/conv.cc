@@ -63,7 +63,7 @@ constexpr int64_t kFewPixels = 4;  // of an image, for a register tile
 constexpr int64_t kSparePixels = 8, kSidePixels = 64;  // of an image, for a panel, and for the way of large weights
 constexpr int64_t kPassingWeights = 1 << 18;  // are large
 constexpr int64_t kCopiedBytes = 32 << 20;  // of a padded image; larger ones are read where they are
-constexpr int64_t kPaddedRows = 32;  // of the copy, filled by one job
+constexpr int64_t kPaddedRows = 32, kPaddedElements = 4096;  // of the copy, filled by one job: at most, at least
 
 // A 1x1 kernel on all pixels: the image is the matrix.
 bool is_point(const ConvAxes& s) {
@@ -88,9 +88,12 @@ void start_from(const View& residual, const T* bias, const View& y) {
 template <class T>
 void fill_all(const Padded<T>& p, const Window<T>& w, int64_t channels, const ConvAxes& s) {
     const int64_t rows = p.size[0] * p.size[1], per_channel = ceil_div(rows, kPaddedRows);
-    parallel(channels * per_channel, [&](int64_t job) {
-        const int64_t first = job / channels * kPaddedRows;
-        fill_padded(p, w, job % channels, first, min_of(first + kPaddedRows, rows), s.before);
+    const int64_t together = ceil_div(kPaddedElements, min_of(rows, kPaddedRows) * p.row);
+    const int64_t across = ceil_div(channels, together);
+    parallel(across * per_channel, [&](int64_t job) {
+        const int64_t first = job / across * kPaddedRows, c0 = job % across * together;
+        for (int64_t c = c0; c < min_of(c0 + together, channels); ++c)
+            fill_padded(p, w, c, first, min_of(first + kPaddedRows, rows), s.before);
     });
 }
 
