@@ -71,6 +71,8 @@ TW_INLINE void take_row(T* to, const T* x, int64_t far, int64_t n) {
         for (int64_t i = 0; i < n; i += L) store(to + least(i, n - L), load(x + least(i, n - L)));
     else if (far == 2 && n >= L)
         for (int64_t i = 0; i < n; i += L) store(to + least(i, n - L), load_stride2(x + 2 * least(i, n - L)));
+    else if (far == 1 && n > 0 && kVecBytes == 64)  // whose vectors have masks
+        store_n(to, load_n(x, n), n);
     else
         for (int64_t i = 0; i < n; ++i) to[i] = x[i * far];
 }
@@ -94,8 +96,15 @@ void split_row(T* to, int64_t phase, const T* x, int64_t in, int64_t before) {
         store(start[0] + at[0] + j, every_other<0>(a, b, Indices<Vec<T>>{}));
         store(start[1] + at[1] + j, every_other<1>(a, b, Indices<Vec<T>>{}));
     }
+    int64_t done = pairs >= L ? pairs : 0;
+    if (done == 0 && pairs > 0 && kVecBytes == 64) {
+        const Vec<T> a = load_n(x, least(in, L)), b = load_n(x + L, in > L ? least(in - L, L) : 0);
+        store_n(start[0] + at[0], every_other<0>(a, b, Indices<Vec<T>>{}), count[0]);
+        store_n(start[1] + at[1], every_other<1>(a, b, Indices<Vec<T>>{}), count[1]);
+        done = L;
+    }
     for (int k = 0; k < 2; ++k) {
-        for (int64_t i = pairs >= L ? pairs : 0; i < count[k]; ++i) start[k][at[k] + i] = x[2 * i + k];
+        for (int64_t i = done; i < count[k]; ++i) start[k][at[k] + i] = x[2 * i + k];
         zero_few(start[k], least(at[k], phase));
         zero_few(start[k] + at[k] + count[k], phase - at[k] - count[k]);
     }
