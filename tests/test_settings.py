@@ -148,6 +148,11 @@ def test_the_environment_forces_a_tier() -> None:
     assert _said("import tilework as tw; print(tw.isa())", TILEWORK_ISA=tw.tiers()[0]) == tw.tiers()[0]
 
 
+@pytest.mark.skipif("amx" not in tw.tiers(), reason="no tiles on this CPU")
+def test_the_environment_may_name_what_a_hypervisor_hides() -> None:
+    assert _said("import tilework as tw; print(tw.isa())", TILEWORK_ISA="amx_fp16") == "amx"
+
+
 @pytest.mark.parametrize("value", ["sse9", "AVX2", "avx2 "])
 def test_a_wrong_tier_in_the_environment_is_an_error_at_import(value: str) -> None:
     done = _python("import tilework", TILEWORK_ISA=value)

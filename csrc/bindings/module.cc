@@ -15,6 +15,7 @@
 #include "core/op_table.h"
 #include "core/parallel.h"
 #include "core/profile.h"
+#include "core/tile_kernels.h"
 
 namespace tw::bindings {
 namespace {
@@ -182,6 +183,7 @@ PYBIND11_MODULE(_core, m) {
 
     m.def("tiers", &tiers, "(name, whether this CPU runs it) of every tier built, worst first.");
     m.def("isa", [] { return tier_name(active_tier()); });
+    m.def("tiles_take_float16", &tiles_take_f16, "Whether products of the active tier take float16 in tiles as it is.");
     m.def("isa_error", [] { return tier_error(); });
     m.def("set_isa", [](const char* name) { check(set_tier(name), "set_isa"); });
     m.def("num_threads", &num_threads);

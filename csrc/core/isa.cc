@@ -93,11 +93,13 @@ struct Machine {
 
 constinit Machine g_machine{};
 constinit OpDef g_ops[kTiers][kOps]{};  // by machine(); without `run` where the tier below has the op
+constinit TileKernels g_tiles[kTiers]{};  // by machine()
 constinit std::atomic<Tier> g_active{Tier::count};  // count: not known yet
 
 // What this CPU runs, by tier, built or not.
 struct Runs {
     bool base = true, avx2 = false, avx512 = false, avx512vnni = false, amx = false;
+    bool amx_fp16 = false;  // float16 in tiles of amx
 };
 
 #if defined(__x86_64__)
@@ -149,6 +151,7 @@ Runs detect_tiers() {
     constexpr unsigned amx = 1u << 24 | 1u << 25 | 1u << 22;  // tile, int8, bf16
     runs.amx =
         runs.avx512vnni && has(seven.c, bit_AVX512VBMI) && has(seven.d, amx) && has(saved, 3u << 17) && may_use_tiles();
+    runs.amx_fp16 = runs.amx && has(seven1.a, 1u << 21);
 #endif
     return runs;
 }
@@ -242,7 +245,14 @@ void join_tables() {
 
 void detect() {
     join_tables();
-    const Runs runs = detect_tiers();
+    Runs runs = detect_tiers();
+    const char* wanted = getenv("TILEWORK_ISA");
+    // A hypervisor may hide what its CPU does: whoever asks for it by name is believed.
+    if (wanted && runs.amx && strcmp(wanted, "amx_fp16") == 0) runs.amx_fp16 = true, wanted = "amx";
+    for (int t = 0; t < kTiers; ++t) {
+        g_tiles[t] = *kTileTables[t];
+        if (runs.amx_fp16) g_tiles[t].f16 = g_tiles[t].f16_whole;
+    }
 #define TW_RUNS(name) g_machine.runs[static_cast<int>(Tier::name)] = runs.name;
     TW_TIERS(TW_RUNS)
 #undef TW_RUNS
@@ -254,7 +264,7 @@ void detect() {
         snprintf(g_machine.error, sizeof g_machine.error, "this CPU runs no tier of this build");
     }
     Tier first = g_machine.best;
-    if (const char* wanted = getenv("TILEWORK_ISA")) {
+    if (wanted) {
         const Tier tier = choose(wanted, "TILEWORK_ISA", g_machine.error, sizeof g_machine.error);
         if (tier != Tier::count) first = tier;
     }
@@ -312,7 +322,9 @@ Status run_below(Tier tier, const Call& call) {
 
 const PeakLoops& peak_loops(Tier tier) { return *kPeaks[static_cast<int>(tier)]; }
 
-const TileKernels& tile_kernels() { return *kTileTables[static_cast<int>(active_tier())]; }
+const TileKernels& tile_kernels() { return g_tiles[static_cast<int>(active_tier())]; }
+
+bool tiles_take_f16() { return tile_kernels().f16 && tile_kernels().f16 == tile_kernels().f16_whole; }
 
 OpId find_op(const char* name) {
     if (!name) return OpId::count;

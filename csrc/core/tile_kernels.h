@@ -14,8 +14,10 @@ struct TileKernels {
     int (*windows)(const void* job);  // of WindowsInPieces (gemm/window_pieces.h)
     int (*dw)(const void* job);  // of DwInPieces (gemm/gradient_pieces.h)
     TileProduct *f32, *f16, *bf16, *f32_f16, *f32_bf16;  // of a Gemm of these types (gemm/tile_products.cc)
+    TileProduct* f16_whole;  // takes the place of f16 where the CPU multiplies tiles of it
 };
 
 const TileKernels& tile_kernels();  // of the active tier
+bool tiles_take_f16();  // as it is, in the active tier
 
 }  // namespace tw

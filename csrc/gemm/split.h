@@ -1,4 +1,4 @@
-// Operands of products in tiles: numbers split into pieces, as gemm/pieces.h lays them out; bf16 as pairs along k.
+// Operands of products in tiles: numbers split into pieces, as gemm/pieces.h lays them out; one piece as pairs along k.
 #pragma once
 #include "core/index.h"
 #include "gemm/pack.h"
@@ -102,7 +102,7 @@ void split_right(const S* from, int64_t row, int64_t col, int64_t pair, int64_t 
     for (int64_t p = 0; p < pairs; ++p) join(ranges[p], seen[p].range());
 }
 
-// ---- bf16: one piece, pairs along k --------------------------------------------------------------------------------
+// ---- one piece, pairs along k ---------------------------------------------------------------------------------------
 
 // Up to 32 rows of k terms of A, seen and, if `to` is given, copied as whole steps, rows to_row apart if that is given.
 inline void copy_left(const uint16_t* from, int64_t row, int64_t col, int64_t rows, int64_t k, uint16_t* to,

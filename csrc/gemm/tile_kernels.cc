@@ -11,8 +11,9 @@ namespace tw::TW_ISA {
 
 extern const TileKernels kTileKernels;
 #if defined(TW_TILES)
-const TileKernels kTileKernels = {tiled_in_pieces, split_rows,   windows_in_pieces, dw_in_pieces,    product_f32,
-                                  product_f16,     product_bf16, product_f32_f16,   product_f32_bf16};
+const TileKernels kTileKernels = {tiled_in_pieces,  split_rows,       windows_in_pieces, dw_in_pieces,
+                                  product_f32,      product_f16,      product_bf16,      product_f32_f16,
+                                  product_f32_bf16, product_f16_whole};
 #else
 const TileKernels kTileKernels = {};
 #endif

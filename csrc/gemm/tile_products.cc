@@ -3,8 +3,9 @@
 //
 // Method    gemm/pieces.h. A block of C stays in L2 as sums while blocks of k pass: panels of B are split for all of its rows,
 //           each tile of rows just before all panels are multiplied by it: split numbers never leave L2, and are split
-//           again for every block of C. bf16 needs no splitting: a prepared B is read where it lies, and rows of A are
-//           copied, and sums become C, between the products of the tile before and after.
+//           again for every block of C. bf16, and f16 where the CPU has tiles of it, need no splitting: a B that was
+//           prepared in tiles is read where it lies, and rows of A are copied, and sums become C, between the products of
+//           the tile before and after.
 // Numerics  sums are float, rounded once at the store. Units of C whose operands' exponents do not fit are left to the tier
 //           below: a choice by the operands alone.
 // Threads   blocks of C are independent; k is never split between threads.
@@ -84,8 +85,8 @@ struct Products {
     }
 
     template <class Block>
-    bool run_blocks(const Block& block) const {
-        note_kernel(g.packed_b ? "tiles prepared" : "tiles");
+    bool run_blocks(const char* kernel, const Block& block) const {
+        note_kernel(kernel);
         const int64_t across = ceil_div(pairs, wide);
         bool enough = true;
         parallel(ceil_div(tiles, tall) * across, [&](int64_t chunk) {
@@ -208,9 +209,11 @@ struct Beside {
     }
 };
 
-template <class C, class A, class B>
+// `Whole`: f16 is multiplied as it is, by an instruction of its own.
+template <class C, class A, class B, bool Whole = false>
 struct Engine : Products<C, A, B> {
-    static constexpr int P = kPieces<A> > kPieces<B> ? kPieces<A> : kPieces<B>;
+    static constexpr int P = Whole ? 1 : kPieces<A> > kPieces<B> ? kPieces<A> : kPieces<B>;
+    static constexpr TileKind kKind = Whole ? TileKind::f16 : TileKind::bf16;
     static constexpr int64_t kStepBytes = P * kPieceBytes;
     // Steps of rows of A that stay in L1 whatever comes; those of a visit to the sums where there are more; of a block.
     static constexpr int64_t kNearSteps = P == 1 ? 16 : P == 2 ? 8 : 5, kVisitSteps = P == 1 ? 8 : P == 2 ? 4 : 3;
@@ -225,7 +228,7 @@ struct Engine : Products<C, A, B> {
     bool plain;  // simple, and whole tiles can go to C as they are
 
     Engine(const Gemm<C, A, B>& product, Below* other) : Base(product, other) {
-        in_place = P == 1 && g.packed_b;
+        in_place = P == 1 && kPackedTiles<B> && g.packed_b;
         plain = __is_same(C, float) && simple;
         // Few rows: B is split for little, and what is read of it takes the place of what was split.
         const bool few = tiles <= kFewTiles && steps > kMostSteps && !in_place;
@@ -242,6 +245,9 @@ struct Engine : Products<C, A, B> {
 
     bool run() const {
         return Base::run_blocks(
+            Whole        ? "tiles of f16"
+            : g.packed_b ? "tiles prepared"
+                         : "tiles",
             [this](int64_t t0, int64_t t1, int64_t p0, int64_t p1) { return run_block(t0, t1, p0, p1); });
     }
 
@@ -282,6 +288,12 @@ struct Engine : Products<C, A, B> {
         const int64_t n = min_of(all * kPairColumns, g.n - p0 * kPairColumns);
         const B* const from = g.b.data + k0 * g.b.row + p0 * kPairColumns * g.b.col;
         if constexpr (P == 1) {
+            if (g.packed_b) {
+                for (int64_t p = 0; p < all; ++p)
+                    pack_pairs_along(reinterpret_cast<const uint16_t*>(g.packed_b + (p0 + p) * own + k0 * kPairColumns),
+                                     kPairColumns, terms(s0, s1), 2, to + 2 * p * panel, panel, seen + p);
+                return;
+            }
             const auto* const halves = reinterpret_cast<const uint16_t*>(from);
             const int64_t along = g.b.col == 1 ? n / kPanelColumns : 0;
             if (along) pack_pairs_along(halves, g.b.row, terms(s0, s1), along, to, panel, seen);
@@ -306,6 +318,7 @@ struct Engine : Products<C, A, B> {
     }
 
     bool fits(const ExponentRange& a, const ExponentRange& b) const {
+        if (Whole) return true;
         if (P == 2) return a.most < 255 && b.most < 255;
         return ranges_fit(a, b, g.k);
     }
@@ -315,8 +328,7 @@ struct Engine : Products<C, A, B> {
     // One panel by one tile of rows, some steps of them.
     void multiply(const TileBlock& b, int64_t rows, C* to, Besides& beside) const {
         if constexpr (P == 1) {
-            rows > kTileRows ? multiply_tall<TileKind::bf16>(b, [&](int64_t) { beside.work(); })
-                             : multiply_low<TileKind::bf16>(b);
+            rows > kTileRows ? multiply_tall<kKind>(b, [&](int64_t) { beside.work(); }) : multiply_low<kKind>(b);
         } else {
             PieceBlock pieces = {b.steps, b.a, b.b, static_cast<float*>(b.c), kPanelColumns, b.load_c};
             if constexpr (__is_same(C, float)) pieces.to = to, pieces.to_row = g.c_row;
@@ -405,11 +417,12 @@ struct Engine : Products<C, A, B> {
     }
 };
 
-template <class C, class A, class B>
+template <class C, class A, class B, bool Whole = false>
 bool product(const void* gemm, Below* below) {
+    typedef Engine<C, A, B, Whole> Own;
     const auto& g = *static_cast<const Gemm<C, A, B>*>(gemm);
     // One piece is multiplied in the same order either way.
-    if constexpr (__is_same(B, bf16) && __is_same(A, bf16)) {
+    if constexpr (Own::P == 1) {
         if (!g.packed_b && g.b.col != 1 && g.b.row == 1 && (g.a.col != 1 || g.m < g.n)) {
             // Rows of A need no transpose, and those of the smaller matrix less.
             Gemm<C, A, B> t = g;
@@ -419,10 +432,10 @@ bool product(const void* gemm, Below* below) {
             t.c_row = g.c_col, t.c_col = g.c_row;
             t.bias_row = g.bias_col, t.bias_col = g.bias_row;
             t.addend = {g.addend.data, g.addend.col, g.addend.row};
-            return Engine<C, A, B>(t, below).run();
+            return Own(t, below).run();
         }
     }
-    return Engine<C, A, B>(g, below).run();
+    return Own(g, below).run();
 }
 
 }  // namespace
@@ -479,6 +492,7 @@ void split_floats_left(const float* from, int64_t row, int64_t col, int64_t rows
 
 bool product_f32(const void* gemm, Below* below) { return product<float, float, float>(gemm, below); }
 bool product_f16(const void* gemm, Below* below) { return product<f16, f16, f16>(gemm, below); }
+bool product_f16_whole(const void* gemm, Below* below) { return product<f16, f16, f16, true>(gemm, below); }
 bool product_bf16(const void* gemm, Below* below) { return product<bf16, bf16, bf16>(gemm, below); }
 bool product_f32_f16(const void* gemm, Below* below) { return product<float, float, f16>(gemm, below); }
 bool product_f32_bf16(const void* gemm, Below* below) { return product<float, float, bf16>(gemm, below); }

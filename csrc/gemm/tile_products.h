@@ -4,6 +4,6 @@
 
 namespace tw::TW_ISA {
 
-TileProduct product_f32, product_f16, product_bf16, product_f32_f16, product_f32_bf16;
+TileProduct product_f32, product_f16, product_f16_whole, product_bf16, product_f32_f16, product_f32_bf16;
 
 }  // namespace tw::TW_ISA

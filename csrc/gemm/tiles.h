@@ -111,7 +111,7 @@ __attribute__((noinline)) void multiply_low(const TileBlock& t) {
         for (int j = 0; j < kPanelColumns; j += kLanes<int32_t>) {
             int32_t* const at = reinterpret_cast<int32_t*>(c + i * c_row) + j;
             const Ints x = load(at), y = load(odd + i * kPanelColumns + j);
-            if constexpr (Kind == TileKind::bf16)
+            if constexpr (kSumsFloats<Kind>)
                 store(at, bitcast<Ints>(bitcast<f32v>(x) + bitcast<f32v>(y)));
             else
                 store(at, bitcast<Ints>(bitcast<u32v>(x) + bitcast<u32v>(y)));

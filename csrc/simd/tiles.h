@@ -2,14 +2,17 @@
 //
 //   C (16 x 16 words)  +=  A (rows of 64 bytes along k)  x  B (rows of 16 words, each of which holds 4 bytes of k)
 //
-// A word holds four 8-bit integers or two bf16. A thread that multiplies tiles is between tiles_begin() and tiles_end().
-// Numerics: integers are exact and wrap. bf16: products are exact; the sums of even and of odd terms are fused multiply-adds,
-// added at the end; denormal inputs and results become zero.
+// A word holds four 8-bit integers, two bf16 or two f16. A thread that multiplies tiles is between tiles_begin() and tiles_end().
+// Numerics: integers are exact and wrap. bf16, f16: products are exact; the sums of even and of odd terms are fused
+// multiply-adds, added at the end; denormal floats become zero, as bf16 too, but f16 counts in full.
 #pragma once
 #include "simd/vec.h"
 
 #if defined(__AMX_TILE__) || defined(TW_EMULATED_AMX)
 #define TW_TILES
+#endif
+#if defined(TW_EMULATED_AMX)
+#include "simd/convert.h"
 #endif
 
 namespace tw::TW_ISA {
@@ -17,7 +20,9 @@ namespace tw::TW_ISA {
 constexpr int kTileRows = 16, kTileBytes = 64;  // a tile; also its columns of words
 
 // The types of A and B.
-enum class TileKind { u8u8, u8s8, s8u8, s8s8, bf16 };
+enum class TileKind { u8u8, u8s8, s8u8, s8s8, bf16, f16 };
+template <TileKind Kind>
+constexpr bool kSumsFloats = Kind >= TileKind::bf16;
 
 #if defined(TW_TILES)
 constexpr bool kHasTiles = true;
@@ -63,21 +68,22 @@ void emulate_dot(unsigned char (*c)[kTileBytes], const unsigned char (*a)[kTileB
 }
 
 static inline float normal_or_zero(float v) { return __builtin_fabsf(v) < 0x1p-126f ? __builtin_copysignf(0.f, v) : v; }
-static inline float emulated_bf16(const unsigned char* p) {
-    const uint32_t bits = static_cast<uint32_t>(p[0] | p[1] << 8) << 16;
-    float v;
-    __builtin_memcpy(&v, &bits, 4);
-    return normal_or_zero(v);
+template <TileKind Kind>
+static float emulated_half(const unsigned char* p) {
+    const auto bits = static_cast<uint16_t>(p[0] | p[1] << 8);
+    return normal_or_zero(Kind == TileKind::f16 ? to_float(::tw::f16{bits}) : to_float(::tw::bf16{bits}));
 }
-static inline void emulate_dot_bf16(unsigned char (*c)[kTileBytes], const unsigned char (*a)[kTileBytes],
-                                    const unsigned char (*b)[kTileBytes]) {
+template <TileKind Kind>
+static void emulate_dot_halves(unsigned char (*c)[kTileBytes], const unsigned char (*a)[kTileBytes],
+                               const unsigned char (*b)[kTileBytes]) {
     for (int i = 0; i < kTileRows; ++i)
         for (int j = 0; j < kTileRows; ++j) {
             float sum, part[2] = {};
             __builtin_memcpy(&sum, c[i] + 4 * j, 4);
             for (int k = 0; k < kTileBytes / 2; ++k)
-                part[k % 2] = normal_or_zero(__builtin_fmaf(
-                    emulated_bf16(a[i] + 2 * k), emulated_bf16(b[k / 2] + 4 * j + 2 * (k % 2)), part[k % 2]));
+                part[k % 2] =
+                    normal_or_zero(__builtin_fmaf(emulated_half<Kind>(a[i] + 2 * k),
+                                                  emulated_half<Kind>(b[k / 2] + 4 * j + 2 * (k % 2)), part[k % 2]));
             sum = normal_or_zero(sum + normal_or_zero(part[0] + part[1]));
             __builtin_memcpy(c[i] + 4 * j, &sum, 4);
         }
@@ -90,7 +96,7 @@ TW_INLINE void tile_dot() {
     if constexpr (Kind == TileKind::u8s8) emulate_dot<uint8_t, int8_t>(c, a, b);
     if constexpr (Kind == TileKind::s8u8) emulate_dot<int8_t, uint8_t>(c, a, b);
     if constexpr (Kind == TileKind::s8s8) emulate_dot<int8_t, int8_t>(c, a, b);
-    if constexpr (Kind == TileKind::bf16) emulate_dot_bf16(c, a, b);
+    if constexpr (kSumsFloats<Kind>) emulate_dot_halves<Kind>(c, a, b);
 }
 #else
 // All tiles whole: rows that are not there hold whatever memory holds, and are not looked at.
@@ -130,6 +136,9 @@ TW_INLINE void tile_dot() {
     if constexpr (Kind == TileKind::s8s8) TW_TILE_DOT("tdpbssd");
     if constexpr (Kind == TileKind::bf16) TW_TILE_DOT("tdpbf16ps");
 #undef TW_TILE_DOT
+    // tdpfp16ps, in bytes: assemblers that are to be served do not know it.
+    if constexpr (Kind == TileKind::f16)
+        __asm__ volatile(".byte 0xc4, 0xe2, %c0, 0x5c, %c1" ::"i"((~B & 15) << 3 | 3), "i"(0xc0 | C << 3 | A));
 }
 #endif
 #else

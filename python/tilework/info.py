@@ -40,6 +40,8 @@ def facts() -> list[tuple[str, str]]:
         f"{name}{' (active)' if name == active else '' if runs else ' (not on this CPU)'}"
         for name, runs in _core.tiers()
     ]
+    if _core.tiles_take_float16():
+        tiers.append("with tiles of float16")
     level_one, level_two, level_three = map(_size, _core.cache_sizes())
     companions = [f"{n} {importlib.metadata.version(n)}" for n in _COMPANIONS if _is_installed(n)]
     return [
