@@ -88,8 +88,12 @@ void split_right(const S* from, int64_t row, int64_t col, int64_t pair, int64_t 
         char* const step = to + s * P * kPieceBytes;
         const int64_t done = s < whole_steps ? whole : 0;
         for (int64_t w = 0; w < (done ? kTileRows : 0); ++w)
-            for (int64_t p = 0; p < done; ++p)
-                split_pair(at + w * row + p * pair, row, step + 2 * p * panel + w * kPanelColumns * 4, seen[p]);
+            for (int64_t p = 0; p < done; ++p) {
+                const S *const from_here = at + w * row + p * pair, *const next = from_here + kPieceTerms * row;
+                for (int64_t j = 0; P == 2 && j < kPairColumns; j += kPanelColumns)
+                    __builtin_prefetch(next + j, 0, 2), __builtin_prefetch(next + kTileRows * row + j, 0, 2);
+                split_pair(from_here, row, step + 2 * p * panel + w * kPanelColumns * 4, seen[p]);
+            }
         for (int64_t p = done; p < pairs; ++p) {
             alignas(kVecBytes) float block[kPieceTerms * kPairColumns];
             take_block<kPieceTerms, kPairColumns>(at + p * pair, row, col, min_of(k - s * kPieceTerms, kPieceTerms),

@@ -185,6 +185,7 @@ struct Beside {
                     store(reinterpret_cast<uint16_t*>(word), v);
                 } else {
                     u32v some[P];
+                    if (P == 2) __builtin_prefetch(x + 8 * from_row, 0, 2);
                     split_pairs(load_as<float>(x), load_as<float>(x + kLanes<float>), some, own);
                     for (int p = 0; p < P; ++p) store(reinterpret_cast<uint32_t*>(word + p * kPieceBytes), some[p]);
                 }
@@ -215,8 +216,8 @@ struct Engine : Products<C, A, B> {
     static constexpr int P = Whole ? 1 : kPieces<A> > kPieces<B> ? kPieces<A> : kPieces<B>;
     static constexpr TileKind kKind = Whole ? TileKind::f16 : TileKind::bf16;
     static constexpr int64_t kStepBytes = P * kPieceBytes;
-    // Steps of rows of A that stay in L1 whatever comes; those of a visit to the sums where there are more; of a block.
-    static constexpr int64_t kNearSteps = P == 1 ? 16 : P == 2 ? 8 : 5, kVisitSteps = P == 1 ? 8 : P == 2 ? 4 : 3;
+    // Steps of one visit to the sums, if there are no more; those of a visit where there are; of a block.
+    static constexpr int64_t kNearSteps = P == 1 ? 16 : P == 2 ? 32 : 5, kVisitSteps = P == 1 ? 8 : 3;
     static constexpr int64_t kMostSteps = P == 1 ? 64 : P == 2 ? 32 : 21;
     static constexpr int64_t kCalls = P == 1 ? 1 : 2;  // of what is done beside each step
     typedef Products<C, A, B> Base;
