@@ -2,6 +2,7 @@
 
 #include <pybind11/numpy.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "bindings/arrays.h"
@@ -50,8 +51,9 @@ py::tuple draw_chains(const py::object& ways, const py::object& gradient, int64_
                           copied(chains.start.data(), {static_cast<py::ssize_t>(chains.start.size())}, "int64"));
 }
 
-py::array find_lines(const py::object& ways, const py::object& gradient, int threshold, int64_t interval,
-                     double least_length, double fit_error, int64_t gap, bool validate, double log_eps, bool subpixel) {
+py::tuple find_lines(const py::object& ways, const py::object& gradient, int threshold, int64_t interval,
+                     double least_length, double fit_error, int64_t gap, bool validate, double log_eps, bool subpixel,
+                     int64_t most) {
     const lines::Planes planes = planes_of(ways, gradient);
     std::vector<lines::Line> found;
     {
@@ -61,8 +63,16 @@ py::array find_lines(const py::object& ways, const py::object& gradient, int thr
             lines::find_lines(planes, {threshold, interval, least_length, fit_error, gap, validate, log_eps, subpixel});
     }
     if (PyErr_Occurred() || PyErr_CheckSignals() != 0) throw py::error_already_set();
-    static_assert(sizeof(lines::Line) == 7 * sizeof(float));
-    return copied(found.data(), {static_cast<py::ssize_t>(found.size()), 7}, "float32");
+    const auto n = static_cast<py::ssize_t>(std::min(static_cast<int64_t>(found.size()), most));
+    py::array_t<float> segments({n, py::ssize_t{4}}), width(n), nfa(n), strength(n);
+    float *const ends = segments.mutable_data(), *const widths = width.mutable_data();
+    float *const sure = nfa.mutable_data(), *const strong = strength.mutable_data();
+    for (py::ssize_t i = 0; i < n; ++i) {
+        const lines::Line& l = found[static_cast<size_t>(i)];
+        ends[4 * i] = l.x1, ends[4 * i + 1] = l.y1, ends[4 * i + 2] = l.x2, ends[4 * i + 3] = l.y2;
+        widths[i] = l.width, sure[i] = l.log_nfa, strong[i] = l.strength;
+    }
+    return py::make_tuple(segments, width, nfa, strength);
 }
 
 }  // namespace
@@ -74,8 +84,8 @@ void define_lines(py::module_& m) {
           py::arg("least"), "Chains of edge pixels: x, y of each pixel, and where each chain starts.");
     m.def("find_lines", &find_lines, py::arg("ways"), py::arg("gradient"), py::kw_only(), py::arg("threshold"),
           py::arg("interval"), py::arg("least_length"), py::arg("fit_error"), py::arg("gap"), py::arg("validate"),
-          py::arg("log_eps"), py::arg("subpixel"),
-          "x1, y1, x2, y2, width, -log10 of the false alarms and strength of each line.");
+          py::arg("log_eps"), py::arg("subpixel"), py::arg("most"),
+          "Ends (N, 4), widths, -log10 of the false alarms and strengths of the surest lines.");
 }
 
 }  // namespace tw::bindings

@@ -332,6 +332,7 @@ bool each(size_t n, const Body& body) {
 constexpr int64_t kBandPixels = 1 << 17;  // whose strengths stay in the cache
 constexpr int64_t kBandRows = 32;  // at least
 constexpr size_t kTogether = 16;  // pieces that one thread takes at a time
+constexpr size_t kBatch = 128, kBatches = 8;  // pieces of a batch at least, and batches at most
 
 // Rows of a band: of an even number of bands, where one is not enough.
 int64_t rows_of_band(const Planes& p) {
@@ -341,7 +342,6 @@ int64_t rows_of_band(const Planes& p) {
     return std::max((p.height + bands - 1) / bands, kBandRows);
 }
 
-constexpr size_t kAhead = 8;  // pieces between asking for one and looking at it
 constexpr int32_t kRows = 16;  // of a picture, from which pieces are taken together
 constexpr int kLeastThreshold = 30;
 constexpr int64_t kSampledRows = 512;  // where a picture has more, noise is taken from no more rows
@@ -406,33 +406,44 @@ std::vector<Line> find_lines(const Planes& p, const LineOptions& options) {
         return {};
     std::vector<Piece> pieces;
     for (const std::vector<Piece>& part : parts) pieces.insert(pieces.end(), part.begin(), part.end());
-    // Few pieces lie on lines of others: all are fitted, by all threads, before one after the other claims its pixels.
-    struct Led {
-        bool anywhere = false;
-        Found to;
-    };
-    std::vector<Led> led(pieces.size());
-    if (!each((pieces.size() + kTogether - 1) / kTogether, [&](size_t i) {
-        Fitter fitter(p, o, kWeakest * o.threshold);
-        for (size_t k = i * kTogether; k < std::min(pieces.size(), (i + 1) * kTogether); ++k) {
-            if (k + 1 < pieces.size()) prefetch(p, pieces[k + 1]);
-            led[k].anywhere = fitter.fit(pieces[k], o.least_length, led[k].to);
-        }
-    }))
-        return {};
+    const std::vector<size_t> order = order_of(pieces);
     std::vector<Line> lines;
     Claims claims(p.height, p.width);
-    const std::vector<size_t> order = order_of(pieces);
-    for (size_t i = 0; i < order.size(); ++i) {
-        if (i + kAhead < order.size()) {
-            const size_t k = order[i + kAhead];
-            __builtin_prefetch(&led[k]);
-            __builtin_prefetch(pieces[k].pixel);
+    const auto settle = [&](const Found& found) {
+        if (exists(claims, found)) return;
+        claim(claims, found);
+        if (found.is_line) lines.push_back(found.line);
+    };
+    const double least_gradient = kWeakest * o.threshold;
+    if (num_threads() == 1) {
+        Fitter fitter(p, o, least_gradient);
+        Found found;
+        for (size_t i = 0; i < order.size(); ++i) {
+            if (i + 1 < order.size()) prefetch(p, pieces[order[i + 1]]);
+            const Piece& piece = pieces[order[i]];
+            if (!is_claimed(claims, piece) && fitter.fit(piece, o.least_length, found)) settle(found);
         }
-        const size_t k = order[i];
-        if (!led[k].anywhere || is_claimed(claims, pieces[k]) || exists(claims, led[k].to)) continue;
-        claim(claims, led[k].to);
-        if (led[k].to.is_line) lines.push_back(led[k].to.line);
+    } else {
+        // Of a batch, what lies on lines found before is left out, and all else is fitted by all threads.
+        struct Led {
+            bool anywhere = false;
+            Found to;
+        };
+        std::vector<Led> led(std::max(kBatch, order.size() / kBatches));
+        for (size_t first = 0; first < order.size(); first += led.size()) {
+            const size_t n = std::min(led.size(), order.size() - first);
+            const auto piece = [&](size_t i) -> const Piece& { return pieces[order[first + i]]; };
+            if (!each((n + kTogether - 1) / kTogether, [&](size_t part) {
+                Fitter fitter(p, o, least_gradient);
+                for (size_t i = part * kTogether; i < std::min(n, (part + 1) * kTogether); ++i) {
+                    if (i + 1 < n) prefetch(p, piece(i + 1));
+                    led[i].anywhere = !is_claimed(claims, piece(i)) && fitter.fit(piece(i), o.least_length, led[i].to);
+                }
+            }))
+                return {};
+            for (size_t i = 0; i < n; ++i)
+                if (led[i].anywhere && !is_claimed(claims, piece(i))) settle(led[i].to);
+        }
     }
     const auto key = [](const Line& l) { return std::tuple(-l.log_nfa, l.y1, l.x1, l.y2, l.x2); };
     std::sort(lines.begin(), lines.end(), [&](const Line& a, const Line& b) { return key(a) < key(b); });

@@ -1,6 +1,7 @@
 // Method    the first pixels of a chain that lie along a line start a piece, which goes on while pixels stay near its
 //           least-squares line. The line follows them: after each two of the first, later after an eighth more.
-// Numerics  sums of coordinates from the start of a chain on: exact in double precision.
+// Numerics  sums of coordinates: of the first pixels modulo 2^32, of a piece from its first pixel on in double precision.
+//           Both are exact.
 // Source    C. Akinlar, C. Topal, "EDLines: a real-time line segment detector with a false detection control", 2011.
 #include "lines/pieces.h"
 
@@ -16,10 +17,7 @@ constexpr int64_t kStrays = 2;  // pixels in a row that may lie beside a piece
 struct Moments {
     double n = 0, x = 0, y = 0, xx = 0, xy = 0, yy = 0;
 
-    void add(double px, double py, double times = 1) {
-        n += times, x += times * px, y += times * py;
-        xx += times * px * px, xy += times * px * py, yy += times * py * py;
-    }
+    void add(double px, double py) { n += 1, x += px, y += py, xx += px * px, xy += px * py, yy += py * py; }
 };
 
 Axis axis_of(const Moments& m) {
@@ -50,26 +48,57 @@ inline __attribute__((always_inline)) Lead lead_of(const Moments& m, double erro
     return {m.n, m.x, m.y, ux, uy, reach * reach * (longer * longer + xy * xy)};
 }
 
-// Whether the root mean square distance from that line is at most `error`: a matrix less error^2 is not positive.
-bool straight(const Moments& m, double error) {
-    const double e = error * error * m.n * m.n, xx = m.n * m.xx - m.x * m.x - e, yy = m.n * m.yy - m.y * m.y - e;
-    const double xy = m.n * m.xy - m.x * m.y;
-    return xx <= 0 || yy <= 0 || xx * yy <= xy * xy;
-}
+// Of the first pixels, neighbours of each other: sums wrap, what is said of their spread is small.
+struct Start {
+    uint32_t x = 0, y = 0, xx = 0, xy = 0, yy = 0;
+
+    void add(Pixel p) { change(static_cast<uint32_t>(p.x), static_cast<uint32_t>(p.y), 1); }
+    void drop(Pixel p) { change(static_cast<uint32_t>(p.x), static_cast<uint32_t>(p.y), ~uint32_t{0}); }
+
+    // Whether the root mean square distance from their line is at most `error`: a matrix less error^2 is not positive.
+    bool is_straight(double error) const {
+        const double e = error * error * kSeed * kSeed, a = spread(xx, x, x) - e, b = spread(yy, y, y) - e;
+        const double both = spread(xy, x, y);
+        return a <= 0 || b <= 0 || a * b <= both * both;
+    }
+    // Sums of places counted from a pixel on.
+    Moments from(Pixel p) const {
+        const auto px = static_cast<uint32_t>(p.x), py = static_cast<uint32_t>(p.y);
+        const uint32_t n = kSeed, mx = x - n * px, my = y - n * py;
+        return {kSeed,
+                whole(mx),
+                whole(my),
+                whole(xx - px * (x + mx)),
+                whole(xy - px * y - py * mx),
+                whole(yy - py * (y + my))};
+    }
+
+private:
+    static double whole(uint32_t sum) { return static_cast<int32_t>(sum); }
+    static double spread(uint32_t ab, uint32_t a, uint32_t b) { return whole(uint32_t{kSeed} * ab - a * b); }
+
+    void change(uint32_t px, uint32_t py, uint32_t times) {
+        const uint32_t ax = times * px, ay = times * py;
+        x += ax, y += ay, xx += ax * px, xy += ax * py, yy += ay * py;
+    }
+};
 
 void cut_chain(const Pixel* pixel, int64_t n, double fit_error, int64_t least, std::vector<Piece>& pieces) {
-    const auto x = [&](int64_t at) { return static_cast<double>(pixel[at].x - pixel[0].x); };
-    const auto y = [&](int64_t at) { return static_cast<double>(pixel[at].y - pixel[0].y); };
     int64_t i = 0;
     while (i + kSeed <= n) {
-        Moments m;
-        for (int64_t j = i; j < i + kSeed; ++j) m.add(x(j), y(j));
-        while (!straight(m, kSeedError) && i + kSeed < n) {
-            m.add(x(i), y(i), -1);
-            m.add(x(i + kSeed), y(i + kSeed));
-            ++i;
+        Start start;
+        for (int64_t j = i; j < i + kSeed; ++j) start.add(pixel[j]);
+        bool is_straight = start.is_straight(kSeedError);
+        for (; !is_straight && i + kSeed < n; ++i) {
+            start.drop(pixel[i]);
+            start.add(pixel[i + kSeed]);
+            is_straight = start.is_straight(kSeedError);
         }
-        if (!straight(m, kSeedError)) break;
+        if (!is_straight) break;
+        const Pixel first = pixel[i];
+        const auto x = [&](int64_t at) { return static_cast<double>(pixel[at].x - first.x); };
+        const auto y = [&](int64_t at) { return static_cast<double>(pixel[at].y - first.y); };
+        Moments m = start.from(first);
         Lead lead = lead_of(m, fit_error);
         int64_t past = i + kSeed, again = past + 2;
         for (int64_t j = past; j < n && j <= past + kStrays; ++j) {
@@ -80,9 +109,7 @@ void cut_chain(const Pixel* pixel, int64_t n, double fit_error, int64_t least, s
         }
         if (past - i >= least) {
             Axis line = axis_of(m);
-            if (line.ux * (x(past - 1) - x(i)) + line.uy * (y(past - 1) - y(i)) < 0)
-                line.ux = -line.ux, line.uy = -line.uy;
-            line.x -= x(i), line.y -= y(i);
+            if (line.ux * x(past - 1) + line.uy * y(past - 1) < 0) line.ux = -line.ux, line.uy = -line.uy;
             pieces.push_back({pixel + i, past - i, line});
         }
         i = past;

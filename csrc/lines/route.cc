@@ -43,6 +43,8 @@ Steps steps_of(int64_t width, bool forward) {
     return s;
 }
 
+constexpr int64_t kFurther = 8;  // steps that an edge likely goes straight on
+
 // One end of an edge while it is drawn: a step waits for two loads.
 class Walk {
 public:
@@ -51,8 +53,10 @@ public:
 
     // Draws the next pixel; false where the edge ends.
     bool step() {
-        at_ += steps_.place[way_], pixel_ += steps_.pixel[way_];
+        const int64_t place = steps_.place[way_];
+        at_ += place, pixel_ += steps_.pixel[way_];
         way_ = ways_[at_];
+        __builtin_prefetch(ways_ + at_ + kFurther * place);
         if (way_ & kDrawn) return false;
         ways_[at_] = static_cast<uint8_t>(way_ | kDrawn);
         out_[n_++] = {static_cast<int32_t>(pixel_), static_cast<int32_t>(pixel_ >> 32)};
@@ -113,17 +117,26 @@ private:
     int64_t n_ = 0, before_[kSizes + 1] = {};
 };
 
-// Takes over the ways of a band and around it, of which row 0 is the one before `first`, and finds anchors, by words.
+constexpr int64_t kTogether = 64;  // pixels that are asked together for anchors
+
+constexpr uint64_t kAnchors = 0x0101010101010101 * kAnchor;
+
+// The bits 6 of eight bytes, side by side.
+constexpr uint64_t gathered(uint64_t word) { return (word >> 6 & 0x0101010101010101) * 0x0102040810204080 >> 56; }
+
+// Takes over the ways of a band and around it, of which row 0 is the one before `first`, and finds anchors.
 void survey(const Planes& p, const RouteOptions& options, int64_t first, int64_t past, uint8_t* ways,
             Anchors& anchors) {
-    constexpr int64_t bytes = sizeof(uint64_t);
-    const int64_t words = (p.width + bytes - 1) / bytes;
-    const Buffer<uint64_t> columns(words), anywhere(words);  // kAnchor in those that hold anchors of flat edges, or any
-    std::memset(columns.data(), 0, static_cast<size_t>(words * bytes));
-    std::memset(anywhere.data(), 0, static_cast<size_t>(words * bytes));
-    std::memset(anywhere.data(), kAnchor, static_cast<size_t>(p.width));
-    const auto column = [&](int64_t x) { return reinterpret_cast<uint8_t*>(columns.data()) + x; };
-    for (int64_t x = 0; x < p.width; x += options.interval) *column(x) = kAnchor;
+    constexpr int64_t bytes = sizeof(uint64_t), words = kTogether / bytes;
+    const int64_t padded = (p.width + kTogether - 1) / kTogether * kTogether;
+    const Buffer<uint64_t> flat(padded / bytes), steep(padded / bytes);  // kAnchor in columns that hold such anchors
+    const auto begin = [&](const Buffer<uint64_t>& held) {
+        std::memset(held.data(), 0, static_cast<size_t>(padded));
+        return reinterpret_cast<uint8_t*>(held.data());
+    };
+    uint8_t *const columns = begin(flat), *const anywhere = begin(steep);
+    std::memset(anywhere, kAnchor, static_cast<size_t>(p.width));
+    for (int64_t x = 0; x < p.width; x += options.interval) columns[x] = kAnchor;
     for (int64_t y = first - 1; y <= past; ++y, ways += p.width) {
         if (y < first || y == past) {
             std::memset(ways, kDrawn, static_cast<size_t>(p.width));
@@ -132,14 +145,22 @@ void survey(const Planes& p, const RouteOptions& options, int64_t first, int64_t
         const int64_t row = y * p.width;
         std::memcpy(ways, p.ways + row, static_cast<size_t>(p.width));
         if (y < options.first || y >= options.past) continue;
-        const bool upright = y % options.interval == 0;
-        const Buffer<uint64_t>& held = upright ? anywhere : columns;
-        for (int64_t i = 0; i < words; ++i) {
-            uint64_t word;
-            std::memcpy(&word, ways + i * bytes, bytes);
-            for (word &= held[i]; word; word &= word - 1) {
-                const int64_t x = i * bytes + std::countr_zero(word) / 8;
-                if (ways[x] & kUpright ? upright : *column(x)) anchors.add(row + x, p.gradient + 2 * (row + x));
+        const uint64_t here = y % options.interval == 0 ? ~uint64_t{0} : 0;
+        for (int64_t x = 0; x < p.width; x += kTogether) {
+            uint64_t word[words], some = 0;
+            std::memcpy(word, ways + x, kTogether);
+            for (const uint64_t w : word) some |= w;
+            if (!(some & kAnchors)) continue;
+            const uint64_t *const held = &flat[x / bytes], *const held_here = &steep[x / bytes];
+            for (int64_t k = 0; k < words; ++k) {
+                const uint64_t upright = word[k] << 6;  // kUpright where kAnchor is
+                word[k] &= (held[k] & ~upright) | (held_here[k] & here & upright);
+            }
+            uint64_t found = 0;
+            for (int64_t k = 0; k < words; ++k) found |= gathered(word[k]) << (bytes * k);
+            for (; found; found &= found - 1) {
+                const int64_t at = row + x + std::countr_zero(found);
+                anchors.add(at, p.gradient + 2 * at);
             }
         }
     }
@@ -154,7 +175,7 @@ Chains draw_chains(const Planes& p, const RouteOptions& options) {
     const Buffer<Pixel> back(pixels), ahead(pixels);
     const Buffer<int32_t> sorted(pixels);
     const Buffer<Anchor> found(pixels);
-    const Buffer<uint8_t> memory(pixels + 2 * p.width + 8);  // words end behind rows
+    const Buffer<uint8_t> memory(pixels + 2 * p.width + kTogether);  // what is read together ends behind rows
     Anchors anchors(found.data());
     survey(p, options, first, past, memory.data(), anchors);
     const int64_t count = anchors.sorted(sorted.data());

@@ -17,6 +17,7 @@
 #include "image/window.h"
 #include "lines/ways.h"
 #include "ops/ops.h"
+#include "simd/bits.h"
 
 namespace tw::TW_ISA {
 namespace {
@@ -63,11 +64,11 @@ struct Rows {
 };
 
 void ways_of(const Rows& r, int16_t threshold, int16_t margin, int64_t n, uint8_t* to) {
-    const i16v least = splat(threshold), margins = splat(margin), size = splat(kSize);
+    const i16v least = splat(threshold), below = least - 1, margins = splat(margin), size = splat(kSize);
     const i16v margins_before = max_any(margins, splat<int16_t>(1 << kSizeShift));
     for (int64_t x = 0; x < n; x += L) {
-        const i16v s = load(r.at + x), edge = s >= least;
-        if (!any(edge)) {
+        const i16v s = load(r.at + x);
+        if (!any_above(s, below)) {
             store_pixels(to + x, splat<int16_t>(lines::kNoEdge));
             continue;
         }
@@ -83,7 +84,7 @@ void ways_of(const Rows& r, int16_t threshold, int16_t margin, int64_t n, uint8_
         const i16v fall = own - (select(upright, east, south) & size) - margins;
         const i16v anchor = select((rise | fall) < 0, i16v{}, splat<int16_t>(lines::kAnchor));
         const i16v byte = (s & splat(kHeading)) | larger | smaller << 2 | anchor;
-        store_pixels(to + x, select(edge, byte, splat<int16_t>(lines::kNoEdge)));
+        store_pixels(to + x, select(s > below, byte, splat<int16_t>(lines::kNoEdge)));
     }
 }
 

@@ -126,7 +126,7 @@ Sums look(const Course& c, int64_t first, int64_t last, int32_t stray, const Pla
             const i32v found = inside & peak & (abs(off) <= splat(stray));
             const i32v sure = found & is_aligned(here, pick(w1, w2, w3));
             const i32v other = splat<int32_t>(lines::weak) - (squared(w2) >= splat(c.contrary));
-            const i32v seen = inside & select(found, splat<int32_t>(lines::near_it) - sure, other);
+            const i32v seen = (found & (splat<int32_t>(lines::near_it) - sure)) | (inside & ~found & other);
             BlockSums::add(sums, found, sure, lane.k, off);
             const int64_t i = at + from, n = b.n - from;
             store_n(to.at + i, across + splat(static_cast<int32_t>(b.whole * kPart)), n);

@@ -55,6 +55,13 @@ TW_INLINE bool any_above(Vec<uint16_t> a, Vec<uint16_t> b) {
     return any(a > b);
 #endif
 }
+TW_INLINE bool any_above(i16v a, i16v b) {
+#if defined(__AVX512F__) && !defined(TW_EMULATED_AVX512)
+    return _mm512_cmpgt_epi16_mask((__m512i)a, (__m512i)b) != 0;
+#else
+    return any(a > b);
+#endif
+}
 
 // Adds 1 to a byte where it lies: whether it is 0 then. Apart, a load would wait for the store of its neighbour.
 TW_INLINE bool increment_wraps(uint8_t* p) {

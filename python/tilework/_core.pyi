@@ -90,7 +90,8 @@ def find_lines(
     validate: bool,
     log_eps: float,
     subpixel: bool,
-) -> Any: ...
+    most: int,
+) -> tuple[Any, Any, Any, Any]: ...
 
 compiler: str
 flags: str

@@ -94,7 +94,7 @@ def _planes(name: str, image: Any, sigma: float, threshold: float | str, anchor:
         _want(good, name, "gradient_threshold", threshold, f"'auto' or 1 to {_MOST}")
     _want(isinstance(anchor, (int, float)) and 0 <= anchor <= _MOST, name, "anchor_threshold", anchor, f"0 to {_MOST}")
     least = _AUTO if auto else math.ceil(float(threshold))
-    (pixels,) = in_eight_bits(name, image=image)
+    pixels = image if getattr(image, "dtype", None) == np.uint8 else in_eight_bits(name, image=image)[0]
     try:
         ways, gradient = _on_host(pixels, sigma=sigma, threshold=least, anchor=math.ceil(anchor))
         if auto and ways.size and (noise := _core.auto_threshold(ways, gradient)) > least:
@@ -186,7 +186,7 @@ def detect_lines(
     ways, gradient, threshold = _planes(name, image, sigma, gradient_threshold, anchor_threshold)
     if ways.size == 0:
         return Lines(np.zeros((0, 4), np.float32), *(np.zeros(0, np.float32) for _ in range(3)))
-    found = _core.find_lines(
+    parts = _core.find_lines(
         ways,
         gradient,
         threshold=threshold,
@@ -197,8 +197,9 @@ def detect_lines(
         validate=bool(validate),
         log_eps=float(log_eps),
         subpixel=bool(subpixel),
-    )[:max_lines]
-    return Lines(*(np.ascontiguousarray(part) for part in (found[:, :4], found[:, 4], found[:, 5], found[:, 6])))
+        most=ways.size if max_lines is None else min(max_lines, ways.size),
+    )
+    return Lines(*parts)
 
 
 @own_errors()
