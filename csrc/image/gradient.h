@@ -48,9 +48,9 @@ TW_INLINE auto changed(const At& at) {
 
 // Sums down a window of rows, at places first to last and up to a vector more.
 template <class S>
-TW_INLINE void sums_down(const uint8_t* const* rows, int16_t* smooth, int16_t* change, int64_t first, int64_t last) {
+TW_INLINE void sums_down(const int16_t* const* rows, int16_t* smooth, int16_t* change, int64_t first, int64_t last) {
     for (int64_t x = first; x < last; x += kLanes<int16_t>) {
-        const auto at = [&](int i) __attribute__((always_inline)) { return load_pixels(rows[i] + x); };
+        const auto at = [&](int i) __attribute__((always_inline)) { return load(rows[i] + x); };
         store(smooth + x, smoothed<S>(at));
         store(change + x, changed<S>(at));
     }
@@ -78,18 +78,14 @@ TW_INLINE void sums_along(const int16_t* smooth, const int16_t* change, int16_t*
     }
 }
 
-// The same of 3 pixels in one go, with |dx| + |dy|. Differences along the two diagonals serve both directions.
-TW_INLINE void sobel3(const uint8_t* const* rows, int16_t* dx, int16_t* dy, int16_t* size, int64_t n) {
-    const uint8_t *const a = rows[0], *const b = rows[1], *const c = rows[2];
+// The same of 3 pixels in one go: body(x, dx, dy) of vectors. Differences along the diagonals serve both directions.
+template <class Body>
+TW_INLINE void sobel3(const int16_t* const* rows, int64_t n, const Body& body) {
+    const int16_t *const a = rows[0], *const b = rows[1], *const c = rows[2];
     for (int64_t x = 0; x < n; x += kLanes<int16_t>) {
-        const i16v falling = load_pixels(c + x + 1) - load_pixels(a + x - 1);
-        const i16v rising = load_pixels(a + x + 1) - load_pixels(c + x - 1);
-        const i16v across = load_pixels(b + x + 1) - load_pixels(b + x - 1),
-                   down = load_pixels(c + x) - load_pixels(a + x);
-        const i16v gx = falling + rising + (across + across), gy = falling - rising + (down + down);
-        store(dx + x, gx);
-        store(dy + x, gy);
-        store(size + x, abs(gx) + abs(gy));
+        const i16v falling = load(c + x + 1) - load(a + x - 1), rising = load(a + x + 1) - load(c + x - 1);
+        const i16v across = load(b + x + 1) - load(b + x - 1), down = load(c + x) - load(a + x);
+        body(x, falling + rising + (across + across), falling - rising + (down + down));
     }
 }
 

@@ -104,7 +104,7 @@ public:
     TW_INLINE int64_t bytes(const Picture& p, int64_t taps) {
         const int64_t pitch = row_pitch(p.width);
         return 4 * pitch * static_cast<int64_t>(sizeof(int16_t)) +
-               p.channels * (kHistory * pitch + Channel::bytes(p.width, taps));
+               p.channels * (kHistory * pitch * static_cast<int64_t>(sizeof(int16_t)) + Channel::bytes(p.width, taps));
     }
 
     Gradients(const Picture& p, const Taps& taps, char* scratch) : p_(p), pitch_(row_pitch(p.width)), next_(-1) {
@@ -114,24 +114,32 @@ public:
         dy_ = dx_ + pitch_;
         char* rest = scratch + 4 * pitch_ * static_cast<int64_t>(sizeof(int16_t));
         for (int64_t c = 0; c < p.channels; ++c, rest += Channel::bytes(p.width, taps.n)) {
-            rows_[c] = reinterpret_cast<uint8_t*>(rest) + kMargin;
-            rest += kHistory * pitch_;
+            rows_[c] = reinterpret_cast<int16_t*>(rest) + kMargin;
+            rest += kHistory * pitch_ * static_cast<int64_t>(sizeof(int16_t));
             channel_[c].start(p, c, taps, rest);
         }
+    }
+
+    // body(x, dx, dy) of the vectors of row y, of the first channel; y never falls from one call to the next.
+    template <class Body>
+    void each(int64_t y, const Body& body) {
+        advance(y);
+        const int16_t* rows[S::size];
+        around(0, y, rows);
+        sobel3(rows, p_.width, body);
     }
 
     // Row y, of three channels the larger gradient; y never falls from one call to the next.
     template <class M, bool L2>
     void row(int64_t y, int16_t* dx, int16_t* dy, M* m) {
-        constexpr int64_t half = S::size / 2;
-        if (next_ < 0) next_ = y > half ? y - half : 0;
-        for (; next_ < p_.height && next_ <= y + half; ++next_)
-            for (int64_t c = 0; c < p_.channels; ++c) read(c, next_);
         if constexpr (S::size == 3 && sizeof(M) == 2) {
-            const uint8_t* rows[S::size];
-            around(0, y, rows);
-            sobel3(rows, dx, dy, m, p_.width);
+            each(y, [&](int64_t x, i16v gx, i16v gy) __attribute__((always_inline)) {
+                store(dx + x, gx);
+                store(dy + x, gy);
+                store(m + x, magnitude<false>(gx, gy));
+            });
         } else {
+            advance(y);
             channel(0, y, dx, dy);
             magnitudes<M, L2>(dx, dy, m, p_.width);
         }
@@ -142,14 +150,21 @@ public:
     }
 
 private:
+    void advance(int64_t y) {
+        constexpr int64_t half = S::size / 2;
+        if (next_ < 0) next_ = y > half ? y - half : 0;
+        for (; next_ < p_.height && next_ <= y + half; ++next_)
+            for (int64_t c = 0; c < p_.channels; ++c) read(c, next_);
+    }
+
     void read(int64_t c, int64_t y) {
         constexpr int half = S::size / 2;
-        uint8_t* const row = rows_[c] + (y & (kHistory - 1)) * pitch_;
+        int16_t* const row = rows_[c] + (y & (kHistory - 1)) * pitch_;
         channel_[c].read(y, row);
         for (int i = 1; i <= half; ++i) row[-i] = row[0], row[p_.width - 1 + i] = row[p_.width - 1];
     }
 
-    void around(int64_t c, int64_t y, const uint8_t** rows) const {
+    void around(int64_t c, int64_t y, const int16_t** rows) const {
         constexpr int64_t half = S::size / 2;
         for (int64_t k = 0; k < S::size; ++k)
             rows[k] = rows_[c] + (clamped(y + k - half, p_.height) & (kHistory - 1)) * pitch_;
@@ -157,7 +172,7 @@ private:
 
     void channel(int64_t c, int64_t y, int16_t* dx, int16_t* dy) {
         constexpr int64_t half = S::size / 2;
-        const uint8_t* rows[S::size];
+        const int16_t* rows[S::size];
         around(c, y, rows);
         sums_down<S>(rows, smooth_, change_, -kLanes<int16_t>, p_.width + half);
         sums_along<S>(smooth_, change_, dx, dy, p_.width);
@@ -166,7 +181,7 @@ private:
     const Picture& p_;
     const int64_t pitch_;
     int64_t next_;
-    uint8_t* rows_[3];
+    int16_t* rows_[3];
     int16_t *smooth_, *change_, *dx_, *dy_;
     Channel channel_[3];
 };

@@ -51,6 +51,14 @@ TW_INLINE void copy_row(uint8_t* __restrict to, const uint8_t* __restrict from, 
         for (int64_t x = 0; x < n; ++x) to[x] = from[x * step];
 }
 
+// The same in 16 bits, for those who calculate with them more than once.
+TW_INLINE void copy_wide(int16_t* __restrict to, const uint8_t* __restrict from, int64_t step, int64_t n) {
+    if (step == 1)
+        for (int64_t x = 0; x < n; ++x) to[x] = from[x];
+    else
+        for (int64_t x = 0; x < n; ++x) to[x] = from[x * step];
+}
+
 // The same as signed numbers, less 128.
 TW_INLINE void copy_signed(uint8_t* __restrict to, const uint8_t* __restrict from, int64_t step, int64_t n) {
     if (step == 1)
@@ -96,8 +104,9 @@ public:
     }
 
     // Pixels 0..width-1 of row y, and up to kMargin more of any value; y never falls from one call to the next.
-    void read(int64_t y, uint8_t* to) {
-        if (!taps_->n) return copy_row(to, first_ + y * p_.row, p_.column, p_.width);
+    template <class T>
+    void read(int64_t y, T* to) {
+        if (!taps_->n) return copy(to, first_ + y * p_.row, p_.column, p_.width);
         if (next_ < 0) next_ = y > half_ ? y - half_ : 0;
         for (; next_ < p_.height && next_ <= y + half_; ++next_)
             copy_signed(ring_ + (next_ & last_slot_) * pitch_, first_ + next_ * p_.row, p_.column, p_.width);
@@ -119,8 +128,8 @@ private:
     const uint8_t* row_of(int64_t y) const { return ring_ + (mirrored(y, p_.height) & last_slot_) * pitch_; }
 
     // Of N taps, which stay in registers, or of any number for N = 0.
-    template <int N>
-    void blur(int64_t y, uint8_t* to) const {
+    template <int N, class T>
+    void blur(int64_t y, T* to) const {
         const int64_t n = p_.width;
         sums_down<N>(y - half_);
         for (int64_t i = 1; i <= half_; ++i) {
@@ -154,8 +163,16 @@ private:
         }
     }
 
-    template <int N>
-    void sums_along(uint8_t* to) const {
+    static void copy(uint8_t* to, const uint8_t* from, int64_t step, int64_t n) { copy_row(to, from, step, n); }
+    static void copy(int16_t* to, const uint8_t* from, int64_t step, int64_t n) { copy_wide(to, from, step, n); }
+    static void put(uint8_t* to, i16v a, i16v b) { store_pixels(to, a, b); }
+    static void put(int16_t* to, i16v a, i16v b) {
+        store(to, a);
+        store(to + kLanes<int16_t>, b);
+    }
+
+    template <int N, class T>
+    void sums_along(T* to) const {
         const int64_t taps = N ? N : taps_->n, n = p_.width;
         const i32v start = splat<int32_t>((32768 << 8) + (1 << 15));  // what sums down lack, and half of the last bit
         const int16_t* const sums = sums_ - half_;
@@ -173,7 +190,7 @@ private:
             return bitcast<i16v>(even >> 16 | (odd & splat<int32_t>(-65536)));
         };
         constexpr int64_t lanes = kLanes<int16_t>;
-        for (int64_t x = 0; x < n; x += 2 * lanes) store_pixels(to + x, pixels(x), pixels(x + lanes));
+        for (int64_t x = 0; x < n; x += 2 * lanes) put(to + x, pixels(x), pixels(x + lanes));
     }
 
     Picture p_;

@@ -149,14 +149,17 @@ void survey(const Planes& p, const RouteOptions& options, int64_t first, int64_t
         for (int64_t x = 0; x < p.width; x += kTogether) {
             uint64_t word[words], some = 0;
             std::memcpy(word, ways + x, kTogether);
+#pragma GCC unroll 8
             for (const uint64_t w : word) some |= w;
             if (!(some & kAnchors)) continue;
             const uint64_t *const held = &flat[x / bytes], *const held_here = &steep[x / bytes];
+#pragma GCC unroll 8
             for (int64_t k = 0; k < words; ++k) {
                 const uint64_t upright = word[k] << 6;  // kUpright where kAnchor is
                 word[k] &= (held[k] & ~upright) | (held_here[k] & here & upright);
             }
             uint64_t found = 0;
+#pragma GCC unroll 8
             for (int64_t k = 0; k < words; ++k) found |= gathered(word[k]) << (bytes * k);
             for (; found; found &= found - 1) {
                 const int64_t at = row + x + std::countr_zero(found);

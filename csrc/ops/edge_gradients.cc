@@ -31,20 +31,17 @@ constexpr int16_t kSize = kMostSize << kSizeShift, kHeading = 3, kUpright = 1;
 
 enum { kSigma, kThreshold, kAnchorMargin };  // attributes
 
-// Sizes with headings, and both gradients side by side.
-TW_INLINE void headings(const int16_t* dx, const int16_t* dy, int16_t* sizes, int16_t* both, int64_t n) {
-    for (int64_t x = 0; x < n; x += L) {
-        const i16v gx = load(dx + x), gy = load(dy + x);
-        const auto upright = abs(gx) >= abs(gy);
-        const i16v back = select(upright, gx, -gy) > 0;
-        store(sizes + x, load(sizes + x) << kSizeShift | (upright & splat(kUpright)) | (back & splat<int16_t>(2)));
-        if (x + L <= n) {
-            store(both + 2 * x, zip_low(gx, gy));
-            store(both + 2 * x + L, zip_high(gx, gy));
-        } else {
-            store_n(both + 2 * x, zip_low(gx, gy), min_of(2 * (n - x), L));
-            store_n(both + 2 * x + L, zip_high(gx, gy), max_of(2 * (n - x) - L, int64_t{0}));
-        }
+// From gradients at x on: sizes with headings, and both gradients side by side.
+TW_INLINE void head(i16v gx, i16v gy, int16_t* sizes, int16_t* both, int64_t x, int64_t n) {
+    const auto upright = abs(gx) >= abs(gy);
+    const i16v back = select(upright, gx, -gy) > 0;
+    store(sizes + x, magnitude<false>(gx, gy) << kSizeShift | (upright & splat(kUpright)) | (back & splat<int16_t>(2)));
+    if (x + L <= n) {
+        store(both + 2 * x, zip_low(gx, gy));
+        store(both + 2 * x + L, zip_high(gx, gy));
+    } else {
+        store_n(both + 2 * x, zip_low(gx, gy), min_of(2 * (n - x), L));
+        store_n(both + 2 * x + L, zip_high(gx, gy), max_of(2 * (n - x) - L, int64_t{0}));
     }
 }
 
@@ -120,10 +117,15 @@ void run_band(const Call& c, const Picture& p, const Taps& taps, int64_t first, 
     for (int64_t y = first - 1; y <= last; ++y) {
         if (y >= 0 && y < p.height) {
             int16_t* const sizes = Kept::row(kept, y);
-            gradients.template row<int16_t, false>(y, kept.dx, kept.dy, sizes);
             const bool inside = y >= first && y < last;
             int16_t* const both = inside ? begin_row(c.out[1], y, kept.both) : kept.both;
-            headings(kept.dx, kept.dy, sizes, both, n);
+            if (p.channels == 1) {
+                gradients.each(y, [&](int64_t x, i16v gx, i16v gy)
+                                      __attribute__((always_inline)) { head(gx, gy, sizes, both, x, n); });
+            } else {
+                gradients.template row<int16_t, false>(y, kept.dx, kept.dy, sizes);
+                for (int64_t x = 0; x < n; x += L) head(load(kept.dx + x), load(kept.dy + x), sizes, both, x, n);
+            }
             if (inside) end_row(c.out[1], y, kept.both);
             sizes[0] = sizes[n - 1] = 0;
             if (y == 0 || y == p.height - 1) __builtin_memset(sizes, 0, static_cast<size_t>(n) * sizeof(int16_t));
