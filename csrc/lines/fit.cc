@@ -271,13 +271,22 @@ bool Fitter::fit(const Piece& piece, double least_length, Found& found) {
 
 // ---- which of them stay ---------------------------------------------------------------------------------------------
 
-// Asks for what a piece will be fitted to.
+// Asks for what a piece will be fitted to, and for what lies beyond its ends.
 void prefetch(const Planes& p, const Piece& piece) {
-    const bool flat = std::abs(piece.axis.ux) >= std::abs(piece.axis.uy);
-    for (int64_t i = 0; i < piece.n; i += flat ? 8 : 1) {
-        const int64_t x = piece.pixel[i].x, y = piece.pixel[i].y, reach = flat ? 2 : 0;
-        for (int64_t row = std::max<int64_t>(y - reach, 0); row <= std::min(y + reach, p.height - 1); ++row)
-            __builtin_prefetch(p.gradient + 2 * (row * p.width + x));
+    const Axis& axis = piece.axis;
+    const bool flat = std::abs(axis.ux) >= std::abs(axis.uy);
+    const int64_t step = flat ? 8 : 1, reach = flat ? 2 : 0;
+    const auto ask = [&](int64_t x, int64_t y) {
+        for (int64_t row = y - reach; row <= y + reach; ++row) __builtin_prefetch(p.gradient + 2 * (row * p.width + x));
+    };
+    for (int64_t i = 0; i < piece.n; i += step) ask(piece.pixel[i].x, piece.pixel[i].y);
+    const double unit = 1 / std::max(std::abs(axis.ux), std::abs(axis.uy));
+    const int64_t dx = std::llrint(axis.ux * unit * 65536), dy = std::llrint(axis.uy * unit * 65536);
+    const Pixel first = piece.pixel[0], last = piece.pixel[piece.n - 1];
+    for (int64_t k = 1; k <= kLooks; k += step) {
+        const int64_t x = k * dx >> 16, y = k * dy >> 16;
+        ask(first.x - x, first.y - y);
+        ask(last.x + x, last.y + y);
     }
 }
 
@@ -372,7 +381,8 @@ int auto_threshold(const Planes& p) {
     static_assert(static_cast<int>(3 * kFaint / 0.9) == kLeastThreshold);
     const int64_t apart = 4 * std::max<int64_t>(p.height / kSampledRows, 1);
     int64_t total = 0, faint = 0;
-    for (int64_t y = 1; y < p.height - 1; y += apart) {
+    const int64_t last = p.height > 2 ? 1 + (p.height - 3) / apart * apart : 0;
+    for (int64_t y = last; y > 0; y -= apart) {
         faint += line_kernels().count_faint(p.gradient + 2 * y * p.width, p.width - 1, kFaint);
         total += (p.width + 1) / 4;
     }
@@ -397,7 +407,9 @@ std::vector<Line> find_lines(const Planes& p, const LineOptions& options) {
     const int64_t band = rows_of_band(p);
     std::vector<Chains> chains(static_cast<size_t>((p.height + band - 1) / band));
     std::vector<std::vector<Piece>> parts(chains.size());
-    if (!each(chains.size(), [&](size_t i) {
+    // From below: the planes were written from above, and what was written last is still in the cache.
+    if (!each(chains.size(), [&](size_t part) {
+        const size_t i = chains.size() - 1 - part;
         const int64_t first = static_cast<int64_t>(i) * band;
         const int64_t past = std::min(first + band, p.height);
         chains[i] = draw_chains(p, {o.interval, std::max<int64_t>(least, 2), first, past});
