@@ -184,16 +184,11 @@ double Fitter::end_of(int way) {
 Bend Fitter::bend() const {
     const double step = static_cast<double>(c_.step) / static_cast<double>(kOne),
                  slant = 1 / std::sqrt(1 + step * step);
-    const double middle = static_cast<double>(low_ + high_) / 2, half = static_cast<double>(high_ - low_) / 2;
-    const double unit = 1 / half;
-    double n = 0, t2 = 0, t4 = 0, r0 = 0, r2 = 0, rr = 0;
-    for (int64_t i = low_ + 1; i < high_; ++i) {
-        const bool counts = places_.look[i] >= near_it;  // what does not adds 0
-        const int64_t off = places_.at[i] - (fixed_at(c_, i) >> (32 - kPartBits));
-        const double t = counts ? (static_cast<double>(i) - middle) * unit : 0, tt = t * t;
-        const double r = counts ? static_cast<double>(off) / kPart : 0;
-        n += counts, t2 += tt, t4 += tt * tt, r0 += r, r2 += r * tt, rr += r * r;
-    }
+    const double half = static_cast<double>(high_ - low_) / 2;
+    const Curve sums = kernels_.curve(c_, low_ + 1, high_ - 1, places_);
+    const double unit = std::ldexp(1.0, sums.shift) / (2 * half), square = unit * unit, n = sums.n;
+    const double t2 = square * sums.uu, t4 = square * square * sums.u4;
+    const double r0 = sums.r / kPart, r2 = square * sums.ruu / kPart, rr = sums.rr / kPart / kPart;
     if (n < 6) return {0, 0};
     const double spread = t4 / n - t2 / n * (t2 / n), joint = r2 / n - r0 / n * (t2 / n);
     if (!(spread > 0)) return {0, 0};

@@ -35,6 +35,13 @@ struct Sums {
     int64_t n, k, kk, d, kd, sure;
 };
 
+// Of places that lie on a line or near it, off the course by r, in 1/kPart, at u from the middle of a stretch, whose half is
+// 2^shift u: whole numbers.
+struct Curve {
+    double n, uu, u4, r, ruu, rr;
+    int shift;
+};
+
 // Gradients on a line, and how many of them point across it within 22.5 degrees, towards the brighter side.
 struct Agreement {
     int64_t aligned, size;
@@ -45,6 +52,8 @@ struct LineKernels {
     Sums (*look)(const Course&, int64_t first, int64_t last, int32_t stray, const Places&);
     // The sums of places seen before.
     Sums (*sum)(const Course&, int64_t first, int64_t last, int32_t stray, const Places&);
+    // How the places seen before lie along the line.
+    Curve (*curve)(const Course&, int64_t first, int64_t last, const Places&);
     // The gradient across the line, on it, from first to last; 0 outside the picture.
     void (*profile)(const Course&, int64_t first, int64_t last, int32_t* to);
     Agreement (*agree)(const Course&, int64_t first, int64_t last);

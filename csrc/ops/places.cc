@@ -139,6 +139,11 @@ Sums look(const Course& c, int64_t first, int64_t last, int32_t stray, const Pla
     return total;
 }
 
+// Where the course is, in 1/kPart.
+TW_INLINE i32v course_of(const Block& b, const Lanes& lane) {
+    return (lane.across >> (kStepBits - lines::kPartBits)) + splat(static_cast<int32_t>(b.whole * kPart));
+}
+
 Sums sum(const Course& c, int64_t first, int64_t last, int32_t stray, const Places& p) {
     Sums total = {};
     for (int64_t at = first; at <= last; at += kBlock) {
@@ -147,15 +152,50 @@ Sums sum(const Course& c, int64_t first, int64_t last, int32_t stray, const Plac
         for (int64_t from = 0; from < b.n; from += L) {
             const int64_t i = at + from, n = b.n - from;
             const Lanes lane = Block::lanes(b, from);
-            const i32v course =
-                (lane.across >> (kStepBits - lines::kPartBits)) + splat(static_cast<int32_t>(b.whole * kPart));
-            const i32v off = load_n(p.at + i, n) - course, seen = load_n(p.look + i, n);
+            const i32v off = load_n(p.at + i, n) - course_of(b, lane), seen = load_n(p.look + i, n);
             const i32v found = lane.counts & (seen >= splat<int32_t>(lines::near_it)) & (abs(off) <= splat(stray));
             BlockSums::add(sums, found, found & (seen == splat<int32_t>(lines::on_it)), lane.k, off);
         }
         BlockSums::put(sums, at - c.origin, total);
     }
     return total;
+}
+
+constexpr int64_t kMostU = 512;  // so that sums of its fourth power are exact in double precision
+
+TW_INLINE f64v load_wide(const int32_t* p) {
+    return __builtin_convertvector(*reinterpret_cast<const VecOf<int32_t, kLanes<double>>::loose*>(p), f64v);
+}
+
+lines::Curve curve(const Course& c, int64_t first, int64_t last, const Places& p) {
+    int shift = 0;
+    while ((last - first) >> shift > kMostU) ++shift;
+    i32v n{};
+    f64v uu{}, u4{}, r{}, ruu{}, rr{};
+    for (int64_t at = first; at <= last; at += kBlock) {
+        const Block b = Block::of(c, at, last);
+        const i32v middle = splat(static_cast<int32_t>(2 * at - first - last));
+        int32_t off[kBlock], place[kBlock];
+        for (int64_t from = 0; from < b.n; from += L) {
+            const int64_t i = at + from, rest = b.n - from;
+            const Lanes lane = Block::lanes(b, from);
+            const i32v counts = lane.counts & (load_n(p.look + i, rest) >= splat<int32_t>(lines::near_it));
+            n -= counts;
+            store(off + from, counts & (load_n(p.at + i, rest) - course_of(b, lane)));
+            store(place + from, counts & ((lane.k + lane.k + middle) >> shift));
+        }
+        for (int64_t from = 0; from < b.n; from += kLanes<double>) {
+            const f64v d = load_wide(off + from), u = load_wide(place + from), square = u * u;
+            uu += square, u4 += square * square, r += d, ruu += d * square, rr += d * d;
+        }
+    }
+    return {static_cast<double>(reduce_add(n)),
+            reduce_add(uu),
+            reduce_add(u4),
+            reduce_add(r),
+            reduce_add(ruu),
+            reduce_add(rr),
+            shift};
 }
 
 void profile(const Course& c, int64_t first, int64_t last, int32_t* to) {
@@ -225,6 +265,6 @@ int64_t count_faint(const int16_t* gradient, int64_t n, int32_t most) {
 }  // namespace
 
 extern const lines::LineKernels kLineKernels;
-const lines::LineKernels kLineKernels = {look, sum, profile, agree, count_faint};
+const lines::LineKernels kLineKernels = {look, sum, curve, profile, agree, count_faint};
 
 }  // namespace tw::TW_ISA
