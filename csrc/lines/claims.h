@@ -22,9 +22,10 @@ public:
         if (at > kBits - 3) word[1] |= uint64_t{7} >> (kBits - at);
     }
     void claim_above(int64_t x, int64_t y) {
-        uint64_t* const word = &bits_[(y - 1) * pitch_ + word_of(x)];
+        uint64_t *const above = &bits_[(y - 1) * pitch_ + word_of(x)], *const at = above + pitch_,
+                        *const below = at + pitch_;
         const uint64_t bit = uint64_t{1} << bit_of(x);
-        word[0] |= bit, word[pitch_] |= bit, word[2 * pitch_] |= bit;
+        *above |= bit, *at |= bit, *below |= bit;
     }
 
 private:
