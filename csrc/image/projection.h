@@ -3,19 +3,19 @@
 //     place (x, y) = ((m00 x + m01 y + m02) / w, (m10 x + m11 y + m12) / w),   w = 1 or m20 x + m21 y + m22
 //
 // Method    of a row whole vectors of places: steps of 64-bit integers, or quotients. In a piece of a picture places are in
-//           1/2^23 pixel: steps again, or products with inverses, of which those too near a half are divided anew.
+//           1/2^23 pixel: steps again, or series around the middle of a row, of which those too near a half are divided.
 // Numerics  the matrix is rounded to whole numbers of at most 51 bits, scaled by a power of two, so that sums are exact as
 //           doubles and as integers, on every tier; places are rounded to 1/128 pixel.
 #pragma once
 #include "core/index.h"
 #include "core/types.h"
 #include "image/quads.h"
-#include "simd/inverse.h"
 #include "simd/units.h"
 
 namespace tw::TW_ISA {
 namespace {
 
+constexpr int64_t kTile = 64;  // rows and columns of the result that see a piece of the picture
 constexpr int64_t kPiece = 32;  // pixels that are fetched alike, at least a vector of any element
 constexpr int kBits = 51;
 constexpr double kFarAway = 1 << 28;  // in 1/128 pixel: outside every picture
@@ -72,13 +72,13 @@ void step_along(double m, double base, int shift, int64_t x, int64_t n, int32_t*
         store(to + i, upper_halves(a, b, Indices<i32v>{}) >> (shift - 32));
 }
 
-// Places of n pixels of row y from column x on, in 1/128 pixel; n is rounded up to kPiece.
+// Places of n pixels of row y from column x on, in 1/128 pixel; n is rounded up to whole vectors, of steps to kPiece.
 void find_places(const Map& map, int64_t x, int64_t y, int64_t n, int32_t* px, int32_t* py) {
     typedef VecOf<int32_t, kDoubles> Ints;
     double base[3];
     for (int i = 0; i < 3; ++i) base[i] = map.m[i][1] * static_cast<double>(y) + map.m[i][2];
-    n = ceil_div(n, kPiece) * kPiece;
     if (map.shift >= 32) {
+        n = ceil_div(n, kPiece) * kPiece;
         step_along(map.m[0][0], base[0], map.shift, x, n, px);
         step_along(map.m[1][0], base[1], map.shift, x, n, py);
         return;
@@ -169,53 +169,63 @@ private:
     Steps x_, y_;
 };
 
-// Quotients by inverses, less than 1/2^23 of a pixel off: the low half of a double to which 1.5 2^52 is added. Where that may end in
-// another 1/128 they are found anew.
+// Of rows of a tile, from the quotient in its middle column on. `bend` is the share of w, at most, that half a row changes it
+// by, so that 1 / (1 - t) of such a share t is (1 + t) (1 + t^2) (1 + t^4) ... Places are less than 2/2^23 of a pixel off:
+// the low half of a double to which 1.5 2^52 is added. Where that may end in another 1/128 they are divided.
 class ProjectivePlaces {
-    static constexpr int kScaleBits = kPlaceBits + kFineBits;
-
 public:
-    ProjectivePlaces(const Map& map, int64_t x, const Piece& piece) : map_(map), piece_(piece), x_(x) {
-        for (int i = 0; i < 3; ++i) {
-            const double scale = i < 2 ? 1 << kScaleBits : 1;
-            const double step = map.m[i][0] * scale;
-            down_[i] = map.m[i][1] * scale, first_[i] = map.m[i][2] * scale + step * static_cast<double>(x);
-            columns_[i] = columns_of<double>(Indices<f64v>{}) * splat(step);
-            for (int k = 0; k < 4; ++k) steps_[i][k] = splat(step * (k < 3 ? 2 * (k + 1) : kLanes<int16_t>));
-        }
-        for (int i = 0; i < 2; ++i) {
-            const int64_t origin = (i ? piece.y : piece.x) * (1 << kScaleBits);
-            origin_[i] = splat(0x1.8p52 + static_cast<double>((1 << (kFineBits - 1)) + 1 - origin));
+    static constexpr double kMostBend = 0x1p-3, kLittleBend = 0x1p-9;
+
+    ProjectivePlaces(const Map& map, int64_t x, int64_t y, int64_t columns, int64_t rows, double bend,
+                     const Piece& piece)
+        : map_(map), piece_(piece), x_(x), first_row_(y), bends_(bend >= kLittleBend) {
+        constexpr double scale = int64_t{1} << (kPlaceBits + kFineBits);
+        const double middle = static_cast<double>(columns / 2);
+        for (int k = 0; k < kGroups; ++k)
+            columns_[k] = columns_of<double>(Indices<f64v>{}) +
+                          splat(static_cast<double>(k / 4 * kLanes<int16_t> + k % 4 * 2) - middle);
+        const f64v column = splat(static_cast<double>(x) + middle);
+        for (int64_t i = 0; i < rows; i += kDoubles) {
+            const f64v row = iota<double>() + splat(static_cast<double>(y + i));
+            const auto at = [&](int k) {
+                return column * splat(map.m[k][0]) + row * splat(map.m[k][1]) + splat(map.m[k][2]);
+            };
+            const f64v over = 1 / at(2);
+            store(bend_ + i, over * splat(-map.m[2][0]));
+            for (int k = 0; k < 2; ++k) {
+                const f64v place = at(k) * over;
+                const double origin = static_cast<double>(k ? piece.y : piece.x);
+                store(place_[k] + i, (place - origin) * scale + (0x1.8p52 + ((1 << (kFineBits - 1)) + kNear / 2)));
+                store(slope_[k] + i, (splat(map.m[k][0]) - place * splat(map.m[2][0])) * over * scale);
+            }
         }
     }
 
-    TW_INLINE void start(ProjectivePlaces& p, int64_t y) {
-        p.y_ = y, p.column_ = p.x_;
-        for (int i = 0; i < 3; ++i) p.at_[i] = p.columns_[i] + splat(p.first_[i] + p.down_[i] * static_cast<double>(y));
-    }
+    TW_INLINE void start(ProjectivePlaces& p, int64_t y) { p.row_ = y - p.first_row_, p.group_ = 0; }
     TW_INLINE void next(ProjectivePlaces& p, Places& to) {
+        const f64v bend = splat(p.bend_[p.row_]);
         f64v x[4], y[4];
 #pragma GCC unroll 4
         for (int k = 0; k < 4; ++k) {
-            const auto part = [&](int i) __attribute__((always_inline)) {
-                return k ? p.at_[i] + p.steps_[i][k - 1] : p.at_[i];
-            };
-            const f64v over = about_inverse(part(2));
-            x[k] = part(0) * over + p.origin_[0];
-            y[k] = part(1) * over + p.origin_[1];
+            const f64v column = p.columns_[p.group_ + k], t = column * bend;
+            f64v square = t * t, over = 1 + t;
+            over += over * square;
+            for (int more = 0; p.bends_ && more < 2; ++more) square *= square, over += over * square;
+            const f64v along = column * over;
+            x[k] = along * splat(p.slope_[0][p.row_]) + splat(p.place_[0][p.row_]);
+            y[k] = along * splat(p.slope_[1][p.row_]) + splat(p.place_[1][p.row_]);
         }
 #pragma GCC unroll 2
         for (int k = 0; k < 2; ++k) {
             to.x[k] = halves<0>(x[2 * k], x[2 * k + 1]);
             to.y[k] = halves<0>(y[2 * k], y[2 * k + 1]);
         }
-        const u32v part = splat<uint32_t>((1 << kFineBits) - 1);
+        const u32v part = splat<uint32_t>((1 << kFineBits) - kNear);
         const auto parts = [&](const u32v(&v)[2])
                                __attribute__((always_inline)) { return min_any(v[0] & part, v[1] & part); };
-        if (any(min_any(parts(to.x), parts(to.y)) < splat<uint32_t>(2)))
-            to = divided(p.map_, p.piece_, p.column_, p.y_);
-        for (int i = 0; i < 3; ++i) p.at_[i] += p.steps_[i][3];
-        p.column_ += kLanes<int16_t>;
+        if (any(min_any(parts(to.x), parts(to.y)) == 0))
+            to = divided(p.map_, p.piece_, p.x_ + p.group_ / 4 * kLanes<int16_t>, p.first_row_ + p.row_);
+        p.group_ += 4;
     }
 
 private:
@@ -236,12 +246,16 @@ private:
         return to;
     }
 
+    static constexpr int kNear = 4;  // places that are in less than half as many of 1/2^23 pixel another one
+    static constexpr int64_t kGroups = kTile / kLanes<int16_t> * 4;
+
     const Map& map_;
     const Piece& piece_;
-    const int64_t x_;
-    int64_t y_ = 0, column_ = 0;
-    double down_[3], first_[3];
-    f64v columns_[3], at_[3], steps_[3][4], origin_[2];
+    const int64_t x_, first_row_;
+    const bool bends_;
+    int64_t row_ = 0, group_ = 0;
+    f64v columns_[kGroups];
+    double bend_[kTile], place_[2][kTile], slope_[2][kTile];
 };
 
 }  // namespace

@@ -62,7 +62,8 @@ public:
     // Which words the places in the piece are in; of places elsewhere any.
     TW_INLINE u32v words_at(const Quads& q, u32v x, u32v y) {
         constexpr int whole = kPlaceBits + kFineBits;
-        return min_any((y >> whole) * q.pitch_ + (x >> whole), q.last_);
+        const i32v rows = dot_pairs(bitcast<i16v>(y >> whole), bitcast<i16v>(q.pitch_));  // quicker than products
+        return min_any(bitcast<u32v>(rows) + (x >> whole), q.last_);
     }
 
     // The mixtures of pixels around places in these words.

@@ -20,7 +20,7 @@
 namespace tw::TW_ISA {
 namespace {
 
-constexpr int64_t kTile = 64, kTilesAtOnce = 4, kMostPixels = 32767;
+constexpr int64_t kTilesAtOnce = 4, kMostPixels = 32767;
 
 using Source = SourceOf<uint8_t>;
 
@@ -168,26 +168,29 @@ struct Tile {
 };
 
 // The piece of the picture that a tile sees: that of its corners, between which places rise or fall. False where it is not
-// known, since w may be 0 in between.
-bool find_piece(const Map& map, const Tile& t, Piece& piece) {
+// known, since w may be 0 in between. `bend` is what half a row changes w by, as a share of it.
+bool find_piece(const Map& map, const Tile& t, Piece& piece, double& bend) {
     const int64_t ys[] = {t.y, t.y + t.rows - 1}, xs[] = {t.x, t.x + t.columns - 1};
     int64_t low[2] = {INT32_MAX, INT32_MAX}, high[2] = {INT32_MIN, INT32_MIN};
     int above = 0, below = 0;
+    double least = __builtin_inf();
     for (const int64_t y : ys)
         for (const int64_t x : xs) {
-            int32_t places[2][kPiece];
+            int32_t places[2][kPiece];  // of which one is looked at
             find_places(map, x, y, 1, places[0], places[1]);
             for (int i = 0; i < 2; ++i) low[i] = min_of(low[i], places[i][0]), high[i] = max_of(high[i], places[i][0]);
             const double w = map.m[2][0] * static_cast<double>(x) + map.m[2][1] * static_cast<double>(y) + map.m[2][2];
             above += w > 0, below += w < 0;
+            if (__builtin_fabs(w) < least) least = __builtin_fabs(w);
         }
     piece.x = low[0] >> kPlaceBits, piece.columns = (high[0] >> kPlaceBits) - piece.x + 1;
     piece.y = low[1] >> kPlaceBits, piece.rows = (high[1] >> kPlaceBits) - piece.y + 1;
-    return !map.projective || above == 4 || below == 4;
+    bend = __builtin_fabs(map.m[2][0]) * (kTile / 2) / least;
+    return !map.projective || ((above == 4 || below == 4) && bend < ProjectivePlaces::kMostBend);
 }
 
 template <class Walk>
-void mix_tile(const Quads& quads, Walk walk, const Tile& t, uint8_t* to, int64_t row, int64_t column) {
+void mix_tile(const Quads& quads, Walk&& walk, const Tile& t, uint8_t* to, int64_t row, int64_t column) {
     constexpr int64_t lanes = kLanes<int16_t>, half = kLanes<uint32_t>;
     const bool whole = column == 1 && t.columns == kTile;
     alignas(64) uint32_t x[kTile], y[kTile], at[kTile];
@@ -220,7 +223,9 @@ void mix_tile(const Quads& quads, Walk walk, const Tile& t, uint8_t* to, int64_t
 bool tile_of_words(const Map& map, const Source& s, const Tile& t, uint8_t* memory, uint8_t* to, int64_t row,
                    int64_t column) {
     Piece piece;
-    if (!(map.projective || (map.shift && map.shift <= 32 + kFineBits)) || !find_piece(map, t, piece)) return false;
+    double bend;
+    if (!(map.projective || (map.shift && map.shift <= 32 + kFineBits)) || !find_piece(map, t, piece, bend))
+        return false;
     if (piece.x >= s.width || piece.y >= s.height || piece.x + piece.columns < 0 || piece.y + piece.rows < 0) {
         for (int64_t i = 0; i < t.rows; ++i)
             for (int64_t j = 0; j < t.columns; ++j) to[i * row + j * column] = s.border;
@@ -230,7 +235,7 @@ bool tile_of_words(const Map& map, const Source& s, const Tile& t, uint8_t* memo
     Quads quads(memory);
     quads.take(s, piece);
     if (map.projective)
-        mix_tile(quads, ProjectivePlaces(map, t.x, piece), t, to, row, column);
+        mix_tile(quads, ProjectivePlaces(map, t.x, t.y, t.columns, t.rows, bend, piece), t, to, row, column);
     else
         mix_tile(quads, AffinePlaces(map, t.x, piece), t, to, row, column);
     return true;
@@ -242,7 +247,7 @@ void tile_of_rows(const Map& map, const SourceOf<T>& s, const Tile& t, bool near
     alignas(64) int32_t px[kTile] = {}, py[kTile] = {};
     T mixed[kTile];
     for (int64_t i = 0; i < t.rows; ++i, to += row) {
-        find_places(map, t.x, t.y + i, t.columns, px, py);
+        find_places(map, t.x, t.y + i, ceil_div(t.columns, kPiece) * kPiece, px, py);
         if (nearest)
             for (int64_t j = 0; j < t.columns; ++j)
                 mixed[j] = pixel(s, (py[j] + 64) >> kPlaceBits, (px[j] + 64) >> kPlaceBits);
