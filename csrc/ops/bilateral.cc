@@ -276,8 +276,10 @@ void filter_stripe(const View& image, const View& y, const Disc& disc, int64_t h
         uint8_t* to = pixels(i);
         const int64_t begin = max_of(x - half, 0), end = min_of(x + n + half, width), step = image.stride[1];
         const uint8_t sign = is_signed ? 128 : 0;
+        const bool splits = is_signed && step == 3 && from_plane == 1;
+        if (splits) split_channels(from + begin * step, sign, to + begin - x, kPitch, end - begin);
         for (int c = 0; c < channels; ++c, from += from_plane, to += kPitch) {
-            (is_signed ? copy_signed : copy_row)(to + begin - x, from + begin * step, step, end - begin);
+            if (!splits) (is_signed ? copy_signed : copy_row)(to + begin - x, from + begin * step, step, end - begin);
             for (int64_t k = x - half; k < begin; ++k) to[k - x] = from[mirrored(k, width) * step] ^ sign;
             for (int64_t k = end; k < x + n + half; ++k) to[k - x] = from[mirrored(k, width) * step] ^ sign;
         }
@@ -286,7 +288,7 @@ void filter_stripe(const View& image, const View& y, const Disc& disc, int64_t h
                       : permutes_bytes() ? permute_weights<3>
                                          : find_weights<3>;
     Weighed others[2 * kMostTaps];
-    uint8_t row[kStripe];
+    uint8_t row[kMostChannels][kStripe + kVecBytes];
     for (int64_t i = first - 2 * half; i < first; ++i) take(i + half);
     for (int64_t i = first - half; i < last; ++i) {
         if (i >= first) take(i + half);
@@ -304,13 +306,14 @@ void filter_stripe(const View& image, const View& y, const Disc& disc, int64_t h
             others[2 * t + 1] = {weights(tap, i - tap.down) - tap.along, pixels(i - tap.down) - tap.along};
         }
         uint8_t* to = y.as<uint8_t>() + i * y.stride[0] + x * y.stride[1];
-        const bool whole = y.stride[1] == 1;
+        const bool whole = y.stride[1] == 1, joins = permutes_bytes() && y.stride[1] == 3 && to_plane == 1;
         const uint8_t* middle = pixels(i);
         for (int c = 0; c < channels; ++c, to += to_plane, middle += kPitch) {
-            (permutes_bytes() ? find_means_by_quads : find_means)(middle, others, 2 * disc.n, whole ? to : row, n);
-            for (int64_t k = 0; !whole && k < n; ++k) to[k * y.stride[1]] = row[k];
+            (permutes_bytes() ? find_means_by_quads : find_means)(middle, others, 2 * disc.n, whole ? to : row[c], n);
+            for (int64_t k = 0; !whole && !joins && k < n; ++k) to[k * y.stride[1]] = row[c][k];
             for (int t = 0; t < 2 * disc.n; ++t) others[t].pixels += kPitch;
         }
+        if (joins) join_channels(row[0], sizeof row[0], to - channels * to_plane, n);
     }
 }
 
