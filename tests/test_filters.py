@@ -301,3 +301,13 @@ def test_histograms_of_large_pictures_count_every_pixel() -> None:
         for threads in (1, 2):
             with tw.threads(threads):
                 np.testing.assert_array_equal(vision.histogram(image), counts)
+
+
+@pytest.mark.parametrize("bend", [1e-6, 5e-5, 1e-4, 1e-3, 5e-3, 0.03])
+def test_warp_perspective_is_exact_however_much_it_bends(bend: float) -> None:
+    random = np.random.default_rng(6)
+    for shape, size in (((150, 190), (70, 130)), ((90, 40, 3), (65, 1)), ((300, 20), (9, 200))):
+        image = random.integers(0, 256, shape, np.uint8)
+        matrix = np.array([[1.1, 0.2, -3.0], [-0.1, 0.9, 5.0], [bend, -bend / 3, 1.0]]) * 7.3
+        got = vision.warp_perspective(image, matrix, size=size)
+        np.testing.assert_array_equal(got, vision.warp_perspective.reference(image, matrix, size=size))
