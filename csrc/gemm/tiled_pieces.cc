@@ -24,14 +24,20 @@ constexpr int NR = kPanelColumns, MR = kTallRows, L = kLanes<float>;
 constexpr int64_t kStepBytes = kPieces<float> * kPieceBytes;  // of a row tile of A, or a panel of B
 // Of a block of C: its panels, its sums, and the panels between two visits to them.
 constexpr int64_t kMostPanels = 16, kMostSums = 160, kBlockBytes = 400 * 1024, kLeastSteps = 4, kMostSteps = 32;
+constexpr int64_t kSomeSteps = 16;  // where one block of k is not enough: rows of A in pieces stay nearer
 constexpr int64_t kChunkWork = int64_t{1} << 20, kPolledWork = int64_t{1} << 34;  // at least; at most
 constexpr int64_t kTileFloats = MR * kPieceTerms;
 constexpr int64_t kShares = 4;  // chunks of panels for a thread; the first panel of each is split by itself
 constexpr int64_t kPackTerms = 64;  // packed at a time, in L1
 
-TW_INLINE void split_to(f32v x, f32v y, Exponents& seen, char* to) {
+// `seen` null: the exponents are known.
+TW_INLINE void split_to(f32v x, f32v y, Exponents* seen, char* to) {
     u32v words[kPieces<float>];
-    split_pairs(x, y, words, seen);
+    split_words(x, y, words);
+    if (seen) {
+        seen->see(bitcast<Halves>(words[0]));
+        seen->left |= bitcast<u32v>(x) | bitcast<u32v>(y);
+    }
     for (int p = 0; p < kPieces<float>; ++p) store(reinterpret_cast<uint32_t*>(to + p * kPieceBytes), words[p]);
 }
 
@@ -54,13 +60,13 @@ struct Engine {
         const bool whole = k0 + kPieceTerms <= terms;
         for (int64_t r = r0; r < r1 && whole; ++r)
             for (int v = 0; v < 2; ++v)
-                split_to(take(k0 + r, v), take(k0 + r + kTileRows, v), seen, to + r * 2 * kTileBytes + v * kTileBytes);
+                split_to(take(k0 + r, v), take(k0 + r + kTileRows, v), &seen, to + r * 2 * kTileBytes + v * kTileBytes);
         for (int64_t r = r0; r < r1 && !whole; ++r)
             for (int v = 0; v < 2; ++v) {
                 const int64_t k = k0 + r;
                 const f32v x = k < terms ? take(k, v) : f32v{};
                 const f32v y = k + kTileRows < terms ? take(k + kTileRows, v) : f32v{};
-                split_to(x, y, seen, to + r * 2 * kTileBytes + v * kTileBytes);
+                split_to(x, y, &seen, to + r * 2 * kTileBytes + v * kTileBytes);
             }
     }
 
@@ -179,7 +185,7 @@ struct Engine {
         const float* from;
         int64_t row, step, steps;
 
-        __attribute__((always_inline)) void split(int64_t s, int64_t r0, int64_t r1, char* to, Exponents& seen) const {
+        __attribute__((always_inline)) void split(int64_t s, int64_t r0, int64_t r1, char* to, Exponents* seen) const {
             const float* at = from + s * step + r0 * row;
             to += s * kStepBytes + r0 * kTileBytes;
             for (int64_t r = r0; r < r1; ++r, at += row, to += kTileBytes) {
@@ -194,7 +200,7 @@ struct Engine {
         const bool whole = g.m - tile * MR >= MR && s1 * kPieceTerms <= g.k;
         return {g.a.data + tile * MR * g.a.row + s0 * kPieceTerms, g.a.row, kPieceTerms, whole ? s1 - s0 : 0};
     }
-    void make_rows(int64_t tile, int64_t s0, int64_t s1, char* to, Exponents& seen) const {
+    void make_rows(int64_t tile, int64_t s0, int64_t s1, char* to, Exponents* seen) const {
         const Rows rows = rows_of(tile, s0, s1);
         for (int64_t s = 0; s < rows.steps; ++s) rows.split(s, 0, MR, to, seen);
         if (rows.steps) return;
@@ -227,7 +233,7 @@ struct Engine {
         }
         __attribute__((always_inline)) void split_rows(int64_t s, int part) const {
             const int64_t n = a1 - a0;
-            if (s < rows.steps) rows.split(s, a0 + n * part / 4, a0 + n * (part + 1) / 4, a_to, *a_seen);
+            if (s < rows.steps) rows.split(s, a0 + n * part / 4, a0 + n * (part + 1) / 4, a_to, a_seen);
         }
     };
     void meet(Beside& b, int64_t tile, int64_t j, int64_t now) const {
@@ -320,8 +326,8 @@ struct Engine {
                 const int64_t cost = turns * (2 * tall * wide + wide + (a ? 1 : 2) * tall);
                 if (least == 0 || cost < least) least = cost, p.tall = tall, p.wide = wide;
             }
-        const int64_t most = max_of(kLeastSteps, min_of(kMostSteps, kBlockBytes / (p.wide * kStepBytes)));
-        p.k_blocks = ceil_div(steps, most), p.steps = ceil_div(steps, p.k_blocks);
+        const int64_t fit = max_of(kLeastSteps, min_of(kMostSteps, kBlockBytes / (p.wide * kStepBytes)));
+        p.k_blocks = steps <= fit ? 1 : ceil_div(steps, min_of(fit, kSomeSteps)), p.steps = ceil_div(steps, p.k_blocks);
         p.k_blocks = ceil_div(steps, p.steps);
         return p;
     }
@@ -349,7 +355,7 @@ struct Engine {
         if (!right) return false;
         char* const made_rows = right + wide * panel + band;
         float *const sums = reinterpret_cast<float*>(made_rows + 2 * left), *const buffer = sums + kept * MR * NR;
-        Exponents seen[kMostPanels], seen_rows;
+        Exponents seen[kMostPanels], seen_rows, *const to_see = job.rows ? nullptr : &seen_rows;
         Place places[kMostPanels];
         for (int64_t j = 0; j < wide; ++j) places[j] = place(j0 + j);
         tiles_begin();
@@ -364,7 +370,7 @@ struct Engine {
             for (int64_t j = 0; j < wide && last; ++j) see_panel(j0 + j, seen[j]);
             for (int64_t t = t0; t < t1; ++t, ++turn) {
                 char *const own = made_rows + turn % 2 * left, *const other = made_rows + (turn + 1) % 2 * left;
-                if (!a && coming.steps == 0) make_rows(t, s0, s1, own, seen_rows);
+                if (!a && coming.steps == 0) make_rows(t, s0, s1, own, to_see);
                 const bool bottom = t + 1 == t1;
                 coming = {};
                 if (!a && !(bottom && last)) coming = bottom ? rows_of(t0, s1, s2) : rows_of(t + 1, s0, s1);
@@ -390,7 +396,7 @@ struct Engine {
                                 MR * j / wide,
                                 MR * (j + 1) / wide,
                                 other,
-                                &seen_rows};
+                                to_see};
                     if (last) meet(b, t, j0 + j, s1 - s0);
                     multiply(product, g.m - t * MR, b);
                     if (last && !job.refused[j0 + j]) finish(c, t, j0 + j);
