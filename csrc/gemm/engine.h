@@ -414,39 +414,50 @@ struct Engine {
                 for (int64_t r = 0, m = rows.count(i); r < m; ++r)
                     a[rows.begin(i) * g.k + k * m + r] = wide_of(g.a.data[(rows.begin(i) + r) * g.a.row + k * g.a.col]);
         const int64_t side = rows.tiles == 1 ? side_by_side(rows.count(0)) : 1;
-        const int64_t wide = side * (1 + kSharedWork / (g.m * NR * side * g.k));
+        // Narrow numbers, many rows: bound by arithmetic.
+        const bool far = kVectorRegisters >= 32 && g.k >= 8 * kTurnTerms && (kPlainB || rows.tiles == 1);
+        const int64_t group = far ? max_of(side, 2) : side;
+        const int64_t wide = group * (1 + kSharedWork / (g.m * NR * group * g.k));
         return spread(ceil_div(panels, wide), [&](int64_t chunk) {
             const int64_t end = min_of((chunk + 1) * wide, panels);
             for (int64_t j = chunk * wide; j < end;) {
-                const int64_t together = j + side <= end ? side : 1;
-                run_panels(a, j, together);
+                const int64_t together = j + group <= end ? group : 1;
+                run_panels(a, j, together, min_of(side, together));
                 j += together;
             }
         });
     }
 
-    // All rows times `together` panels: two tiles of rows take turns, each fetching half of the block that follows.
-    void run_panels(const T* a, int64_t j, int64_t together) const {
-        const int64_t row = together * NR, n0 = j * NR;
-        const int n = static_cast<int>(min_of(g.n - n0, row));
-        T sums[kFewRows * NR > 8 * kLanes<T> ? kFewRows * NR : 8 * kLanes<T>];
-        for (int64_t i = 0; i < g.m; ++i)
-            for (int64_t c = 0; c < row; ++c) sums[i * row + c] = c < n ? first_term(i, n0 + c) : T(0);
-        for (int64_t block = 0; block < k_blocks; ++block)
-            for (int64_t i = 0; i < rows.tiles; ++i) {
+    static constexpr int64_t kTurnTerms = 32;
+
+    // All rows times `together` panels, `side` at once. Two panels in turns are two streams, of which memory far away has more to
+    // give than of one: both fetch half of what comes next in either. So do tiles of rows.
+    void run_panels(const T* a, int64_t j, int64_t together, int64_t side) const {
+        const int64_t turns = together / side, row = side * NR, panel = packed_panel<B>(g.k);
+        const int64_t most = turns > 1 ? kTurnTerms : kc_max, jobs = turns * rows.tiles;
+        T sums[2 * kFewRows * NR > 8 * kLanes<T> ? 2 * kFewRows * NR : 8 * kLanes<T>];
+        const auto columns = [&](int64_t turn) { return static_cast<int>(min_of(g.n - (j + turn) * NR, row)); };
+        for (int64_t turn = 0; turn < turns; ++turn)
+            for (int64_t i = 0; i < g.m; ++i)
+                for (int64_t c = 0; c < row; ++c)
+                    sums[(turn * g.m + i) * row + c] = c < columns(turn) ? first_term(i, (j + turn) * NR + c) : T(0);
+        for (int64_t k0 = 0; k0 < g.k; k0 += most)
+            for (int64_t job = 0; job < jobs; ++job) {
                 Stream<T, B> s;
-                const int64_t k0 = k_begin(block), m = rows.count(i), m0 = rows.begin(i);
+                const int64_t turn = job / rows.tiles, i = job % rows.tiles, m = rows.count(i), m0 = rows.begin(i);
                 s.a = a + m0 * g.k + k0 * m;
-                s.panel = packed_panel<B>(g.k);
-                s.b = g.packed_b + j * s.panel + k0 * NR;
-                s.k = k_begin(block + 1) - k0;
-                s.ahead_step = NR / rows.tiles;
-                s.ahead = s.b + (rows.tiles == 1 ? kStreamAhead : (s.k + i * s.k / 2) * NR);
-                s.sums = sums + m0 * row;
-                rows_kernel<T, B>(static_cast<int>(m), together > 1)(s);
+                s.panel = panel;
+                s.b = g.packed_b + (j + turn) * panel + k0 * NR;
+                s.k = min_of(most, g.k - k0);
+                s.ahead_step = NR / jobs, s.ahead_place = side > 1 || turns > 1 ? panel : kLines<T, B> / 2 * kLine<B>;
+                s.ahead = s.b - turn * panel + (jobs == 1 ? kStreamAhead : s.k * NR + job * s.k * s.ahead_step);
+                s.sums = sums + (turn * g.m + m0) * row;
+                rows_kernel<T, B>(static_cast<int>(m), side > 1)(s);
             }
-        for (int64_t i = 0; i < rows.tiles; ++i)
-            store_copied(sums + rows.begin(i) * row, row, rows.count(i), n, rows.begin(i), n0, true);
+        for (int64_t turn = 0; turn < turns; ++turn)
+            for (int64_t i = 0; i < rows.tiles; ++i)
+                store_copied(sums + (turn * g.m + rows.begin(i)) * row, row, rows.count(i), columns(turn),
+                             rows.begin(i), (j + turn) * NR, true);
     }
 
     // What the sum at (i, j) begins with.

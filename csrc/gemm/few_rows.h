@@ -9,18 +9,35 @@ namespace {
 
 // Panels that one kernel reads side by side: enough sums to hide the latency of a multiply-add.
 template <int MR>
-constexpr int kSideBySide = MR * kNV >= 8 ? 1 : 8 / (MR * kNV);
+constexpr int kSideBySide = kVectorRegisters >= 32 ? (MR <= 2 ? 2 : 1)
+                            : MR * kNV >= 8        ? 1
+                                                   : 8 / (MR * kNV);
 
-// One term after another: where it lies in the first of P panels, `panel` apart, and what is fetched with it.
+// One term after another: where it lies in the first of P panels, `panel` apart, and what is fetched with it: as many
+// lines, half of those of a panel alone from a second place.
 template <class T, class B>
 struct Stream {
     const T* a;  // [k][MR]
     const B* b;  // [k][NR]
     int64_t k, panel;
     const B* ahead;
-    int64_t ahead_step;
+    int64_t ahead_step, ahead_place;  // from term to term, from place to place
     T* sums;  // (MR, P * NR), added to
 };
+
+template <class B>
+constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(B));  // numbers
+template <class T, class B>
+constexpr int kLines = kPackedTiles<B> ? kNV : (Blocking<T>::NR + kLine<B> - 1) / kLine<B>;  // of a step of a panel
+
+template <class T, class B, int P>
+TW_INLINE void fetch_lines(const B* ahead, int64_t place) {
+    constexpr int lines = kLines<T, B>, places = P == 1 && lines > 1 ? 2 : P;
+#pragma GCC unroll 4
+    for (int p = 0; p < places; ++p)
+#pragma GCC unroll 4
+        for (int line = 0; line < P * lines / places; ++line) __builtin_prefetch(ahead + p * place + line * kLine<B>);
+}
 
 template <class T, class B, int MR, int P>
 void rows_by_panels(const Stream<T, B>& s) {
@@ -32,10 +49,9 @@ void rows_by_panels(const Stream<T, B>& s) {
     if constexpr (kPackedTiles<B>)
         for (int64_t k = 0; k < s.k; k += 2, a += 2 * MR, ahead += 2 * s.ahead_step) {
             const bool both = k + 1 < s.k;
+            fetch_lines<T, B, P>(ahead, s.ahead_place);
 #pragma GCC unroll 4
             for (int p = 0; p < P; ++p) {
-#pragma GCC unroll 4
-                for (int line = 0; line < kNV; ++line) __builtin_prefetch(ahead + p * s.panel + line * kRangeLine);
                 V low[kNV], high[kNV];
 #pragma GCC unroll 4
                 for (int v = 0; v < kNV; ++v) {
@@ -54,11 +70,9 @@ void rows_by_panels(const Stream<T, B>& s) {
             }
         }
     for (int64_t k = 0; !kPackedTiles<B> && k < s.k; ++k, a += MR, b += NR, ahead += s.ahead_step) {
+        fetch_lines<T, B, P>(ahead, s.ahead_place);
 #pragma GCC unroll 4
         for (int p = 0; p < P; ++p) {
-#pragma GCC unroll 4
-            for (int byte = 0; byte < static_cast<int>(NR * sizeof(B)); byte += 64)
-                __builtin_prefetch(reinterpret_cast<const char*>(ahead + p * s.panel) + byte);
             V bv[kNV];
 #pragma GCC unroll 4
             for (int v = 0; v < kNV; ++v) bv[v] = load_as<T>(b + p * s.panel + v * L);
