@@ -14,7 +14,7 @@ constexpr int NR = kIntNR;
 constexpr int64_t kBlockWords = kVectorRegisters >= 32 && !kHasTiles ? 512 : 256;
 constexpr int64_t kTallTiles = kHasTiles ? 16 : 28;  // of A that stay in L2 while panels of B pass
 constexpr int64_t kWidePanels = 16;
-constexpr int64_t kSharedWork = int64_t{1} << 25;  // of tiles, worth waking another thread for
+constexpr int64_t kSharedWork = int64_t{1} << 24;  // of tiles, worth waking another thread for
 constexpr int64_t kChunkWork = int64_t{1} << (kHasTiles ? 21 : 19);  // worth handing to another thread
 constexpr int64_t kPackedA = int64_t{4} << 20, kPackedB = int64_t{16} << 20;  // bytes packed at a time
 constexpr int64_t kFewCodes = 128 << 10;  // bytes of an A that stays in L2 while panels of B are streams
@@ -278,7 +278,10 @@ struct Engine {
         const Rows rows(count);
         const int64_t work = rows.count(0) * NR * max_of(g.k, 1);
         int64_t tall = min_of(rows.tiles, kTallTiles), wide = min_of(here, kWidePanels);
-        if (by_rows) wide = min_of(here, max_of(kFewTiles, kWideBytes / max_of(panel_bytes, 1)));
+        // Each thread multiplies by the panels that it packed.
+        if (by_rows)
+            wide = max_of(kFewTiles, min_of(kWideBytes / max_of(panel_bytes, 1), ceil_div(here, num_threads())));
+        wide = min_of(wide, here);
         while (ceil_div(rows.tiles, tall) * ceil_div(here, wide) < 16 && tall * wide * work > kChunkWork)
             if (by_rows && tall > 1)
                 tall = ceil_div(tall, 2);
