@@ -12,7 +12,8 @@ from tilework.dtypes import named
 
 pytestmark = pytest.mark.skipif("amx" not in tw.tiers(), reason="no tiles on this CPU")
 
-SHAPES = [(128, 160, 128), (130, 513, 700), (300, 200, 1111), (256, 256, 2048)]
+# The last two are summed in shares.
+SHAPES = [(128, 160, 128), (130, 513, 700), (300, 200, 1111), (256, 256, 2048), (64, 96, 5001), (64, 200, 2100)]
 
 
 @pytest.fixture(autouse=True)
@@ -103,10 +104,11 @@ def test_every_nan_is_one(bits: int) -> None:
     assert not np.isnan(np.delete(got, 5, 0)).any()
 
 
+@pytest.mark.parametrize(("m", "n", "k"), [(333, 777, 500), (95, 96, 4500)])
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-def test_threads_do_not_change_bits(dtype: str) -> None:
-    a, b = normal((333, 500), 12).astype(named(dtype)), normal((500, 777), 13).astype(named(dtype))
-    a[100, 100] = np.inf
+def test_threads_do_not_change_bits(dtype: str, m: int, n: int, k: int) -> None:
+    a, b = normal((m, k), 12).astype(named(dtype)), normal((k, n), 13).astype(named(dtype))
+    a[90, 100] = np.inf
     tw.set_isa("amx")
     results = []
     for threads in (1, 2, 3, 8):

@@ -61,9 +61,12 @@ void split_left(const S* from, int64_t row, int64_t col, int64_t rows, int64_t k
     join(range, seen.range());
 }
 
+template <int64_t N>
+struct Columns {};
+
 // Columns of k terms of B, as steps of pieces of panels `panel` bytes apart: two from each of `pairs` places, `pair` numbers
-// apart, n columns in all. Rows are read in whole.
-template <int P, class S>
+// apart, n columns in all. Rows are read in whole. `Odd`: a last panel without columns is left out.
+template <int P, bool Odd = false, class S>
 void split_right(const S* from, int64_t row, int64_t col, int64_t pair, int64_t pairs, int64_t k, int64_t n, char* to,
                  int64_t panel, ExponentRange* ranges) {
     constexpr int64_t L = kLanes<float>;
@@ -73,35 +76,46 @@ void split_right(const S* from, int64_t row, int64_t col, int64_t pair, int64_t 
         split_pairs(load_as<float>(at), load_as<float>(at + kTileRows * line), words, seen);
         for (int p = 0; p < P; ++p) store(reinterpret_cast<uint32_t*>(word + p * kPieceBytes), words[p]);
     };
-    const auto split_pair = [&]<class F>(const F* at, int64_t line, char* word, Exponents& seen)
-                                __attribute__((always_inline)) {
+    const auto split_row = [&]<int64_t N, class F>(Columns<N>, const F* at, int64_t line, char* word, Exponents& seen)
+                               __attribute__((always_inline)) {
         Exponents own = seen;
-        for (int64_t j = 0; j < kPairColumns; j += L)
+        for (int64_t j = 0; j < N; j += L)
             split(at + j, line, word + j / kPanelColumns * panel + j % kPanelColumns * 4, own);
         seen = own;
     };
     Exponents seen[kMostPairs];
     const int64_t steps = ceil_div(k, kPieceTerms), whole_steps = col == 1 ? k / kPieceTerms : 0;
-    const int64_t whole = n / kPairColumns;
+    const bool odd = Odd && n % kPairColumns == kPanelColumns;
+    const auto split_block = [&]<int64_t N>(Columns<N> columns, int64_t s, int64_t p) __attribute__((always_inline)) {
+        alignas(kVecBytes) float block[kPieceTerms * N];
+        take_block<kPieceTerms, N>(from + s * kPieceTerms * row + p * pair, row, col,
+                                   min_of(k - s * kPieceTerms, kPieceTerms), min_of(n - p * kPairColumns, N), block);
+        for (int64_t w = 0; w < kTileRows; ++w)
+            split_row(columns, block + w * N, N, to + s * P * kPieceBytes + 2 * p * panel + w * kPanelColumns * 4,
+                      seen[p]);
+    };
     for (int64_t s = 0; s < steps; ++s) {
         const S* const at = from + s * kPieceTerms * row;
         char* const step = to + s * P * kPieceBytes;
-        const int64_t done = s < whole_steps ? whole : 0;
-        for (int64_t w = 0; w < (done ? kTileRows : 0); ++w)
-            for (int64_t p = 0; p < done; ++p) {
-                const S *const from_here = at + w * row + p * pair, *const next = from_here + kPieceTerms * row;
+        const int64_t whole = s < whole_steps ? n / kPairColumns : 0;
+        const bool half = odd && s < whole_steps;
+        for (int64_t w = 0; w < (whole || half ? kTileRows : 0); ++w) {
+            char* const word = step + w * kPanelColumns * 4;
+            for (int64_t p = 0; p < whole; ++p) {
+                const S *const here = at + w * row + p * pair, *const next = here + kPieceTerms * row;
                 for (int64_t j = 0; P == 2 && j < kPairColumns; j += kPanelColumns)
                     __builtin_prefetch(next + j, 0, 2), __builtin_prefetch(next + kTileRows * row + j, 0, 2);
-                split_pair(from_here, row, step + 2 * p * panel + w * kPanelColumns * 4, seen[p]);
+                split_row(Columns<kPairColumns>{}, here, row, word + 2 * p * panel, seen[p]);
             }
-        for (int64_t p = done; p < pairs; ++p) {
-            alignas(kVecBytes) float block[kPieceTerms * kPairColumns];
-            take_block<kPieceTerms, kPairColumns>(at + p * pair, row, col, min_of(k - s * kPieceTerms, kPieceTerms),
-                                                  min_of(n - p * kPairColumns, kPairColumns), block);
-            for (int64_t w = 0; w < kTileRows; ++w)
-                split_pair(block + w * kPairColumns, kPairColumns, step + 2 * p * panel + w * kPanelColumns * 4,
-                           seen[p]);
+            if (half)
+                split_row(Columns<kPanelColumns>{}, at + w * row + whole * pair, row, word + 2 * whole * panel,
+                          seen[whole]);
         }
+        for (int64_t p = whole + half; p < pairs; ++p)
+            if (Odd && n - p * kPairColumns <= kPanelColumns)
+                split_block(Columns<kPanelColumns>{}, s, p);
+            else
+                split_block(Columns<kPairColumns>{}, s, p);
     }
     for (int64_t p = 0; p < pairs; ++p) join(ranges[p], seen[p].range());
 }

@@ -41,8 +41,9 @@ struct Products {
     int64_t tiles, pairs, steps;
     int64_t tall = 0, wide = 0;  // of a block of C, in tiles and pairs of panels
     bool simple;  // nothing is done with sums but to store them
+    const bool alone;  // one of several products that threads share
 
-    Products(const Product& product, Below* other) : g(product), below(other) {
+    Products(const Product& product, Below* other, bool shared) : g(product), below(other), alone(shared) {
         tiles = ceil_div(g.m, kTallRows), pairs = ceil_div(g.n, kPairColumns), steps = ceil_div(g.k, kPieceTerms);
         simple = g.c_col == 1 && !g.bias_row && !g.bias_col && g.alpha == 1 && !g.addend.data &&
                  g.activation == Activation::none && !g.accumulate;
@@ -51,10 +52,12 @@ struct Products {
     // Large blocks split each number seldom, small ones occupy all threads.
     // A number of A, or of B, is split and read in the time of so many products.
     void choose_blocks(double of_a, double of_b, int64_t most_sums, int64_t most_wide) {
-        const int64_t threads = num_threads();
+        const int64_t threads = alone ? 1 : num_threads();
         double least = 0;
-        for (int64_t t = kMostTiles; t >= 1; t /= 2)
-            for (int64_t w = min_of(kMostPairs, most_wide); w >= 1; --w) {
+        int64_t tallest = kMostTiles;
+        while (tallest / 2 >= tiles) tallest /= 2;
+        for (int64_t t = tallest; t >= 1; t /= 2)
+            for (int64_t w = min_of(min_of(kMostPairs, pairs), most_wide); w >= 1; --w) {
                 const int64_t rows = min_of(t, tiles), columns = min_of(w, pairs);
                 if (rows * columns * 2 * kTileSums * 4 > most_sums) continue;
                 const int64_t turns = ceil_div(ceil_div(tiles, rows) * ceil_div(pairs, columns), threads);
@@ -186,6 +189,7 @@ struct Beside {
                 } else {
                     u32v some[P];
                     if (P == 2) __builtin_prefetch(x + 8 * from_row, 0, 2);
+                    if (P == 3) __builtin_prefetch(x + from_row), __builtin_prefetch(x + from_row + kLanes<float>);
                     split_pairs(load_as<float>(x), load_as<float>(x + kLanes<float>), some, own);
                     for (int p = 0; p < P; ++p) store(reinterpret_cast<uint32_t*>(word + p * kPieceBytes), some[p]);
                 }
@@ -228,7 +232,7 @@ struct Engine : Products<C, A, B> {
     bool in_place;  // a prepared B, read where it lies
     bool plain;  // simple, and whole tiles can go to C as they are
 
-    Engine(const Gemm<C, A, B>& product, Below* other) : Base(product, other) {
+    Engine(const Gemm<C, A, B>& product, Below* other, bool shared = false) : Base(product, other, shared) {
         in_place = P == 1 && kPackedTiles<B> && g.packed_b;
         plain = __is_same(C, float) && simple;
         // Few rows: B is split for little, and what is read of it takes the place of what was split.
@@ -245,11 +249,51 @@ struct Engine : Products<C, A, B> {
     }
 
     bool run() const {
+        if constexpr (kShares)
+            if (const int64_t count = min_of(4, steps / 64 * 2); count > 1 && tiles * pairs <= 8 && !g.packed_b)
+                return run_shares(count);
         return Base::run_blocks(
             Whole        ? "tiles of f16"
             : g.packed_b ? "tiles prepared"
                          : "tiles",
             [this](int64_t t0, int64_t t1, int64_t p0, int64_t p1) { return run_block(t0, t1, p0, p1); });
+    }
+
+    // Few blocks of C, a long k: shares of it are products of their own, as many as the shape says, whatever the threads.
+    static constexpr bool kShares = __is_same(C, float) && __is_same(A, float) && __is_same(B, float);
+    __attribute__((noinline)) bool run_shares(int64_t count) const {
+        const int64_t row = 2 * pairs * kPanelColumns, size = tiles * kTallRows * row;
+        const int64_t each = ceil_div(steps, count) * kPieceTerms;
+        Scratch scratch(static_cast<size_t>(count * size) * sizeof(float));
+        float* const sums = scratch.as<float>();
+        if (!sums) return false;
+        bool enough = true;
+        const bool done = parallel(count, [&](int64_t i) {
+            Gemm<C, A, B> part{};
+            part.m = g.m, part.n = g.n, part.k = min_of(each, g.k - i * each);
+            part.a = {g.a.data + i * each * g.a.col, g.a.row, g.a.col};
+            part.b = {g.b.data + i * each * g.b.row, g.b.row, g.b.col};
+            if constexpr (kShares) part.c = sums + i * size, part.c_row = row, part.c_col = 1;
+            const Engine share(part, Base::below, true);
+            if (!share.run_blocks("tiles", [&](int64_t t0, int64_t t1, int64_t p0, int64_t p1) {
+                return share.run_block(t0, t1, p0, p1);
+            }))
+                __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
+        });
+        if (!done || !enough) return enough;
+        for (int64_t t = 0; t < tiles; ++t)
+            for (int64_t p = 0; p * kPanelColumns < g.n; ++p) {
+                alignas(kVecBytes) float all[kTileSums];
+                for (int64_t j = 0; j < kTileSums; j += kLanes<float>) {
+                    const float* const from =
+                        sums + (t * kTallRows + j / kPanelColumns) * row + p * kPanelColumns + j % kPanelColumns;
+                    f32v v = load(from);
+                    for (int64_t i = 1; i < count; ++i) v += load(from + i * size);
+                    store(all + j, v);
+                }
+                finish(all, t * kTallRows, p * kPanelColumns);
+            }
+        return true;
     }
 
     // ---- operands ---------------------------------------------------------------------------------------------------
@@ -303,7 +347,8 @@ struct Engine : Products<C, A, B> {
                            min_of(n - i * kPanelColumns, kPanelColumns), reinterpret_cast<uint32_t*>(to + i * panel),
                            seen[i / 2]);
         } else if (!g.packed_b) {
-            split_right<P>(from, g.b.row, g.b.col, kPairColumns * g.b.col, all, terms(s0, s1), n, to, panel, seen);
+            split_right<P, kShares>(from, g.b.row, g.b.col, kPairColumns * g.b.col, all, terms(s0, s1), n, to, panel,
+                                    seen);
         } else if constexpr (kPackedTiles<B>) {
             alignas(kVecBytes) float step[kPieceTerms * kPairColumns];
             for (int64_t p = 0; p < all; ++p)
@@ -339,7 +384,7 @@ struct Engine : Products<C, A, B> {
         }
     }
 
-    bool run_block(int64_t t0, int64_t t1, int64_t p0, int64_t p1) const {
+    __attribute__((noinline)) bool run_block(int64_t t0, int64_t t1, int64_t p0, int64_t p1) const {
         const int64_t panels = 2 * (p1 - p0) - (panels_of(p1 - 1) == 1), panel_bytes = block_steps * kStepBytes + 256;
         const int64_t right_bytes = in_place ? 0 : 2 * (p1 - p0) * panel_bytes;
         const int64_t left_bytes = P == 1 ? kTallRows * left_row() : block_steps * kStepBytes;
