@@ -191,7 +191,8 @@ Chains draw_chains(const Planes& p, const RouteOptions& options) {
         const int64_t at = sorted[i];
         const int64_t across = ways[at] & kUpright ? 1 : p.width;
         if ((ways[at] | ways[at - across] | ways[at + across]) & kDrawn) continue;
-        const Pixel anchor = {static_cast<int32_t>(at % p.width), static_cast<int32_t>(at / p.width)};
+        const auto place = static_cast<uint32_t>(at), width = static_cast<uint32_t>(p.width);
+        const Pixel anchor = {static_cast<int32_t>(place % width), static_cast<int32_t>(place / width)};
         ways[at] |= kDrawn;
         const auto [after, before] =
             walk_both(Walk(ways, forward, at, anchor, ahead.data()), Walk(ways, backward, at, anchor, back.data()));

@@ -72,7 +72,10 @@ TW_INLINE i32v is_aligned(i32v across, i32v words) {
     return (across > 0) & (size * size >= to_f32(squared(words)) * limit);
 }
 
-// Of places within `stray` of the course, for positions of a block.
+// From the first block of sums to the last: 10 pixels off all of them fit 32 bits. Few registers hold those of a block.
+constexpr int64_t kSummed = kVectorRegisters >= 32 ? 240 : 0;
+
+// Of places within `stray` of the course, for positions from the first of several blocks on.
 struct BlockSums {
     i32v n, k, kk, d, kd, sure;
 
@@ -92,9 +95,10 @@ Sums look(const Course& c, int64_t first, int64_t last, int32_t stray, const Pla
     Sums total = {};
     const Gradients g = Gradients::of(c);
     const int32_t beside = static_cast<int32_t>(c.beside), along = static_cast<int32_t>(c.along);
-    for (int64_t at = first; at <= last; at += kBlock) {
+    BlockSums sums = {};
+    for (int64_t at = first, start = first; at <= last; at += kBlock) {
         const Block b = Block::of(c, at, last);
-        BlockSums sums = {};
+        const i32v past = splat(static_cast<int32_t>(at - start));
         const i32v low = splat(static_cast<int32_t>(2 - b.whole - c.base));
         const i32v high = splat(static_cast<int32_t>(c.n_beside - 3 - b.whole - c.base));
         const int32_t* const word = g.word + (at * c.along + (b.whole + c.base) * c.beside);
@@ -127,14 +131,17 @@ Sums look(const Course& c, int64_t first, int64_t last, int32_t stray, const Pla
             const i32v sure = found & is_aligned(here, pick(w1, w2, w3));
             const i32v other = splat<int32_t>(lines::weak) - (squared(w2) >= splat(c.contrary));
             const i32v seen = (found & (splat<int32_t>(lines::near_it) - sure)) | (inside & ~found & other);
-            BlockSums::add(sums, found, sure, lane.k, off);
+            BlockSums::add(sums, found, sure, lane.k + past, off);
             const int64_t i = at + from, n = b.n - from;
             store_n(to.at + i, across + splat(static_cast<int32_t>(b.whole * kPart)), n);
             store_n(to.size + i, here, n);
             store_n(to.bend + i, bend, n);
             store_n(to.look + i, seen, n);
         }
-        BlockSums::put(sums, at - c.origin, total);
+        if (at + kBlock > last || at - start == kSummed) {
+            BlockSums::put(sums, start - c.origin, total);
+            sums = BlockSums{}, start = at + kBlock;
+        }
     }
     return total;
 }
@@ -146,17 +153,21 @@ TW_INLINE i32v course_of(const Block& b, const Lanes& lane) {
 
 Sums sum(const Course& c, int64_t first, int64_t last, int32_t stray, const Places& p) {
     Sums total = {};
-    for (int64_t at = first; at <= last; at += kBlock) {
+    BlockSums sums = {};
+    for (int64_t at = first, start = first; at <= last; at += kBlock) {
         const Block b = Block::of(c, at, last);
-        BlockSums sums = {};
+        const i32v past = splat(static_cast<int32_t>(at - start));
         for (int64_t from = 0; from < b.n; from += L) {
             const int64_t i = at + from, n = b.n - from;
             const Lanes lane = Block::lanes(b, from);
             const i32v off = load_n(p.at + i, n) - course_of(b, lane), seen = load_n(p.look + i, n);
             const i32v found = lane.counts & (seen >= splat<int32_t>(lines::near_it)) & (abs(off) <= splat(stray));
-            BlockSums::add(sums, found, found & (seen == splat<int32_t>(lines::on_it)), lane.k, off);
+            BlockSums::add(sums, found, found & (seen == splat<int32_t>(lines::on_it)), lane.k + past, off);
         }
-        BlockSums::put(sums, at - c.origin, total);
+        if (at + kBlock > last || at - start == kSummed) {
+            BlockSums::put(sums, start - c.origin, total);
+            sums = BlockSums{}, start = at + kBlock;
+        }
     }
     return total;
 }
