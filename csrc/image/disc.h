@@ -57,6 +57,7 @@ void weigh_integers(const float* const* rows, const Rings& rings, const float* w
             f64v ring_sum[Channels][2] = {}, ring_total[2] = {};
             for (int64_t k = rings.first[r]; k < rings.first[r + 1]; ++k) {
                 f32v apart{};
+#pragma GCC unroll 3
                 for (int c = 0; c < Channels; ++c)
                     apart += abs(load(rows[k] + c * plane + x) - load(rows[0] + c * plane + x));
                 apart = min_any(apart, splat(most));  // behind the row lies anything: of a NaN the second one stays
@@ -66,16 +67,19 @@ void weigh_integers(const float* const* rows, const Rings& rings, const float* w
                 for (int h = 0; h < 2; ++h) {
                     const f64v w = half_of(weight, h);
                     ring_total[h] += w;
+#pragma GCC unroll 3
                     for (int c = 0; c < Channels; ++c) ring_sum[c][h] += w * half_of(load(rows[k] + c * plane + x), h);
                 }
             }
 #pragma GCC unroll 2
             for (int h = 0; h < 2; ++h) {
                 total[h] += place * ring_total[h];
+#pragma GCC unroll 3
                 for (int c = 0; c < Channels; ++c) sum[c][h] += place * ring_sum[c][h];
             }
         }
         typedef VecOf<float, kLanes<double>> Half;
+#pragma GCC unroll 3
         for (int c = 0; c < Channels; ++c)
 #pragma GCC unroll 2
             for (int h = 0; h < 2; ++h) {
@@ -90,6 +94,7 @@ template <int Channels>
 void weigh_floats(const float* const* rows, const Rings& rings, float color, int64_t plane, float* to, int64_t n) {
     for (int64_t x = 0; x < n; x += kLanes<float>) {
         f32v center[Channels], sum[Channels] = {}, total = splat(1.f);
+#pragma GCC unroll 3
         for (int c = 0; c < Channels; ++c) {
             center[c] = load(rows[0] + c * plane + x);
             total += center[c] - center[c];  // an infinity is no number of any channel
@@ -99,17 +104,21 @@ void weigh_floats(const float* const* rows, const Rings& rings, float color, int
             f32v ring_sum[Channels] = {}, ring_total{};  // of their own, so that less is rounded
             for (int64_t k = rings.first[r]; k < rings.first[r + 1]; ++k) {
                 f32v apart[Channels], all{};
+#pragma GCC unroll 3
                 for (int c = 0; c < Channels; ++c) {
                     apart[c] = load(rows[k] + c * plane + x) - center[c];
                     all += abs(apart[c]);
                 }
                 const f32v weight = exp(fma(all * all, splat(color), place));
                 ring_total += weight;
+#pragma GCC unroll 3
                 for (int c = 0; c < Channels; ++c) ring_sum[c] = fma(weight, apart[c], ring_sum[c]);
             }
             total += ring_total;
+#pragma GCC unroll 3
             for (int c = 0; c < Channels; ++c) sum[c] += ring_sum[c];
         }
+#pragma GCC unroll 3
         for (int c = 0; c < Channels; ++c) store(to + c * plane + x, center[c] + sum[c] / total);
     }
 }
@@ -144,8 +153,9 @@ inline Status weigh_disc(const View& image, const View& y, int64_t half, double 
         const auto take = [&](int64_t i) {
             if (channels == 1) return take_floats(image, i, half, Outside::mirrors, place(i));
             take_floats(image, i, half, Outside::mirrors, joined);
-            for (int64_t c = 0; c < channels; ++c)
-                for (int64_t x = 0; x < n + 2 * half; ++x) place(i)[c * pitch + x] = joined[x * channels + c];
+            float* const to = place(i);
+            for (int64_t x = 0; x < n + 2 * half; ++x)
+                for (int64_t c = 0; c < 3; ++c) to[c * pitch + x] = joined[3 * x + c];
         };
         const float* rows[kDiscMost];
         const int64_t first = band * band_rows;
@@ -159,8 +169,8 @@ inline Status weigh_disc(const View& image, const View& y, int64_t half, double 
             else
                 (channels == 1 ? weigh_floats<1> : weigh_floats<3>)(rows, rings, static_cast<float>(color), pitch, row,
                                                                     n);
-            for (int64_t x = 0; channels > 1 && x < n * channels; ++x)
-                joined[x] = row[x % channels * pitch + x / channels];
+            for (int64_t x = 0; channels > 1 && x < n; ++x)
+                for (int64_t c = 0; c < 3; ++c) joined[3 * x + c] = row[c * pitch + x];
             put_floats(y, i, channels == 1 ? row : joined, 1);
         }
     });

@@ -95,6 +95,7 @@ void make_disc(int64_t d, int channels, double sigma_color, double sigma_space, 
 // How far apart vectors of pixels are, all channels together: by the first table, by the second where that ends, and so on.
 template <class T, int Channels>
 TW_INLINE void find_distances(const uint8_t* a, const uint8_t* b, u8v (&apart)[Channels]) {
+#pragma GCC unroll 3
     for (int c = 0; c < Channels; ++c) {
         const auto p = bitcast<Vec<T>>(load(a + c * kPitch)), q = bitcast<Vec<T>>(load(b + c * kPitch));
         apart[c] = bitcast<u8v>(max_any(p, q) - min_any(p, q));
