@@ -97,7 +97,7 @@ template <class T, int Channels>
 TW_INLINE void find_distances(const uint8_t* a, const uint8_t* b, u8v (&apart)[Channels]) {
 #pragma GCC unroll 3
     for (int c = 0; c < Channels; ++c) {
-        const auto p = bitcast<Vec<T>>(load(a + c * kPitch)), q = bitcast<Vec<T>>(load(b + c * kPitch));
+        const auto p = bitcast<Vec<T>>(load(b + c * kPitch)), q = bitcast<Vec<T>>(load(a + c * kPitch));
         apart[c] = bitcast<u8v>(max_any(p, q) - min_any(p, q));
     }
     // Into p what bytes hold of p + q, and the rest into q.
@@ -112,6 +112,11 @@ TW_INLINE void find_distances(const uint8_t* a, const uint8_t* b, u8v (&apart)[C
 template <int Channels>
 void find_weights(const uint8_t* a, const uint8_t* b, const uint8_t* tables, const Disc& disc, uint8_t* to, int64_t n) {
     typedef Vec<int8_t> Signed;
+    const int used = Channels == 1 ? 1 : disc.tables;
+    int parts[Channels];
+    u8v most[Channels];
+    for (int t = 0; t < Channels; ++t)
+        parts[t] = disc.parts[t], most[t] = splat(static_cast<uint8_t>(16 * disc.parts[t] - 1));
     for (int64_t x = 0; x < n; x += kVectors * kVecBytes) {
         u8v apart[kVectors][Channels], found[kVectors] = {};
 #pragma GCC unroll 4
@@ -120,11 +125,10 @@ void find_weights(const uint8_t* a, const uint8_t* b, const uint8_t* tables, con
         // Each part adds its change to what lies at or above it; lanes of 128 and more find 0 and stay there.
         const auto look_up = [&](int t, int first, int last) __attribute__((always_inline)) {
             const uint8_t* const table = tables + t * kTableBytes;
-            const u8v most = splat(static_cast<uint8_t>(16 * disc.parts[t] - 1));
             u8v left[kVectors];
 #pragma GCC unroll 4
             for (int v = 0; v < kVectors; ++v) {
-                left[v] = min_any(apart[v][t], most) ^ splat(static_cast<uint8_t>(first * 16));
+                left[v] = min_any(apart[v][t], most[t]) ^ splat(static_cast<uint8_t>(first * 16));
                 left[v] |= bitcast<u8v>(bitcast<Signed>(left[v]) < 0);
             }
 #pragma GCC unroll 1
@@ -137,9 +141,9 @@ void find_weights(const uint8_t* a, const uint8_t* b, const uint8_t* tables, con
                 }
             }
         };
-        for (int t = 0; t < (Channels == 1 ? 1 : disc.tables); ++t) {
-            look_up(t, 0, min_of(disc.parts[t], 8));
-            if (disc.parts[t] > 8) look_up(t, 8, disc.parts[t]);
+        for (int t = 0; t < used; ++t) {
+            look_up(t, 0, min_of(parts[t], 8));
+            if (parts[t] > 8) look_up(t, 8, parts[t]);
         }
 #pragma GCC unroll 4
         for (int v = 0; v < kVectors; ++v) store(to + x + v * kVecBytes, found[v]);
@@ -150,14 +154,15 @@ void find_weights(const uint8_t* a, const uint8_t* b, const uint8_t* tables, con
 template <int Channels>
 TW_PERMUTES_BYTES void permute_weights(const uint8_t* a, const uint8_t* b, const uint8_t* tables, const Disc& disc,
                                        uint8_t* to, int64_t n) {
-    const u8v most = splat(static_cast<uint8_t>(16 * disc.parts[0] - 1));
+    const int parts = disc.parts[0], used = disc.tables;
+    const u8v most = splat(static_cast<uint8_t>(16 * parts - 1));
     const ByteTable weights = ByteTable::of(tables + kParts * kVecBytes);
     for (int64_t x = 0; x < n; x += kVecBytes) {
         u8v apart[Channels];
         find_distances<int8_t>(a + x, b + x, apart);
         const u8v first = min_any(apart[0], most);
-        u8v found = disc.parts[0] <= 8 ? look_up128(weights, first) : look_up256(weights, first);
-        for (int t = 1; Channels > 1 && t < disc.tables; ++t)
+        u8v found = parts <= 8 ? look_up128(weights, first) : look_up256(weights, first);
+        for (int t = 1; Channels > 1 && t < used; ++t)
             found ^= look_up256(ByteTable::of(tables + t * kTableBytes + kParts * kVecBytes), apart[t]);
         store(to + x, found);
     }
@@ -312,7 +317,7 @@ void filter_stripe(const View& image, const View& y, const Disc& disc, int64_t h
         for (int c = 0; c < channels; ++c, to += to_plane, middle += kPitch) {
             (permutes_bytes() ? find_means_by_quads : find_means)(middle, others, 2 * disc.n, whole ? to : row[c], n);
             for (int64_t k = 0; !whole && !joins && k < n; ++k) to[k * y.stride[1]] = row[c][k];
-            for (int t = 0; t < 2 * disc.n; ++t) others[t].pixels += kPitch;
+            for (int t = 0; c + 1 < channels && t < 2 * disc.n; ++t) others[t].pixels += kPitch;
         }
         if (joins) join_channels(row[0], sizeof row[0], to - channels * to_plane, n);
     }
