@@ -6,6 +6,7 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
+from tilework import _core
 from tilework.bench.problems import Facts
 from tilework.bench.remote import Remote
 
@@ -93,6 +94,8 @@ def rate_of(found: list[dict[str, Any]], tier: str, kind: str, level: str = "") 
 
 def compute_way(arithmetic: str, tier: str, found: list[dict[str, Any]]) -> tuple[str, int]:
     """The loop that bounds multiplications of a type, and how many of its own each takes."""
+    if arithmetic == "float16" and _core.tiles_take_float16():
+        arithmetic = "bfloat16"
     ways = _WAYS.get(arithmetic, _WAYS["float32"])
     return max(ways.items(), key=lambda way: rate_of(found, tier, way[0]) / way[1])
 
