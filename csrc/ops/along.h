@@ -3,7 +3,7 @@
 //   run_along(kernel, call, axes)         a kernel is a struct with
 //     kInputs, kTiles, kKept              operands; tiles, those of the operands first; numbers it keeps per column
 //     kRows, kGroups                      whether it has row(y, in, n, after): a line as contiguous numbers; y may be in[0];
-//                                         after: the rows that follow, where they come from afar, or null
+//                                         after: what to ask for on the way where rows come from afar, or null
 //     group(y, y_step, in, in_step, rows, n)  with kGroups: at most kLanes short lines, as row would give them
 //     take(tile, rows, width, kept)       the next rows of a tile; kept begins as zeros
 //     close(tile, n, width, kept)         after the last of them
@@ -15,6 +15,7 @@
 #include "core/check.h"
 #include "core/walk.h"
 #include "ops/ops.h"
+#include "simd/onward.h"
 #include "simd/rows.h"
 
 namespace tw::TW_ISA {
@@ -74,7 +75,7 @@ static void scatter_line(T* y, const Axes& line, const Wide<T>* from) {
     for (int64_t i = 0; i < line.count; i += run) copy_row(y + offset_of(line, i), step_of(line), from + i, 1, run);
 }
 
-// Rows that will be read and written next, perhaps outside of the arrays: for prefetches.
+// What lies at i of these is read and written soon after i of the row; perhaps outside of the arrays.
 template <class W>
 struct After {
     const W *in[kMaxWalked], *y;
@@ -93,12 +94,6 @@ template <class Kernel, class W>
 __attribute__((noinline)) static void group_of(const Kernel& kernel, W* y, int64_t y_step, const W* const* in,
                                                const int64_t* in_step, int64_t rows, int64_t n) {
     kernel.group(y, y_step, in, in_step, rows, n);
-}
-
-// As many elements on; perhaps outside of the array, for a prefetch.
-template <class W>
-TW_INLINE const W* beyond(const W* p, int64_t elements) {
-    return reinterpret_cast<const W*>(reinterpret_cast<uintptr_t>(p) + static_cast<uintptr_t>(elements) * sizeof(W));
 }
 
 template <class T, class Kernel>
@@ -138,9 +133,8 @@ static bool run_rows(const Kernel& kernel, const Along& a) {
             for (int k = 0; k < sides; ++k) {
                 T* const p = reinterpret_cast<T*>(at[k]) + i * a.walk.stride[k];
                 line[k] = at_buffer[k] < 0 ? reinterpret_cast<W*>(p) : scratch.as<W>() + at_buffer[k];
-                const W* const next = beyond(line[k], a.walk.stride[k]);
-                if (k > 0) in[k - 1] = line[k], after.in[k - 1] = next;
-                if (k == 0) after.y = next;
+                if (k > 0) in[k - 1] = line[k], after.in[k - 1] = read_soon(in[k - 1], a.walk.stride[k]);
+                if (k == 0) after.y = written_soon(line[0]);
                 if (k > 0 && at_buffer[k] >= 0) gather_line(line[k], p, a.line[k]);
             }
             row_of(kernel, line[0], in, a.n, far ? &after : nullptr);

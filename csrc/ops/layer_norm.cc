@@ -16,6 +16,7 @@
 #include "ops/ops.h"
 #include "simd/lines.h"
 #include "simd/moments.h"
+#include "simd/onward.h"
 
 namespace tw::TW_ISA {
 namespace {
@@ -71,23 +72,16 @@ TW_INLINE Statistics<Wide<S>> statistics_of(const S* s, int64_t n, double eps) {
     return {mean, static_cast<W>(rstd), static_cast<W>((rest == rest ? rest : 0) * rstd)};
 }
 
-// The row after one of these, perhaps outside of the array: for a prefetch.
-template <class T>
-TW_INLINE const T* row_after(const Rows<T>& rows, int64_t i) {
-    return reinterpret_cast<const T*>(reinterpret_cast<uintptr_t>(row(rows, i)) +
-                                      static_cast<uintptr_t>(rows.pitch) * sizeof(T));
-}
-
-// The next rows are asked for on the way, unless null (far_bytes).
+// `soon` and `to` are asked for on the way, unless null (far_bytes).
 template <bool kCentred, bool kStream, bool kScaled, class T, class S>
 TW_INLINE void normalise(T* y, const S* s, int64_t n, const Statistics<Wide<T>>& of, const Wide<T>* w, const Wide<T>* b,
-                         const T* next, const T* next_y) {
+                         const T* soon, const T* to) {
     typedef Wide<T> W;
     const Vec<W> mean = splat<W>(of.mean), rstd = splat<W>(of.rstd), rest = splat<W>(of.rest);
     each_vector<T>(n, [&](int64_t i, int64_t k) __attribute__((always_inline)) {
-        if (next) {
-            __builtin_prefetch(next + i);
-            if constexpr (!kStream) __builtin_prefetch(next_y + i, 1);
+        if (soon) {
+            __builtin_prefetch(soon + i);
+            if constexpr (!kStream) __builtin_prefetch(to + i, 1);
         }
         Vec<W> v = take(s, 1, i, k);
         if constexpr (kCentred)
@@ -101,14 +95,14 @@ TW_INLINE void normalise(T* y, const S* s, int64_t n, const Statistics<Wide<T>>&
 
 template <bool kCentred, class T, class S>
 TW_INLINE Statistics<Wide<T>> norm_row(T* y, const S* s, int64_t n, double eps, const Wide<T>* w, const Wide<T>* b,
-                                       bool streams, const T* next, const T* next_y) {
+                                       bool streams, const T* soon, const T* to) {
     const Statistics<Wide<T>> of = statistics_of<kCentred>(s, n, eps);
     if (!w)
-        normalise<kCentred, false, false>(y, s, n, of, w, b, next, next_y);
+        normalise<kCentred, false, false>(y, s, n, of, w, b, soon, to);
     else if (streams && may_stream(y))
-        normalise<kCentred, true, true>(y, s, n, of, w, b, next, next_y);
+        normalise<kCentred, true, true>(y, s, n, of, w, b, soon, to);
     else
-        normalise<kCentred, false, true>(y, s, n, of, w, b, next, next_y);
+        normalise<kCentred, false, true>(y, s, n, of, w, b, soon, to);
     return of;
 }
 
@@ -175,7 +169,8 @@ Status forward(const Forward& f) {
             const Rows<T> total = keeps ? rows_out(sum, i, buffer + 3 * size) : to;
             for (int64_t r = 0; r < rows; ++r) {
                 Statistics<W> of;
-                const T *const next = far ? row_after(from, r) : nullptr, *const next_y = row_after(to, r);
+                const T *const next = far ? read_soon(row(from, r), from.pitch) : nullptr, *const next_y =
+                                                                                               written_soon(row(to, r));
                 if (adds) {
                     add_row(s, keeps ? row(total, r) : nullptr, row(from, r), row(more, r), n);
                     of = norm_row<kCentred>(row(to, r), s, n, f.eps, w.at, b.at, streams, next, next_y);
@@ -202,7 +197,7 @@ struct Backward {
     const Attr* axes;
 };
 
-// The rows that follow, dy null where they are near.
+// What is read and written soon after an element; dy null where rows are near.
 template <class T>
 struct Next {
     const T *dy, *x, *dx;
@@ -310,9 +305,9 @@ Status backward(const Backward& g) {
                 const W m = kCentred ? mean.data[offset_of(mean.kept, i + k)] : 0,
                         r = rstd.data[offset_of(rstd.kept, i + k)];
                 const auto run = [&]<bool kStream>() {
-                    gradient_row<kCentred, kStream>(
-                        row(to, k), row(from, k), row(at, k), n, m, r, w.at, dw, db,
-                        {far ? row_after(from, k) : nullptr, row_after(at, k), row_after(to, k)});
+                    gradient_row<kCentred, kStream>(row(to, k), row(from, k), row(at, k), n, m, r, w.at, dw, db,
+                                                    {far ? read_soon(row(from, k), from.pitch) : nullptr,
+                                                     read_soon(row(at, k), at.pitch), written_soon(row(to, k))});
                 };
                 if (streams && may_stream(row(to, k)))
                     run.template operator()<true>();

@@ -16,11 +16,12 @@
 namespace tw::TW_ISA {
 namespace {
 
-// `next` is asked for on the way: rows of a page are no stream that the hardware would foresee.
+// `next` and `to` are asked for on the way: rows of a page are no stream that the hardware would foresee.
 template <class W>
-TW_INLINE double sum_of_powers(const W* x, int64_t n, const Shift<W>& shift, W* powers, const W* next) {
+TW_INLINE double sum_of_powers(const W* x, int64_t n, const Shift<W>& shift, W* powers, const W* next, const W* to) {
     return sum_over<W>(n, [&](int64_t i, int64_t k) __attribute__((always_inline)) {
-        __builtin_prefetch(next + i);
+        if (next) __builtin_prefetch(next + i);
+        if (to) __builtin_prefetch(to + i, 1);
         const Vec<W> power = exp_under(tw::TW_ISA::take(x, 1, i, k), shift);
         if (powers) put(powers, 1, i, k, power);
         return k == kLanes<W> ? power : first_lanes<W>(power, Vec<W>{}, k);
@@ -76,22 +77,20 @@ struct Softmax {
     // powers: where the exponentials wait for their sum.
     template <bool kStream, class W>
     TW_INLINE void long_row(W* y, const W* x, int64_t n, W* powers, const After<W>* after) {
-        const W* const next_y = !kStream && after ? after->y : y;
         const Vec<W> top = splat<W>(Max::lanes(fold_row<NumberMax>(x, n)));
         const Shift<W> shift = shift_to(top);
-        const double total = sum_of_powers<W>(x, n, shift, kLog ? nullptr : powers, after ? after->in[0] : x);
+        const double total = sum_of_powers<W>(x, n, shift, kLog ? nullptr : powers, after ? after->in[0] : nullptr,
+                                              !kStream && after ? after->y : nullptr);
         if constexpr (kLog) {
             const bool grouped = kVectorRegisters >= 32 && __is_same(W, float) && n <= kGroupedElements;  // its bits
             const Vec<W> below = grouped ? log_of_sum(splat<W>(static_cast<W>(total)), shift)
                                          : splat<W>(static_cast<W>(log_of_sum(total, shift)));
             each_vector<W>(n, [&](int64_t i, int64_t k) __attribute__((always_inline)) {
-                if constexpr (!kStream) __builtin_prefetch(next_y + i, 1);
                 emit<kStream>(y, i, k, tw::TW_ISA::take(x, 1, i, k) - top - below);
             });
         } else {
             const Vec<W> scale = splat<W>(static_cast<W>(1 / total));
             each_vector<W>(n, [&](int64_t i, int64_t k) __attribute__((always_inline)) {
-                if constexpr (!kStream) __builtin_prefetch(next_y + i, 1);
                 emit<kStream>(y, i, k, tw::TW_ISA::take(powers, 1, i, k) * scale);
             });
         }
@@ -270,7 +269,7 @@ struct LogSumExp {
     void row(W* y, const W* const* in, int64_t n, const After<W>*) const {
         const Vec<W> top = splat<W>(Max::lanes(fold_row<Max>(in[0], n)));
         const Shift<W> shift = shift_to(top);
-        const double total = sum_of_powers<W>(in[0], n, shift, nullptr, in[0]);
+        const double total = sum_of_powers<W>(in[0], n, shift, nullptr, nullptr, nullptr);
         const double sum = static_cast<double>(top[0]) + log_of_sum(total, shift);
         y[0] = __builtin_isinf(top[0]) ? top[0] : static_cast<W>(sum);
     }

@@ -1,6 +1,7 @@
 // Vectors of neighbours one after another, where a loop does little and the caches decide.
 //
 //   expect_store(p)                          p is written so far on that its line may be asked for before: see kStoresAhead
+//   read_soon(p, step), written_soon(p)      what to ask for while p of one of many rows is read or written
 //   Onward<T> a = onward(p);  next(a)        the vectors at p, at p + kLanes<T>, ...
 //   crosses_lines(p)                         whether vectors at p lie in two lines each, so that next() is the quicker load
 //
@@ -17,6 +18,24 @@ constexpr int64_t kStoresAhead = 512;  // bytes
 template <class T>
 TW_INLINE void expect_store(T* p) {
     if constexpr (kVecBytes == 64) __builtin_prefetch(reinterpret_cast<char*>(p) + kStoresAhead, 1);
+}
+
+constexpr int64_t kLoadsAhead = 1024;  // bytes
+
+template <class T>
+TW_INLINE T* bytes_beyond(T* p, int64_t bytes) {  // perhaps outside of the array
+    return reinterpret_cast<T*>(reinterpret_cast<uintptr_t>(p) + static_cast<uintptr_t>(bytes));
+}
+
+// Rows begin `step` elements apart and are read several times: in the first pass over a row the next one is near, so it is
+// asked for in the last pass, and a little more. Lines that are written come all along the way, or they would wait together.
+template <class T>
+TW_INLINE T* read_soon(T* p, int64_t step) {
+    return bytes_beyond(p, step * static_cast<int64_t>(sizeof(T)) + kLoadsAhead);
+}
+template <class T>
+TW_INLINE T* written_soon(T* p) {
+    return bytes_beyond(p, kStoresAhead);
 }
 
 #if defined(__AVX512F__)
