@@ -153,7 +153,9 @@ def calls(problem: Problem, operands: tuple[Any, ...], threads: int) -> dict[str
     while tensors and tensors[-1] is None:  # operands that were not given
         tensors.pop()
     a = registry.resolve(problem.target, operands, dict(problem.attrs))
-    made = _contestant(torch, problem, tensors, a)
+    names = zip(problem.target.operands, operands, strict=False)
+    sloped = [n in problem.target.differentiable for n, o in names for _ in (o if isinstance(o, list) else [o])]
+    made = _contestant(torch, problem, tensors, sloped, a)
     if made and not made.answer:
         made.answer = lambda: _to_numpy(torch, made.call())
     return {"torch": made} if made else {}
@@ -166,7 +168,9 @@ def _tensor(torch: Any, array: Any) -> Any:
     return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
 
 
-def _contestant(torch: Any, problem: Problem, tensors: list[Any], a: dict[str, Any]) -> Contestant | None:
+def _contestant(
+    torch: Any, problem: Problem, tensors: list[Any], sloped: list[bool], a: dict[str, Any]
+) -> Contestant | None:
     if problem.direction == "fwd":
         if problem.op.endswith("_step"):
             return _stepper(torch, problem, tensors)
@@ -182,7 +186,10 @@ def _contestant(torch: Any, problem: Problem, tensors: list[Any], a: dict[str, A
             return _into(torch, problem, tensors, y)
         torch.set_grad_enabled(False)  # for this process, which nothing else lives in
         return Contestant(lambda: forward(*tensors))
-    leaves = [t.clone().requires_grad_(True) if t is not None and t.is_floating_point() else t for t in tensors]
+    leaves = [
+        t.clone().requires_grad_(s) if t is not None and t.is_floating_point() else t
+        for t, s in zip(tensors, sloped, strict=False)
+    ]
     wanted = [t for t in leaves if t is not None and t.requires_grad]
     y = _first(forward(*leaves))
     dy = _tensor(torch, np.ascontiguousarray(problem.upstream(tuple(y.shape))))
