@@ -190,7 +190,7 @@ def _(fill: Fill, dy: Sizes, indices: Sizes) -> Any:
 def _near(indices: Sizes, shape: Sizes) -> Any:
     """Indices as a pool would give them: each output's is near its place in x."""
     places = [i * n // o for i, n, o in zip(np.indices(indices[2:]), shape, indices[2:], strict=True)]
-    return np.broadcast_to(np.ravel_multi_index(places, shape), indices).astype(np.int64)
+    return np.broadcast_to(np.ravel_multi_index(places, shape), indices).astype(np.int64, order="C")
 
 
 tolerance(max_unpool, ulp=0.5)
