@@ -130,6 +130,21 @@ def test_the_residual_is_added_before_the_norm() -> None:
     assert np.array_equal(y, tw.rms_norm(total, w))
 
 
+@pytest.mark.parametrize("op", [tw.softmax, tw.log_softmax], ids=str)
+@pytest.mark.parametrize("n", [100, 257, 1024, 2049, 4096, 4097])
+def test_softmax_of_many_rows_is_that_of_each(op: Any, n: int) -> None:
+    x = _normal(37, n + 3)[:, :n]
+    x[2, -1], x[5] = 300, x[5] + 1e4
+    want = np.exp(x - x.max(1, keepdims=True).astype(np.float64))
+    want = want / want.sum(1, keepdims=True)
+    np.testing.assert_allclose(op(x), want if op is tw.softmax else np.log(want), rtol=2e-6, atol=1e-6)
+    x[8, -1], x[9], x[10, 0], x[11, n // 2] = np.nan, -np.inf, -np.inf, np.inf
+    together = op(x)
+    for row, alone in zip(together, x, strict=True):
+        assert np.array_equal(row, op(alone[np.newaxis])[0], equal_nan=True)
+    assert [r for r in range(37) if np.isnan(together[r]).any()] == [8, 9, 11]
+
+
 def test_philox_draws_the_published_numbers() -> None:
     """The known answers of Random123 for philox4x32-10."""
     assert [int(v) for v in philox(4, 0, 0)] == [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]

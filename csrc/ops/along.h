@@ -4,7 +4,8 @@
 //     kInputs, kTiles, kKept              operands; tiles, those of the operands first; numbers it keeps per column
 //     kRows, kGroups                      whether it has row(y, in, n, after): a line as contiguous numbers; y may be in[0];
 //                                         after: what to ask for on the way where rows come from afar, or null
-//     group(y, y_step, in, in_step, rows, n)  with kGroups: at most kLanes short lines, as row would give them
+//     group(y, y_step, in, in_step, rows, n)  with kGroups: at most kLanes lines, as row would give them
+//     kGroupedElements                    of the longest line that goes in groups
 //     take(tile, rows, width, kept)       the next rows of a tile; kept begins as zeros
 //     close(tile, n, width, kept)         after the last of them
 //     result(y, tile, r, n, width, kept)  row r of the results, given the operands' tiles as close left them
@@ -88,7 +89,7 @@ __attribute__((noinline)) static void row_of(const Kernel& kernel, W* y, const W
     kernel.row(y, in, n, after);
 }
 
-constexpr int64_t kGroupedElements = 256;  // of a line in a group, so that all of them stay in L1
+constexpr int64_t kShortElements = 256;  // of a line, so that kLanes of them stay in L1
 
 template <class Kernel, class W>
 __attribute__((noinline)) static void group_of(const Kernel& kernel, W* y, int64_t y_step, const W* const* in,
@@ -112,19 +113,20 @@ static bool run_rows(const Kernel& kernel, const Along& a) {
     const int64_t results = walk_rows(a.walk) * a.walk.row * a.line[0].count;
     const int64_t bytes = results * static_cast<int64_t>(sizeof(T));
     const bool streams = room == 0 && bytes >= streaming_bytes(), far = room == 0 && (streams || bytes >= far_bytes());
-    [[maybe_unused]] const bool groups = room == 0 && !streams && a.n > kLanes<W> && a.n <= kGroupedElements;
     bool enough = true;
     for_each_row(a.walk, max_of(1, kChunkElements / max_of(a.n, 1)), [&](char* const* at, int64_t count) {
         Scratch scratch(static_cast<size_t>(room) * sizeof(W));
         if (!scratch.as<W>()) return __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
         int64_t i = 0;
-        if constexpr (kVectorRegisters >= 32 && __is_same(T, float) && Kernel::kGroups)
+        if constexpr (kVectorRegisters >= 32 && __is_same(T, float) && Kernel::kGroups) {
+            const bool groups = room == 0 && !streams && a.n > kLanes<W> && a.n <= Kernel::kGroupedElements;
             for (; groups && i < count; i += kLanes<W>) {
                 const W* in[sides - 1];
                 for (int k = 1; k < sides; ++k) in[k - 1] = reinterpret_cast<const W*>(at[k]) + i * a.walk.stride[k];
                 group_of(kernel, reinterpret_cast<W*>(at[0]) + i * a.walk.stride[0], a.walk.stride[0], in,
                          a.walk.stride + 1, min_of(kLanes<W>, count - i), a.n);
             }
+        }
         for (; i < count; ++i) {
             W* line[sides];
             const W* in[sides];

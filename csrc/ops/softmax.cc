@@ -16,17 +16,22 @@
 namespace tw::TW_ISA {
 namespace {
 
-// `next` and `to` are asked for on the way: rows of a page are no stream that the hardware would foresee.
-template <class W>
-TW_INLINE double sum_of_powers(const W* x, int64_t n, const Shift<W>& shift, W* powers, const W* next, const W* to) {
+// `soon` and `to` are asked for on the way, unless null: rows of a page are no stream that the hardware would foresee.
+// each(i, k) is what else is done at i.
+template <class W, class Each>
+TW_INLINE double sum_of_powers(const W* x, int64_t n, const Shift<W>& shift, W* powers, const W* soon, const W* to,
+                               const Each& each) {
     return sum_over<W>(n, [&](int64_t i, int64_t k) __attribute__((always_inline)) {
-        if (next) __builtin_prefetch(next + i);
+        if (soon) __builtin_prefetch(soon + i);
         if (to) __builtin_prefetch(to + i, 1);
+        each(i, k);
         const Vec<W> power = exp_under(tw::TW_ISA::take(x, 1, i, k), shift);
         if (powers) put(powers, 1, i, k, power);
         return k == kLanes<W> ? power : first_lanes<W>(power, Vec<W>{}, k);
     });
 }
+
+constexpr auto kNothing = [](int64_t, int64_t) {};
 
 // kept[0]: the maxima; it may lose a NaN.
 template <class Op, class W>
@@ -60,6 +65,7 @@ template <bool kLog>
 struct Softmax {
     static constexpr int kInputs = 1, kTiles = 1, kKept = 3;  // maxima, sums, whether rows were taken
     static constexpr bool kRows = true, kGroups = true;
+    static constexpr int64_t kGroupedElements = 4096;
 
     // The same in registers.
     template <class W>
@@ -80,9 +86,15 @@ struct Softmax {
         const Vec<W> top = splat<W>(Max::lanes(fold_row<NumberMax>(x, n)));
         const Shift<W> shift = shift_to(top);
         const double total = sum_of_powers<W>(x, n, shift, kLog ? nullptr : powers, after ? after->in[0] : nullptr,
-                                              !kStream && after ? after->y : nullptr);
+                                              !kStream && after ? after->y : nullptr, kNothing);
+        finish_row<kStream>(y, x, n, powers, top, shift, total);
+    }
+
+    template <bool kStream, class W>
+    TW_INLINE void finish_row(W* y, const W* x, int64_t n, const W* powers, Vec<W> top, const Shift<W>& shift,
+                              double total) {
         if constexpr (kLog) {
-            const bool grouped = kVectorRegisters >= 32 && __is_same(W, float) && n <= kGroupedElements;  // its bits
+            const bool grouped = kVectorRegisters >= 32 && __is_same(W, float) && n <= kShortElements;  // its bits
             const Vec<W> below = grouped ? log_of_sum(splat<W>(static_cast<W>(total)), shift)
                                          : splat<W>(static_cast<W>(log_of_sum(total, shift)));
             each_vector<W>(n, [&](int64_t i, int64_t k) __attribute__((always_inline)) {
@@ -108,12 +120,32 @@ struct Softmax {
         long_row<true>(y, x, n, powers.as<W>(), after);
     }
 
-    // Maxima and sums of the lines are joined in the lanes of one vector, so that no line waits for its own.
+    // Exponentials are worth so many instructions that the maximum of the row after them comes along for nothing.
+    template <class W>
+    void long_group(W* y, int64_t y_step, const W* x, int64_t x_step, int64_t rows, int64_t n) const {
+        Vec<W> tops = fold_row<NumberMax>(x, n);
+        for (int64_t r = 0; r < rows; ++r, y += y_step, x += x_step) {
+            const W* const next = r + 1 < rows ? x + x_step : x;
+            const Vec<W> top = splat<W>(Max::lanes(tops));
+            const Shift<W> shift = shift_to(top);
+            tops = Max::identity<W>();
+            const double total =
+                sum_of_powers<W>(x, n, shift, kLog ? nullptr : y, read_soon(x, x_step), written_soon(y),
+                                 [&](int64_t i, int64_t k) __attribute__((always_inline)) {
+                const Vec<W> v = tw::TW_ISA::take(next, 1, i, k);
+                tops = NumberMax::of(tops, k == kLanes<W> ? v : first_lanes<W>(v, tops, k));
+            });
+            finish_row<false>(y, x, n, y, top, shift, total);
+        }
+    }
+
+    // Maxima and sums of short lines are joined in the lanes of one vector, so that no line waits for its own.
     template <class W>
     void group(W* y, int64_t y_step, const W* const* in, const int64_t* in_step, int64_t rows, int64_t n) const {
         constexpr int64_t lanes = kLanes<W>;
         const W* const x = in[0];
         const int64_t x_step = in_step[0];
+        if (n > kShortElements) return long_group(y, y_step, x, x_step, rows, n);
         alignas(kVecBytes) W folded[lanes * lanes] = {}, top[lanes], from[lanes], rest[lanes], power[lanes], end[lanes];
         for (int64_t r = 0; r < rows; ++r) store(folded + r * lanes, fold_row<NumberMax>(x + r * x_step, n));
         const Vec<W> tops = fold_lanes_of<Max>(folded);
@@ -179,6 +211,7 @@ template <bool kLog>
 struct SoftmaxDx {
     static constexpr int kInputs = 2, kTiles = 2, kKept = 1;  // sums
     static constexpr bool kRows = true, kGroups = true;
+    static constexpr int64_t kGroupedElements = kShortElements;
 
     template <class V>
     TW_INLINE V term(V dy, V y) {
@@ -269,7 +302,7 @@ struct LogSumExp {
     void row(W* y, const W* const* in, int64_t n, const After<W>*) const {
         const Vec<W> top = splat<W>(Max::lanes(fold_row<Max>(in[0], n)));
         const Shift<W> shift = shift_to(top);
-        const double total = sum_of_powers<W>(in[0], n, shift, nullptr, nullptr, nullptr);
+        const double total = sum_of_powers<W>(in[0], n, shift, nullptr, nullptr, nullptr, kNothing);
         const double sum = static_cast<double>(top[0]) + log_of_sum(total, shift);
         y[0] = __builtin_isinf(top[0]) ? top[0] : static_cast<W>(sum);
     }
