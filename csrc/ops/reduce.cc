@@ -173,6 +173,7 @@ bool fold_rows(const Plan& p, const T* x, Y* y, Wide<T> divisor) {
 
 constexpr int64_t kTileColumns = 1024;
 constexpr int64_t kNarrow = 32;
+constexpr int64_t kFarColumns = 512;
 
 // Rows of `width` columns, cut into tiles of columns and tasks of rows. Narrow rows go `side` to a row.
 struct Columns {
@@ -232,6 +233,8 @@ void add_rows(Wide<T>* total, const T* x, int64_t stride, int64_t rows, int64_t 
     for (; r + 8 <= rows; r += 8) {
         const T* p = x + r * stride;
         each_vector<T>(n, [&](int64_t j, int64_t m) __attribute__((always_inline)) {
+            if (n >= kFarColumns)  // the next rows of so long ones are pages that no hardware foresees
+                for (int64_t k = 0; k < 8; ++k) __builtin_prefetch(p + j + (k + 8) * stride);
             store(total + j, Op::of(load(total + j), fold_eight<Op>(p + j, stride, m)));
         });
     }
