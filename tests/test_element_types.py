@@ -117,6 +117,21 @@ def test_elements_of_any_type_are_moved(dtype: str) -> None:
     assert np.array_equal(net(x), np.concatenate([x, x]).astype(np.float32))
 
 
+@pytest.mark.parametrize("dtype", ["int8", "float16", "float32", "float64"])
+@pytest.mark.parametrize("n", [127, 1024, 2051])
+def test_long_rows_are_moved_wherever_they_lie(dtype: str, n: int) -> None:
+    x = (np.arange(3 * n) % 100).reshape(3, n).astype(dtype)
+    for skipped in (0, 1, 5, 16, 63):
+        first = np.full((3, skipped), 7, dtype)
+        assert np.array_equal(tw.concat([first, x], axis=1), np.concatenate([first, x], axis=1))
+        room = np.full(skipped + 3 * n + 64, 9, dtype)
+        for given in (x[1], x[:, :1]):
+            tw.expand(given, shape=(3, n), out=room[skipped : skipped + 3 * n].reshape(3, n))
+            assert np.array_equal(room[skipped : skipped + 3 * n].reshape(3, n), np.broadcast_to(given, (3, n)))
+            assert (room[:skipped] == 9).all()
+            assert (room[skipped + 3 * n :] == 9).all()
+
+
 def test_nothing_is_computed_in_small_types() -> None:
     for name in SMALL:
         x = np.ones(3, named(name))

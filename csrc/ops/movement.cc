@@ -8,7 +8,7 @@
 #include "core/number.h"
 #include "core/walk.h"
 #include "ops/ops.h"
-#include "simd/rows.h"
+#include "simd/onward.h"
 
 namespace tw::TW_ISA {
 namespace {
@@ -20,7 +20,12 @@ void copy_as(const View& to, const View& from) {
     const View* views[] = {&to, &from};
     const Walk w = walk_over(views, 2, to.ndim, to.shape);
     for_each_row(w, kChunkElements, [&](char* const* at, int64_t count) {
-        copy_row(reinterpret_cast<T*>(at[0]), w.stride[0], reinterpret_cast<const T*>(at[1]), w.stride[1], count);
+        T* const y = reinterpret_cast<T*>(at[0]);
+        const T* const x = reinterpret_cast<const T*>(at[1]);
+        if (w.stride[0] == 1 && (w.stride[1] == 1 || w.stride[1] == 0))
+            write_row(y, x, w.stride[1], count);
+        else
+            copy_row(y, w.stride[0], x, w.stride[1], count);
     });
 }
 

@@ -8,7 +8,7 @@
 #include "core/check.h"
 #include "core/pooling.h"
 #include "ops/ops.h"
-#include "simd/rows.h"
+#include "simd/onward.h"
 
 namespace tw::TW_ISA {
 namespace {
@@ -72,6 +72,22 @@ TW_INLINE void each_row(const Windows& w, const Windows& wi, T* small, const int
             body(small_row(w, small, plane, outer, inner), small_row(wi, indices, plane, outer, inner));
 }
 
+// While a plane is worked on row by row the next one is asked for, a share with each row.
+template <int kWrites, class T>
+struct NextPlane {
+    const char* at;
+    int64_t share;
+    static NextPlane of(const Windows& w, const T* x, int64_t plane) {
+        const int64_t rows = w.axis[0].out * w.axis[1].out, bytes = w.plane_size * static_cast<int64_t>(sizeof(T));
+        return {reinterpret_cast<const char*>(x + wide_plane(w, min_of(plane + 1, w.planes - 1))),
+                is_dense(w) ? ceil_div(bytes, 64 * rows) * 64 : 0};
+    }
+    void ask() {
+        for (int64_t i = 0; i < share; i += 64) __builtin_prefetch(at + i, kWrites);
+        at += share;
+    }
+};
+
 template <int64_t N>
 struct Known {
     static constexpr int64_t value = N;
@@ -99,6 +115,7 @@ Status scatter(const Windows& w, const Windows& wi, T* dx, const T* dy, const in
     TW_TRY(check_indices(wi, indices));
     const PoolAxis &d = w.axis[0], &h = w.axis[1], &a = w.axis[2];
     typedef Wide<T> W;
+    const W zero = 0;
     const bool dense = is_dense(w) && !kIsNarrow<T>;
     const int64_t group = max_of(1, kChunkElements / w.plane_size);
     bool enough = true;
@@ -107,8 +124,10 @@ Status scatter(const Windows& w, const Windows& wi, T* dx, const T* dy, const in
         if (!scratch.as<W>()) return __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
         for (int64_t plane = chunk * group; plane < min_of(chunk * group + group, w.planes); ++plane) {
             W* const to = dense ? reinterpret_cast<W*>(dx + wide_plane(w, plane)) : scratch.as<W>();
-            __builtin_memset(to, 0, static_cast<size_t>(w.plane_size) * sizeof(W));
+            write_row(to, &zero, 0, w.plane_size);
+            NextPlane<1, T> next = NextPlane<1, T>::of(w, dx, plane);
             each_row(w, wi, dy, indices, plane, [&](const T* g, const int64_t* index) {
+                next.ask();
                 if (a.small_step == 1 && wi.axis[2].small_step == 1)
                     scatter_row<kSums>(to, w.plane_size, g, index, a.out, Known<1>{}, Known<1>{});
                 else
@@ -155,7 +174,9 @@ Status gather(const Windows& w, const Windows& wi, const T* dy, T* dx, const int
                 copy_row(copy + r * a.size, 1,
                          dy + wide_plane(w, plane) + r / h.size * d.wide_step + r % h.size * h.wide_step, a.wide_step,
                          a.size);
+            NextPlane<0, T> next = NextPlane<0, T>::of(w, dy, plane);
             for (int64_t r = d.out * h.out - 1; r >= 0; --r) {
+                next.ask();
                 T* const to = small_row(w, dx, plane, r / h.out, r % h.out);
                 const int64_t* const index = small_row(wi, indices, plane, r / h.out, r % h.out);
                 if (neighbours)

@@ -2,13 +2,14 @@
 //
 //   expect_store(p)                          p is written so far on that its line may be asked for before: see kStoresAhead
 //   read_soon(p, step), written_soon(p)      what to ask for while p of one of many rows is read or written
+//   write_row(to, from, step, n)             copy_row to contiguous memory that may be far; step 0 or 1
 //   Onward<T> a = onward(p);  next(a)        the vectors at p, at p + kLanes<T>, ...
 //   crosses_lines(p)                         whether vectors at p lie in two lines each, so that next() is the quicker load
 //
 // A load of a whole line that lies in two takes both from L2, and so does its neighbour; next() reads every line once and
 // joins two. All it touches are lines in which the array has elements, some of them beyond its ends.
 #pragma once
-#include "simd/vec.h"
+#include "simd/rows.h"
 
 namespace tw::TW_ISA {
 
@@ -20,11 +21,27 @@ TW_INLINE void expect_store(T* p) {
     if constexpr (kVecBytes == 64) __builtin_prefetch(reinterpret_cast<char*>(p) + kStoresAhead, 1);
 }
 
-constexpr int64_t kLoadsAhead = 1024;  // bytes
+constexpr int64_t kLoadsAhead = 1024;  // bytes; and of stores beside few loads
 
 template <class T>
 TW_INLINE T* bytes_beyond(T* p, int64_t bytes) {  // perhaps outside of the array
     return reinterpret_cast<T*>(reinterpret_cast<uintptr_t>(p) + static_cast<uintptr_t>(bytes));
+}
+
+// memcpy and memset ask for a line only when they write it.
+template <class T>
+static void write_row(T* to, const T* from, int64_t step, int64_t n) {
+    constexpr int64_t lanes = kLanes<T>, size = static_cast<int64_t>(sizeof(T));
+    if (kVecBytes < 32 || n * size < kLoadsAhead) return copy_row(to, 1, from, step, n);
+    int64_t i = -static_cast<int64_t>(reinterpret_cast<uintptr_t>(to)) % kVecBytes / size;
+    if (i < 0) i += lanes;
+    copy_row(to, 1, from, step, i);
+    const Vec<T> value = splat<T>(*from);
+    for (; i + lanes <= n; i += lanes) {
+        __builtin_prefetch(bytes_beyond(to + i, kLoadsAhead), 1);
+        store(to + i, step ? load(from + i) : value);
+    }
+    copy_row(to + i, 1, from + i * step, step, n - i);
 }
 
 // Rows begin `step` elements apart and are read several times: in the first pass over a row the next one is near, so it is
