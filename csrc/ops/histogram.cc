@@ -28,7 +28,6 @@ Status no_memory(int64_t values) {
     return fail(Status::memory, "image", "no memory for %lld counts", static_cast<long long>(values));
 }
 
-constexpr int kTables = 8;
 constexpr bool kCountsPairs = kVecBytes == 64;
 constexpr int64_t kCountedAtOnce =
     (kCountsPairs ? 16 : 4) * kChunkElements;  // so that adding up the tables costs little
@@ -71,10 +70,13 @@ bool count_pairs(const uint8_t* x, int64_t n, uint32_t* sums) {
     return true;
 }
 
-void count_row(const uint8_t* x, int64_t step, int64_t n, uint32_t* counts) {
+constexpr int64_t kFew = 512;  // pixels, beside which clearing tables and adding them up takes long
+
+template <int kTables>
+void count_in_tables(const uint8_t* x, int64_t step, int64_t n, uint32_t* counts) {
     uint32_t tables[kTables][kValues] = {};
-    int64_t i = kCountsPairs && step == 1 && n >= kFewPairs && count_pairs(x, n, tables[0]) ? n : 0;
-    for (; step == 1 && i + kTables <= n; i += kTables) {
+    int64_t i = kCountsPairs && kTables > 1 && step == 1 && n >= kFewPairs && count_pairs(x, n, tables[0]) ? n : 0;
+    for (; kTables == 8 && step == 1 && i + kTables <= n; i += kTables) {
         uint64_t word;  // one load, since there is a load and a store for each element already
         __builtin_memcpy(&word, x + i, sizeof word);
 #pragma GCC unroll 8
@@ -86,6 +88,11 @@ void count_row(const uint8_t* x, int64_t step, int64_t n, uint32_t* counts) {
         for (int k = 0; k < kTables; ++k) sum += tables[k][v];
         if (sum) __atomic_fetch_add(counts + v, sum, __ATOMIC_RELAXED);
     }
+}
+
+void count_row(const uint8_t* x, int64_t step, int64_t n, uint32_t* counts) {
+    if (n < kFew) return count_in_tables<1>(x, step, n, counts);
+    count_in_tables<8>(x, step, n, counts);
 }
 
 // A row of at least kLongRow elements has counts of its own, if there is memory.
