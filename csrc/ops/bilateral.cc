@@ -168,17 +168,21 @@ TW_PERMUTES_BYTES void permute_weights(const uint8_t* a, const uint8_t* b, const
     }
 }
 
-constexpr int64_t kFew = 124;  // others of which twice the sum of products is below 2^24
-
 // floor(sum / weight + 1/2) of lanes of 32 bits, both below 2^25. The quotient of floats that are whole reaches no integer
 // that the exact one does not reach.
-TW_INLINE i32v quotient(u32v sum, u32v weight, bool few) {
+TW_INLINE i32v quotient(u32v sum, u32v weight) {
     const i32v n = bitcast<i32v>(2 * sum + weight), d = bitcast<i32v>(2 * weight);
-    if (kVecBytes == 64 && few) return __builtin_convertvector(to_f32(n) / to_f32(d), i32v);
     i32v q = __builtin_convertvector(to_f32(n) * about_inverse(to_f32(d)), i32v);
     const i32v rest = n - q * d;
     q += bitcast<i32v>(rest < 0);  // of at most 255, that of floats may be one off
     return q - bitcast<i32v>(rest >= d);
+}
+
+// The same of sums of pixels less 128: what both roundings take or add is less than the 1 / (2 weight) that the result is away
+// from the next integer.
+constexpr int64_t kFew = 124;  // others, so that a weight is below 2^15
+TW_INLINE i32v quotient_of_few(i32v sum, i32v weight) {
+    return __builtin_convertvector(to_f32(sum) / to_f32(weight) + 128.5f, i32v);
 }
 
 struct Weighed {
@@ -203,7 +207,7 @@ void find_means(const uint8_t* middle, const Weighed* others, int64_t count, uin
             const auto half = [=](Pairs v) __attribute__((always_inline)) {
                 return odd ? bitcast<u32v>(v) >> 16 : bitcast<u32v>(v) & 0xffff;
             };
-            return quotient((half(s.upper) << 8) + half(lower), half(s.weights), false);
+            return quotient((half(s.upper) << 8) + half(lower), half(s.weights));
         }
     };
     for (int64_t x = 0; x < n; x += kLanes<uint8_t>) {
@@ -241,8 +245,10 @@ TW_PERMUTES_BYTES void find_means_by_quads(const uint8_t* middle, const Weighed*
         u8v pixels[4] = {load(middle + x)}, some[4], weight_quads[4], pixel_quads[4];
         quads_of(pixels, pixel_quads);
 #pragma GCC unroll 4
-        for (int v = 0; v < 4; ++v)
-            weights[v] = splat<int32_t>(255), products[v] = ((bitcast<i32v>(pixel_quads[v]) ^ 128) - 128) * 255;
+        for (int v = 0; v < 4; ++v) {
+            weights[v] = splat<int32_t>(255);
+            products[v] = add_quads(i32v{}, splat<uint8_t>(255), bitcast<Vec<int8_t>>(pixel_quads[v]));
+        }
         for (int64_t k = 0; k < count; k += 4) {
 #pragma GCC unroll 4
             for (int i = 0; i < 4; ++i) {
@@ -259,8 +265,9 @@ TW_PERMUTES_BYTES void find_means_by_quads(const uint8_t* middle, const Weighed*
         }
 #pragma GCC unroll 4
         for (int v = 0; v < 4; ++v)
-            products[v] =
-                quotient(bitcast<u32v>(products[v] + (weights[v] << 7)), bitcast<u32v>(weights[v]), count <= kFew);
+            products[v] = count <= kFew
+                              ? quotient_of_few(products[v], weights[v])
+                              : quotient(bitcast<u32v>(products[v] + (weights[v] << 7)), bitcast<u32v>(weights[v]));
         const u8v y = narrow_units(narrow_units(products[0], products[1]), narrow_units(products[2], products[3]));
         store_n(to + x, y, min_of(n - x, kLanes<uint8_t>));
     }
