@@ -2,11 +2,11 @@
 //
 //     y[i, j] = sum over u < i, v < j of image[u, v]   or its square,   (H + 1, W + 1)
 //
-// Method    the sums of a row, one vector after the other, are added to the row above. Bands of rows first add up their
-//           columns; from those come the rows that the bands begin with.
+// Method    the sums of a row, one vector after the other, are added to the row above. Where a band of rows begins comes from
+//           sums of columns of the rows before it, a part of them at a time.
 // Numerics  int32 sums of 8-bit pixels wrap, so that the difference of four corners is right wherever the sum of the window
 //           fits; other sums are float64, those of integers exact below 2^53. The bits are those of OpenCV 5.
-// Threads   bands of rows, for integers one with one thread: their sums have no order. Same bits always.
+// Threads   bands of rows, of integers one for each thread: their sums have no order. Same bits always.
 #include "image/check.h"
 #include "image/window.h"
 #include "ops/ops.h"
@@ -14,7 +14,7 @@
 namespace tw::TW_ISA {
 namespace {
 
-constexpr int64_t kBandRows = 64;
+constexpr int64_t kBandRows = 64, kPartRows = 32;  // of floats; of integers, of which a band has many parts
 
 // Lanes that are summed up together: units of 16 bytes, two where 32-bit lanes of a vector are as many.
 constexpr int kGroup = kLanes<int32_t> > 8 ? kLanes<int32_t> : 8;
@@ -122,7 +122,7 @@ void sum_band(const View& image, const View& y, int64_t first, int64_t last, con
     }
 }
 
-// The sums of columns of at most kBandRows rows, which 16 bits hold, several vectors at once in registers.
+// The sums of columns of at most kPartRows rows, which 16 bits hold, several vectors at once in registers.
 void add_columns(const uint8_t* from, int64_t row, int64_t rows, int64_t n, int32_t* sums) {
     constexpr int64_t lanes = kLanes<int16_t>, step = kLanes<int32_t>, vectors = 4;
     int64_t x = 0;
@@ -140,12 +140,12 @@ void add_columns(const uint8_t* from, int64_t row, int64_t rows, int64_t n, int3
         for (int64_t i = 0; i < rows; ++i) sums[x] += from[i * row + x];
 }
 
-// The sums of whole columns of a band, running along the row: what its last row adds to the first.
+// The sums of whole columns of a part, running along the row: what its last row adds to the first.
 template <bool Squares, class P, class T>
 void sum_columns(const View& image, int64_t first, int64_t last, T* sums) {
     const int64_t n = image.shape[1], step = image.stride[1];
     for (int64_t x = 0; x <= n; ++x) sums[x] = 0;
-    static_assert(kBandRows * 255 <= INT16_MAX);
+    static_assert(kPartRows * 255 <= INT16_MAX);
     if constexpr (!Squares && sizeof(P) == 1 && sizeof(T) == 4) {
         if (step == 1) {
             add_columns(image.as<P>() + first * image.stride[0], image.stride[0], last - first, n, sums + 1);
@@ -166,20 +166,20 @@ template <class T, bool Squares, class P>
 Status run_as(const Call& c) {
     const View &image = c.in[0], &y = c.out[0];
     const int64_t height = image.shape[0], n = image.shape[1];
-    const bool ordered = kIsFloating<P> || num_threads() > 1;
-    const int64_t rows = ordered ? kBandRows : max_of(1, height), bands = max_of(1, ceil_div(height, rows));
-    const int64_t pitch = (n + 16) / 8 * 8, bytes = (bands + 2) * pitch * static_cast<int64_t>(sizeof(T));
+    constexpr int64_t part = kIsFloating<P> ? kBandRows : kPartRows;
+    const int64_t each = kIsFloating<P> ? 1 : max_of(1, ceil_div(ceil_div(height, part), num_threads()));  // parts
+    const int64_t rows = each * part, bands = max_of(1, ceil_div(height, rows)), parts = (bands - 1) * each;
+    const int64_t pitch = (n + 16) / 8 * 8, bytes = (parts + 3) * pitch * static_cast<int64_t>(sizeof(T));
     Scratch scratch(static_cast<size_t>(bytes));
     T* const starts = scratch.as<T>();
     if (!starts)
         return fail(Status::memory, "image", "no memory for rows of %lld; want a smaller picture",
                     static_cast<long long>(n));
     for (int64_t x = 0; x <= n; ++x) starts[x] = 0;
-    parallel(bands - 1, [&](int64_t band) {
-        sum_columns<Squares, P>(image, band * rows, (band + 1) * rows, starts + (band + 1) * pitch);
-    });
-    for (int64_t band = 1; band < bands; ++band)
-        for (int64_t x = 0; x <= n; ++x) add_sum(starts[band * pitch + x], starts[(band - 1) * pitch + x]);
+    parallel(parts,
+             [&](int64_t i) { sum_columns<Squares, P>(image, i * part, (i + 1) * part, starts + (i + 1) * pitch); });
+    for (int64_t i = 1; i <= parts; ++i)
+        for (int64_t x = 0; x <= n; ++x) add_sum(starts[i * pitch + x], starts[(i - 1) * pitch + x]);
     for (int64_t x = 0; x <= n; ++x) y.as<T>()[x * y.stride[1]] = 0;
     bool enough = true;
     parallel(bands, [&](int64_t band) {
@@ -187,7 +187,7 @@ Status run_as(const Call& c) {
             static_cast<size_t>(2 * pitch * static_cast<int64_t>(sizeof(T)) + n * static_cast<int64_t>(sizeof(P))));
         T* const spare = own.as<T>();
         if (!spare) return __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
-        sum_band<Squares>(image, y, band * rows, min_of((band + 1) * rows, height), starts + band * pitch, spare,
+        sum_band<Squares>(image, y, band * rows, min_of((band + 1) * rows, height), starts + band * each * pitch, spare,
                           reinterpret_cast<P*>(spare + 2 * pitch));
     });
     return enough ? Status::ok
