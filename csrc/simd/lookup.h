@@ -1,5 +1,6 @@
-// What bytes become by a table of 256, and bytes of three channels apart and together, whole vectors at once, on CPUs of the widest tiers that permute bytes and multiply
-// them by fours. Most do: the tiers do not ask for it, so that these functions are compiled for it one by one.
+// What bytes become by a table of 256, and bytes of three channels apart and together, whole vectors at once, on CPUs of the
+// widest tiers that permute bytes and multiply them by fours. Most do: the tiers do not ask for it, so that these functions
+// are compiled for it one by one.
 #pragma once
 #include "simd/pixels.h"
 

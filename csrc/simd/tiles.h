@@ -2,7 +2,8 @@
 //
 //   C (16 x 16 words)  +=  A (rows of 64 bytes along k)  x  B (rows of 16 words, each of which holds 4 bytes of k)
 //
-// A word holds four 8-bit integers, two bf16 or two f16. A thread that multiplies tiles is between tiles_begin() and tiles_end().
+// A word holds four 8-bit integers, two bf16 or two f16. A thread that multiplies tiles is between tiles_begin() and
+// tiles_end().
 // Numerics: integers are exact and wrap. bf16, f16: products are exact; the sums of even and of odd terms are fused
 // multiply-adds, added at the end; denormal floats become zero, as bf16 too, but f16 counts in full.
 #pragma once
