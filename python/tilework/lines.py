@@ -94,7 +94,7 @@ def _planes(name: str, image: Any, sigma: float, threshold: float | str, anchor:
         _want(good, name, "gradient_threshold", threshold, f"'auto' or 1 to {_MOST}")
     _want(isinstance(anchor, (int, float)) and 0 <= anchor <= _MOST, name, "anchor_threshold", anchor, f"0 to {_MOST}")
     least = _AUTO if auto else math.ceil(float(threshold))
-    pixels = image if getattr(image, "dtype", None) == np.uint8 else in_eight_bits(name, image=image)[0]
+    (pixels,) = in_eight_bits(name, image=image)
     try:
         ways, gradient = _on_host(pixels, sigma=sigma, threshold=least, anchor=math.ceil(anchor))
         if auto and ways.size and (noise := _core.auto_threshold(ways, gradient)) > least:
