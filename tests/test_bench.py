@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from tilework import registry
-from tilework.bench import check, measure, problems, results, run
+from tilework.bench import cases, check, measure, problems, results, run
 from tilework.bench.commands import main
 from tilework.bench.remote import Remote
 from tilework.bench.run import Options
@@ -42,6 +42,18 @@ def test_a_run_is_recorded_with_raw_samples_and_facts(recorded: Path) -> None:
     assert relu["bound"]["by"] in ("L2", "L3")
     assert matmul["bound"]["by"] in ("FMA", "dot/6")
     assert backward["contestants"]["tilework"]["median"] > 0
+
+
+def test_rows_on_two_threads_are_measured_beside_one(tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    assert main(["run", "matmul/float32 a=256x256 b=256x256", "--threads", "1,2", *_RUN, "-o", str(path)]) == 0
+    one, two = results.load(str(path))["rows"]
+    assert "scaling" not in one
+    assert len(two["alone"]) == two["contestants"]["tilework"]["passes"]
+    assert 0.5 < two["scaling"]["ratio"] < 2.5
+    columns, lines = cases.of_set({"rows": [one, two]}, "products")
+    assert columns[-1] == "2 for 1"
+    assert [line[-1] for line in lines] == [f"{two['scaling']['ratio']:.2f}"]
 
 
 def test_output_is_not_replaced_unasked(recorded: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,6 +27,7 @@ def of_set(document: dict[str, Any], name: str) -> tuple[list[str], list[list[st
     columns = ["case"]
     for count in counts:
         columns += [table.threads_text(count), "of bound", "best peer", "ratio"]
+    columns += [f"{count} for 1" for count in counts if count > 1]
     return columns, [line for case in cases.values() if case for line in _lines(case, counts)]
 
 
@@ -34,9 +35,11 @@ def _lines(case: dict[int, dict[str, Any]], counts: Iterable[int]) -> list[list[
     """One line, and one more where somebody else had the weights before too."""
     any_row = next(iter(case.values()))
     title = f"{any_row['op']} {table.problem_name(any_row)}"
-    lines = [[title, *(c for n in counts for c in _cells(case.get(n), prepacked=False))]]
+    scaling = [f"{case[n]['scaling']['ratio']:.2f}" if "scaling" in case.get(n, ()) else "" for n in counts if n > 1]
+    lines = [[title, *(c for n in counts for c in _cells(case.get(n), prepacked=False)), *scaling]]
     if any(table.best_ratio(row, prepacked=True) for row in case.values()):
-        lines.append([f"{title}, prepared", *(c for n in counts for c in _cells(case.get(n), prepacked=True))])
+        cells = [c for n in counts for c in _cells(case.get(n), prepacked=True)]
+        lines.append([f"{title}, prepared", *cells, *[""] * len(scaling)])
     return lines
 
 

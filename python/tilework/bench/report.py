@@ -257,7 +257,7 @@ def case_tables(document: dict[str, Any], name: str) -> str:
     return "\n".join(
         [
             f"`{facts_of['command']}` on {facts_of['machine']}, beside {facts_of['beside it']}. A ratio is the best "
-            "peer's time over tilework's.",
+            "peer's time over tilework's; “2 for 1” is its time on one thread over that on two.",
             "",
             table.markdown(columns, lines),
         ]

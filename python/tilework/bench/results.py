@@ -171,5 +171,6 @@ def thinned(document: dict[str, Any]) -> dict[str, Any]:
             rest = {k: v for k, v in entry.items() if k != "kernel_samples"}
             entries[name] = {**rest, "samples": kept(entry["samples"])} if "samples" in entry else rest
         loops = {kind: kept(passes) for kind, passes in row.get("loops", {}).items()}
-        rows.append({**row, "thinned": True, "contestants": entries, "loops": loops})
+        alone = {"alone": kept(row["alone"])} if "alone" in row else {}
+        rows.append({**row, "thinned": True, "contestants": entries, "loops": loops, **alone})
     return {**document, "rows": rows}

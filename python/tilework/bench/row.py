@@ -20,6 +20,7 @@ _COLD_COPIES = 32
 _TOO_LONG = 1.0  # seconds of a call that is left out, if it is
 _TOO_SLOW = 5.0  # times slower than ours
 _PEAK = "peak "
+_ALONE = f"{OURS} on one thread"  # beside rows on several
 
 Askers = dict[str, measure.Asker]
 
@@ -163,6 +164,8 @@ class Row:
         loops = self._loops()
         for kind, ask in loops.pop("askers", {}).items():
             askers[_PEAK + kind] = ask
+        if self.threads > 1 and OURS in askers:
+            askers[_ALONE] = self._alone
         rivals = [n for n in askers if not n.startswith((OURS, _PEAK))]
         samples, lost = measure.interleave(askers, plan, self.threads, seed, rivals)
         for name, message in lost.items():
@@ -177,7 +180,16 @@ class Row:
                 self._keep(name, taken)
         self._conclude(loops)
 
+    def _alone(self, cpu: int | None) -> dict[str, Any]:
+        """A block of ours on one thread."""
+        answer = self.workers.worker(OURS, 1).ask("block", name=OURS, cpu=cpu)
+        self.workers.worker(OURS, self.threads)
+        return answer
+
     def _keep(self, name: str, taken: list[dict[str, float]]) -> None:
+        if name == _ALONE:
+            self.record.setdefault("alone", []).extend(results.pairs(taken))
+            return
         if name.startswith(_PEAK):
             kept = self.record.setdefault("loops", {}).setdefault(name.removeprefix(_PEAK), [])
             kept += results.pairs(taken)
@@ -200,6 +212,8 @@ class Row:
                 if not name.startswith(OURS) and entries[name].get("prepacked", False) == prepacked:
                     self.record["ratios"][name] = asdict(measure.paired(samples[ours], taken))
         self.record["ratios"] = {n: r for n, r in self.record["ratios"].items() if n in samples}
+        if self.record.get("alone"):
+            self.record["scaling"] = asdict(measure.paired(samples[OURS], results.seconds_of(self.record["alone"])))
         self._bound(loops)
 
     def _bound(self, loops: dict[str, Any]) -> None:
