@@ -296,6 +296,8 @@ def test_histograms_of_large_pictures_count_every_pixel() -> None:
     random = np.random.default_rng(5)
     rows = np.repeat(np.arange(256, dtype=np.uint8), 400)
     pictures = [random.integers(0, 256, (701, 999), np.uint8), random.integers(0, 2, (300, 307), np.uint8), rows]
+    slopes = np.arange(1 << 19) // 512  # blocks that lie near each other, to both ends, and some that do not
+    pictures += [(slopes + random.integers(0, n, slopes.shape)).astype(np.uint8) for n in (2, 20, 34, 50, 66, 120)]
     for image in (*pictures, np.full(1 << 20, 255, np.uint8), rows.reshape(256, 400).T[:, 1:], rows[::-2]):
         counts = np.bincount(image.ravel(), minlength=256)
         for threads in (1, 2):

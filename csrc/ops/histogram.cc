@@ -7,17 +7,19 @@
 // top is 255 of 8 bits and 65535 of 16.
 //
 // Method    each chunk counts into eight tables in turn, so that equal neighbours do not wait for each other. In the widest
-//           tiers long rows are counted in pairs of pixels, by bytes, as a processor stores to one line at a time. Whole
-//           vectors are looked up in tables of 16 by shuffles, or of 256 where bytes are permuted; any strides. Of 16 bits
-//           long rows are counted by themselves, others where the counts are.
+//           tiers long rows are counted in pairs of pixels, by bytes, as a processor stores to one line at a time; blocks of
+//           64 pixels that lie near each other by bits of vectors. Whole vectors are looked up in tables of 16 by shuffles,
+//           or of 256 where bytes are permuted; any strides. Of 16 bits long rows are counted by themselves, others where
+//           the counts are.
 // Numerics  counts are exact. The map is one product and one rounding, halves to even: of 8 bits in float32, as in OpenCV
 //           5, of 16 in float64. A picture of one value stays as it is.
-// Threads   chunks are rows in pieces of kChunkElements, counted by themselves; sums of integers have no order.
+// Threads   each counts its share by itself, rows in pieces; sums of integers have no order.
 #include "core/check.h"
 #include "core/walk.h"
 #include "ops/ops.h"
 #include "simd/bits.h"
 #include "simd/lookup.h"
+#include "simd/tally.h"
 
 namespace tw::TW_ISA {
 namespace {
@@ -29,40 +31,58 @@ Status no_memory(int64_t values) {
 }
 
 constexpr bool kCountsPairs = kVecBytes == 64;
-constexpr int64_t kCountedAtOnce =
-    (kCountsPairs ? 16 : 4) * kChunkElements;  // so that adding up the tables costs little
+constexpr int64_t kCountedAtOnce = 4 * kChunkElements;  // or a thread's whole share, as adding up tables takes time
 constexpr int64_t kFewPairs = 1 << 16;
 
-// Counts of pairs of neighbours that wrap at 256, which `sums` have. False: no memory.
-bool count_pairs(const uint8_t* x, int64_t n, uint32_t* sums) {
+// Counts 64 pixels in pairs, of which bytes wrap: what they lose, `sums` have.
+TW_INLINE void count_pairs(const uint8_t* x, uint8_t* pairs, uint32_t* sums) {
+#pragma GCC unroll 32
+    for (int k = 0; k < 64; k += 2)
+        if (__builtin_expect(count_pair(pairs, x + k), false)) sums[x[k]] += kValues, sums[x[k + 1]] += kValues;
+}
+
+// Blocks of 64 pixels; those of equal pairs apart, since one count would wait for the other.
+void count_blocks(const uint8_t* x, int64_t n, uint8_t* pairs, uint32_t* sums) {
     typedef Vec<uint16_t> Pairs;
-    Scratch scratch(kValues * kValues);
+    for (int64_t i = 0; i < n; i += 64) {
+        const Pairs vector = bitcast<Pairs>(load(x + i)), first = splat(static_cast<uint16_t>(x[i] | x[i + 1] << 8));
+        if (any_above(vector ^ first, Pairs{}))
+            count_pairs(x + i, pairs, sums);
+        else
+            sums[x[i]] += 32, sums[x[i + 1]] += 32;
+    }
+}
+
+// The same where blocks of pixels near each other are tallied; last ones first, so that the first remain in caches.
+TW_TALLIES void count_near_blocks(const uint8_t* x, int64_t n, uint8_t* pairs, uint32_t* sums) {
+    const Windows windows = Windows::of();
+    Tally tally{};
+    for (int64_t i = n - 64; i >= 0; i -= 64) {
+        __builtin_prefetch(x + i - 1024);
+        if (!tally_near(windows, x + i, tally)) count_pairs(x + i, pairs, sums);
+    }
+    add_tally(tally, sums);
+}
+
+// False: no memory.
+bool count_in_pairs(const uint8_t* x, int64_t n, uint32_t* sums) {
+    Scratch scratch(kPairs);
     uint8_t* const pairs = scratch.as<uint8_t>();
     if (!pairs) return false;
-    __builtin_memset(pairs, 0, kValues * kValues);
-    int64_t i = 0;
-    for (; i + kVecBytes <= n; i += kVecBytes) {
-        const Pairs vector = bitcast<Pairs>(load(x + i)), first = splat(static_cast<uint16_t>(x[i] | x[i + 1] << 8));
-        if (!any_above(vector ^ first, Pairs{})) {  // one count would wait for the other
-            sums[x[i]] += kVecBytes / 2, sums[x[i + 1]] += kVecBytes / 2;
-            continue;
-        }
-#pragma GCC unroll 32
-        for (int64_t k = i; k < i + kVecBytes; k += 2) {
-            uint16_t pair;
-            __builtin_memcpy(&pair, x + k, sizeof pair);
-            if (__builtin_expect(increment_wraps(pairs + pair), false))
-                sums[pair & 255] += kValues, sums[pair >> 8] += kValues;
-        }
-    }
-    for (; i < n; ++i) ++sums[x[i]];
+    __builtin_memset(pairs, 0, kPairs);
+    const int64_t whole = n / 64 * 64;
+    if (tallies())
+        count_near_blocks(x, whole, pairs, sums);
+    else
+        count_blocks(x, whole, pairs, sums);
+    for (int64_t i = whole; i < n; ++i) ++sums[x[i]];
     uint16_t lower[kValues] = {};
     for (int v = 0; v < kValues; ++v) {
         i16v upper{};
         for (int k = 0; k < kValues; k += kLanes<int16_t>) {
             const i16v some = load_pixels(pairs + v * kValues + k);
             upper += some;
-            store(lower + k, load(lower + k) + bitcast<Pairs>(some));
+            store(lower + k, load(lower + k) + bitcast<Vec<uint16_t>>(some));
         }
         sums[v] += static_cast<uint32_t>(reduce_add(dot_pairs(upper, splat<int16_t>(1))));
     }
@@ -75,7 +95,7 @@ constexpr int64_t kFew = 512;  // pixels, beside which clearing tables and addin
 template <int kTables>
 void count_in_tables(const uint8_t* x, int64_t step, int64_t n, uint32_t* counts) {
     uint32_t tables[kTables][kValues] = {};
-    int64_t i = kCountsPairs && kTables > 1 && step == 1 && n >= kFewPairs && count_pairs(x, n, tables[0]) ? n : 0;
+    int64_t i = kCountsPairs && kTables > 1 && step == 1 && n >= kFewPairs && count_in_pairs(x, n, tables[0]) ? n : 0;
     for (; kTables == 8 && step == 1 && i + kTables <= n; i += kTables) {
         uint64_t word;  // one load, since there is a load and a store for each element already
         __builtin_memcpy(&word, x + i, sizeof word);
@@ -117,7 +137,8 @@ void count(const View& image, uint32_t* counts) {
     __builtin_memset(counts, 0, (size_t{1} << 8 * sizeof(T)) * sizeof(uint32_t));
     const View* views[] = {&image};
     const Walk w = walk_over(views, 1, image.ndim, image.shape);
-    for_each_row(w, sizeof(T) == 1 ? kCountedAtOnce : kCountedWords, [&](char* const* at, int64_t n) {
+    const int64_t share = ceil_div(numel(image), num_threads());
+    for_each_row(w, sizeof(T) == 1 ? max_of(kCountedAtOnce, share) : kCountedWords, [&](char* const* at, int64_t n) {
         count_row(reinterpret_cast<const T*>(at[0]), w.stride[0], n, counts);
     });
 }

@@ -1,4 +1,4 @@
-// Masks of lanes as bits of a word, and bits of a word as bytes; bytes that count.
+// Masks of lanes as bits of a word, and bits of a word as bytes.
 #pragma once
 #include "simd/pixels.h"
 
@@ -60,17 +60,6 @@ TW_INLINE bool any_above(i16v a, i16v b) {
     return _mm512_cmpgt_epi16_mask((__m512i)a, (__m512i)b) != 0;
 #else
     return any(a > b);
-#endif
-}
-
-// Adds 1 to a byte where it lies: whether it is 0 then. Apart, a load would wait for the store of its neighbour.
-TW_INLINE bool increment_wraps(uint8_t* p) {
-#if defined(__x86_64__)
-    bool carry;
-    __asm__("addb $1, %0" : "+m"(*p), "=@ccc"(carry));
-    return carry;
-#else
-    return ++*p == 0;
 #endif
 }
 
