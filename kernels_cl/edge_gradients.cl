@@ -3,17 +3,24 @@
 // Method    sizes with headings first, 0 on the rim; then each item looks at those around its pixel.
 #include "sobel.clh"
 
-__kernel void gradients(IN(uchar, image), OUT(ushort, sizes), OUT(short, gradient), const long height, const long width,
+// The picture, a channel after another, with its edge pixels repeated around it.
+__kernel void frame(IN(uchar, image), OUT(uchar, pixels), const long height, const long width, const long channels) {
+    START(image);
+    START(pixels);
+    const long i = get_global_id(0), columns = width + 3, rows = height + 2;
+    if (i >= channels * rows * columns) return;
+    const long y = clamp(i / columns % rows - 1, (long)0, height - 1), x = clamp(i % columns - 1, (long)0, width - 1);
+    pixels[i] = image[(y * width + x) * channels + i / columns / rows];
+}
+
+__kernel void gradients(IN(uchar, image), OUT(ushort, sizes), const long height, const long width,
                         const long channels) {
     START(image);
     START(sizes);
-    START(gradient);
     const long i = get_global_id(0);
     if (i >= height * width) return;
     const long y = i / width, x = i % width;
     const Edge here = edge_at(image, height, width, (int)channels, y, x);
-    gradient[2 * i] = (short)here.dx;
-    gradient[2 * i + 1] = (short)here.dy;
     const int rim = y == 0 || x == 0 || y == height - 1 || x == width - 1;
     const int upright = abs(here.dx) >= abs(here.dy), back = upright ? here.dx > 0 : here.dy < 0;
     sizes[i] = rim ? 0 : (ushort)(16 * here.magnitude + upright + 2 * back);

@@ -13,21 +13,26 @@ namespace tw::bindings {
 namespace {
 
 // Planes that edge_gradients wrote.
-lines::Planes planes_of(const py::object& ways, const py::object& gradient) {
+lines::Planes planes_of(const py::object& ways, const py::object& pixels) {
     View views[2];
-    const py::object* const arrays[] = {&ways, &gradient};
+    const py::object* const arrays[] = {&ways, &pixels};
     for (int i = 0; i < 2; ++i) {
         if (!is_numpy(arrays[i]->ptr()) || !view_of(arrays[i]->ptr(), views[i], "lines", "ways", nullptr)) {
             if (PyErr_Occurred()) throw py::error_already_set();
             throw py::type_error("lines: want numpy arrays");
         }
-        const bool same = views[i].ndim == 2 + i && views[i].shape[0] == views[0].shape[0] &&
-                          views[i].shape[1] == views[0].shape[1] && (i == 0 || views[i].shape[2] == 2);
-        if (!same || !is_contiguous(views[i]) || views[i].dtype != (i == 0 ? DType::u8 : DType::i16) ||
-            numel(views[i]) > INT32_MAX)
-            throw py::value_error("lines: want ways (H, W), uint8, and gradient (H, W, 2), int16, of < 2^30 pixels");
+        const int64_t* const shape = views[i].shape;
+        const bool good = i == 0 ? views[0].ndim == 2
+                                 : views[1].ndim == 3 && shape[1] == views[0].shape[0] + lines::kFrameRows &&
+                                       shape[2] == views[0].shape[1] + lines::kFrameColumns;
+        if (!good || !is_contiguous(views[i]) || views[i].dtype != DType::u8 || numel(views[0]) > INT32_MAX / 2)
+            throw py::value_error("lines: want ways (H, W) and pixels (C, H + 2, W + 3), uint8, of < 2^30 pixels");
     }
-    return {views[0].as<uint8_t>(), views[1].as<int16_t>(), views[0].shape[0], views[0].shape[1]};
+    const int64_t row = views[1].shape[2], channel = views[1].shape[1] * row;
+    return {views[0].as<uint8_t>(),
+            {views[1].as<uint8_t>() + row + 1, row, channel, views[1].shape[0]},
+            views[0].shape[0],
+            views[0].shape[1]};
 }
 
 template <class T>
@@ -37,12 +42,12 @@ py::array copied(const T* from, std::vector<py::ssize_t> shape, const char* dtyp
     return to;
 }
 
-int auto_threshold(const py::object& ways, const py::object& gradient) {
-    return lines::auto_threshold(planes_of(ways, gradient));
+int auto_threshold(const py::object& ways, const py::object& pixels) {
+    return lines::auto_threshold(planes_of(ways, pixels));
 }
 
-py::tuple draw_chains(const py::object& ways, const py::object& gradient, int64_t interval, int64_t least) {
-    const lines::Planes planes = planes_of(ways, gradient);
+py::tuple draw_chains(const py::object& ways, const py::object& pixels, int64_t interval, int64_t least) {
+    const lines::Planes planes = planes_of(ways, pixels);
     const lines::Chains chains = [&] {
         py::gil_scoped_release release;
         return lines::draw_chains(planes, {interval, least, 0, planes.height});
@@ -51,10 +56,10 @@ py::tuple draw_chains(const py::object& ways, const py::object& gradient, int64_
                           copied(chains.start.data(), {static_cast<py::ssize_t>(chains.start.size())}, "int64"));
 }
 
-py::tuple find_lines(const py::object& ways, const py::object& gradient, int threshold, int64_t interval,
+py::tuple find_lines(const py::object& ways, const py::object& pixels, int threshold, int64_t interval,
                      double least_length, double fit_error, int64_t gap, bool validate, double log_eps, bool subpixel,
                      int64_t most) {
-    const lines::Planes planes = planes_of(ways, gradient);
+    const lines::Planes planes = planes_of(ways, pixels);
     std::vector<lines::Line> found;
     {
         py::gil_scoped_release release;
@@ -78,11 +83,11 @@ py::tuple find_lines(const py::object& ways, const py::object& gradient, int thr
 }  // namespace
 
 void define_lines(py::module_& m) {
-    m.def("auto_threshold", &auto_threshold, py::arg("ways"), py::arg("gradient"),
+    m.def("auto_threshold", &auto_threshold, py::arg("ways"), py::arg("pixels"),
           "The least |dx| + |dy| of an edge that noise asks for.");
-    m.def("draw_chains", &draw_chains, py::arg("ways"), py::arg("gradient"), py::kw_only(), py::arg("interval"),
+    m.def("draw_chains", &draw_chains, py::arg("ways"), py::arg("pixels"), py::kw_only(), py::arg("interval"),
           py::arg("least"), "Chains of edge pixels: x, y of each pixel, and where each chain starts.");
-    m.def("find_lines", &find_lines, py::arg("ways"), py::arg("gradient"), py::kw_only(), py::arg("threshold"),
+    m.def("find_lines", &find_lines, py::arg("ways"), py::arg("pixels"), py::kw_only(), py::arg("threshold"),
           py::arg("interval"), py::arg("least_length"), py::arg("fit_error"), py::arg("gap"), py::arg("validate"),
           py::arg("log_eps"), py::arg("subpixel"), py::arg("most"),
           "Ends (N, 4), widths, -log10 of the false alarms and strengths of the surest lines.");

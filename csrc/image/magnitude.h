@@ -120,6 +120,9 @@ public:
         }
     }
 
+    // Row y of a channel, of those that its gradients were taken from.
+    const int16_t* pixels(int64_t c, int64_t y) const { return rows_[c] + (y & (kHistory - 1)) * pitch_; }
+
     // body(x, dx, dy) of the vectors of row y, of the first channel; y never falls from one call to the next.
     template <class Body>
     void each(int64_t y, const Body& body) {

@@ -62,7 +62,7 @@ public:
         places_ = {memory_.data(), memory_.data() + n, memory_.data() + 2 * n, memory_.data() + 3 * n};
         profile_ = memory_.data() + 4 * n;
         tests_ = 2 * std::log10(static_cast<double>(p.width) * static_cast<double>(p.height));
-        c_.gradient = p.gradient;
+        c_.picture = p.picture;
         c_.least = static_cast<int32_t>(kUnit * least), c_.contrary = static_cast<int32_t>(2 * least * least);
     }
 
@@ -204,7 +204,7 @@ bool Fitter::fit(const Piece& piece, double least_length, Found& found) {
     flat_ = std::abs(axis.ux) >= std::abs(axis.uy);
     const bool rising = (flat_ ? axis.ux : axis.uy) > 0;
     face(-axis.uy, axis.ux);
-    c_.along = flat_ ? 1 : p_.width, c_.beside = flat_ ? p_.width : 1;
+    c_.along = flat_ ? 1 : p_.picture.row, c_.beside = flat_ ? p_.picture.row : 1;
     c_.n_along = flat_ ? p_.width : p_.height, c_.n_beside = flat_ ? p_.height : p_.width;
     const int32_t a = flat_ ? first.x : first.y, b = flat_ ? last.x : last.y;
     low_ = std::min(a, b), high_ = std::max(a, b);
@@ -270,9 +270,9 @@ bool Fitter::fit(const Piece& piece, double least_length, Found& found) {
 void prefetch(const Planes& p, const Piece& piece) {
     const Axis& axis = piece.axis;
     const bool flat = std::abs(axis.ux) >= std::abs(axis.uy);
-    const int64_t step = flat ? 8 : 1, reach = flat ? 2 : 0;
+    const int64_t step = flat ? 16 : 1, reach = flat ? 3 : 0;
     const auto ask = [&](int64_t x, int64_t y) {
-        for (int64_t row = y - reach; row <= y + reach; ++row) __builtin_prefetch(p.gradient + 2 * (row * p.width + x));
+        for (int64_t row = y - reach; row <= y + reach; ++row) __builtin_prefetch(p.picture.at(x, row));
     };
     for (int64_t i = 0; i < piece.n; i += step) ask(piece.pixel[i].x, piece.pixel[i].y);
     const double unit = 1 / std::max(std::abs(axis.ux), std::abs(axis.uy));
@@ -378,16 +378,17 @@ int auto_threshold(const Planes& p) {
     int64_t total = 0, faint = 0;
     const int64_t last = p.height > 2 ? 1 + (p.height - 3) / apart * apart : 0;
     for (int64_t y = last; y > 0; y -= apart) {
-        faint += line_kernels().count_faint(p.gradient + 2 * y * p.width, p.width - 1, kFaint);
+        faint += line_kernels().count_faint(p.picture, p.picture.at(0, y), p.width - 1, kFaint);
         total += (p.width + 1) / 4;
     }
     if (4 * faint >= total) return kLeastThreshold;
     std::vector<int64_t> count(4096);
-    for (int64_t y = 1; y < p.height - 1; y += apart)
-        for (int64_t x = 1; x < p.width - 1; x += 4) {
-            const int16_t* const at = p.gradient + 2 * (y * p.width + x);
-            ++count[static_cast<size_t>(std::min(std::abs(at[0]) + std::abs(at[1]), 4095))];
-        }
+    std::vector<int32_t> at, size(static_cast<size_t>((p.width + 1) / 4));
+    for (int64_t x = 1; x < p.width - 1; x += 4) at.push_back(static_cast<int32_t>(x));
+    for (int64_t y = 1; y < p.height - 1; y += apart) {
+        line_kernels().sizes(p.picture, p.picture.at(0, y), at.data(), static_cast<int64_t>(at.size()), size.data());
+        for (size_t i = 0; i < at.size(); ++i) ++count[static_cast<size_t>(size[i])];
+    }
     int64_t below = 0;
     size_t quarter = 0;
     while (quarter < count.size() - 1 && (below += count[quarter]) * 4 < total) ++quarter;

@@ -5,6 +5,8 @@
 #pragma once
 #include <cstdint>
 
+#include "lines/blurred.h"
+
 namespace tw::lines {
 
 constexpr int kPartBits = 12;  // of a position across a line
@@ -21,8 +23,8 @@ struct Places {
 
 // A line: across it, at position i along it, base + (at0 + (i - origin) step) / 2^32.
 struct Course {
-    const int16_t* gradient;  // dx and dy of each pixel
-    int64_t along, beside;  // pixels from one place to the next along and across the line
+    Blurred picture;
+    int64_t along, beside;  // bytes from one place to the next along and across the line
     int64_t n_along, n_beside;
     int64_t origin, base, at0, step;
     int16_t across[2];  // the direction across the line, towards the brighter side, in 1/kUnit
@@ -57,8 +59,14 @@ struct LineKernels {
     // The gradient across the line, on it, from first to last; 0 outside the picture.
     void (*profile)(const Course&, int64_t first, int64_t last, int32_t* to);
     Agreement (*agree)(const Course&, int64_t first, int64_t last);
-    // Of pixels 1, 5, 9 ... of n, whose dx and dy these are, how many have |dx| + |dy| <= most.
-    int64_t (*count_faint)(const int16_t* gradient, int64_t n, int32_t most);
+    // Of pixels 1, 5, 9 ... of n, of which this is the first, how many have |dx| + |dy| <= most.
+    int64_t (*count_faint)(const Blurred&, const uint8_t* first, int64_t n, int32_t most);
+    // Copies a row of ways and lists its n anchors, of which the first pixel is number `place`: of flat edges where `held`
+    // is kDrawn, and of upright ones if asked for. Gives how many.
+    int64_t (*anchors)(const uint8_t* ways, int64_t n, const uint8_t* held, bool upright, int32_t place, uint8_t* copy,
+                       int32_t* to);
+    // |dx| + |dy| of pixels so many bytes from this one.
+    void (*sizes)(const Blurred&, const uint8_t* from, const int32_t* at, int64_t n, int32_t* to);
 };
 
 const LineKernels& line_kernels();  // of the active tier, or the best below it that has them

@@ -9,11 +9,11 @@
 #include "lines/route.h"
 
 #include <algorithm>
-#include <bit>
 #include <cstdlib>
 #include <cstring>
 #include <utility>
 
+#include "lines/places.h"
 #include "lines/ways.h"
 
 namespace tw::lines {
@@ -88,84 +88,53 @@ std::pair<int64_t, int64_t> walk_both(Walk a, Walk b) {
 
 constexpr int64_t kBeyond = 16;  // rows that a walk may go beyond its band
 
-struct Anchor {
-    int32_t place, order;
-};
-
 // Anchors in the order of rows.
 class Anchors {
 public:
-    explicit Anchors(Anchor* found) : found_(found) {}
+    Anchors(int32_t* place, int32_t* order) : place_(place), order_(order) {}
 
-    void add(int64_t place, const int16_t* gradient) {
-        const int size = std::min(std::abs(gradient[0]) + std::abs(gradient[1]), kSizes - 1);
-        found_[n_++] = {static_cast<int32_t>(place), kSizes - 1 - size};
-        ++before_[kSizes - size];
+    // Those of row y, whose ways are copied.
+    void add_row(const Planes& p, int64_t y, const uint8_t* held, bool upright, uint8_t* ways) {
+        const LineKernels& kernels = line_kernels();
+        const int64_t at = y * p.width;
+        const int64_t n =
+            kernels.anchors(p.ways + at, p.width, held, upright, static_cast<int32_t>(at), ways, place_ + n_);
+        kernels.sizes(p.picture, p.picture.at(0, y) - at, place_ + n_, n, order_ + n_);
+        for (const int64_t past = n_ + n; n_ < past; ++n_) {
+            const int size = std::min(order_[n_], kSizes - 1);
+            order_[n_] = kSizes - 1 - size;
+            ++before_[kSizes - size];
+        }
     }
 
     // In falling order of size: a counting sort, so that those of a size stay in the order of rows. Gives how many.
     int64_t sorted(int32_t* to) {
         for (int i = 1; i <= kSizes; ++i) before_[i] += before_[i - 1];
-        for (int64_t i = 0; i < n_; ++i) to[before_[found_[i].order]++] = found_[i].place;
+        for (int64_t i = 0; i < n_; ++i) to[before_[order_[i]]++] = place_[i];
         return n_;
     }
 
 private:
     static constexpr int kSizes = 2048;
 
-    Anchor* const found_;
+    int32_t *const place_, *const order_;
     int64_t n_ = 0, before_[kSizes + 1] = {};
 };
-
-constexpr int64_t kTogether = 64;  // pixels that are asked together for anchors
-
-constexpr uint64_t kAnchors = 0x0101010101010101 * kAnchor;
-
-// The bits 6 of eight bytes, side by side.
-constexpr uint64_t gathered(uint64_t word) { return (word >> 6 & 0x0101010101010101) * 0x0102040810204080 >> 56; }
 
 // Takes over the ways of a band and around it, of which row 0 is the one before `first`, and finds anchors.
 void survey(const Planes& p, const RouteOptions& options, int64_t first, int64_t past, uint8_t* ways,
             Anchors& anchors) {
-    constexpr int64_t bytes = sizeof(uint64_t), words = kTogether / bytes;
-    const int64_t padded = (p.width + kTogether - 1) / kTogether * kTogether;
-    const Buffer<uint64_t> flat(padded / bytes), steep(padded / bytes);  // kAnchor in columns that hold such anchors
-    const auto begin = [&](const Buffer<uint64_t>& held) {
-        std::memset(held.data(), 0, static_cast<size_t>(padded));
-        return reinterpret_cast<uint8_t*>(held.data());
-    };
-    uint8_t *const columns = begin(flat), *const anywhere = begin(steep);
-    std::memset(anywhere, kAnchor, static_cast<size_t>(p.width));
-    for (int64_t x = 0; x < p.width; x += options.interval) columns[x] = kAnchor;
+    const auto width = static_cast<size_t>(p.width);
+    const Buffer<uint8_t> held(p.width);  // kDrawn in columns that hold anchors of flat edges
+    std::memset(held.data(), 0, width);
+    for (int64_t x = 0; x < p.width; x += options.interval) held[x] = kDrawn;
     for (int64_t y = first - 1; y <= past; ++y, ways += p.width) {
-        if (y < first || y == past) {
-            std::memset(ways, kDrawn, static_cast<size_t>(p.width));
-            continue;
-        }
-        const int64_t row = y * p.width;
-        std::memcpy(ways, p.ways + row, static_cast<size_t>(p.width));
-        if (y < options.first || y >= options.past) continue;
-        const uint64_t here = y % options.interval == 0 ? ~uint64_t{0} : 0;
-        for (int64_t x = 0; x < p.width; x += kTogether) {
-            uint64_t word[words], some = 0;
-            std::memcpy(word, ways + x, kTogether);
-#pragma GCC unroll 8
-            for (const uint64_t w : word) some |= w;
-            if (!(some & kAnchors)) continue;
-            const uint64_t *const held = &flat[x / bytes], *const held_here = &steep[x / bytes];
-#pragma GCC unroll 8
-            for (int64_t k = 0; k < words; ++k) {
-                const uint64_t upright = word[k] << 6;  // kUpright where kAnchor is
-                word[k] &= (held[k] & ~upright) | (held_here[k] & here & upright);
-            }
-            uint64_t found = 0;
-#pragma GCC unroll 8
-            for (int64_t k = 0; k < words; ++k) found |= gathered(word[k]) << (bytes * k);
-            for (; found; found &= found - 1) {
-                const int64_t at = row + x + std::countr_zero(found);
-                anchors.add(at, p.gradient + 2 * at);
-            }
-        }
+        if (y < first || y == past)
+            std::memset(ways, kDrawn, width);
+        else if (y < options.first || y >= options.past)
+            std::memcpy(ways, p.ways + y * p.width, width);
+        else
+            anchors.add_row(p, y, held.data(), y % options.interval == 0, ways);
     }
 }
 
@@ -176,10 +145,9 @@ Chains draw_chains(const Planes& p, const RouteOptions& options) {
     const int64_t past = std::min(options.past + kBeyond, p.height), pixels = (past - first) * p.width;
     Chains chains = {Buffer<Pixel>(pixels), {0}};
     const Buffer<Pixel> back(pixels), ahead(pixels);
-    const Buffer<int32_t> sorted(pixels);
-    const Buffer<Anchor> found(pixels);
-    const Buffer<uint8_t> memory(pixels + 2 * p.width + kTogether);  // what is read together ends behind rows
-    Anchors anchors(found.data());
+    const Buffer<int32_t> sorted(pixels), found(pixels), order(pixels);
+    const Buffer<uint8_t> memory(pixels + 2 * p.width);
+    Anchors anchors(found.data(), order.data());
     survey(p, options, first, past, memory.data(), anchors);
     const int64_t count = anchors.sorted(sorted.data());
     uint8_t* const ways = memory.data() - (first - 1) * p.width;

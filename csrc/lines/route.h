@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "lines/blurred.h"
 #include "lines/buffer.h"
 
 namespace tw::lines {
@@ -10,7 +11,7 @@ namespace tw::lines {
 // What the op edge_gradients writes, rows close together.
 struct Planes {
     const uint8_t* ways;  // lines/ways.h
-    const int16_t* gradient;  // dx and dy of each pixel
+    Blurred picture;
     int64_t height, width;
 };
 

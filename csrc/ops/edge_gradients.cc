@@ -1,8 +1,9 @@
-// What edges are drawn along: at each pixel the gradient, where the edge goes on, and whether it starts there.
+// What edges are drawn along: at each pixel where the edge goes on, and whether it starts there.
 //
-//     gradient    sums dx and dy of 3 x 3 Sobel windows
 //     ways        a byte, see lines/ways.h
+//     pixels      the picture blurred, in a frame of its edge pixels, see lines/blurred.h
 //
+// They follow from dx and dy, the sums of 3 x 3 Sobel windows.
 // heading is 0 right, 1 down, 2 left, 3 up: the way along the edge that has its brighter side on the right. An anchor is at
 // least `anchor` above the neighbours across the edge, and above the first of them.
 //
@@ -15,6 +16,7 @@
 #include "core/check.h"
 #include "image/magnitude.h"
 #include "image/window.h"
+#include "lines/blurred.h"
 #include "lines/ways.h"
 #include "ops/ops.h"
 #include "simd/bits.h"
@@ -31,17 +33,30 @@ constexpr int16_t kSize = kMostSize << kSizeShift, kHeading = 3, kUpright = 1;
 
 enum { kSigma, kThreshold, kAnchorMargin };  // attributes
 
-// From gradients at x on: sizes with headings, and both gradients side by side.
-TW_INLINE void head(i16v gx, i16v gy, int16_t* sizes, int16_t* both, int64_t x, int64_t n) {
+// From gradients: sizes with headings.
+TW_INLINE void head(i16v gx, i16v gy, int16_t* to) {
     const auto upright = abs(gx) >= abs(gy);
     const i16v back = select(upright, gx, -gy) > 0;
-    store(sizes + x, magnitude<false>(gx, gy) << kSizeShift | (upright & splat(kUpright)) | (back & splat<int16_t>(2)));
-    if (x + L <= n) {
-        store(both + 2 * x, zip_low(gx, gy));
-        store(both + 2 * x + L, zip_high(gx, gy));
-    } else {
-        store_n(both + 2 * x, zip_low(gx, gy), min_of(2 * (n - x), L));
-        store_n(both + 2 * x + L, zip_high(gx, gy), max_of(2 * (n - x) - L, int64_t{0}));
+    store(to, magnitude<false>(gx, gy) << kSizeShift | (upright & splat(kUpright)) | (back & splat<int16_t>(2)));
+}
+
+// A row of the framed picture, and of the frame above and below.
+void put_row(const Call& c, int64_t channel, int64_t y, const int16_t* row, uint8_t* kept) {
+    const View& v = c.out[1];
+    const int64_t width = v.shape[2], n = width - lines::kFrameColumns, last = v.shape[1] - 1;
+    uint8_t* const to = v.as<uint8_t>() + channel * v.stride[0];
+    const bool whole = v.stride[2] == 1;
+    uint8_t* const at = whole ? to + (y + 1) * v.stride[1] : kept;
+    for (int64_t x = 0; x + L <= n; x += L) store_pixels(at + 1 + x, load(row + x));
+    for (int64_t x = n - n % L; x < n; ++x) at[1 + x] = static_cast<uint8_t>(row[x]);
+    at[0] = at[1], at[n + 1] = at[n + 2] = at[n];
+    const int64_t begin = y == 0 ? 0 : y + 1, end = y + 2 == last ? last : y + 1;
+    for (int64_t k = begin; k <= end; ++k) {
+        uint8_t* const line = to + k * v.stride[1];
+        if (!whole)
+            for (int64_t x = 0; x < width; ++x) line[x * v.stride[2]] = at[x];
+        else if (line != at)
+            __builtin_memcpy(line, at, static_cast<size_t>(width));
     }
 }
 
@@ -88,11 +103,11 @@ void ways_of(const Rows& r, int16_t threshold, int16_t margin, int64_t n, uint8_
 // What a band keeps: rows of both gradients, of four sizes, and of results.
 struct Kept {
     int64_t pitch;
-    int16_t *dx, *dy, *both, *sizes;
-    uint8_t* ways;
+    int16_t *dx, *dy, *sizes;
+    uint8_t *ways, *pixels;
 
     TW_INLINE int64_t bytes(int64_t width) {
-        return row_pitch(width) * (8 * static_cast<int64_t>(sizeof(int16_t)) + 1);
+        return row_pitch(width) * (6 * static_cast<int64_t>(sizeof(int16_t)) + 2);
     }
     TW_INLINE Kept at(char* memory, int64_t width) {
         const int64_t pitch = row_pitch(width);
@@ -100,9 +115,9 @@ struct Kept {
         return {pitch,
                 rows + kMargin,
                 rows + pitch + kMargin,
-                rows + 2 * pitch,
-                rows + 4 * pitch + kMargin,
-                reinterpret_cast<uint8_t*>(rows + 8 * pitch)};
+                rows + 2 * pitch + kMargin,
+                reinterpret_cast<uint8_t*>(rows + 6 * pitch),
+                reinterpret_cast<uint8_t*>(rows + 6 * pitch) + pitch};
     }
     TW_INLINE int16_t* row(const Kept& k, int64_t y) { return k.sizes + (y & 3) * k.pitch; }
 };
@@ -117,16 +132,15 @@ void run_band(const Call& c, const Picture& p, const Taps& taps, int64_t first, 
     for (int64_t y = first - 1; y <= last; ++y) {
         if (y >= 0 && y < p.height) {
             int16_t* const sizes = Kept::row(kept, y);
-            const bool inside = y >= first && y < last;
-            int16_t* const both = inside ? begin_row(c.out[1], y, kept.both) : kept.both;
             if (p.channels == 1) {
-                gradients.each(y, [&](int64_t x, i16v gx, i16v gy)
-                                      __attribute__((always_inline)) { head(gx, gy, sizes, both, x, n); });
+                gradients.each(
+                    y, [&](int64_t x, i16v gx, i16v gy) __attribute__((always_inline)) { head(gx, gy, sizes + x); });
             } else {
                 gradients.template row<int16_t, false>(y, kept.dx, kept.dy, sizes);
-                for (int64_t x = 0; x < n; x += L) head(load(kept.dx + x), load(kept.dy + x), sizes, both, x, n);
+                for (int64_t x = 0; x < n; x += L) head(load(kept.dx + x), load(kept.dy + x), sizes + x);
             }
-            if (inside) end_row(c.out[1], y, kept.both);
+            if (y >= first && y < last)
+                for (int64_t k = 0; k < p.channels; ++k) put_row(c, k, y, gradients.pixels(k, y), kept.pixels);
             sizes[0] = sizes[n - 1] = 0;
             if (y == 0 || y == p.height - 1) __builtin_memset(sizes, 0, static_cast<size_t>(n) * sizeof(int16_t));
         }
@@ -171,10 +185,12 @@ Status infer(Call& c, Inferred& r) {
                     INT16_MAX);
     if (margin < 0 || margin > INT16_MAX)
         return fail(Status::attr, "anchor", "anchor=%lld; want 0 to %d", static_cast<long long>(margin), INT16_MAX);
-    const int64_t both[] = {image.shape[0], image.shape[1], 2};
+    const auto framed = [](int64_t n, int64_t frame) { return n == 0 ? 0 : n + frame; };
+    const int64_t pixels[] = {image.ndim == 3 ? int64_t{3} : int64_t{1}, framed(image.shape[0], lines::kFrameRows),
+                              framed(image.shape[1], lines::kFrameColumns)};
     r.n_out = 2;
-    r.out[0] = result(DType::u8, 2, both);
-    r.out[1] = result(DType::i16, 3, both);
+    r.out[0] = result(DType::u8, 2, image.shape);
+    r.out[1] = result(DType::u8, 3, pixels);
     r.flops = 30.0 * static_cast<double>(numel(image));
     return Status::ok;
 }

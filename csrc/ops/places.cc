@@ -1,19 +1,21 @@
 // Places along lines (lines/places.h): where the gradient across a line is largest.
 //
-// Method    several places at once. Of five pixels across the line the largest gradient of the middle three is taken, and
-//           the top of the parabola through it and its neighbours. Nothing branches on what is found.
+// Method    several places at once, gradients from bytes. Of five pixels across the line the largest gradient of the middle
+//           three is taken, and the top of the parabola through it and its neighbours. Nothing branches on what is found.
 // Numerics  integers. A course is followed exactly from block to block of 16 places, and in 1/65536 within one, so that
 //           the number of lanes changes no bit. The top of a parabola is one division of floats.
 // Threads   none; the caller fits lines one by one.
 #include "lines/places.h"
 
+#include "image/sobel_at.h"
+#include "lines/ways.h"
 #include "ops/ops.h"
-#include "simd/gather.h"
-#include "simd/pixels.h"
+#include "simd/bits.h"
 
 namespace tw::TW_ISA {
 namespace {
 
+using lines::Blurred;
 using lines::Course;
 using lines::kPart;
 using lines::Places;
@@ -51,18 +53,12 @@ struct Block {
 
 TW_INLINE i32v within(i32v v, i32v low, i32v high) { return min_any(max_any(v, low), high); }
 
-// A line's gradients, as words of dx and dy.
-struct Gradients {
-    const int32_t* word;
-    i16v across;
-
-    TW_INLINE Gradients of(const Course& c) {
-        int32_t both;
-        __builtin_memcpy(&both, c.across, sizeof both);
-        return {reinterpret_cast<const int32_t*>(c.gradient), bitcast<i16v>(splat(both))};
-    }
-    TW_INLINE i32v across_of(const Gradients& g, i32v words) { return dot_pairs(bitcast<i16v>(words), g.across); }
-};
+// The direction across a line as it meets words of dx and dy.
+TW_INLINE i16v across_of(const Course& c) {
+    int32_t both;
+    __builtin_memcpy(&both, c.across, sizeof both);
+    return bitcast<i16v>(splat(both));
+}
 TW_INLINE i32v squared(i32v words) { return dot_pairs(bitcast<i16v>(words), bitcast<i16v>(words)); }
 
 // Whether gradients point across the line within 22.5 degrees, towards the brighter side.
@@ -91,9 +87,18 @@ struct BlockSums {
     }
 };
 
+TW_INLINE i32v word_at(const Blurred& picture, const uint8_t* from, i32v at) {
+    i32v w[1];
+    steepest<1>(picture, w, [&](int64_t channel, i32v* to) __attribute__((always_inline)) {
+        sobel_at(from + channel, picture.row, at, to);
+    });
+    return w[0];
+}
+
 Sums look(const Course& c, int64_t first, int64_t last, int32_t stray, const Places& to) {
     Sums total = {};
-    const Gradients g = Gradients::of(c);
+    const i16v direction = across_of(c);
+    const bool flat = c.along == 1;
     const int32_t beside = static_cast<int32_t>(c.beside), along = static_cast<int32_t>(c.along);
     BlockSums sums = {};
     for (int64_t at = first, start = first; at <= last; at += kBlock) {
@@ -101,7 +106,7 @@ Sums look(const Course& c, int64_t first, int64_t last, int32_t stray, const Pla
         const i32v past = splat(static_cast<int32_t>(at - start));
         const i32v low = splat(static_cast<int32_t>(2 - b.whole - c.base));
         const i32v high = splat(static_cast<int32_t>(c.n_beside - 3 - b.whole - c.base));
-        const int32_t* const word = g.word + (at * c.along + (b.whole + c.base) * c.beside);
+        const uint8_t* const pixel = c.picture.pixel + (at * c.along + (b.whole + c.base) * c.beside);
         for (int64_t from = 0; from < b.n; from += L) {
             const Lanes lane = Block::lanes(b, from);
             const i32v near = (lane.across + (1 << (kStepBits - 1))) >> kStepBits;
@@ -113,10 +118,16 @@ Sums look(const Course& c, int64_t first, int64_t last, int32_t stray, const Pla
             // Lanes that do not count look at the nearest place that may be looked at.
             const i32v safe =
                 min_any(lane.k, splat(static_cast<int32_t>(b.n - 1))) * along + within(near, low, high) * beside;
-            const i32v w1 = gather(word - beside, safe), w2 = gather(word, safe), w3 = gather(word + beside, safe);
-            const i32v s0 = Gradients::across_of(g, gather(word - 2 * beside, safe)), s1 = Gradients::across_of(g, w1);
-            const i32v s2 = Gradients::across_of(g, w2), s3 = Gradients::across_of(g, w3);
-            const i32v s4 = Gradients::across_of(g, gather(word + 2 * beside, safe));
+            i32v w[5];
+            steepest<5>(c.picture, w, [&](int64_t channel, i32v* to) __attribute__((always_inline)) {
+                if (flat)
+                    sobels_down<5, 2>(pixel + channel, c.picture.row, safe, to);
+                else
+                    five_sobels_along(pixel + channel, c.picture.row, safe, to);
+            });
+            const auto size = [&](int k)
+                                  __attribute__((always_inline)) { return dot_pairs(bitcast<i16v>(w[k]), direction); };
+            const i32v s0 = size(0), s1 = size(1), s2 = size(2), s3 = size(3), s4 = size(4);
             const i32v up = (s3 > s2) & (s3 >= s1), down = (s1 > s2) & ~up;
             const auto pick = [&](i32v a, i32v same, i32v z)
                                   __attribute__((always_inline)) { return select(up, z, select(down, a, same)); };
@@ -128,8 +139,8 @@ Sums look(const Course& c, int64_t first, int64_t last, int32_t stray, const Pla
             const i32v across = whole * kPart + to_i32(top * (0.5f * kPart));
             const i32v off = across - (lane.across >> (kStepBits - lines::kPartBits));
             const i32v found = inside & peak & (abs(off) <= splat(stray));
-            const i32v sure = found & is_aligned(here, pick(w1, w2, w3));
-            const i32v other = splat<int32_t>(lines::weak) - (squared(w2) >= splat(c.contrary));
+            const i32v sure = found & is_aligned(here, pick(w[1], w[2], w[3]));
+            const i32v other = splat<int32_t>(lines::weak) - (squared(w[2]) >= splat(c.contrary));
             const i32v seen = (found & (splat<int32_t>(lines::near_it) - sure)) | (inside & ~found & other);
             BlockSums::add(sums, found, sure, lane.k + past, off);
             const int64_t i = at + from, n = b.n - from;
@@ -210,7 +221,8 @@ lines::Curve curve(const Course& c, int64_t first, int64_t last, const Places& p
 }
 
 void profile(const Course& c, int64_t first, int64_t last, int32_t* to) {
-    const Gradients g = Gradients::of(c);
+    const i16v direction = across_of(c);
+    const bool flat = c.along == 1;
     const int32_t beside = static_cast<int32_t>(c.beside), along = static_cast<int32_t>(c.along);
     for (int64_t at = first; at <= last; at += kBlock) {
         const Block b = Block::of(c, at, last);
@@ -219,7 +231,7 @@ void profile(const Course& c, int64_t first, int64_t last, int32_t* to) {
         const int64_t before = -at < 0 ? 0 : -at, behind = c.n_along - at;
         const i32v begin = splat(static_cast<int32_t>(before < kBlock ? before : kBlock));
         const i32v end = splat(static_cast<int32_t>(behind < 0 ? 0 : behind < kBlock ? behind : kBlock));
-        const int32_t* const word = g.word + (at * c.along + (b.whole + c.base) * c.beside);
+        const uint8_t* const pixel = c.picture.pixel + (at * c.along + (b.whole + c.base) * c.beside);
         for (int64_t from = 0; from < b.n; from += L) {
             const Lanes lane = Block::lanes(b, from);
             const i32v floor = lane.across >> kStepBits;
@@ -227,8 +239,15 @@ void profile(const Course& c, int64_t first, int64_t last, int32_t* to) {
             i32v level{};
             if (any(inside)) {
                 const i32v safe = within(lane.k, begin, end - 1) * along + within(floor, low, high) * beside;
-                const i32v here = Gradients::across_of(g, gather(word, safe));
-                const i32v next = Gradients::across_of(g, gather(word + beside, safe));
+                i32v w[2];
+                steepest<2>(c.picture, w, [&](int64_t channel, i32v* to) __attribute__((always_inline)) {
+                    if (flat)
+                        sobels_down<2, 0>(pixel + channel, c.picture.row, safe, to);
+                    else
+                        two_sobels_along(pixel + channel, c.picture.row, safe, to);
+                });
+                const i32v here = dot_pairs(bitcast<i16v>(w[0]), direction);
+                const i32v next = dot_pairs(bitcast<i16v>(w[1]), direction);
                 const i32v part = lane.across >> (kStepBits - 8) & splat(255);
                 level = inside & (here * 256 + (next - here) * part);
             }
@@ -239,20 +258,20 @@ void profile(const Course& c, int64_t first, int64_t last, int32_t* to) {
 
 lines::Agreement agree(const Course& c, int64_t first, int64_t last) {
     lines::Agreement total = {};
-    const Gradients g = Gradients::of(c);
+    const i16v direction = across_of(c);
     const int32_t beside = static_cast<int32_t>(c.beside), along = static_cast<int32_t>(c.along);
     for (int64_t at = first; at <= last; at += kBlock) {
         const Block b = Block::of(c, at, last);
         const i32v low = splat(static_cast<int32_t>(-b.whole - c.base));
         const i32v high = splat(static_cast<int32_t>(c.n_beside - 1 - b.whole - c.base));
-        const int32_t* const word = g.word + (at * c.along + (b.whole + c.base) * c.beside);
+        const uint8_t* const pixel = c.picture.pixel + (at * c.along + (b.whole + c.base) * c.beside);
         i32v aligned{}, size{};
         for (int64_t from = 0; from < b.n; from += L) {
             const Lanes lane = Block::lanes(b, from);
             const i32v near = within((lane.across + (1 << (kStepBits - 1))) >> kStepBits, low, high);
             const i32v k = min_any(lane.k, splat(static_cast<int32_t>(b.n - 1)));
-            const i32v words = gather(word, k * along + near * beside);
-            const i32v across = Gradients::across_of(g, words);
+            const i32v words = word_at(c.picture, pixel, k * along + near * beside);
+            const i32v across = dot_pairs(bitcast<i16v>(words), direction);
             aligned -= lane.counts & is_aligned(across, words);
             size += lane.counts & across;
         }
@@ -261,21 +280,59 @@ lines::Agreement agree(const Course& c, int64_t first, int64_t last) {
     return total;
 }
 
-int64_t count_faint(const int16_t* gradient, int64_t n, int32_t most) {
-    const int32_t* const words = reinterpret_cast<const int32_t*>(gradient);
-    const i32v counted = (iota<int32_t>() & splat<int32_t>(3)) == splat<int32_t>(1);
+int64_t count_faint(const Blurred& picture, const uint8_t* first, int64_t n, int32_t most) {
     i32v total{};
-    for (int64_t i = 0; i < n; i += kLanes<int32_t>) {
-        const i16v both = abs(bitcast<i16v>(load_n(words + i, n - i)));
-        const i32v here = iota<int32_t>() < splat(static_cast<int32_t>(n - i));
-        total -= counted & here & (dot_pairs(both, splat<int16_t>(1)) <= splat(most));
+    for (int64_t x = 0; 4 * x + 1 < n; x += L) {
+        const int64_t rest = min_of((n + 2) / 4 - x, L);
+        i32v w[1];
+        steepest<1>(picture, w, [&](int64_t channel, i32v* to) __attribute__((always_inline)) {
+            const auto terms = [&](int64_t away) __attribute__((always_inline)) {
+                return row_terms(load_n(reinterpret_cast<const int32_t*>(first + channel + away) + x, rest));
+            };
+            const i16v middle = terms(0);
+            to[0] = sobel_of(terms(-picture.row) + middle, middle + terms(picture.row));
+        });
+        const i32v here = iota<int32_t>() < splat(static_cast<int32_t>(rest));
+        total -= here & (size_of(w[0]) <= splat(most));
     }
     return reduce_add(total);
+}
+
+int64_t anchors(const uint8_t* ways, int64_t n, const uint8_t* held, bool upright, int32_t place, uint8_t* copy,
+                int32_t* to) {
+    static_assert(lines::kAnchor == 64 && lines::kUpright == 1 && lines::kDrawn == 128);
+    constexpr int64_t lanes = kLanes<uint8_t>;
+    const u8v here = splat(upright ? lines::kDrawn : uint8_t{0});
+    int64_t count = 0;
+    for (int64_t x = 0; x < n; x += lanes) {
+        const int64_t rest = min_of(n - x, lanes);
+        const u8v way = load_n(ways + x, rest);
+        store_n(copy + x, way, rest);
+        // Bit 7 becomes what is asked for.
+        const u8v is_upright = bitcast<u8v>(bitcast<Vec<uint16_t>>(way) << 7);
+        const u8v wanted = (is_upright & here) | (load_n(held + x, rest) & ~is_upright);
+        for (uint64_t found = lane_bits((way + way) & wanted); found; found &= found - 1)
+            to[count++] = place + static_cast<int32_t>(x + __builtin_ctzll(found));
+    }
+    return count;
+}
+
+// n numbers of a vector at most, the first one in lanes beyond them.
+TW_INLINE i32v load_first(const int32_t* p, int64_t n) {
+    const i32v here = iota<int32_t>() < splat(static_cast<int32_t>(n));
+    return select(here, load_n(p, n), splat(*p));
+}
+
+void sizes(const Blurred& picture, const uint8_t* from, const int32_t* at, int64_t n, int32_t* to) {
+    for (int64_t i = 0; i < n; i += L) {
+        const int64_t rest = min_of(n - i, L);
+        store_n(to + i, size_of(word_at(picture, from, load_first(at + i, rest))), rest);
+    }
 }
 
 }  // namespace
 
 extern const lines::LineKernels kLineKernels;
-const lines::LineKernels kLineKernels = {look, sum, curve, profile, agree, count_faint};
+const lines::LineKernels kLineKernels = {look, sum, curve, profile, agree, count_faint, anchors, sizes};
 
 }  // namespace tw::TW_ISA

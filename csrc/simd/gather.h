@@ -4,21 +4,31 @@
 
 namespace tw::TW_ISA {
 
-template <int... I>
-TW_INLINE i32v gather_each(const int32_t* p, i32v index, Seq<I...>) {
-    return i32v{p[index[I]]...};
+template <int Scale, int... I>
+TW_INLINE i32v gather_each(const uint8_t* p, i32v index, Seq<I...>) {
+    const auto word = [=](int i) __attribute__((always_inline)) {
+        int32_t v;
+        __builtin_memcpy(&v, p + int64_t{Scale} * index[i], sizeof v);
+        return v;
+    };
+    return i32v{word(I)...};
+}
+template <int Scale>
+TW_INLINE i32v gather_words(const void* p, i32v index) {
+#if defined(__AVX512F__)
+    return (i32v)_mm512_i32gather_epi32((__m512i)index, p, Scale);
+#elif defined(__AVX2__)
+    return (i32v)_mm256_i32gather_epi32(static_cast<const int*>(p), (__m256i)index, Scale);
+#else
+    return gather_each<Scale>(static_cast<const uint8_t*>(p), index, Indices<i32v>{});
+#endif
 }
 
 // Lane i is p[index[i]].
-TW_INLINE i32v gather(const int32_t* p, i32v index) {
-#if defined(__AVX512F__)
-    return (i32v)_mm512_i32gather_epi32((__m512i)index, p, 4);
-#elif defined(__AVX2__)
-    return (i32v)_mm256_i32gather_epi32(p, (__m256i)index, 4);
-#else
-    return gather_each(p, index, Indices<i32v>{});
-#endif
-}
+TW_INLINE i32v gather(const int32_t* p, i32v index) { return gather_words<sizeof *p>(p, index); }
+
+// Lane i is the word of the four bytes from p[index[i]] on.
+TW_INLINE i32v gather_bytes(const uint8_t* p, i32v index) { return gather_words<1>(p, index); }
 
 // ---- eight lanes, on every tier -------------------------------------------------------------------------------------
 

@@ -82,12 +82,12 @@ def _want(good: bool, name: str, argument: str, value: object, wanted: str) -> N
 
 
 def _on_host(pixels: Any, **attrs: Any) -> tuple[Any, Any]:
-    ways, gradient = ops.edge_gradients(pixels, **attrs)
-    return (ways, gradient) if isinstance(ways, np.ndarray) else (to_host(ways), to_host(gradient))
+    ways, blurred = ops.edge_gradients(pixels, **attrs)
+    return (ways, blurred) if isinstance(ways, np.ndarray) else (to_host(ways), to_host(blurred))
 
 
 def _planes(name: str, image: Any, sigma: float, threshold: float | str, anchor: float) -> tuple[Any, Any, int]:
-    """Where edges go on and gradients, on the host, and the threshold, which may follow the noise."""
+    """Where edges go on and the picture blurred, on the host, and the threshold, which may follow the noise."""
     auto = threshold == "auto"
     if not auto:
         good = isinstance(threshold, (int, float)) and 1 <= threshold <= _MOST
@@ -96,16 +96,16 @@ def _planes(name: str, image: Any, sigma: float, threshold: float | str, anchor:
     least = _AUTO if auto else math.ceil(float(threshold))
     (pixels,) = in_eight_bits(name, image=image)
     try:
-        ways, gradient = _on_host(pixels, sigma=sigma, threshold=least, anchor=math.ceil(anchor))
-        if auto and ways.size and (noise := _core.auto_threshold(ways, gradient)) > least:
+        ways, blurred = _on_host(pixels, sigma=sigma, threshold=least, anchor=math.ceil(anchor))
+        if auto and ways.size and (noise := _core.auto_threshold(ways, blurred)) > least:
             least = noise
-            ways, gradient = _on_host(pixels, sigma=sigma, threshold=least, anchor=math.ceil(anchor))
+            ways, blurred = _on_host(pixels, sigma=sigma, threshold=least, anchor=math.ceil(anchor))
     except (AttrError, DTypeError, ShapeError) as error:
         text = str(error).replace("edge_gradients:", f"{name}:", 1)
         raise type(error)(text.replace("want uint8", "want uint8, uint16 or float32")) from None
     if ways.size >= 2**30:
         raise ShapeError(f"{name}: image has {ways.size} pixels; want fewer than 2^30")
-    return ways, gradient, least
+    return ways, blurred, least
 
 
 @own_errors()
@@ -133,10 +133,10 @@ def detect_edges(
         isinstance(scan_interval, int) and 1 <= scan_interval < 2**30, name, "scan_interval", scan_interval, "1 or more"
     )
     _want(isinstance(min_length, int) and min_length >= 1, name, "min_length", min_length, "1 pixel or more")
-    ways, gradient, _ = _planes(name, image, sigma, gradient_threshold, anchor_threshold)
+    ways, blurred, _ = _planes(name, image, sigma, gradient_threshold, anchor_threshold)
     if ways.size == 0:
         return Edges([], np.zeros(ways.shape, np.uint8))
-    pixels, start = _core.draw_chains(ways, gradient, interval=scan_interval, least=min(min_length, 2**30))
+    pixels, start = _core.draw_chains(ways, blurred, interval=scan_interval, least=min(min_length, 2**30))
     drawn = np.zeros(ways.shape, np.uint8)
     drawn[pixels[:, 1], pixels[:, 0]] = 255
     return Edges([pixels[a:b] for a, b in itertools.pairwise(start)], drawn)
@@ -183,12 +183,12 @@ def detect_lines(
     _want(isinstance(log_eps, (int, float)) and math.isfinite(log_eps), name, "log_eps", log_eps, "a finite number")
     good = max_lines is None or (isinstance(max_lines, int) and max_lines >= 0)
     _want(good, name, "max_lines", max_lines, "None or a number of lines")
-    ways, gradient, threshold = _planes(name, image, sigma, gradient_threshold, anchor_threshold)
+    ways, blurred, threshold = _planes(name, image, sigma, gradient_threshold, anchor_threshold)
     if ways.size == 0:
         return Lines(np.zeros((0, 4), np.float32), *(np.zeros(0, np.float32) for _ in range(3)))
     parts = _core.find_lines(
         ways,
-        gradient,
+        blurred,
         threshold=threshold,
         interval=scan_interval,
         least_length=0.0 if auto else float(min_length),

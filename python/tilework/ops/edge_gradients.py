@@ -1,4 +1,4 @@
-"""What edges are drawn along: gradients, their sizes, and the way along the edge."""
+"""What edges are drawn along: the way along the edge at each pixel, and the blurred picture."""
 
 from __future__ import annotations
 
@@ -42,10 +42,11 @@ def edge_gradients(
     anchor: int = 0,
     out: tuple[Array, Array] | None = None,
 ) -> Any:
-    """Prepares a picture (H, W) or (H, W, 3), uint8, for Edge Drawing: ways (H, W) and gradient (H, W, 2).
+    """Prepares a picture (H, W) or (H, W, 3), uint8, for Edge Drawing: ways (H, W) and pixels (C, H + 2, W + 3).
 
-    gradient, int16, is dx and dy: Sobel sums after a blur of ``sigma`` pixels, of three channels those with the largest
-    |dx| + |dy|, its size. ways, uint8, says in bits 0 and 1 the heading of an edge, right, down, left or up, with the
+    pixels, uint8, is the picture blurred by ``sigma`` pixels in a frame of its edge pixels, one before it and behind it
+    one below and two at the right. dx and dy are its Sobel sums, of three channels those with the largest |dx| + |dy|,
+    the size of a pixel. ways, uint8, says in bits 0 and 1 the heading of an edge, right, down, left or up, with the
     brighter side on the right; in bits 2 and 3 to which of the three neighbours at larger coordinates it goes on, that
     with the largest size: 2 the one ahead, 1 and 0 those before and behind it in the other direction, 3 none; in bits 4
     and 5 the same at smaller coordinates; in bit 6 whether it starts here. An edge does not go on where the size is
@@ -59,9 +60,11 @@ def edge_gradients(
 @reference(edge_gradients)
 def _(image: Any, *, sigma: float, threshold: int, anchor: int) -> Any:
     x = (image if image.ndim == 3 else image[..., None]).astype(np.int64)
+    height, width, channels = x.shape
     if x.size == 0:
-        return np.zeros(x.shape[:2]), np.zeros((*x.shape[:2], 2))
-    size, dx, dy = steepest(blurred(x, sigma) if sigma > 0 else x, 3, l2=False)
+        return np.zeros((height, width)), np.zeros((channels, height and height + 2, width and width + 3))
+    smooth = blurred(x, sigma) if sigma > 0 else x
+    size, dx, dy = steepest(smooth, 3, l2=False)
     size[[0, -1]] = size[:, [0, -1]] = 0
     upright = np.abs(dx) >= np.abs(dy)
     heading = upright + 2 * np.where(upright, dx > 0, dy < 0)
@@ -82,7 +85,7 @@ def _(image: Any, *, sigma: float, threshold: int, anchor: int) -> Any:
     starts = (size > before) & (size - before >= anchor) & (size - after >= anchor)
     larger, smaller = way((1, 0), (1, -1), (1, 1)), way((-1, 0), (-1, -1), (-1, 1))
     ways = np.where(size >= threshold, heading + 4 * larger + 16 * smaller + 64 * starts, 4 * 3 + 16 * 3)
-    return ways, np.stack([dx, dy], axis=-1)
+    return ways, np.pad(smooth.transpose(2, 0, 1), ((0, 0), (1, 1), (1, 2)), mode="edge")
 
 
 dtypes(edge_gradients, "uint8")
@@ -120,14 +123,15 @@ def _(image: Any, **attrs: Any) -> float:
 
 
 @opencl(edge_gradients)
-def _(queue: Queue, image: Any, ways: Any, gradient: Any, *, sigma: float, threshold: int, anchor: int) -> None:
+def _(queue: Queue, image: Any, ways: Any, pixels: Any, *, sigma: float, threshold: int, anchor: int) -> None:
     (height, width), channels = ways.shape, image.shape[2] if image.ndim == 3 else 1
     if sigma > 0:
         sharp, image = image, queue.empty(image.shape, np.uint8)
         launch_blur(queue, sharp, image, sigma)
     sizes = queue.empty(ways.shape, np.uint16)
-    args = (image, sizes, gradient, height, width, channels)
-    queue.launch("edge_gradients.cl", "gradients", ways.size, GROUP_SIZE, args, SIZE=3)
+    args = (height, width, channels)
+    queue.launch("edge_gradients.cl", "frame", pixels.size, GROUP_SIZE, (image, pixels, *args), SIZE=3)
+    queue.launch("edge_gradients.cl", "gradients", ways.size, GROUP_SIZE, (image, sizes, *args), SIZE=3)
     queue.launch(
         "edge_gradients.cl", "lead", ways.size, GROUP_SIZE, (sizes, ways, height, width, threshold, anchor), SIZE=3
     )
