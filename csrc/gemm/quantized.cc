@@ -20,7 +20,7 @@ constexpr int64_t kPackedA = int64_t{4} << 20, kPackedB = int64_t{16} << 20;  //
 constexpr int64_t kFewCodes = 128 << 10;  // bytes of an A that stays in L2 while panels of B are streams
 constexpr int64_t kFewTiles = 4;
 constexpr int64_t kWideBytes = 1 << 20;  // of B that stays in L2 while rows of tiles pass
-constexpr int64_t kAhead = 2048;  // bytes of B fetched before they are multiplied
+constexpr int64_t kAhead = kHasTiles ? 4096 : 2048;  // bytes of B fetched before they are multiplied
 
 // ---- the register tile ------------------------------------------------------------------------------------------------
 
@@ -73,7 +73,9 @@ void dots(const Dots& t, const B* b) {
         for (int j = 0; j < kIntNV; ++j) store(t.c + i * t.c_row + j * L, acc[i][j]);
 }
 
-#if !defined(TW_TILES)
+#if defined(TW_TILES)
+constexpr int kDotRows = 4;  // rows of A that are bytes by bytes as fast as memory gives B
+#else
 template <class B, bool Ahead>
 void run_dots(int m, const Dots& t, const B* b) {
     constexpr void (*table[kMR])(const Dots&, const B*) = {dots<1, B, Ahead>, dots<2, B, Ahead>, dots<3, B, Ahead>,
@@ -85,6 +87,12 @@ void run_dots(int m, const Dots& t, const B* b) {
 template <class B>
 TW_INLINE void run_dots(int m, const Dots& t, const B* b) {
 #if defined(TW_TILES)
+    if constexpr (sizeof(B) == 1)
+        if (m <= kDotRows && t.kind == TileKind::u8s8 && t.ahead && !t.from) {
+            constexpr void (*table[kDotRows])(const Dots&, const B*) = {dots<1, B, true>, dots<2, B, true>,
+                                                                        dots<3, B, true>, dots<4, B, true>};
+            return table[m - 1](t, b);
+        }
     const TileBlock block = {t.words / kStepWords,
                              t.a,
                              t.a_row,
@@ -314,7 +322,7 @@ struct Engine {
         DotRight* const panel = wide_scratch.as<DotRight>();
         if (!sums || !panel) return false;
 #if defined(TW_TILES)
-        tiles_begin();
+        tiles_begin(g.m < kTileRows ? static_cast<int>(g.m) : kTileRows);
 #endif
         // Rows that come next are far away: a line of them is fetched with each step, if that is enough.
         const int64_t next_bytes = kIntMR * a_stride * static_cast<int64_t>(sizeof(DotLeft));

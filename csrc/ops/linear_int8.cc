@@ -153,15 +153,21 @@ Status linear_int8(const Call& c) {
     const int64_t k = w.shape[1], n = w.shape[0];
     const bool shifted = given(w_zero) || right_flip(w.dtype == DType::u8);
     Scratch columns(static_cast<size_t>(3 * n + 16) * sizeof(float));
-    float* const scale = columns.as<float>();
-    if (!scale) return fail(Status::memory, "w", "no memory for the scales; want fewer outputs");
-    float* const bias = scale + n;
-    int32_t* const zero = reinterpret_cast<int32_t*>(bias + n);
+    float* const made = columns.as<float>();
+    if (!made) return fail(Status::memory, "w", "no memory for the scales; want fewer outputs");
+    const float *scale = made, *bias = made + n;
+    int32_t* const zero = reinterpret_cast<int32_t*>(made + 2 * n);
     const int64_t scale_step = w_scale.ndim && w_scale.shape[0] > 1 ? w_scale.stride[0] : 0;
     const int64_t zero_step = given(w_zero) && w_zero.ndim && w_zero.shape[0] > 1 ? w_zero.stride[0] : 0;
-    for (int64_t j = 0; j < n; ++j) {
-        scale[j] = number_at(w_scale, j * scale_step);
-        if (given(b)) bias[j] = number_at(b, j * b.stride[0]);
+    if (w_scale.dtype == DType::f32 && scale_step == 1)
+        scale = w_scale.as<float>();
+    else
+        for (int64_t j = 0; j < n; ++j) made[j] = number_at(w_scale, j * scale_step);
+    if (given(b) && b.dtype == DType::f32 && b.stride[0] == 1)
+        bias = b.as<float>();
+    else
+        for (int64_t j = 0; given(b) && j < n; ++j) made[n + j] = number_at(b, j * b.stride[0]);
+    for (int64_t j = 0; shifted && j < n; ++j) {
         const int32_t own = !given(w_zero)         ? 0
                             : w.dtype == DType::u8 ? w_zero.as<uint8_t>()[j * zero_step]
                                                    : w_zero.as<int8_t>()[j * zero_step];

@@ -34,7 +34,7 @@ struct Tiles {
 };
 static __thread Tiles g_tiles;
 
-TW_INLINE void tiles_begin() { g_tiles = Tiles{}; }
+TW_INLINE void tiles_begin(int = kTileRows) { g_tiles = Tiles{}; }
 TW_INLINE void tiles_end() {}
 template <int N>
 TW_INLINE void tile_zero() {
@@ -100,13 +100,14 @@ TW_INLINE void tile_dot() {
     if constexpr (kSumsFloats<Kind>) emulate_dot_halves<Kind>(c, a, b);
 }
 #else
-// All tiles whole: rows that are not there hold whatever memory holds, and are not looked at.
-TW_INLINE void tiles_begin() {
+// Tiles 0 to 5, of C and A, hold so many rows. Rows that are not there hold whatever memory holds, and are not looked at.
+TW_INLINE void tiles_begin(int rows = kTileRows) {
     struct alignas(64) {
         uint8_t palette = 1, start = 0, reserved[14] = {};
         uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
         uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
     } shape;
+    for (int i = 0; i < 6; ++i) shape.rows[i] = static_cast<uint8_t>(rows);
     __asm__ volatile("ldtilecfg %0" ::"m"(shape));
 }
 TW_INLINE void tiles_end() { __asm__ volatile("tilerelease" ::: "memory"); }
