@@ -9,12 +9,14 @@ typedef bool TileProduct(const void* gemm, bool (*below)(const void* gemm));
 
 // Null where the tier has nothing better (gemm/tile_kernels.cc). Operands as any tier declares them.
 struct TileKernels {
-    int (*tiled)(const void* job);  // of InPieces (gemm/tiled_pieces.h)
-    void (*split_rows)(const void* job);  // of SplitRows
-    int (*windows)(const void* job);  // of WindowsInPieces (gemm/window_pieces.h)
-    int (*dw)(const void* job);  // of DwInPieces (gemm/gradient_pieces.h)
-    TileProduct *f32, *f16, *bf16, *f32_f16, *f32_bf16;  // of a Gemm of these types (gemm/tile_products.cc)
-    TileProduct* f16_whole;  // takes the place of f16 where the CPU multiplies tiles of it
+    int (*tiled)(const void* job) = nullptr;  // of InPieces (gemm/tiled_pieces.h)
+    void (*split_rows)(const void* job) = nullptr;  // of SplitRows
+    int (*windows)(const void* job) = nullptr;  // of WindowsInPieces (gemm/window_pieces.h)
+    int (*dw)(const void* job) = nullptr;  // of DwInPieces (gemm/gradient_pieces.h)
+    // Of a Gemm of these types (gemm/tile_products.cc).
+    TileProduct *f32 = nullptr, *f16 = nullptr, *bf16 = nullptr, *f32_f16 = nullptr, *f32_bf16 = nullptr;
+    TileProduct* f16_whole = nullptr;  // takes the place of f16 where the CPU multiplies tiles of it
+    void (*nibbles)(const void* row) = nullptr;  // of NibbleRow (gemm/nibbles.h); dot products of bytes are enough
 };
 
 const TileKernels& tile_kernels();  // of the active tier

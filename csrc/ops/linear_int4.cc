@@ -6,14 +6,19 @@
 // Method    few rows of x: w is streamed once. A 32-bit word is 8 codes of one output; a mask leaves code j in place, 16^j
 //           times too large, and x, laid out to match, is divided by 16^j, which is exact. A zero point of 8 is where sums
 //           begin: at -8 times the sum of their x; others act on sums of x at the end.
+//           One row where the CPU multiplies bytes: x are whole numbers of 24 bits, bytes of three ranks, whose sums with codes
+//           are exact (gemm/nibbles.h).
 //           Many rows: panels of W are made as the GEMM packs them.
 // Numerics  float32 sums; codes are exact. 16-bit x, scales and b are widened; y is rounded once. Streamed, an x of less
-//           than 2^-102 loses digits to its division.
+//           than 2^-102 loses digits to its division; as a whole number it is rounded to 2^-22 of the largest power of two
+//           among 32 neighbours (2^-21 with zero points), or to 2^-122.
 // Threads   outputs are independent.
 // Source    ONNX Runtime's MatMulNBits (the layout).
 #include "core/profile.h"
+#include "core/tile_kernels.h"
 #include "gemm/layer.h"
 #include "gemm/micro.h"
+#include "gemm/nibbles.h"
 #include "ops/ops.h"
 
 namespace tw::TW_ISA {
@@ -21,7 +26,6 @@ namespace {
 
 constexpr int64_t kFewRows = 16;  // of x, up to which w is streamed
 constexpr int64_t kChunkBytes = 1 << 17;  // of w, streamed by a chunk
-constexpr int kCodes = 8;  // in a word
 constexpr int kStep = kCodes * kLanes<float>;  // codes in a vector of words
 
 Status infer(Call& c, Inferred& r) {
@@ -59,6 +63,14 @@ int64_t spread_size(const Int4& p) {
     return ceil_div(p.in, kStep) * kSpread + (p.zeros ? ceil_div(p.groups, kLanes<float>) * kLanes<float> : 0);
 }
 
+void sum_groups(const Int4& p, const float* x, float* to) {
+    for (int64_t g = 0; p.zeros && g < ceil_div(p.groups, kLanes<float>) * kLanes<float>; ++g) {
+        float sum = 0;
+        for (int64_t i = g * p.group; i < min_of(g * p.group + p.group, p.in); ++i) sum += x[i];
+        to[g] = sum;
+    }
+}
+
 void spread_row(const Int4& p, const float* x, float* to) {
     constexpr int64_t L = kLanes<float>;
     for (int64_t first = 0; first < p.in; first += kStep, to += kSpread) {
@@ -72,12 +84,7 @@ void spread_row(const Int4& p, const float* x, float* to) {
         }
         store(to + kStep, p.zeros ? f32v{} : sum * splat(-8.f));
     }
-    if (!p.zeros) return;
-    for (int64_t g = 0; g < ceil_div(p.groups, L) * L; ++g) {
-        float sum = 0;
-        for (int64_t i = g * p.group; i < min_of(g * p.group + p.group, p.in); ++i) sum += x[i];
-        to[g] = sum;
-    }
+    sum_groups(p, x, to);
 }
 
 template <int... I>
@@ -111,11 +118,11 @@ TW_INLINE f32v zero_points(const uint8_t* zeros, int64_t g, int64_t groups) {
     return load_aligned(zero);
 }
 
-// Takes the share of given zero points off the sums of one output and leaves y in lane 0.
+// Takes the share of given zero points off the sums of one output and leaves y in lane 0; sums of x by group begin at
+// x[r] + sums.
 template <int R>
-TW_INLINE void close_sums(const Int4& p, const float* const* x, int64_t o, f32v* total) {
+TW_INLINE void close_sums(const Int4& p, const float* const* x, int64_t sums, int64_t o, f32v* total) {
     constexpr int L = kLanes<float>;
-    const int64_t sums = ceil_div(p.in, kStep) * kSpread;
     const float* const scales = p.scales + o * p.groups;
     for (int64_t g = 0; p.zeros && g < p.groups; g += L) {
         const f32v z = zero_points(p.zeros + o * ((p.groups + 1) / 2), g, p.groups);
@@ -171,7 +178,7 @@ void stream(const Int4& p, const float* const* x, int64_t o, float (*y)[C]) {
         f32v own[R];
 #pragma GCC unroll 4
         for (int r = 0; r < R; ++r) own[r] = total[r][c];
-        close_sums<R>(p, x, o + c, own);
+        close_sums<R>(p, x, steps * kSpread, o + c, own);
 #pragma GCC unroll 4
         for (int r = 0; r < R; ++r) y[r][c] = own[r][0];
     }
@@ -211,9 +218,54 @@ void stream_row(const Int4& p, const float* x, int64_t o, float* y) {
     }
 #pragma GCC unroll 4
     for (int n = 0; n < N; ++n) {
-        close_sums<1>(p, &x, o + n, total + n);
+        close_sums<1>(p, &x, steps * kSpread, o + n, total + n);
         y[n] = total[n][0];
     }
+}
+
+// ---- one row of x as bytes of three ranks ----
+
+// False if there is an infinity or a NaN.
+bool rank_row(const Int4& p, const float* x, RankStep* to) {
+    // All that sums of 32 products by codes, 8 taken off, leave of 32 bits; one less where zero points are taken off later.
+    const uint32_t bits = p.zeros ? 21 : 22;
+    const float most = static_cast<float>(p.zeros ? 1 << 22 : (1 << 23) - 1);
+    constexpr auto kTurn = Indices<f32v>{};
+    Mask<float> strange{};
+    for (int64_t first = 0; first < p.in; first += kRankStep, ++to) {
+        f32v own[kRanked], largest{};
+        for (int j = 0; j < kRanked; ++j) {
+            const int64_t lanes = min_of(ceil_div(max_of(p.in - first - j, 0), kRanked), kLanes<float>);
+            own[j] = load_strided(x + first + j, kRanked, lanes);
+            largest = max_any(abs(own[j]), largest);
+            strange |= own[j] - own[j] != 0;
+        }
+        // 2^(e - bits) for an e of at least -100, and its inverse.
+        constexpr uint32_t kBias = 127;
+        const u32v e = bitcast<u32v>(max_any(largest, splat(0x1p-100f))) >> 23;
+        const f32v inverse = bitcast<f32v>((2 * kBias + bits - e) << 23);
+        to->unit = turn_lanes(bitcast<f32v>((e - bits) << 23), kTurn);
+        i32v sum{};
+        for (int word = 0; word < kWords; ++word) {
+            u32v rank[kRanks][2] = {};
+#pragma GCC unroll 8
+            for (int j = 0; j < kCodes; ++j) {
+                const f32v whole = round_nearest(own[word * kCodes + j] * inverse);
+                const i32v q = to_i32(min_any(max_any(whole, splat(-most)), splat(most)));
+                sum += q;
+#pragma GCC unroll 3
+                for (uint32_t r = 0; r < kRanks; ++r)
+                    rank[r][j % 2] |= (bitcast<u32v>(q) >> (16 - 8 * r) & 255u) << static_cast<uint32_t>(j / 2 * 8);
+            }
+#pragma GCC unroll 3
+            for (int r = 0; r < kRanks; ++r)
+#pragma GCC unroll 2
+                for (int half = 0; half < 2; ++half)
+                    to->x[word][r][half] = turn_lanes(bitcast<i32v>(rank[r][half]), kTurn);
+        }
+        to->begin = p.zeros ? i32v{} : turn_lanes(sum * -8, kTurn);
+    }
+    return !any(strange);
 }
 
 template <int Group, int R, int C>
@@ -253,16 +305,46 @@ void stream_chunk(const Int4& p, const float* spread, int64_t size, int64_t m, i
     }
 }
 
+// Runs body(first, end) for chunks of outputs.
+template <class Body>
+void share_outputs(const Int4& p, const Body& body) {
+    const int64_t tall = max_of(4, kChunkBytes / max_of(p.bytes, 1) / 4 * 4);
+    parallel(ceil_div(p.out, tall), [&](int64_t chunk) { body(chunk * tall, min_of(chunk * tall + tall, p.out)); });
+}
+
+// False if it was not to be: no memory, or an x that is no number.
+bool run_ranks(const Int4& p, const float* x, float* y) {
+    auto* const kernel = tile_kernels().nibbles;
+    if (kVecBytes < 64 || !kernel) return false;
+    Scratch scratch(static_cast<size_t>(ceil_div(p.in, kRankStep)) * sizeof(RankStep));
+    Scratch sums_scratch(static_cast<size_t>(ceil_div(p.groups, kLanes<float>) * kLanes<float> + 1) * sizeof(float));
+    RankStep* const ranks = scratch.as<RankStep>();
+    float* const sums = sums_scratch.as<float>();
+    if (!ranks || !sums || !rank_row(p, x, ranks)) return false;
+    note_kernel("int4 by ranks");
+    sum_groups(p, x, sums);
+    share_outputs(p, [&](int64_t first, int64_t end) {
+        const NibbleRow row = {ranks, p.w, p.scales, p.in, p.group, p.groups, p.bytes, first, end, y};
+        kernel(&row);
+        for (int64_t o = first; (p.zeros || p.bias) && o < end; ++o) {
+            f32v total{};
+            total[0] = y[o];
+            close_sums<1>(p, &sums, 0, o, &total);
+            y[o] = total[0];
+        }
+    });
+    return true;
+}
+
 bool run_streamed(const Int4& p, const float* x, int64_t m, float* y) {
+    if (m == 1 && run_ranks(p, x, y)) return true;
     note_kernel("int4 streamed");
     const int64_t size = spread_size(p);
     Scratch scratch(static_cast<size_t>(m * size + 1) * sizeof(float));
     float* const spread = scratch.as<float>();
     if (!spread) return false;
     for (int64_t r = 0; r < m; ++r) spread_row(p, x + r * p.in, spread + r * size);
-    const int64_t tall = max_of(4, kChunkBytes / max_of(p.bytes, 1) / 4 * 4);
-    parallel(ceil_div(p.out, tall), [&](int64_t chunk) {
-        const int64_t first = chunk * tall, end = min_of(first + tall, p.out);
+    share_outputs(p, [&](int64_t first, int64_t end) {
         if (p.group == 32)
             stream_chunk<32>(p, spread, size, m, first, end, y);
         else if (p.group == 64)
