@@ -62,6 +62,42 @@ def test_whole_numbers_are_exact(m: int, n: int, k: int, dtype: str) -> None:
     np.testing.assert_array_equal(on("amx", a, b), want)
 
 
+def halves(kind: str, m: int, n: int, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Operands of float16 whose second pieces of bf16 are there, are the largest, or are in some parts alone."""
+    if kind == "largest":
+        return np.full((m, k), 1 + 2.0**-8, np.float16), np.full((k, n), -1 - 2.0**-8, np.float16)
+    a, b = normal((m, k), 21).astype(np.float16), normal((k, n), 22).astype(np.float16)
+    if kind in ("parts", "short a"):
+        a[:, : k if kind == "short a" else k // 2] = np.rint(a[:, : k if kind == "short a" else k // 2] * 8)
+    if kind in ("parts", "short b"):
+        b[:, : n if kind == "short b" else n // 2] = np.rint(b[:, : n if kind == "short b" else n // 2] * 8)
+        b[: k // 3] = 1
+    return a, b
+
+
+@pytest.mark.parametrize(("m", "n", "k"), [*SHAPES, (48, 100, 600), (40, 64, 24)])
+@pytest.mark.parametrize("kind", ["normal", "largest", "parts", "short a", "short b"])
+def test_float16_leaves_out_less_than_it_rounds(kind: str, m: int, n: int, k: int) -> None:
+    a, b = halves(kind, m, n, k)
+    assert "tiles" in kernel_of(a, b) or k == 24
+    exact = a.astype(np.float64) @ b.astype(np.float64)
+    size = np.abs(a).astype(np.float64) @ np.abs(b).astype(np.float64)
+    left_out = 0.0 if "short" in kind else 2.0**-16
+    allowed = (left_out + 8 * 2.0**-24) * size + np.spacing(np.abs(exact).astype(np.float16)).astype(np.float64) / 2
+    assert np.all(np.abs(on("amx", a, b) - exact) <= allowed)
+
+
+@pytest.mark.parametrize("side", ["a", "b"])
+def test_products_with_float16_of_eight_bits_are_exact(side: str) -> None:
+    rng = np.random.default_rng(23)
+    short = rng.integers(-255, 256, (96, 640)) * (rng.random((96, 640)) < 0.05)
+    long = rng.integers(-2047, 2048, (640, 128))
+    a, b = (short, long) if side == "a" else (long.T, short.T)
+    with np.errstate(over="ignore"):
+        want = (a @ b).astype(np.float16)
+    np.testing.assert_array_equal(on("amx", a.astype(np.float16), b.astype(np.float16)), want)
+
+
 def test_products_that_a_float_holds_are_exact() -> None:
     a, b = np.zeros((96, 64), np.float32), np.zeros((64, 96), np.float32)
     a[np.arange(64), np.arange(64)] = np.random.default_rng(4).integers(2**23, 2**24, 64)

@@ -22,6 +22,8 @@ static_assert(kPieceBytes == kPanelStep);
 // The exponents of the numbers of an operand other than zero, as floats store them: 1 to 254 where all are ordinary.
 struct ExponentRange {
     int least = 255, most = 0;
+    bool rest =
+        false;  // of numbers in two pieces, where only `most` and this are known: whether a second one is not zero
 };
 
 // Whether pieces multiply two such operands over k terms as well as float does.
@@ -59,7 +61,36 @@ struct Exponents {
     }
 };
 
+// The same of numbers in two pieces.
+struct TwoPieces {
+    Halves most{};
+    u32v rest{};
+
+    __attribute__((always_inline)) void see(const u32v (&words)[2]) {
+        const Halves doubled = bitcast<Halves>(words[0]) << 1;
+        most = doubled > most ? doubled : most;
+        rest |= words[1];
+    }
+    ExponentRange range() const {
+        ExponentRange r;
+        for (int i = 0; i < kLanes<uint16_t>; ++i) r.most = most[i] >> 8 > r.most ? most[i] >> 8 : r.most;
+        for (int i = 0; i < kLanes<uint32_t>; ++i) r.rest |= (rest[i] & 0x7fff7fffu) != 0;
+        return r;
+    }
+};
+template <int P>
+struct SeenOf {
+    typedef Exponents Type;
+};
+template <>
+struct SeenOf<2> {
+    typedef TwoPieces Type;
+};
+template <int P>
+using Seen = typename SeenOf<P>::Type;
+
 TW_INLINE void join(ExponentRange& r, const ExponentRange& other) {
+    r.rest |= other.rest;
     r.least = other.least < r.least ? other.least : r.least;
     r.most = other.most > r.most ? other.most : r.most;
 }
@@ -93,10 +124,14 @@ TW_INLINE void split_words(f32v& x, f32v& y, u32v (&words)[P]) {
 }
 // All of them: nothing is left behind the last.
 template <int P>
-TW_INLINE void split_pairs(f32v x, f32v y, u32v (&words)[P], Exponents& seen) {
+TW_INLINE void split_pairs(f32v x, f32v y, u32v (&words)[P], Seen<P>& seen) {
     split_words(x, y, words);
-    seen.see(bitcast<Halves>(words[0]));
-    seen.left |= bitcast<u32v>(x) | bitcast<u32v>(y);
+    if constexpr (P == 2) {
+        seen.see(words);
+    } else {
+        seen.see(bitcast<Halves>(words[0]));
+        seen.left |= bitcast<u32v>(x) | bitcast<u32v>(y);
+    }
 }
 
 }  // namespace
@@ -124,7 +159,8 @@ namespace {
 template <int P, bool Tall, bool Once = false, class Body>
 __attribute__((noinline)) void multiply_steps(const PieceBlock& t, const Body& with_part) {
     constexpr int64_t step = P * kPieceBytes;
-    const int64_t a_row = t.a_row, a_piece = t.a_piece, a_step = t.a_step ? t.a_step : step, half = kTileRows * a_row;
+    const int64_t steps = t.steps, a_row = t.a_row, a_piece = t.a_piece, a_step = t.a_step ? t.a_step : step,
+                  half = kTileRows * a_row;
     const int64_t c_row = 4 * t.c_row, to_row = t.to ? 4 * t.to_row : c_row;
     const char *const top = reinterpret_cast<const char*>(t.c), *const low = top + kTileRows * c_row;
     char *const to_top = reinterpret_cast<char*>(t.to ? t.to : t.c), *const to_low = to_top + kTileRows * to_row;
@@ -169,8 +205,8 @@ __attribute__((noinline)) void multiply_steps(const PieceBlock& t, const Body& w
         }
         if (++fetched % 4 == 0) fetch_a += a_piece - 2 * half, fetch_b += b_piece - kTileRows * b_row;
     };
-    for (int64_t s = 0; s < t.steps; ++s, a += a_step, b += step) {
-        const bool last = s + 1 == t.steps;
+    for (int64_t s = 0; s < steps; ++s, a += a_step, b += step) {
+        const bool last = s + 1 == steps;
         if (b_at) b = b0 + b_at[s];
         fetch_a = last ? static_cast<const char*>(t.next_a) : a + a_step;
         fetch_b = last ? static_cast<const char*>(t.next_b) : b_at ? b0 + b_at[s + 1] : b + step;
@@ -201,6 +237,69 @@ __attribute__((noinline)) void multiply_steps(const PieceBlock& t, const Body& w
 template <int P, bool Once = false, class Body = Idle>
 TW_INLINE void multiply_pieces(const PieceBlock& t, int64_t rows, const Body& with_part = {}) {
     rows > kTileRows ? multiply_steps<P, true, Once>(t, with_part) : multiply_steps<P, false, Once>(t, with_part);
+}
+
+// 32 rows of A in two pieces, or 16, by panels of B, for results of 16 bits.
+struct PanelRow {
+    int64_t steps, panels;
+    const char *a, *b;
+    int64_t b_panel;  // bytes from panel to panel
+    float* c;  // of each panel 32 x 32, one behind the other
+    bool load_c;
+    bool a_rest, b_rest;  // whether any second piece is not zero
+};
+
+// Without the products of two second pieces, and of second pieces that are zero. with_part() runs beside each step,
+// after(p) behind each panel. What the next panel needs first is loaded before the sums are stored, for a load waits for
+// stores before it that end in the same 12 bits.
+template <bool Tall, class Body, class After>
+__attribute__((noinline)) void multiply_panels(const PanelRow& t, const Body& with_part, const After& after) {
+    constexpr int64_t step = 2 * kPieceBytes, half = kPieceBytes / 2, c_row = kPanelColumns * sizeof(float);
+    const int64_t steps = t.steps, panels = t.panels, b_panel = t.b_panel, lead = t.a_rest ? kPieceBytes : 0;
+    const bool load_c = t.load_c, a_rest = t.a_rest, b_rest = t.b_rest;
+    const char *const a_first = t.a, *const b_first = t.b, *a = a_first, *b = b_first;
+    char* c = reinterpret_cast<char*>(t.c);
+    const auto a_top = [&](int64_t piece) { tile_load<4>(a + piece, kTileBytes); };
+    const auto a_low = [&](int64_t piece) {
+        if (Tall) tile_load<5>(a + piece + half, kTileBytes);
+    };
+    const auto b_left = [&](int64_t piece) { tile_load_once<6>(b + piece, 2 * kTileBytes); };
+    const auto b_right = [&](int64_t piece) { tile_load_once<7>(b + piece + kTileBytes, 2 * kTileBytes); };
+    const auto dot_0 = [] { tile_dot<TileKind::bf16, 0, 4, 6>(); };
+    const auto dot_1 = [] { tile_dot<TileKind::bf16, 1, 4, 7>(); };
+    const auto dot_2 = [] {
+        if (Tall) tile_dot<TileKind::bf16, 2, 5, 6>();
+    };
+    const auto dot_3 = [] {
+        if (Tall) tile_dot<TileKind::bf16, 3, 5, 7>();
+    };
+    b_left(0), a_top(lead), b_right(0), a_low(lead);
+    for (int64_t p = 0; p < panels; ++p, c += kTallRows * c_row) {
+        char* const low = c + kTileRows * c_row;
+        if (load_c) {
+            tile_load<0>(c, c_row), tile_load<1>(c + kTileBytes, c_row);
+            if (Tall) tile_load<2>(low, c_row), tile_load<3>(low + kTileBytes, c_row);
+        } else {
+            tile_zero<0>(), tile_zero<1>(), tile_zero<2>(), tile_zero<3>();
+        }
+        for (int64_t s = 0; s < steps; ++s) {
+            dot_0(), dot_1(), dot_2(), dot_3();
+            with_part();
+            if (a_rest) a_top(0), dot_0(), dot_1(), a_low(0), dot_2(), dot_3();
+            if (b_rest) b_left(kPieceBytes), dot_0(), dot_2(), b_right(kPieceBytes), dot_1();
+            // The last panel has none behind it: its own is as good.
+            if (s + 1 < steps)
+                a += step, b += step;
+            else
+                a = a_first, b = b_first + (p + 1 < panels ? p + 1 : p) * b_panel;
+            b_left(0), a_top(lead);
+            if (b_rest) dot_3();
+            b_right(0), a_low(lead);
+        }
+        tile_store<0>(c, c_row), tile_store<1>(c + kTileBytes, c_row);
+        if (Tall) tile_store<2>(low, c_row), tile_store<3>(low + kTileBytes, c_row);
+        after(p);
+    }
 }
 
 }  // namespace

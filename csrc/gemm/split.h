@@ -37,7 +37,7 @@ void take_block(const S* from, int64_t row, int64_t col, int64_t rows, int64_t c
 template <int P, class S>
 void split_left(const S* from, int64_t row, int64_t col, int64_t rows, int64_t k, char* to, ExponentRange& range) {
     constexpr int64_t L = kLanes<float>;
-    Exponents seen;
+    Seen<P> seen;
     const auto split = [&](f32v x, f32v y, char* at) __attribute__((always_inline)) {
         u32v words[P];
         split_pairs(x, y, words, seen);
@@ -70,20 +70,20 @@ template <int P, bool Odd = false, class S>
 void split_right(const S* from, int64_t row, int64_t col, int64_t pair, int64_t pairs, int64_t k, int64_t n, char* to,
                  int64_t panel, ExponentRange* ranges) {
     constexpr int64_t L = kLanes<float>;
-    const auto split = [&]<class F>(const F* at, int64_t line, char* word, Exponents& seen)
+    const auto split = [&]<class F>(const F* at, int64_t line, char* word, Seen<P>& seen)
                            __attribute__((always_inline)) {
         u32v words[P];
         split_pairs(load_as<float>(at), load_as<float>(at + kTileRows * line), words, seen);
         for (int p = 0; p < P; ++p) store(reinterpret_cast<uint32_t*>(word + p * kPieceBytes), words[p]);
     };
-    const auto split_row = [&]<int64_t N, class F>(Columns<N>, const F* at, int64_t line, char* word, Exponents& seen)
+    const auto split_row = [&]<int64_t N, class F>(Columns<N>, const F* at, int64_t line, char* word, Seen<P>& seen)
                                __attribute__((always_inline)) {
-        Exponents own = seen;
+        Seen<P> own = seen;
         for (int64_t j = 0; j < N; j += L)
             split(at + j, line, word + j / kPanelColumns * panel + j % kPanelColumns * 4, own);
         seen = own;
     };
-    Exponents seen[kMostPairs];
+    Seen<P> seen[kMostPairs];
     const int64_t steps = ceil_div(k, kPieceTerms), whole_steps = col == 1 ? k / kPieceTerms : 0;
     const bool odd = Odd && n % kPairColumns == kPanelColumns;
     const auto split_block = [&]<int64_t N>(Columns<N> columns, int64_t s, int64_t p) __attribute__((always_inline)) {

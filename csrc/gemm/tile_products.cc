@@ -6,7 +6,12 @@
 //           again for every block of C. bf16, and f16 where the CPU has tiles of it, need no splitting: a B that was
 //           prepared in tiles is read where it lies, and rows of A are copied, and sums become C, between the products of
 //           the tile before and after.
-// Numerics  sums are float, rounded once at the store. Units of C whose operands' exponents do not fit are left to the tier
+//           Of two pieces, all panels pass a tile of rows whose steps stay in L1, and what a panel needs first is loaded
+//           before the sums of the one before are stored.
+// Numerics  sums are float, rounded once at the store. f16 leaves out the products of two second pieces, each at most
+//           2^-16 |a b|, where the store rounds to 2^-11: what sums of f16 that cancel may lose. A number of at most 8
+//           significant bits has no second piece: products with one are exact. Second pieces that are all zero are not
+//           multiplied, which changes no bit. Units of C whose operands' exponents do not fit are left to the tier
 //           below: a choice by the operands alone.
 // Threads   blocks of C are independent; k is never split between threads.
 #include "gemm/tile_products.h"
@@ -25,9 +30,9 @@ namespace {
 
 constexpr int64_t kTileSums = kTallRows * kPanelColumns;
 // Of a block of C at most; where k is in blocks, its sums.
-constexpr int64_t kMostTiles = 64, kSumBytes = 1 << 20;
+constexpr int64_t kMostTiles = 64, kSumBytes = 1 << 20, kSumBytesOfTwo = 4 << 20;
 constexpr int64_t kTurns = 4, kSlots = kTurns + 1;  // panels that take turns; places of sums, one still being stored
-constexpr int64_t kRightBytes = 1 << 20;  // of B that stay in L2
+constexpr int64_t kRightBytes = 1 << 20, kRightBytesOfTwo = 3 << 18;  // of B that stay in L2
 constexpr int64_t kFewTiles = 8, kFewSteps = 8, kFewBytes = 400 << 10;  // of few rows of A and a deep B
 
 typedef bool Below(const void* gemm);
@@ -163,7 +168,7 @@ struct Beside {
     const A* from = nullptr;
     char* to = nullptr;
     int64_t from_row = 0, to_row = 0, to_step = 0, steps = 0, step = 0, row_of_a = 0, rows_of_a = 0, steps_each = 0;
-    Exponents seen;
+    Seen<P> seen;
 
     void store_rows(int64_t count) {
         constexpr int L = kLanes<float>;
@@ -176,7 +181,7 @@ struct Beside {
     // kTogether steps of one row after another.
     static constexpr int64_t kTogether = P == 1 ? 4 : 2;
     void split_steps(int64_t count) {
-        Exponents own = seen;  // in registers
+        Seen<P> own = seen;  // in registers
         const A* at = from + row_of_a * from_row + step * kPieceTerms;
         char* words = to + row_of_a * to_row + step * to_step;
         int64_t s = step, i = row_of_a;
@@ -204,8 +209,10 @@ struct Beside {
             }
             if (s == steps) s = 0, ++i, at = from + i * from_row, words = to + i * to_row;
         }
-        seen.least = own.least, seen.most = own.most;
-        if (P > 1) seen.left = own.left;
+        if constexpr (P == 1)
+            seen.least = own.least, seen.most = own.most;
+        else
+            seen = own;
         step = s, row_of_a = i;
     }
     __attribute__((noinline)) void work() {
@@ -221,9 +228,9 @@ struct Engine : Products<C, A, B> {
     static constexpr TileKind kKind = Whole ? TileKind::f16 : TileKind::bf16;
     static constexpr int64_t kStepBytes = P * kPieceBytes;
     // Steps of one visit to the sums, if there are no more; those of a visit where there are; of a block.
-    static constexpr int64_t kNearSteps = P == 1 ? 16 : P == 2 ? 32 : 5, kVisitSteps = P == 1 ? 8 : 3;
-    static constexpr int64_t kMostSteps = P == 1 ? 64 : P == 2 ? 32 : 21;
-    static constexpr int64_t kCalls = P == 1 ? 1 : 2;  // of what is done beside each step
+    static constexpr int64_t kNearSteps = P == 1 ? 16 : P == 2 ? 8 : 5, kVisitSteps = P == 3 ? 3 : 8;
+    static constexpr int64_t kMostSteps = P == 1 ? 64 : P == 2 ? 16 : 21;
+    static constexpr int64_t kCalls = P == 3 ? 2 : 1;  // of what is done beside each step
     typedef Products<C, A, B> Base;
     typedef Beside<C, A, P> Besides;
     using Base::g, Base::tiles, Base::pairs, Base::steps, Base::tall, Base::wide, Base::simple;
@@ -239,13 +246,17 @@ struct Engine : Products<C, A, B> {
         const bool few = tiles <= kFewTiles && steps > kMostSteps && !in_place;
         k_blocks = ceil_div(steps, few ? kFewSteps : kMostSteps);
         block_steps = ceil_div(steps, k_blocks);
-        Base::choose_blocks(
-            10,
-            in_place ? 2
-            : P == 1 ? 50
-                     : 30,
-            k_blocks > 1 ? kSumBytes : INT64_MAX,
-            max_of(1, (few ? g.packed_b ? 2 * kFewBytes : kFewBytes : kRightBytes) / (2 * block_steps * kStepBytes)));
+        Base::choose_blocks(10,
+                            in_place ? 2
+                            : P == 1 ? 50
+                                     : 30,
+                            k_blocks == 1 ? INT64_MAX
+                            : P == 2      ? kSumBytesOfTwo
+                                          : kSumBytes,
+                            max_of(1, (few      ? g.packed_b ? 2 * kFewBytes : kFewBytes
+                                       : P == 2 ? kRightBytesOfTwo
+                                                : kRightBytes) /
+                                          (2 * block_steps * kStepBytes)));
     }
 
     bool run() const {
@@ -319,7 +330,7 @@ struct Engine : Products<C, A, B> {
         beside.to = to, beside.to_row = left_row(), beside.to_step = kLeftStep;
         beside.steps = s1 - s0, beside.step = 0, beside.row_of_a = 0, beside.rows_of_a = rows;
         beside.steps_each = ceil_div(rows * (s1 - s0), products * kCalls);
-        beside.seen = Exponents{};
+        beside.seen = Seen<P>{};
     }
 
     const char* packed_at(int64_t pair) const {
@@ -384,11 +395,26 @@ struct Engine : Products<C, A, B> {
         }
     }
 
+    // A tile of rows by all panels, of numbers in two pieces.
+    void multiply_row(const PanelRow& row, int64_t rows, Besides& beside, const auto& after) const {
+        const auto work = [&] { beside.work(); };
+        if constexpr (P == 2)
+            rows > kTileRows ? multiply_panels<true>(row, work, after) : multiply_panels<false>(row, work, after);
+    }
+
+    // Whole sums become numbers of C: beside the next products, where nothing else is done with them.
+    void settle(const float* own, int64_t t, int64_t n0, int64_t products, Besides& beside) const {
+        if (!simple || !whole(t, n0)) return finish(own, t * kTallRows, n0);
+        beside.sums = own, beside.c = g.c + t * kTallRows * g.c_row + n0, beside.c_row = g.c_row;
+        beside.row_of_c = 0, beside.rows_of_c = rows_of(t);
+        beside.rows_each = ceil_div(kTallRows, products * kCalls);
+    }
+
     __attribute__((noinline)) bool run_block(int64_t t0, int64_t t1, int64_t p0, int64_t p1) const {
         const int64_t panels = 2 * (p1 - p0) - (panels_of(p1 - 1) == 1), panel_bytes = block_steps * kStepBytes + 256;
         const int64_t right_bytes = in_place ? 0 : 2 * (p1 - p0) * panel_bytes;
         const int64_t left_bytes = P == 1 ? kTallRows * left_row() : block_steps * kStepBytes;
-        const int64_t kept = k_blocks > 1 ? (t1 - t0) * panels : kSlots;
+        const int64_t kept = k_blocks > 1 ? (t1 - t0) * panels : P == 2 ? panels : kSlots;
         Scratch scratch(static_cast<size_t>(right_bytes + 2 * left_bytes + kept * kTileSums * 4));
         char* const right = scratch.as<char>();
         if (!right) return false;
@@ -407,6 +433,8 @@ struct Engine : Products<C, A, B> {
             const bool last = block + 1 == k_blocks;
             const int64_t visit = s1 - s0 > kNearSteps ? kVisitSteps : s1 - s0;
             if (!in_place) split_columns(p0, p1, s0, s1, right, panel_bytes, of_columns);
+            bool rest = false;
+            for (int64_t p = p0; p < p1; ++p) rest |= of_columns[p - p0].rest;
             for (int64_t t = t0; t < t1; ++t) {
                 const bool down = t + 1 < t1;
                 const int64_t next = down ? t + 1 : t0;
@@ -414,7 +442,25 @@ struct Engine : Products<C, A, B> {
                     take_rows(next, s0, s1, other, of_rows[next - t0], beside, panels * (s1 - s0));
                 else if (!last)
                     take_rows(next, s1, min_of(s1 + block_steps, steps), other, of_rows[0], beside, panels * (s1 - s0));
-                for (int64_t first = 0; first < panels; first += kTurns, turn += kTurns)
+                for (int64_t v = s0; P == 2 && v < s1; v += visit) {
+                    const int64_t count = min_of(visit, s1 - v);
+                    const bool ends = last && v + visit >= s1;
+                    const PanelRow row = {count,
+                                          panels,
+                                          left + (v - s0) * kStepBytes,
+                                          right + (v - s0) * kStepBytes,
+                                          panel_bytes,
+                                          sums + (k_blocks > 1 ? (t - t0) * panels * kTileSums : 0),
+                                          v > 0,
+                                          of_rows[t - t0].rest,
+                                          rest};
+                    multiply_row(row, rows_of(t), beside, [&](int64_t p) {
+                        beside.store_rows(kTallRows);
+                        if (ends && fits(of_rows[t - t0], of_columns[p / 2]))
+                            settle(row.c + p * kTileSums, t, p0 * kPairColumns + p * kPanelColumns, count, beside);
+                    });
+                }
+                for (int64_t first = 0; P != 2 && first < panels; first += kTurns, turn += kTurns)
                     for (int64_t v = s0; v < s1; v += visit)
                         for (int64_t p = first; p < min_of(first + kTurns, panels); ++p) {
                             const int64_t n0 = p0 * kPairColumns + p * kPanelColumns;
@@ -436,13 +482,7 @@ struct Engine : Products<C, A, B> {
                             multiply(b, rows_of(t), plain && ends && easy ? c : nullptr, beside);
                             beside.store_rows(kTallRows);
                             if (!ends || (plain && easy) || !fits(of_rows[t - t0], of_columns[p / 2])) continue;
-                            if (!easy) {
-                                finish(own, t * kTallRows, n0);
-                                continue;
-                            }
-                            beside.sums = own, beside.c = c, beside.c_row = g.c_row;
-                            beside.row_of_c = 0, beside.rows_of_c = rows_of(t);
-                            beside.rows_each = ceil_div(kTallRows, b.steps * kCalls);
+                            settle(own, t, n0, b.steps, beside);
                         }
                 beside.split_steps(INT64_MAX);
                 if (beside.rows_of_a > 0) join(of_rows[next - t0], beside.seen.range());

@@ -15,7 +15,7 @@ COMPUTE = ("fma_f32", "fma_f64", "dot_bf16", "dot_i8")
 _WAYS = {
     "float64": {"fma_f64": 1},
     "float32": {"fma_f32": 1, "dot_bf16": 6},
-    "float16": {"fma_f32": 1, "dot_bf16": 4},
+    "float16": {"fma_f32": 1, "dot_bf16": 3},
     "bfloat16": {"dot_bf16": 1, "fma_f32": 1},
     "int8": {"dot_i8": 1, "fma_f32": 1},
 }
