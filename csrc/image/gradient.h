@@ -78,14 +78,14 @@ TW_INLINE void sums_along(const int16_t* smooth, const int16_t* change, int16_t*
     }
 }
 
-// The same of 3 pixels in one go: body(x, dx, dy) of vectors. Differences along the diagonals serve both directions.
+// The same of 3 pixels in one go: body(x, a, b) of vectors, of which dx is a + b and dy a - b.
 template <class Body>
 TW_INLINE void sobel3(const int16_t* const* rows, int64_t n, const Body& body) {
     const int16_t *const a = rows[0], *const b = rows[1], *const c = rows[2];
     for (int64_t x = 0; x < n; x += kLanes<int16_t>) {
         const i16v falling = load(c + x + 1) - load(a + x - 1), rising = load(a + x + 1) - load(c + x - 1);
         const i16v across = load(b + x + 1) - load(b + x - 1), down = load(c + x) - load(a + x);
-        body(x, falling + rising + (across + across), falling - rising + (down + down));
+        body(x, falling + (across + down), rising + (across - down));
     }
 }
 

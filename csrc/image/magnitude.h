@@ -123,7 +123,7 @@ public:
     // Row y of a channel, of those that its gradients were taken from.
     const int16_t* pixels(int64_t c, int64_t y) const { return rows_[c] + (y & (kHistory - 1)) * pitch_; }
 
-    // body(x, dx, dy) of the vectors of row y, of the first channel; y never falls from one call to the next.
+    // body(x, a, b) of the vectors of row y, of the first channel, of which dx is a + b and dy a - b; y never falls from one call to the next.
     template <class Body>
     void each(int64_t y, const Body& body) {
         advance(y);
@@ -136,7 +136,8 @@ public:
     template <class M, bool L2>
     void row(int64_t y, int16_t* dx, int16_t* dy, M* m) {
         if constexpr (S::size == 3 && sizeof(M) == 2) {
-            each(y, [&](int64_t x, i16v gx, i16v gy) __attribute__((always_inline)) {
+            each(y, [&](int64_t x, i16v a, i16v b) __attribute__((always_inline)) {
+                const i16v gx = a + b, gy = a - b;
                 store(dx + x, gx);
                 store(dy + x, gy);
                 store(m + x, magnitude<false>(gx, gy));

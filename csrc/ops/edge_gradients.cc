@@ -33,11 +33,14 @@ constexpr int16_t kSize = kMostSize << kSizeShift, kHeading = 3, kUpright = 1;
 
 enum { kSigma, kThreshold, kAnchorMargin };  // attributes
 
-// From gradients: sizes with headings.
-TW_INLINE void head(i16v gx, i16v gy, int16_t* to) {
+// Sizes with headings, from halves of dx + dy and of dx - dy: headings where a half is above `most` in the vector.
+TW_INLINE void head(i16v a, i16v b, i16v most, int16_t* to) {
+    const i16v half = max_any(abs(a), abs(b)), size = half << (kSizeShift + 1);
+    if (!any_above(half, most)) return store(to, size);
+    const i16v gx = a + b, gy = a - b;
     const auto upright = abs(gx) >= abs(gy);
     const i16v back = select(upright, gx, -gy) > 0;
-    store(to, magnitude<false>(gx, gy) << kSizeShift | (upright & splat(kUpright)) | (back & splat<int16_t>(2)));
+    store(to, size | (upright & splat(kUpright)) | (back & splat<int16_t>(2)));
 }
 
 // A row of the framed picture, and of the frame above and below.
@@ -129,15 +132,19 @@ void run_band(const Call& c, const Picture& p, const Taps& taps, int64_t first, 
     Gradients<Sobel<3>> gradients(p, taps, scratch + Kept::bytes(n));
     const int16_t threshold = static_cast<int16_t>(min_of(c.attr[kThreshold].i, int64_t{kMostSize}) << kSizeShift);
     const int16_t margin = static_cast<int16_t>(min_of(c.attr[kAnchorMargin].i, int64_t{kMostSize}) << kSizeShift);
+    const i16v most = splat<int16_t>(static_cast<int16_t>(((threshold >> kSizeShift) - 1) / 2));
     for (int64_t y = first - 1; y <= last; ++y) {
         if (y >= 0 && y < p.height) {
             int16_t* const sizes = Kept::row(kept, y);
             if (p.channels == 1) {
-                gradients.each(
-                    y, [&](int64_t x, i16v gx, i16v gy) __attribute__((always_inline)) { head(gx, gy, sizes + x); });
+                gradients.each(y, [&](int64_t x, i16v a, i16v b)
+                                      __attribute__((always_inline)) { head(a, b, most, sizes + x); });
             } else {
                 gradients.template row<int16_t, false>(y, kept.dx, kept.dy, sizes);
-                for (int64_t x = 0; x < n; x += L) head(load(kept.dx + x), load(kept.dy + x), sizes + x);
+                for (int64_t x = 0; x < n; x += L) {
+                    const i16v gx = load(kept.dx + x), gy = load(kept.dy + x);
+                    head((gx + gy) >> 1, (gx - gy) >> 1, most, sizes + x);
+                }
             }
             if (y >= first && y < last)
                 for (int64_t k = 0; k < p.channels; ++k) put_row(c, k, y, gradients.pixels(k, y), kept.pixels);
