@@ -29,6 +29,7 @@ lines::Planes planes_of(const py::object& ways, const py::object& pixels) {
             throw py::value_error("lines: want ways (H, W) and pixels (C, H + 2, W + 3), uint8, of < 2^30 pixels");
     }
     const int64_t row = views[1].shape[2], channel = views[1].shape[1] * row;
+    if (channel > INT32_MAX) throw py::value_error("lines: want pixels of < 2^31 bytes a channel");
     return {views[0].as<uint8_t>(),
             {views[1].as<uint8_t>() + row + 1, row, channel, views[1].shape[0]},
             views[0].shape[0],

@@ -375,12 +375,10 @@ int auto_threshold(const Planes& p) {
     constexpr int kFaint = 9;  // up to which a quarter makes no threshold of more than the least one
     static_assert(static_cast<int>(3 * kFaint / 0.9) == kLeastThreshold);
     const int64_t apart = 4 * std::max<int64_t>(p.height / kSampledRows, 1);
-    int64_t total = 0, faint = 0;
-    const int64_t last = p.height > 2 ? 1 + (p.height - 3) / apart * apart : 0;
-    for (int64_t y = last; y > 0; y -= apart) {
-        faint += line_kernels().count_faint(p.picture, p.picture.at(0, y), p.width - 1, kFaint);
-        total += (p.width + 1) / 4;
-    }
+    const int64_t rows = p.height > 2 ? (p.height - 3) / apart + 1 : 0, total = rows * ((p.width + 1) / 4);
+    int64_t faint = 0;
+    for (int64_t i = rows - 1; i >= 0 && 4 * faint < total; --i)
+        faint += line_kernels().count_faint(p.picture, p.picture.at(0, 1 + i * apart), p.width - 1, kFaint);
     if (4 * faint >= total) return kLeastThreshold;
     std::vector<int64_t> count(4096);
     std::vector<int32_t> at, size(static_cast<size_t>((p.width + 1) / 4));

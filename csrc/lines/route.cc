@@ -31,14 +31,14 @@ struct Steps {
 };
 
 // Forward is the way of the headings, or else against it.
-Steps steps_of(int64_t width, bool forward) {
+Steps steps_of(int64_t row, bool forward) {
     Steps s;
     for (int way = 0; way < kWays; ++way) {
         const bool upright = way & kUpright, larger = ((way & kHeading) < 2) == forward;
         const int to = way >> (larger ? 2 : 4) & kNowhere;
         const int64_t along = to == kNowhere ? 0 : larger ? 1 : -1, aside = to == kBefore ? -1 : to == kBehind ? 1 : 0;
         const int64_t x = upright ? aside : along, y = upright ? along : aside;
-        s.place[way] = y * width + x, s.pixel[way] = packed(x, y);
+        s.place[way] = y * row + x, s.pixel[way] = packed(x, y);
     }
     return s;
 }
@@ -95,30 +95,25 @@ public:
 
     // Those of row y, whose ways are copied.
     void add_row(const Planes& p, int64_t y, const uint8_t* held, bool upright, uint8_t* ways) {
-        const LineKernels& kernels = line_kernels();
-        const int64_t at = y * p.width;
-        const int64_t n =
-            kernels.anchors(p.ways + at, p.width, held, upright, static_cast<int32_t>(at), ways, place_ + n_);
-        kernels.sizes(p.picture, p.picture.at(0, y) - at, place_ + n_, n, order_ + n_);
-        for (const int64_t past = n_ + n; n_ < past; ++n_) {
-            const int size = std::min(order_[n_], kSizes - 1);
-            order_[n_] = kSizes - 1 - size;
-            ++before_[kSizes - size];
-        }
+        const auto place = static_cast<int32_t>(y * p.picture.row);
+        n_ += line_kernels().anchors(p.ways + y * p.width, p.width, held, upright, place, ways, place_ + n_);
     }
 
     // In falling order of size: a counting sort, so that those of a size stay in the order of rows. Gives how many.
-    int64_t sorted(int32_t* to) {
+    int64_t sorted(const Blurred& picture, int32_t* to) {
+        line_kernels().sizes(picture, picture.pixel, place_, n_, order_);
+        for (int64_t i = 0; i < n_; ++i) ++before_[kSizes - (order_[i] /= 2)];
         for (int i = 1; i <= kSizes; ++i) before_[i] += before_[i - 1];
-        for (int64_t i = 0; i < n_; ++i) to[before_[order_[i]]++] = place_[i];
+        for (int64_t i = 0; i < n_; ++i) to[before_[kSizes - 1 - order_[i]]++] = place_[i];
         return n_;
     }
 
 private:
-    static constexpr int kSizes = 2048;
+    static constexpr int kSizes = 3 * 255 + 1;  // of |dx| + |dy|, which is even
 
     int32_t *const place_, *const order_;
-    int64_t n_ = 0, before_[kSizes + 1] = {};
+    int64_t n_ = 0;
+    int32_t before_[kSizes + 1] = {};
 };
 
 // Takes over the ways of a band and around it, of which row 0 is the one before `first`, and finds anchors.
@@ -128,7 +123,7 @@ void survey(const Planes& p, const RouteOptions& options, int64_t first, int64_t
     const Buffer<uint8_t> held(p.width);  // kDrawn in columns that hold anchors of flat edges
     std::memset(held.data(), 0, width);
     for (int64_t x = 0; x < p.width; x += options.interval) held[x] = kDrawn;
-    for (int64_t y = first - 1; y <= past; ++y, ways += p.width) {
+    for (int64_t y = first - 1; y <= past; ++y, ways += p.picture.row) {
         if (y < first || y == past)
             std::memset(ways, kDrawn, width);
         else if (y < options.first || y >= options.past)
@@ -146,20 +141,21 @@ Chains draw_chains(const Planes& p, const RouteOptions& options) {
     Chains chains = {Buffer<Pixel>(pixels), {0}};
     const Buffer<Pixel> back(pixels), ahead(pixels);
     const Buffer<int32_t> sorted(pixels), found(pixels), order(pixels);
-    const Buffer<uint8_t> memory(pixels + 2 * p.width);
+    const int64_t row = p.picture.row;  // of ways too, so that places are the same
+    const Buffer<uint8_t> memory((past - first + 2) * row);
     Anchors anchors(found.data(), order.data());
     survey(p, options, first, past, memory.data(), anchors);
-    const int64_t count = anchors.sorted(sorted.data());
-    uint8_t* const ways = memory.data() - (first - 1) * p.width;
-    const Steps forward = steps_of(p.width, true), backward = steps_of(p.width, false);
+    const int64_t count = anchors.sorted(p.picture, sorted.data());
+    uint8_t* const ways = memory.data() - (first - 1) * row;
+    const Steps forward = steps_of(row, true), backward = steps_of(row, false);
     int64_t n = 0;
     for (int64_t i = 0; i < count; ++i) {
         if (i + kOnward < count)
-            for (int64_t k = -1; k <= 1; ++k) __builtin_prefetch(ways + sorted[i + kOnward] + k * p.width);
+            for (int64_t k = -1; k <= 1; ++k) __builtin_prefetch(ways + sorted[i + kOnward] + k * row);
         const int64_t at = sorted[i];
-        const int64_t across = ways[at] & kUpright ? 1 : p.width;
+        const int64_t across = ways[at] & kUpright ? 1 : row;
         if ((ways[at] | ways[at - across] | ways[at + across]) & kDrawn) continue;
-        const auto place = static_cast<uint32_t>(at), width = static_cast<uint32_t>(p.width);
+        const auto place = static_cast<uint32_t>(at), width = static_cast<uint32_t>(row);
         const Pixel anchor = {static_cast<int32_t>(place % width), static_cast<int32_t>(place / width)};
         ways[at] |= kDrawn;
         const auto [after, before] =

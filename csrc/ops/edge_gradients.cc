@@ -33,15 +33,16 @@ constexpr int16_t kSize = kMostSize << kSizeShift, kHeading = 3, kUpright = 1;
 
 enum { kSigma, kThreshold, kAnchorMargin };  // attributes
 
-// Sizes with headings, from halves of dx + dy and of dx - dy: headings where a half is above `most` in the vector.
-TW_INLINE void head(i16v a, i16v b, i16v most, int16_t* to) {
-    const i16v half = max_any(abs(a), abs(b)), size = half << (kSizeShift + 1);
-    if (!any_above(half, most)) return store(to, size);
-    const i16v gx = a + b, gy = a - b;
-    const auto upright = abs(gx) >= abs(gy);
-    const i16v back = select(upright, gx, -gy) > 0;
-    store(to, size | (upright & splat(kUpright)) | (back & splat<int16_t>(2)));
+// Sizes with headings from halves a of dx + dy and b of dx - dy. An edge is upright unless these have opposite signs.
+TW_INLINE i16v head(i16v a, i16v b, i16v half) {
+    const i16v flat = mul_high(a, b) >> 15;
+    const i16v back = (flat & a) | (~flat & ~(a + b));  // in the sign
+    const i16v signs = bitcast<i16v>(bitcast<Vec<uint16_t>>(back) >> 14);
+    return half << (kSizeShift + 1) | (signs & splat<int16_t>(2)) | (~flat & splat(kUpright));
 }
+
+// Of vectors of a row whether a size in them reaches the threshold: a bit each, so that what loops over them seldom branches.
+constexpr int64_t kMarked = 64 * L;  // pixels of a word
 
 // A row of the framed picture, and of the frame above and below.
 void put_row(const Call& c, int64_t channel, int64_t y, const int16_t* row, uint8_t* kept) {
@@ -73,33 +74,35 @@ TW_INLINE i16v way(i16v s, i16v ahead, i16v before, i16v behind, i16v least) {
     return select(to < least, splat(nowhere), on);
 }
 
-// Rows of sizes with headings.
+// Rows of sizes with headings, and which vectors of the middle one are marked.
 struct Rows {
     const int16_t *above, *at, *below;
+    const uint64_t* marks;
 };
 
 void ways_of(const Rows& r, int16_t threshold, int16_t margin, int64_t n, uint8_t* to) {
     const i16v least = splat(threshold), below = least - 1, margins = splat(margin), size = splat(kSize);
     const i16v margins_before = max_any(margins, splat<int16_t>(1 << kSizeShift));
-    for (int64_t x = 0; x < n; x += L) {
-        const i16v s = load(r.at + x);
-        if (!any_above(s, below)) {
-            store_pixels(to + x, splat<int16_t>(lines::kNoEdge));
-            continue;
+    __builtin_memset(to, lines::kNoEdge, static_cast<size_t>(n));
+    for (int64_t first = 0; first < n; first += kMarked) {
+        for (uint64_t marks = r.marks[first / kMarked]; marks; marks &= marks - 1) {
+            const int64_t x = first + L * __builtin_ctzll(marks);
+            const i16v s = load(r.at + x);
+            const i16v upright = (s & splat(kUpright)) != 0;
+            const i16v north = load(r.above + x), south = load(r.below + x), west = load(r.at + x - 1);
+            const i16v east = load(r.at + x + 1), north_east = load(r.above + x + 1),
+                       south_west = load(r.below + x - 1);
+            const i16v larger = way(s, select(upright, south, east), select(upright, south_west, north_east),
+                                    load(r.below + x + 1), least);
+            const i16v smaller = way(s, select(upright, north, west), load(r.above + x - 1),
+                                     select(upright, north_east, south_west), least);
+            const i16v own = s & size;
+            const i16v rise = own - (select(upright, west, north) & size) - margins_before;
+            const i16v fall = own - (select(upright, east, south) & size) - margins;
+            const i16v anchor = select((rise | fall) < 0, i16v{}, splat<int16_t>(lines::kAnchor));
+            const i16v byte = (s & splat(kHeading)) | larger | smaller << 2 | anchor;
+            store_pixels(to + x, select(s > below, byte, splat<int16_t>(lines::kNoEdge)));
         }
-        const i16v upright = (s & splat(kUpright)) != 0;
-        const i16v north = load(r.above + x), south = load(r.below + x), west = load(r.at + x - 1);
-        const i16v east = load(r.at + x + 1), north_east = load(r.above + x + 1), south_west = load(r.below + x - 1);
-        const i16v larger =
-            way(s, select(upright, south, east), select(upright, south_west, north_east), load(r.below + x + 1), least);
-        const i16v smaller =
-            way(s, select(upright, north, west), load(r.above + x - 1), select(upright, north_east, south_west), least);
-        const i16v own = s & size;
-        const i16v rise = own - (select(upright, west, north) & size) - margins_before;
-        const i16v fall = own - (select(upright, east, south) & size) - margins;
-        const i16v anchor = select((rise | fall) < 0, i16v{}, splat<int16_t>(lines::kAnchor));
-        const i16v byte = (s & splat(kHeading)) | larger | smaller << 2 | anchor;
-        store_pixels(to + x, select(s > below, byte, splat<int16_t>(lines::kNoEdge)));
     }
 }
 
@@ -108,9 +111,12 @@ struct Kept {
     int64_t pitch;
     int16_t *dx, *dy, *sizes;
     uint8_t *ways, *pixels;
+    uint64_t* marks;
 
+    TW_INLINE int64_t marks_of_row(int64_t width) { return ceil_div(width, 8 * kMarked) * 8; }  // whole lines
     TW_INLINE int64_t bytes(int64_t width) {
-        return row_pitch(width) * (6 * static_cast<int64_t>(sizeof(int16_t)) + 2);
+        return row_pitch(width) * (6 * static_cast<int64_t>(sizeof(int16_t)) + 2) +
+               4 * marks_of_row(width) * static_cast<int64_t>(sizeof(uint64_t));
     }
     TW_INLINE Kept at(char* memory, int64_t width) {
         const int64_t pitch = row_pitch(width);
@@ -120,9 +126,13 @@ struct Kept {
                 rows + pitch + kMargin,
                 rows + 2 * pitch + kMargin,
                 reinterpret_cast<uint8_t*>(rows + 6 * pitch),
-                reinterpret_cast<uint8_t*>(rows + 6 * pitch) + pitch};
+                reinterpret_cast<uint8_t*>(rows + 6 * pitch) + pitch,
+                reinterpret_cast<uint64_t*>(reinterpret_cast<uint8_t*>(rows + 6 * pitch) + 2 * pitch)};
     }
     TW_INLINE int16_t* row(const Kept& k, int64_t y) { return k.sizes + (y & 3) * k.pitch; }
+    TW_INLINE uint64_t* marks_of(const Kept& k, int64_t y, int64_t width) {
+        return k.marks + (y & 3) * marks_of_row(width);
+    }
 };
 
 void run_band(const Call& c, const Picture& p, const Taps& taps, int64_t first, int64_t last, char* scratch) {
@@ -136,14 +146,22 @@ void run_band(const Call& c, const Picture& p, const Taps& taps, int64_t first, 
     for (int64_t y = first - 1; y <= last; ++y) {
         if (y >= 0 && y < p.height) {
             int16_t* const sizes = Kept::row(kept, y);
+            uint64_t* const marks = Kept::marks_of(kept, y, n);
+            uint64_t bits = 0;
+            const auto put = [&](int64_t x, i16v a, i16v b) __attribute__((always_inline)) {
+                const i16v half = max_any(abs(a), abs(b));
+                store(sizes + x, head(a, b, half));
+                const auto i = static_cast<uint64_t>(x) / L;
+                bits = (i % 64 ? bits : 0) | uint64_t{any_above(half, most)} << i % 64;
+                marks[i / 64] = bits;
+            };
             if (p.channels == 1) {
-                gradients.each(y, [&](int64_t x, i16v a, i16v b)
-                                      __attribute__((always_inline)) { head(a, b, most, sizes + x); });
+                gradients.each(y, put);
             } else {
                 gradients.template row<int16_t, false>(y, kept.dx, kept.dy, sizes);
                 for (int64_t x = 0; x < n; x += L) {
                     const i16v gx = load(kept.dx + x), gy = load(kept.dy + x);
-                    head((gx + gy) >> 1, (gx - gy) >> 1, most, sizes + x);
+                    put(x, (gx + gy) >> 1, (gx - gy) >> 1);
                 }
             }
             if (y >= first && y < last)
@@ -152,7 +170,9 @@ void run_band(const Call& c, const Picture& p, const Taps& taps, int64_t first, 
             if (y == 0 || y == p.height - 1) __builtin_memset(sizes, 0, static_cast<size_t>(n) * sizeof(int16_t));
         }
         if (y <= first) continue;
-        ways_of({Kept::row(kept, y - 2), Kept::row(kept, y - 1), Kept::row(kept, y)}, threshold, margin, n, kept.ways);
+        const Rows rows = {Kept::row(kept, y - 2), Kept::row(kept, y - 1), Kept::row(kept, y),
+                           Kept::marks_of(kept, y - 1, n)};
+        ways_of(rows, threshold, margin, n, kept.ways);
         uint8_t* const to = begin_row(c.out[0], y - 1, kept.ways);
         if (to != kept.ways) __builtin_memcpy(to, kept.ways, static_cast<size_t>(n));
         end_row(c.out[0], y - 1, kept.ways);

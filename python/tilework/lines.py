@@ -103,7 +103,7 @@ def _planes(name: str, image: Any, sigma: float, threshold: float | str, anchor:
     except (AttrError, DTypeError, ShapeError) as error:
         text = str(error).replace("edge_gradients:", f"{name}:", 1)
         raise type(error)(text.replace("want uint8", "want uint8, uint16 or float32")) from None
-    if ways.size >= 2**30:
+    if max(ways.size, blurred[:1].size // 2) >= 2**30:
         raise ShapeError(f"{name}: image has {ways.size} pixels; want fewer than 2^30")
     return ways, blurred, least
 
