@@ -333,7 +333,7 @@ bool each(size_t n, const Body& body) {
     return done;
 }
 
-constexpr int64_t kBandPixels = 1 << 17;  // whose strengths stay in the cache
+constexpr int64_t kBandPixels = 1 << 18;  // whose ways stay in the cache
 constexpr int64_t kBandRows = 32;  // at least
 constexpr size_t kTogether = 16;  // pieces that one thread takes at a time
 constexpr size_t kBatch = 128, kBatches = 8;  // pieces of a batch at least, and batches at most
