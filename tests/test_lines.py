@@ -12,7 +12,9 @@ import pytest
 
 import tilework as tw
 from tilework import cli, vision
+from tilework.bench.pictures import moved_photo
 from tilework.bench.scenes import homography, repeatability, scene, score
+from tilework.ops.canny import photo
 
 Image = np.ndarray[Any, Any]
 
@@ -64,6 +66,20 @@ def test_lines_come_again_in_a_moved_scene() -> None:
     assert np.mean(shares) >= 0.87
 
 
+@pytest.mark.parametrize("name", ["china", "flower"])
+def test_lines_come_again_in_a_moved_photo(name: str) -> None:
+    image = photo(f"{name}.jpg", 427, 640)
+    if image is None:
+        pytest.skip("the photos are scikit-learn's, which is missing")
+    size = image.shape[0], image.shape[1]
+    shares = []
+    for seed in SEEDS:
+        moved = homography(seed, size)
+        other = moved_photo(image, moved, seed)
+        shares.append(repeatability(vision.detect_lines(image), vision.detect_lines(other), moved, size))
+    assert np.mean(shares) >= {"china": 0.65, "flower": 0.48}[name]
+
+
 @pytest.mark.parametrize("noise", [5.0, 15.0, 30.0])
 def test_noise_has_no_lines(noise: float) -> None:
     found = []
@@ -82,6 +98,34 @@ def disc(radius: float) -> Image:
 @pytest.mark.parametrize("radius", [12.0, 25.0, 50.0, 85.0])
 def test_round_things_have_no_chords(radius: float) -> None:
     assert len(vision.detect_lines(disc(radius))) == 0
+
+
+@pytest.mark.parametrize("noise", [0.0, 5.0, 15.0])
+def test_large_round_things_have_no_chords(noise: float) -> None:
+    y, x = np.mgrid[:1080, :1920]
+    found = []
+    for radius in (40, 60, 85, 100, 115, 130, 150, 200, 300, 450):
+        random = np.random.default_rng(radius)
+        depth = radius - np.hypot(x - 960 - random.random(), y - 540 - random.random())
+        image = 80 + 100 * np.clip(depth + 0.5, 0, 1) + noise * random.normal(size=depth.shape)
+        found.append(len(vision.detect_lines(np.clip(np.rint(image), 0, 255).astype(np.uint8))))
+    assert max(found) <= 3
+    assert np.mean(found) <= 0.5
+
+
+def test_short_parts_of_round_things_are_no_lines() -> None:
+    y, x = np.mgrid[:40, :40]
+    for turn in np.linspace(0, 2 * np.pi, 24, endpoint=False):
+        depth = 60 - np.hypot(y - 19.7 - 60 * np.sin(turn), x - 19.2 - 60 * np.cos(turn))
+        assert len(vision.detect_lines((60 + 120 * np.clip(depth + 0.5, 0, 1)).astype(np.uint8))) == 0
+
+
+def test_an_edge_that_bends_a_little_between_corners_is_a_line() -> None:
+    y, x = np.mgrid[:120, :160]
+    depth = np.minimum(300 - np.hypot(y - 335.3, x - 79.6), 24 - np.abs(x - 79.6))
+    lines = vision.detect_lines((60 + 120 * np.clip(depth + 0.5, 0, 1)).astype(np.uint8))
+    flat = lines[np.abs(np.sin(lines.angle)) < 0.1]
+    np.testing.assert_allclose(flat.length, [47], atol=3)
 
 
 def square() -> Image:

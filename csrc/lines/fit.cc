@@ -1,9 +1,9 @@
 // Method    1. Chains, drawn band by band, are cut into straight pieces. 2. From each of them a line is fitted to the
 //           places where the gradient across it is largest, by a parabola in each column or row. 3. It grows both ways
 //           while it finds such places where it leads, over gaps. 4. It ends where the gradient across it has fallen to
-//           half. 5. Lines whose middle bends away from their ends are arcs. 6. What chance would explain is dropped: of
-//           n pixels at least k agree in direction within 22.5 degrees, p = 1/8. 7. Of lines on each other that of the
-//           longest piece stays.
+//           half. 5. Arcs are what surely bends as a small circle, and what bends less if its chain goes on to. 6. What
+//           chance would explain is dropped: of n pixels at least k agree in direction within 22.5 degrees, p = 1/8.
+//           7. Of lines on each other that of the longest piece stays.
 // Numerics  places and their sums are integers, lines double precision. The same lines on every tier.
 // Threads   bands and pieces are shared by all of them; which lines stay is decided in order by one.
 // Source    C. Akinlar, C. Topal, "EDLines: a real-time line segment detector with a false detection control", 2011;
@@ -30,16 +30,8 @@ constexpr double kWeakest = 0.7;  // of the threshold, where a line leads there
 
 // ---- lines on the gradients -----------------------------------------------------------------------------------------
 
-constexpr double kArcTurn = 0.1;  // radians from end to end
-
-// Standard errors by which a turn must be seen: the larger it is, the fewer.
-constexpr double arc_sigmas(double turn) { return turn > 3 * kArcTurn ? 1 : turn > 1.5 * kArcTurn ? 2 : 3; }
-
-// How far a line turns from end to end, in radians and in standard errors.
-struct Bend {
-    double turn, sigmas;
-    bool is_arc() const { return turn > kArcTurn && sigmas > arc_sigmas(turn); }
-};
+constexpr double kRound = 80;  // radius in pixels: what bends more is an arc, however short a part of it is seen
+constexpr double kArcTurn = 0.1;  // radians from end to end, of an arc whose chain goes on with it
 
 constexpr int64_t kOne = int64_t{1} << 32;  // of positions on a course
 constexpr double kSteepest = 1.5;
@@ -83,7 +75,8 @@ private:
     bool refit(int32_t stray) { return solve(kernels_.sum(c_, low_, high_, stray, places_)); }
     void grow(int way);
     double end_of(int way);
-    Bend bend() const;
+    bool goes_round(const Piece& piece, double top) const;
+    bool is_arc(const Piece& piece, double errors) const;
 
     const Planes& p_;
     const LineOptions& o_;
@@ -180,22 +173,43 @@ double Fitter::end_of(int way) {
     return static_cast<double>(end);
 }
 
-// A parabola through the places found, whose top lies beside the ends.
-Bend Fitter::bend() const {
-    const double step = static_cast<double>(c_.step) / static_cast<double>(kOne),
-                 slant = 1 / std::sqrt(1 + step * step);
+// Whether the chain before or behind a piece lies where the line's parabola leads: what bends alone is no part of a circle.
+bool Fitter::goes_round(const Piece& piece, double top) const {
+    const int64_t span = high_ - low_;
+    const auto along = [&](const Pixel& p) { return flat_ ? p.x : p.y; };
+    const auto beyond = [&](const Pixel& p) { return std::abs(2 * along(p) - low_ - high_); };  // span at an end
+    for (const int64_t way : {-1, 1}) {
+        const Pixel* at = way < 0 ? piece.pixel : piece.pixel + piece.n - 1;
+        int64_t left = std::min(way < 0 ? piece.before : piece.after, span), far = beyond(*at);
+        while (left > 0 && far < 2 * span) {  // a pixel leads on by one place at most
+            const int64_t n = std::min(left, span - far / 2);
+            at += way * n, left -= n, far = beyond(*at);
+        }
+        if (2 * far < 3 * span) continue;
+        const double t = static_cast<double>(far) / static_cast<double>(span);
+        const double want = top * (t * t - 1.0 / 3);  // the line lies in the mean of its parabola
+        const double like = want * (static_cast<double>(flat_ ? at->y : at->x) - across_at(along(*at)));
+        if (like > 0.5 * want * want && like < 2 * want * want) return true;
+    }
+    return false;
+}
+
+// Whether a parabola through the places found bends too much by more than so many standard errors.
+bool Fitter::is_arc(const Piece& piece, double errors) const {
+    const double step = static_cast<double>(c_.step) / static_cast<double>(kOne), stretch = 1 + step * step;
     const double half = static_cast<double>(high_ - low_) / 2;
     const Curve sums = kernels_.curve(c_, low_ + 1, high_ - 1, places_);
-    const double unit = std::ldexp(1.0, sums.shift) / (2 * half), square = unit * unit, n = sums.n;
+    const double unit = static_cast<double>(int64_t{1} << sums.shift) / (2 * half), square = unit * unit, n = sums.n;
     const double t2 = square * sums.uu, t4 = square * square * sums.u4;
     const double r0 = sums.r / kPart, r2 = square * sums.ruu / kPart, rr = sums.rr / kPart / kPart;
-    if (n < 6) return {0, 0};
-    const double spread = t4 / n - t2 / n * (t2 / n), joint = r2 / n - r0 / n * (t2 / n);
-    if (!(spread > 0)) return {0, 0};
-    const double top = joint / spread;
-    const double rest = std::max(rr / n - r0 / n * (r0 / n) - top * joint, 0.0025);
+    const double spread = n * t4 - t2 * t2, joint = n * r2 - r0 * t2;
+    if (n < 6 || !(spread > 0)) return false;
+    const double top = joint / spread;  // beside the ends
+    const double rest = std::max(n * rr - r0 * r0 - top * joint, 0.0025 * n * n);
     const double error = std::sqrt(2 * rest / (n * spread));  // neighbours share their noise
-    return {4 * std::abs(top) * slant / (half / slant), std::abs(top) / error};
+    const double sure = 4 * (std::abs(top) - errors * error), whole = half * stretch;  // it turns by sure / whole
+    if (kRound * sure > 2 * half * std::sqrt(stretch) * whole) return true;
+    return sure > kArcTurn * whole && goes_round(piece, top);
 }
 
 bool Fitter::fit(const Piece& piece, double least_length, Found& found) {
@@ -219,13 +233,11 @@ bool Fitter::fit(const Piece& piece, double least_length, Found& found) {
     grow(1);
     grow(-1);
     refit(kClose);
-    Bend bend_of = bend();
-    bool arc = bend_of.is_arc();
+    bool arc = is_arc(piece, 1);
     if (arc && (low_ != start_low || high_ != start_high)) {  // it may have grown round a corner
         low_ = start_low, high_ = start_high, c_ = start;
         refit(kClose);
-        bend_of = bend();
-        arc = bend_of.is_arc() || bend_of.turn > kArcTurn;
+        arc = is_arc(piece, 0);
     }
     const double step = static_cast<double>(c_.step) / static_cast<double>(kOne);
     if (!(std::abs(step) < kSteepest)) return false;

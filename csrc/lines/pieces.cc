@@ -110,7 +110,7 @@ void cut_chain(const Pixel* pixel, int64_t n, double fit_error, int64_t least, s
         if (past - i >= least) {
             Axis line = axis_of(m);
             if (line.ux * x(past - 1) + line.uy * y(past - 1) < 0) line.ux = -line.ux, line.uy = -line.uy;
-            pieces.push_back({pixel + i, past - i, line});
+            pieces.push_back({pixel + i, past - i, line, i, n - past});
         }
         i = past;
     }

@@ -13,6 +13,7 @@ struct Piece {
     const Pixel* pixel;
     int64_t n;
     Axis axis;  // from the first pixel on
+    int64_t before, after;  // further pixels of the chain
 };
 
 constexpr int64_t kSeed = 12;  // pixels that a piece starts from

@@ -162,9 +162,10 @@ def detect_lines(
 
     Chains of edge pixels, as :func:`detect_edges` draws them, are cut where they stray ``fit_error`` pixels from a
     line. A line is fitted to the places where the gradient across it is largest, grows both ways over gaps of
-    ``bridge`` pixels, at most half its length, and ends where that gradient has fallen to half. Lines that bend like
-    an arc are left out, and with ``validate`` those of which noise would have 10^log_eps or more in a picture of this
-    size. "auto" is the shortest line that could be valid. Without ``subpixel`` ends are whole pixels.
+    ``bridge`` pixels, at most half its length, and ends where that gradient has fallen to half. Parts of
+    circles and other long bends are left out, and with ``validate`` lines of which noise would have 10^log_eps or more
+    in a picture of this size. "auto" is the shortest line that could be valid. Without ``subpixel`` ends are whole
+    pixels.
 
     image is uint8, or uint16 or float32, whose range is then divided into 255 steps. C. Akinlar, C. Topal, "EDLines",
     2011.
