@@ -292,6 +292,7 @@ struct Engine : Products<C, A, B> {
                 __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
         });
         if (!done || !enough) return enough;
+        note_kernel("tiles");  // the thread that called may have had no share
         for (int64_t t = 0; t < tiles; ++t)
             for (int64_t p = 0; p * kPanelColumns < g.n; ++p) {
                 alignas(kVecBytes) float all[kTileSums];
