@@ -119,6 +119,20 @@ def test_distances_are_exact() -> None:
         np.testing.assert_array_equal(got, want)
 
 
+def test_distances_are_exact_where_zeros_are_far() -> None:
+    for seed in range(12):
+        random = np.random.default_rng(seed)
+        height, width = (int(n) for n in random.integers(1, 600, 2))
+        slope = random.integers(0, 300) + np.abs(np.arange(width) - random.integers(0, width)) * random.choice(
+            [0, 0.3, 1]
+        )
+        mask = (np.arange(height)[:, None] < slope) | (
+            random.random((height, width)) < 1 - 10.0 ** -random.integers(2, 6)
+        )
+        got = vision.distance_transform(mask.astype(np.uint8))
+        np.testing.assert_array_equal(got, np.float32(tw.distance_transform.reference(mask.astype(np.uint8))))
+
+
 def test_labels_count_what_opencv_counts() -> None:
     cv2 = opencv()
     for _, mask in masks(60):

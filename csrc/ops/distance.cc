@@ -22,7 +22,7 @@ typedef Vec<uint16_t> Far;
 constexpr int64_t kMostPixels = 32767;  // along an axis, so that squares of distances fit 32 bits
 constexpr int64_t kStrip = 256;
 constexpr int kNone = 65535;  // no zero in this column
-constexpr int kNear = 127;
+constexpr int kNear = 255;  // squares of which fit 16 bits
 
 // Distances in columns x to x + n of a strip, one row further from the row before.
 TW_INLINE void step_down(const uint8_t* mask, const uint16_t* before, uint16_t* to, int64_t n) {
@@ -56,29 +56,74 @@ void columns(const View& mask, uint16_t* far, int64_t pitch, int64_t x, int64_t 
     for (int64_t y = height - 2; y >= 0; --y) step_up(far + (y + 1) * pitch + x, far + y * pitch + x, n);
 }
 
-// Squares of up to kNear, and one more for all beyond.
-constexpr int kFarSquare = (kNear + 1) * (kNear + 1);
+constexpr int kGroup = 16;  // steps that are taken at once where they may find a nearer zero
+constexpr int kBeyond = 65535 - kGroup * kGroup;  // in place of squares of distances beyond kNear
 
 void square(const uint16_t* far, uint16_t* squares, int64_t n) {
     for (int64_t i = 0; i < n; ++i) {
-        const int d = far[i] <= kNear ? far[i] : kNear + 1;
-        squares[i] = static_cast<uint16_t>(d * d);
+        const uint32_t d = far[i];
+        squares[i] = static_cast<uint16_t>(d <= kNear ? d * d : kBeyond);
     }
 }
 
-// Squared distances of a row, or false where one is farther than kNear. squares has kNear + 1 more at either end.
-bool near_row(const uint16_t* squares, float* to, int64_t n) {
+// A row of squares and, once asked for, the least ones of three groups of columns from each group on.
+struct Squares {
+    uint16_t *at, *least;  // both begin kNear + 1 columns before the row
+    int64_t groups;
+    bool known;
+};
+
+void find_least(Squares& s) {
+    typedef VecOf<uint16_t, kGroup> Group;
+    for (int64_t k = 0; k < s.groups; ++k)
+        s.least[k] =
+            reduce_min(typename Group::type(*reinterpret_cast<const typename Group::loose*>(s.at + k * kGroup)));
+    for (int64_t k = 0; k + 2 < s.groups; ++k) {
+        const uint16_t two = s.least[k] < s.least[k + 1] ? s.least[k] : s.least[k + 1];
+        s.least[k] = two < s.least[k + 2] ? two : s.least[k + 2];
+    }
+    s.known = true;
+}
+
+TW_INLINE Far step_both(const uint16_t* squares, int step) {
+    return min_any(load(squares - step), load(squares + step));
+}
+
+// Goes on behind the first group of steps: a group is left out where not even its least square, at its first step, is
+// less than what is known already.
+Far search_far(Squares& s, int64_t x, Far best) {
+    if (!s.known) find_least(s);
+    const uint16_t *const squares = s.at + kNear + 1 + x, *const least = s.least + (kNear + 1 + x) / kGroup;
+    int most = reduce_max(best);
+    for (int k = 1; k <= kNear / kGroup; ++k) {
+        const int first = k * kGroup + 1, left = least[-k - 1], right = least[k];
+        if (first * first >= most) break;
+        if (min_of(left, right) + first * first >= most) continue;
+        for (int step = first; step <= min_of(first + kGroup - 1, kNear); ++step)
+            best = min_any(best, add_saturating(step_both(squares, step), splat(static_cast<uint16_t>(step * step))));
+        most = reduce_max(best);
+    }
+    return best;
+}
+
+// Distances of a row, or false where one is farther than kNear.
+bool near_row(Squares& s, float* to, int64_t n) {
     constexpr int64_t lanes = kLanes<uint16_t>, half = kLanes<int32_t>;
     for (int64_t x = 0; x < n; x += lanes) {
-        Far best = load(squares + x);
-        for (int step = 1; step <= kNear; ++step) {
+        const uint16_t* const squares = s.at + kNear + 1 + x;
+        Far best = load(squares);
+        int step = 1;
+        for (; step <= kGroup; ++step) {
             const Far reach = splat(static_cast<uint16_t>(step * step));
             if (!any_above(best, reach)) break;
-            best = min_any(best, min_any(load(squares + x - step), load(squares + x + step)) + reach);
+            best = min_any(best, step_both(squares, step) + reach);
         }
-        if (any_above(best, splat(static_cast<uint16_t>(kFarSquare - 1)))) return false;
-        int16_t found[lanes];
-        store(found, bitcast<i16v>(best));
+        if (step > kGroup) {
+            best = search_far(s, x, best);
+            if (any_above(best, splat(static_cast<uint16_t>(kNear * kNear)))) return false;
+        }
+        uint16_t found[lanes];
+        store(found, best);
         const int64_t count = min_of(n - x, lanes);
         store_n(to + x, sqrt(to_f32(load_wide(found))), min_of(count, half));
         if (count > half) store_n(to + x + half, sqrt(to_f32(load_wide(found + half))), count - half);
@@ -126,19 +171,21 @@ Status run(const Call& c) {
                     static_cast<long long>(height), static_cast<long long>(n));
     parallel(ceil_div(n, kStrip),
              [&](int64_t strip) { columns(mask, far, pitch, strip * kStrip, min_of(kStrip, n - strip * kStrip)); });
-    const int64_t rows = max_of(1, kChunkElements / n), margin = kNear + 1, wide = row_pitch(n + 2 * margin);
+    const int64_t rows = max_of(1, kChunkElements / n), wide = ceil_div(n, kVecBytes) * kVecBytes + 2 * (kNear + 1);
     bool enough = true;
     parallel(ceil_div(height, rows), [&](int64_t band) {
-        Scratch own(static_cast<size_t>(n * static_cast<int64_t>(sizeof(Parabola)) + n * 4 + wide * 2));
+        Scratch own(
+            static_cast<size_t>(n * static_cast<int64_t>(sizeof(Parabola)) + n * 4 + wide * 2 + wide / kGroup * 2));
         Parabola* const parabolas = own.as<Parabola>();
         if (!parabolas) return __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
         float* const row = reinterpret_cast<float*>(parabolas + n);
         uint16_t* const padded = reinterpret_cast<uint16_t*>(row + n);
-        for (int64_t x = 0; x < wide; ++x) padded[x] = kFarSquare;
+        for (int64_t x = 0; x < wide; ++x) padded[x] = kBeyond;
         for (int64_t i = band * rows; i < min_of((band + 1) * rows, height); ++i) {
             float* const to = begin_row(y, i, row);
-            square(far + i * pitch, padded + margin, n);
-            if (!near_row(padded + margin, to, n)) any_row(far + i * pitch, parabolas, to, n);
+            square(far + i * pitch, padded + kNear + 1, n);
+            Squares squares = {padded, padded + wide, wide / kGroup, false};
+            if (!near_row(squares, to, n)) any_row(far + i * pitch, parabolas, to, n);
             end_row(y, i, to);
         }
     });

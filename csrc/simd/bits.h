@@ -1,4 +1,4 @@
-// Masks of lanes as bits of a word, and bits of a word as bytes.
+// Masks of lanes as bits of a word, and bits of a word as bytes; words of 16 bits compared, added and widened.
 #pragma once
 #include "simd/pixels.h"
 
@@ -61,6 +61,19 @@ TW_INLINE bool any_above(i16v a, i16v b) {
 #else
     return any(a > b);
 #endif
+}
+
+// a + b, or 65535 where it is more.
+TW_INLINE Vec<uint16_t> add_saturating(Vec<uint16_t> a, Vec<uint16_t> b) {
+#if defined(__SSE4_2__)
+    return (Vec<uint16_t>)TW_MM(adds_epu16)((Bits)a, (Bits)b);
+#else
+    return a + b < a ? ~Vec<uint16_t>{} : a + b;
+#endif
+}
+
+TW_INLINE i32v load_wide(const uint16_t* p) {
+    return __builtin_convertvector(*reinterpret_cast<const VecOf<uint16_t, kLanes<int32_t>>::loose*>(p), i32v);
 }
 
 // A byte per bit, lowest first: 255 where it is set and 0 elsewhere. Shuffles stay inside 16-byte units.
