@@ -49,15 +49,8 @@ struct Exponents {
     }
     // A power of two counts as the number below it, from which it may have been rounded.
     ExponentRange range() const {
-        ExponentRange r;
-        for (int i = 0; i < kLanes<uint16_t>; ++i) {
-            const int low = least[i] >> 8, high = most[i] >> 8;
-            r.least = low < r.least ? low : r.least;
-            r.most = high > r.most ? high : r.most;
-        }
-        for (int i = 0; i < kLanes<uint32_t>; ++i)
-            if (left[i] & 0xffffu) r.least = 0;
-        return r;
+        const Halves lost = bitcast<Halves>((left & 0xffffu) != 0 ? ~u32v{} : u32v{});
+        return {reduce_min(least & ~lost) >> 8, reduce_max(most) >> 8};
     }
 };
 
@@ -136,8 +129,9 @@ TW_INLINE void split_pairs(f32v x, f32v y, u32v (&words)[P], Seen<P>& seen) {
 
 }  // namespace
 
-// What one product needs, and where the next will begin: its first step is fetched with the last of this one.
-struct PieceBlock {
+// What one product needs, and where the next will begin: its first step is fetched with the last of this one. Between
+// products only what changes is written, as what was written wider than it is read may wait for all tiles before it.
+struct alignas(64) PieceBlock {
     int64_t steps;
     const void *a, *b;
     float* c;

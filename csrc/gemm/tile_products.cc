@@ -169,6 +169,7 @@ struct Beside {
     char* to = nullptr;
     int64_t from_row = 0, to_row = 0, to_step = 0, steps = 0, step = 0, row_of_a = 0, rows_of_a = 0, steps_each = 0;
     Seen<P> seen;
+    PieceBlock pieces = {0, nullptr, nullptr, nullptr, kPanelColumns, false};
 
     void store_rows(int64_t count) {
         constexpr int L = kLanes<float>;
@@ -388,7 +389,9 @@ struct Engine : Products<C, A, B> {
         if constexpr (P == 1) {
             rows > kTileRows ? multiply_tall<kKind>(b, [&](int64_t) { beside.work(); }) : multiply_low<kKind>(b);
         } else {
-            PieceBlock pieces = {b.steps, b.a, b.b, static_cast<float*>(b.c), kPanelColumns, b.load_c};
+            PieceBlock& pieces = beside.pieces;
+            pieces.steps = b.steps, pieces.a = b.a, pieces.b = b.b;
+            pieces.c = static_cast<float*>(b.c), pieces.load_c = b.load_c;
             if constexpr (__is_same(C, float)) pieces.to = to, pieces.to_row = g.c_row;
             multiply_pieces<P, true>(pieces, rows, [&](int64_t, int part) {
                 if (part % 2) beside.work();
@@ -426,6 +429,7 @@ struct Engine : Products<C, A, B> {
         for (int64_t p = p0; in_place && p < p1; ++p)
             __builtin_memcpy(of_columns + p - p0, packed_at(p + 1) - kRangeLine * 2, sizeof(ExponentRange));
         Besides beside;
+        TileBlock b = {0, nullptr, left_row(), nullptr, nullptr, kPanelColumns * 4, false};
         int64_t turn = 0;
         tiles_begin();
         take_rows(t0, 0, min_of(block_steps, steps), left, of_rows[0], beside, 0);
@@ -468,13 +472,9 @@ struct Engine : Products<C, A, B> {
                             const int64_t slot = k_blocks > 1 ? (t - t0) * panels + p : (turn + p - first) % kSlots;
                             float* const own = sums + slot * kTileSums;
                             const bool ends = last && v + visit >= s1, easy = simple && whole(t, n0);
-                            TileBlock b = {min_of(visit, s1 - v),
-                                           left + (v - s0) * kLeftStep,
-                                           left_row(),
-                                           right + p * panel_bytes + (v - s0) * kStepBytes,
-                                           own,
-                                           kPanelColumns * 4,
-                                           v > 0};
+                            b.steps = min_of(visit, s1 - v), b.c = own, b.load_c = v > 0;
+                            b.a = left + (v - s0) * kLeftStep;
+                            b.b = right + p * panel_bytes + (v - s0) * kStepBytes;
                             if (in_place) {
                                 b.b = packed_at(p0 + p / 2) + (2 * v + p % 2) * kPanelStep;
                                 b.b_row = kTileBytes, b.b_right = kTileRows * kTileBytes, b.b_step = 2 * kPanelStep;

@@ -358,6 +358,7 @@ struct Engine {
         Exponents seen[kMostPanels], seen_rows, *const to_see = job.rows ? nullptr : &seen_rows;
         Place places[kMostPanels];
         for (int64_t j = 0; j < wide; ++j) places[j] = place(j0 + j);
+        PieceBlock product = {0, nullptr, nullptr, nullptr, NR, false};
         tiles_begin();
         Rows coming{};
         for (int64_t block = 0, turn = 0; block < plan.k_blocks; ++block) {
@@ -382,9 +383,9 @@ struct Engine {
                     const int64_t shares = t1 - t0, i = t - t0;
                     float* const c = once ? sums : sums + (i * wide + j) * MR * NR;
                     const bool end = j + 1 == wide;
-                    const PieceBlock product = {
-                        s1 - s0, rows,      now + j * panel,        c,
-                        NR,      block > 0, end ? next_rows : rows, now + (end ? 0 : j + 1) * panel};
+                    product.steps = s1 - s0, product.load_c = block > 0, product.c = c;
+                    product.a = rows, product.next_a = end ? next_rows : rows;
+                    product.b = now + j * panel, product.next_b = now + (end ? 0 : j + 1) * panel;
                     Beside b = {last ? nullptr : &places[j],
                                 kTileRows * i / shares,
                                 kTileRows * (i + 1) / shares,

@@ -13,7 +13,7 @@ namespace tw::TW_ISA {
 constexpr int kTallRows = 2 * kTileRows, kPanelColumns = 2 * kTileRows;
 constexpr int64_t kPanelStep = kPanelColumns * kTileBytes;  // bytes of a panel for 64 bytes of k
 
-struct TileBlock {
+struct alignas(64) TileBlock {
     int64_t steps;  // of 64 bytes of k
     const void* a;
     int64_t a_row;  // bytes

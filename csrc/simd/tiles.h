@@ -100,13 +100,21 @@ TW_INLINE void tile_dot() {
     if constexpr (kSumsFloats<Kind>) emulate_dot_halves<Kind>(c, a, b);
 }
 #else
+struct alignas(64) TileShape {
+    uint8_t palette, start, reserved[14];
+    uint16_t bytes[16];
+    uint8_t rows[16];
+};
+// A constant: the CPU would wait for a shape that was just written.
+static constexpr TileShape kWholeTiles = {
+    1, 0, {}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
 // Tiles 0 to 5, of C and A, hold so many rows. Rows that are not there hold whatever memory holds, and are not looked at.
 TW_INLINE void tiles_begin(int rows = kTileRows) {
-    struct alignas(64) {
-        uint8_t palette = 1, start = 0, reserved[14] = {};
-        uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-        uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-    } shape;
+    if (rows == kTileRows) {
+        __asm__ volatile("ldtilecfg %0" ::"m"(kWholeTiles));
+        return;
+    }
+    TileShape shape = kWholeTiles;
     for (int i = 0; i < 6; ++i) shape.rows[i] = static_cast<uint8_t>(rows);
     __asm__ volatile("ldtilecfg %0" ::"m"(shape));
 }
