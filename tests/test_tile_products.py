@@ -62,6 +62,24 @@ def test_whole_numbers_are_exact(m: int, n: int, k: int, dtype: str) -> None:
     np.testing.assert_array_equal(on("amx", a, b), want)
 
 
+@pytest.mark.parametrize(
+    ("m", "n", "k"), [(95, 95, 95), (127, 127, 127), (150, 150, 150), (149, 130, 250), (126, 239, 2083)]
+)
+@pytest.mark.parametrize("turned", ["none", "a", "b"])
+def test_edges_see_nothing_beyond(m: int, n: int, k: int, turned: str) -> None:
+    a, b = normal((m, k), 31), normal((k, n), 32)
+    within = []
+    for x, turn in ((a, turned == "a"), (b, turned == "b")):
+        around = np.full((x.shape[turn] + 5, x.shape[not turn] + 7), np.nan, np.float32)
+        y = around[2:-3, 3:-4]
+        y[...] = x.T if turn else x
+        within.append(y.T if turn else y)
+    assert "tiles" in kernel_of(*within)
+    np.testing.assert_array_equal(on("amx", *within), on("amx", a, b))
+    bias, w = normal((n,), 33), np.ascontiguousarray(b.T)
+    np.testing.assert_array_equal(tw.linear(a, w, bias), tw.matmul(a, w.T) + bias)
+
+
 def halves(kind: str, m: int, n: int, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Operands of float16 whose second pieces of bf16 are there, are the largest, or are in some parts alone."""
     if kind == "largest":

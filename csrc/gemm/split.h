@@ -33,8 +33,8 @@ void take_block(const S* from, int64_t row, int64_t col, int64_t rows, int64_t c
         }
 }
 
-// Up to 32 rows of k terms of A, as steps of pieces.
-template <int P, class S>
+// Up to 32 rows of k terms of A, as steps of pieces. `Bare`: what is not there is left as it was, but for k.
+template <int P, bool Bare = false, class S>
 void split_left(const S* from, int64_t row, int64_t col, int64_t rows, int64_t k, char* to, ExponentRange& range) {
     constexpr int64_t L = kLanes<float>;
     Seen<P> seen;
@@ -43,14 +43,22 @@ void split_left(const S* from, int64_t row, int64_t col, int64_t rows, int64_t k
         split_pairs(x, y, words, seen);
         for (int p = 0; p < P; ++p) store(reinterpret_cast<uint32_t*>(at + p * kPieceBytes), words[p]);
     };
-    const int64_t steps = ceil_div(k, kPieceTerms), whole = col == 1 && rows == kTallRows ? k / kPieceTerms : 0;
-    for (int64_t i = 0; i < kTallRows; ++i)
+    const bool in_place = col == 1 && (Bare || rows == kTallRows);
+    const int64_t steps = ceil_div(k, kPieceTerms), whole = in_place ? k / kPieceTerms : 0;
+    for (int64_t i = 0; i < (in_place ? rows : 0); ++i) {
         for (int64_t s = 0; s < whole; ++s) {
             const S* const at = from + i * row + s * kPieceTerms;
             __builtin_prefetch(at + row), __builtin_prefetch(at + row + L);
             split(load_as<float>(at), load_as<float>(at + L), to + s * P * kPieceBytes + i * kTileBytes);
         }
-    for (int64_t s = whole; s < steps; ++s) {
+        if (Bare && whole < steps) {
+            const S* const at = from + i * row + whole * kPieceTerms;
+            const int64_t rest = k - whole * kPieceTerms;
+            split(load_as_n<float>(at, min_of(rest, L)), rest > L ? load_as_n<float>(at + L, rest - L) : f32v{},
+                  to + whole * P * kPieceBytes + i * kTileBytes);
+        }
+    }
+    for (int64_t s = whole; s < (Bare && in_place ? 0 : steps); ++s) {
         alignas(kVecBytes) float block[kTallRows * kPieceTerms];
         take_block<kTallRows, kPieceTerms>(from + s * kPieceTerms * col, row, col, rows,
                                            min_of(k - s * kPieceTerms, kPieceTerms), block);
@@ -65,8 +73,8 @@ template <int64_t N>
 struct Columns {};
 
 // Columns of k terms of B, as steps of pieces of panels `panel` bytes apart: two from each of `pairs` places, `pair` numbers
-// apart, n columns in all. Rows are read in whole. `Odd`: a last panel without columns is left out.
-template <int P, bool Odd = false, class S>
+// apart, n columns in all. Rows are read in whole. `Bare`: what is not there is left as it was, but for k.
+template <int P, bool Bare = false, class S>
 void split_right(const S* from, int64_t row, int64_t col, int64_t pair, int64_t pairs, int64_t k, int64_t n, char* to,
                  int64_t panel, ExponentRange* ranges) {
     constexpr int64_t L = kLanes<float>;
@@ -85,7 +93,7 @@ void split_right(const S* from, int64_t row, int64_t col, int64_t pair, int64_t 
     };
     Seen<P> seen[kMostPairs];
     const int64_t steps = ceil_div(k, kPieceTerms), whole_steps = col == 1 ? k / kPieceTerms : 0;
-    const bool odd = Odd && n % kPairColumns == kPanelColumns;
+    const int64_t bare_steps = Bare && col == 1 ? steps : 0;
     const auto split_block = [&]<int64_t N>(Columns<N> columns, int64_t s, int64_t p) __attribute__((always_inline)) {
         alignas(kVecBytes) float block[kPieceTerms * N];
         take_block<kPieceTerms, N>(from + s * kPieceTerms * row + p * pair, row, col,
@@ -94,12 +102,26 @@ void split_right(const S* from, int64_t row, int64_t col, int64_t pair, int64_t 
             split_row(columns, block + w * N, N, to + s * P * kPieceBytes + 2 * p * panel + w * kPanelColumns * 4,
                       seen[p]);
     };
+    // The columns of a pair in word w of a step; rows beyond k are zeros.
+    const auto split_rest = [&](int64_t s, int64_t w, int64_t p, int64_t columns) __attribute__((always_inline)) {
+        const int64_t term = s * kPieceTerms + w;
+        const S* const at = from + term * row + p * pair;
+        for (int64_t j = 0; j < columns; j += L) {
+            const int64_t here = min_of(columns - j, L);
+            u32v words[P];
+            split_pairs(term < k ? load_as_n<float>(at + j, here) : f32v{},
+                        term + kTileRows < k ? load_as_n<float>(at + kTileRows * row + j, here) : f32v{}, words,
+                        seen[p]);
+            char* const word = to + s * P * kPieceBytes + (2 * p + j / kPanelColumns) * panel +
+                               (w * kPanelColumns + j % kPanelColumns) * 4;
+            for (int q = 0; q < P; ++q) store(reinterpret_cast<uint32_t*>(word + q * kPieceBytes), words[q]);
+        }
+    };
     for (int64_t s = 0; s < steps; ++s) {
         const S* const at = from + s * kPieceTerms * row;
         char* const step = to + s * P * kPieceBytes;
         const int64_t whole = s < whole_steps ? n / kPairColumns : 0;
-        const bool half = odd && s < whole_steps;
-        for (int64_t w = 0; w < (whole || half ? kTileRows : 0); ++w) {
+        for (int64_t w = 0; w < (whole || s < bare_steps ? kTileRows : 0); ++w) {
             char* const word = step + w * kPanelColumns * 4;
             for (int64_t p = 0; p < whole; ++p) {
                 const S *const here = at + w * row + p * pair, *const next = here + kPieceTerms * row;
@@ -107,12 +129,11 @@ void split_right(const S* from, int64_t row, int64_t col, int64_t pair, int64_t 
                     __builtin_prefetch(next + j, 0, 2), __builtin_prefetch(next + kTileRows * row + j, 0, 2);
                 split_row(Columns<kPairColumns>{}, here, row, word + 2 * p * panel, seen[p]);
             }
-            if (half)
-                split_row(Columns<kPanelColumns>{}, at + w * row + whole * pair, row, word + 2 * whole * panel,
-                          seen[whole]);
+            for (int64_t p = whole; Bare && s < bare_steps && p < pairs; ++p)
+                split_rest(s, w, p, min_of(n - p * kPairColumns, kPairColumns));
         }
-        for (int64_t p = whole + half; p < pairs; ++p)
-            if (Odd && n - p * kPairColumns <= kPanelColumns)
+        for (int64_t p = s < bare_steps ? pairs : whole; p < pairs; ++p)
+            if (Bare && n - p * kPairColumns <= kPanelColumns)
                 split_block(Columns<kPanelColumns>{}, s, p);
             else
                 split_block(Columns<kPairColumns>{}, s, p);

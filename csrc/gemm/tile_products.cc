@@ -320,18 +320,21 @@ struct Engine : Products<C, A, B> {
                    int64_t products) const {
         const A* const from = g.a.data + tile * kTallRows * g.a.row + s0 * kPieceTerms * g.a.col;
         const int64_t k = terms(s0, s1), rows = rows_of(tile);
-        if (products == 0 || g.a.col != 1 || k % kPieceTerms != 0) {
+        const int64_t whole = g.a.col != 1 || products == 0 || (!kShares && k % kPieceTerms != 0) ? 0 : k / kPieceTerms;
+        if (whole * kPieceTerms < k) {
+            const A* const rest = from + whole * kPieceTerms * g.a.col;
             if constexpr (P == 1)
-                copy_left(reinterpret_cast<const uint16_t*>(from), g.a.row, g.a.col, rows, k,
+                copy_left(reinterpret_cast<const uint16_t*>(rest), g.a.row, g.a.col, rows, k,
                           reinterpret_cast<uint16_t*>(to), range, left_row() / 2);
             else
-                split_left<P>(from, g.a.row, g.a.col, rows, k, to, range);
-            return;
+                split_left<P, kShares>(rest, g.a.row, g.a.col, rows, k - whole * kPieceTerms, to + whole * kStepBytes,
+                                       range);
         }
+        if (whole == 0) return;
         beside.from = from, beside.from_row = g.a.row;
         beside.to = to, beside.to_row = left_row(), beside.to_step = kLeftStep;
-        beside.steps = s1 - s0, beside.step = 0, beside.row_of_a = 0, beside.rows_of_a = rows;
-        beside.steps_each = ceil_div(rows * (s1 - s0), products * kCalls);
+        beside.steps = whole, beside.step = 0, beside.row_of_a = 0, beside.rows_of_a = rows;
+        beside.steps_each = ceil_div(rows * whole, products * kCalls);
         beside.seen = Seen<P>{};
     }
 
@@ -430,7 +433,13 @@ struct Engine : Products<C, A, B> {
             __builtin_memcpy(of_columns + p - p0, packed_at(p + 1) - kRangeLine * 2, sizeof(ExponentRange));
         Besides beside;
         TileBlock b = {0, nullptr, left_row(), nullptr, nullptr, kPanelColumns * 4, false};
-        int64_t turn = 0;
+        // Sums become C when the next product is under way: they would wait for their tiles.
+        const float* pending = nullptr;
+        int64_t pending_m = 0, pending_n = 0, turn = 0;
+        const auto finish_pending = [&] {
+            if (pending) finish(pending, pending_m, pending_n);
+            pending = nullptr;
+        };
         tiles_begin();
         take_rows(t0, 0, min_of(block_steps, steps), left, of_rows[0], beside, 0);
         for (int64_t block = 0; block < k_blocks; ++block) {
@@ -479,11 +488,15 @@ struct Engine : Products<C, A, B> {
                                 b.b = packed_at(p0 + p / 2) + (2 * v + p % 2) * kPanelStep;
                                 b.b_row = kTileBytes, b.b_right = kTileRows * kTileBytes, b.b_step = 2 * kPanelStep;
                             }
-                            C* const c = g.c + t * kTallRows * g.c_row + n0;
-                            multiply(b, rows_of(t), plain && ends && easy ? c : nullptr, beside);
+                            C* const c = plain && ends && easy ? g.c + t * kTallRows * g.c_row + n0 : nullptr;
+                            multiply(b, rows_of(t), c, beside);
                             beside.store_rows(kTallRows);
-                            if (!ends || (plain && easy) || !fits(of_rows[t - t0], of_columns[p / 2])) continue;
-                            settle(own, t, n0, b.steps, beside);
+                            finish_pending();
+                            if (!ends || c || !fits(of_rows[t - t0], of_columns[p / 2])) continue;
+                            if (easy)
+                                settle(own, t, n0, b.steps, beside);
+                            else
+                                pending = own, pending_m = t * kTallRows, pending_n = n0;
                         }
                 beside.split_steps(INT64_MAX);
                 if (beside.rows_of_a > 0) join(of_rows[next - t0], beside.seen.range());
@@ -493,6 +506,7 @@ struct Engine : Products<C, A, B> {
             }
         }
         beside.store_rows(kTallRows);
+        finish_pending();
         tiles_end();
         bool enough = true;
         for (int64_t t = t0; t < t1; ++t)

@@ -106,8 +106,7 @@ struct alignas(64) TileShape {
     uint8_t rows[16];
 };
 // A constant: the CPU would wait for a shape that was just written.
-static constexpr TileShape kWholeTiles = {
-    1, 0, {}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
+static constexpr TileShape kWholeTiles = {1, 0, {}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
 // Tiles 0 to 5, of C and A, hold so many rows. Rows that are not there hold whatever memory holds, and are not looked at.
 TW_INLINE void tiles_begin(int rows = kTileRows) {
     if (rows == kTileRows) {
