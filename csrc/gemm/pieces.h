@@ -1,13 +1,13 @@
 // Products of float numbers on tiles of bf16: each number is the exact sum of pieces of 8 bits, three for float, two for f16.
 //
-//   a = a1 + a2 + a3     a b ~ a1 b1 + (a1 b2 + a2 b1) + (a1 b3 + a2 b2 + a3 b1)      |ai| <= 2^-9 |a(i-1)|
+//   a = a1 + a2 + a3     a b ~ a1 b1 + (a1 b2 + a2 b1) + (a1 b3 + a2 b2 + a3 b1)      |ai| <= 2^-8 |a(i-1)|
 //
 // Method    A lies as [step of 32 terms][piece][32 rows][32 bf16], B as [step][piece][16][32 words]. Word w of a row or a
 //           column holds terms w and w + 16 of a step, so that both are split by whole vectors and nothing is woven.
 //           (Henry, Tang, Heinecke: Leveraging the bfloat16 artificial intelligence datatype for higher-precision
 //           computations, 2019.)
-// Numerics  products of pieces are exact; those left out are below 2^-25 |a b|, half a unit of a float product, and none
-//           where a float holds the product. Inputs whose exponents `ranges_fit` refuses (infinities, NaN, numbers so small
+// Numerics  products of pieces are exact; those left out are at most 2^-23 |a b|, a unit of a float product, and none where
+//           a float holds the product. Inputs whose exponents `ranges_fit` refuses (infinities, NaN, numbers so small
 //           that a piece or a product would be denormal, which tiles take for zero) are multiplied as the tier below does.
 #pragma once
 #include "gemm/tiles.h"
@@ -22,8 +22,7 @@ static_assert(kPieceBytes == kPanelStep);
 // The exponents of the numbers of an operand other than zero, as floats store them: 1 to 254 where all are ordinary.
 struct ExponentRange {
     int least = 255, most = 0;
-    bool rest =
-        false;  // of numbers in two pieces, where only `most` and this are known: whether a second one is not zero
+    bool rest = false;  // whether a second piece is not zero: this and `most` are all that is known of numbers in two
 };
 
 // Whether pieces multiply two such operands over k terms as well as float does.
