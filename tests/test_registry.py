@@ -60,7 +60,7 @@ NO_GRADIENT = {
     "box_blur",
     "canny_gradients",
     "dilate",
-    "edge_gradients",
+    "edge_ways",
     "distance_transform",
     "filter2d",
     "flow_refine",

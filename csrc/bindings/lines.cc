@@ -12,7 +12,7 @@
 namespace tw::bindings {
 namespace {
 
-// Planes that edge_gradients wrote.
+// Planes that edge_ways wrote.
 lines::Planes planes_of(const py::object& ways, const py::object& pixels) {
     View views[2];
     const py::object* const arrays[] = {&ways, &pixels};

@@ -1,4 +1,4 @@
-// Chains and lines from the planes of edge_gradients, for Python.
+// Chains and lines from the planes of edge_ways, for Python.
 #pragma once
 #include <pybind11/pybind11.h>
 

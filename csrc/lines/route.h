@@ -8,7 +8,7 @@
 
 namespace tw::lines {
 
-// What the op edge_gradients writes, rows close together.
+// What the op edge_ways writes, rows close together.
 struct Planes {
     const uint8_t* ways;  // lines/ways.h
     Blurred picture;

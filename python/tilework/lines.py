@@ -82,7 +82,7 @@ def _want(good: bool, name: str, argument: str, value: object, wanted: str) -> N
 
 
 def _on_host(pixels: Any, **attrs: Any) -> tuple[Any, Any]:
-    ways, blurred = ops.edge_gradients(pixels, **attrs)
+    ways, blurred = ops.edge_ways(pixels, **attrs)
     return (ways, blurred) if isinstance(ways, np.ndarray) else (to_host(ways), to_host(blurred))
 
 
@@ -101,7 +101,7 @@ def _planes(name: str, image: Any, sigma: float, threshold: float | str, anchor:
             least = noise
             ways, blurred = _on_host(pixels, sigma=sigma, threshold=least, anchor=math.ceil(anchor))
     except (AttrError, DTypeError, ShapeError) as error:
-        text = str(error).replace("edge_gradients:", f"{name}:", 1)
+        text = str(error).replace("edge_ways:", f"{name}:", 1)
         raise type(error)(text.replace("want uint8", "want uint8, uint16 or float32")) from None
     if max(ways.size, blurred[:1].size // 2) >= 2**30:
         raise ShapeError(f"{name}: image has {ways.size} pixels; want fewer than 2^30")

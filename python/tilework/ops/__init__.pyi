@@ -95,7 +95,7 @@ from tilework.ops.deform_conv import (
 )
 from tilework.ops.distance import distance_transform as distance_transform
 from tilework.ops.dropout import dropout as dropout
-from tilework.ops.edge_gradients import edge_gradients as edge_gradients
+from tilework.ops.edge_ways import edge_ways as edge_ways
 from tilework.ops.einsum import (
     bilinear as bilinear,
     dot as dot,

@@ -231,6 +231,6 @@ constexpr AttrSpec kAttrs[] = {
 
 }  // namespace
 
-extern const Entry op_edge_gradients = {"edge_gradients", kImage, 1, kAttrs, TW_COUNT(kAttrs), infer, run};
+extern const Entry op_edge_ways = {"edge_ways", kImage, 1, kAttrs, TW_COUNT(kAttrs), infer, run};
 
 }  // namespace tw::TW_ISA

@@ -1,4 +1,4 @@
-// What edges are drawn along, the same bits as csrc/ops/edge_gradients.cc. blur.cl goes before where asked for.
+// What edges are drawn along, the same bits as csrc/ops/edge_ways.cc. blur.cl goes before where asked for.
 //
 // Method    sizes with headings first, 0 on the rim; then each item looks at those around its pixel.
 #include "sobel.clh"
@@ -13,8 +13,7 @@ __kernel void frame(IN(uchar, image), OUT(uchar, pixels), const long height, con
     pixels[i] = image[(y * width + x) * channels + i / columns / rows];
 }
 
-__kernel void gradients(IN(uchar, image), OUT(ushort, sizes), const long height, const long width,
-                        const long channels) {
+__kernel void head(IN(uchar, image), OUT(ushort, sizes), const long height, const long width, const long channels) {
     START(image);
     START(sizes);
     const long i = get_global_id(0);

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 @op
-def edge_gradients(
+def edge_ways(
     image: Array,
     *,
     sigma: float = 1.0,
@@ -57,7 +57,7 @@ def edge_gradients(
     ...
 
 
-@reference(edge_gradients)
+@reference(edge_ways)
 def _(image: Any, *, sigma: float, threshold: int, anchor: int) -> Any:
     x = (image if image.ndim == 3 else image[..., None]).astype(np.int64)
     height, width, channels = x.shape
@@ -88,11 +88,11 @@ def _(image: Any, *, sigma: float, threshold: int, anchor: int) -> Any:
     return ways, np.pad(smooth.transpose(2, 0, 1), ((0, 0), (1, 1), (1, 2)), mode="edge")
 
 
-dtypes(edge_gradients, "uint8")
-tolerance(edge_gradients, ulp=0.5)
+dtypes(edge_ways, "uint8")
+tolerance(edge_ways, ulp=0.5)
 
 
-@samples(edge_gradients)
+@samples(edge_ways)
 def _(fill: Fill) -> Iterator[Sample]:
     yield sample(scene(fill, 70, 37))
     yield sample(scene(fill, 9, 70, 3), sigma=0.0, threshold=1)
@@ -102,7 +102,7 @@ def _(fill: Fill) -> Iterator[Sample]:
     yield sample(np.zeros((0, 5), np.uint8))
 
 
-@errors(edge_gradients)
+@errors(edge_ways)
 def _(fill: Fill) -> Iterator[ErrorCase]:
     x = scene(fill, 5, 6)
     yield ErrorCase(sample(x.astype(np.float64)), DTypeError, "image has dtype float64; want uint8")
@@ -112,17 +112,17 @@ def _(fill: Fill) -> Iterator[ErrorCase]:
     yield ErrorCase(sample(x, anchor=-1), AttrError, "anchor=-1; want 0 to 32767")
 
 
-@workloads(edge_gradients)
+@workloads(edge_ways)
 def _() -> Iterator[Workload]:
     yield Workload("VGA", ((480, 640),), {}, ("vision",))
 
 
-@flops(edge_gradients)
+@flops(edge_ways)
 def _(image: Any, **attrs: Any) -> float:
     return 30.0 * float(math.prod(image))
 
 
-@opencl(edge_gradients)
+@opencl(edge_ways)
 def _(queue: Queue, image: Any, ways: Any, pixels: Any, *, sigma: float, threshold: int, anchor: int) -> None:
     (height, width), channels = ways.shape, image.shape[2] if image.ndim == 3 else 1
     if sigma > 0:
@@ -130,8 +130,8 @@ def _(queue: Queue, image: Any, ways: Any, pixels: Any, *, sigma: float, thresho
         launch_blur(queue, sharp, image, sigma)
     sizes = queue.empty(ways.shape, np.uint16)
     args = (height, width, channels)
-    queue.launch("edge_gradients.cl", "frame", pixels.size, GROUP_SIZE, (image, pixels, *args), SIZE=3)
-    queue.launch("edge_gradients.cl", "gradients", ways.size, GROUP_SIZE, (image, sizes, *args), SIZE=3)
+    queue.launch("edge_ways.cl", "frame", pixels.size, GROUP_SIZE, (image, pixels, *args), SIZE=3)
+    queue.launch("edge_ways.cl", "head", ways.size, GROUP_SIZE, (image, sizes, *args), SIZE=3)
     queue.launch(
-        "edge_gradients.cl", "lead", ways.size, GROUP_SIZE, (sizes, ways, height, width, threshold, anchor), SIZE=3
+        "edge_ways.cl", "lead", ways.size, GROUP_SIZE, (sizes, ways, height, width, threshold, anchor), SIZE=3
     )
