@@ -165,6 +165,7 @@ def test_bad_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (json.dumps(_EMPTY | {"rows": [{}]}), "has a row without all of"),
         (json.dumps(_EMPTY | {"rows": [_ROW | {"contestants": 3}]}), "has a row that is none"),
         (json.dumps(_EMPTY | {"rows": [_ROW | {"ratios": {"torch": 1}}]}), "has a row that is none"),
+        (json.dumps(_EMPTY | {"rows": [_ROW | {"scaling": 2}]}), "has a row that is none"),
     ):
         bad.write_text(text)
         assert main(["compare", str(bad), str(bad)]) == 2

@@ -123,7 +123,8 @@ public:
     // Row y of a channel, of those that its gradients were taken from.
     const int16_t* pixels(int64_t c, int64_t y) const { return rows_[c] + (y & (kHistory - 1)) * pitch_; }
 
-    // body(x, a, b) of the vectors of row y, of the first channel, of which dx is a + b and dy a - b; y never falls from one call to the next.
+    // body(x, a, b) of the vectors of row y, of the first channel, of which dx is a + b and dy a - b; y never falls from
+    // one call to the next.
     template <class Body>
     void each(int64_t y, const Body& body) {
         advance(y);

@@ -4,7 +4,6 @@
 //           shared, and where they lie beside each other their columns, in pairs of 16 bits.
 // Numerics  exact integers.
 #pragma once
-#include "lines/blurred.h"
 #include "simd/gather.h"
 #include "simd/pixels.h"
 
@@ -93,19 +92,6 @@ TW_INLINE void five_sobels_along(const uint8_t* p, int64_t row, i32v at, i32v* w
 }
 
 TW_INLINE i32v size_of(i32v word) { return dot_pairs(abs(bitcast<i16v>(word)), splat<int16_t>(1)); }
-
-// N words as one(offset of the channel, to) makes them, each of the channel where its size is largest.
-template <int N, class One>
-TW_INLINE void steepest(const lines::Blurred& b, i32v* w, const One& one) {
-    for (int64_t c = 0;;) {
-        i32v other[N];
-        one(c * b.channel, other);
-#pragma GCC unroll 5
-        for (int k = 0; k < N; ++k)
-            w[k] = c == 0 ? other[k] : select(size_of(other[k]) > size_of(w[k]), other[k], w[k]);
-        if (++c >= b.channels) return;
-    }
-}
 
 }  // namespace
 }  // namespace tw::TW_ISA

@@ -87,6 +87,19 @@ struct BlockSums {
     }
 };
 
+// N words as one(offset of the channel, to) makes them, each of the channel where its size is largest.
+template <int N, class One>
+TW_INLINE void steepest(const Blurred& b, i32v* w, const One& one) {
+    for (int64_t c = 0;;) {
+        i32v other[N];
+        one(c * b.channel, other);
+#pragma GCC unroll 5
+        for (int k = 0; k < N; ++k)
+            w[k] = c == 0 ? other[k] : select(size_of(other[k]) > size_of(w[k]), other[k], w[k]);
+        if (++c >= b.channels) return;
+    }
+}
+
 TW_INLINE i32v word_at(const Blurred& picture, const uint8_t* from, i32v at) {
     i32v w[1];
     steepest<1>(picture, w, [&](int64_t channel, i32v* to) __attribute__((always_inline)) {

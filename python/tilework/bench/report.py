@@ -254,10 +254,11 @@ def case_tables(document: dict[str, Any], name: str) -> str:
     if not lines:
         raise BenchError(f"the run has no row of the set {name}")
     facts_of = dict(facts(document))
+    scaling = "; N for 1 is its time on one thread over that on N" if columns[-1].endswith(" for 1") else ""
     return "\n".join(
         [
             f"`{facts_of['command']}` on {facts_of['machine']}, beside {facts_of['beside it']}. A ratio is the best "
-            "peer's time over tilework's; “2 for 1” is its time on one thread over that on two.",
+            f"peer's time over tilework's{scaling}.",
             "",
             table.markdown(columns, lines),
         ]

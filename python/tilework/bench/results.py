@@ -120,7 +120,7 @@ def _is_row(row: dict[str, Any]) -> bool:
     bound = row["bound"] is None or (_is_dict(row["bound"]) and {"by", "seconds"} <= set(row["bound"]))
     if not (texts and bound and _is_dict(row["contestants"]) and _is_dict(row["ratios"])):
         return False
-    parts = [*row["contestants"].values(), *row["ratios"].values()]
+    parts = [*row["contestants"].values(), *row["ratios"].values(), row.get("scaling", {})]
     return all(map(_is_dict, parts)) and set(row["ratios"]) <= set(row["contestants"]) and type(row["threads"]) is int
 
 
